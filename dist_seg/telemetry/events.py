@@ -1,0 +1,131 @@
+"""What happens in a run, as typed events; sinks turn them into a log, metrics, a progress bar or curves.
+
+Every event is emitted on every rank unless its docstring says otherwise. Times are seconds.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStarted:
+    """Before the first step of this process."""
+
+    step: int
+    """Steps already trained (0, or the step of the checkpoint taken up)."""
+    max_steps: int
+    steps_per_epoch: int
+    world_size: int
+    global_batch: int
+    micro_batch: int
+    device: str
+    class_names: tuple[str, ...]
+    manifest_hash: str
+    versions: Mapping[str, str]
+    startup_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepDone:
+    """One optimiser step. Losses are the means over all lanes of all ranks; times are this rank's."""
+
+    step: int
+    """Steps trained so far, this one included."""
+    epoch: int
+    loss: float
+    parts: Mapping[str, float]
+    lr: float
+    grad_norm: float
+    skipped: bool
+    """The step was left out because loss or gradient were not finite."""
+    samples: int
+    """Of this rank."""
+    step_s: float
+    data_wait_s: float
+    forward_s: float
+    backward_s: float
+    optimizer_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadSampleFound:
+    """A sample could not be decoded; only on the rank that met it."""
+
+    step: int
+    key: str
+    shard: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NonFiniteStep:
+    """A step was skipped; `keys` are the samples of this rank's part of the batch."""
+
+    step: int
+    loss: float
+    grad_norm: float
+    keys: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalDone:
+    """A whole evaluation; the same numbers on every rank."""
+
+    step: int
+    split: str
+    weights: str
+    metrics: Mapping[str, float]
+    images: int
+    eval_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSaved:
+    """A checkpoint is whole on storage; on rank 0 only."""
+
+    step: int
+    path: str
+    stall_s: float
+    """What the training loop waited for it."""
+    write_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigestTaken:
+    """What `dist-seg audit` compares; `batch` does not depend on the number of ranks."""
+
+    step: int
+    batch: str
+    weights: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunEnded:
+    """The end of this process's part of the run. outcome: complete, preempted or failed."""
+
+    step: int
+    outcome: str
+    reason: str
+    wall_s: float
+    seconds: Mapping[str, float]
+    """Wall time by what it went to: startup, data_wait, forward, backward, optimizer, checkpoint, evaluation, other."""
+
+
+Event = (
+    RunStarted | StepDone | BadSampleFound | NonFiniteStep | EvalDone | CheckpointSaved | DigestTaken | RunEnded
+)
+
+
+class Sink(Protocol):
+    """Receives every event of its rank, in order."""
+
+    def emit(self, event: Event) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def as_record(event: Event) -> dict[str, object]:
+    """A JSON-ready dictionary with the event's name under `event`."""
+    return {"event": type(event).__name__, **dataclasses.asdict(event)}
