@@ -1,0 +1,68 @@
+"""Counter-based randomness: every number is a pure function of a key, so nothing has to be saved, ordered or shared.
+
+A key is a sequence of integers and strings, such as ("augment", seed, epoch, sample key).
+"""
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+_ROUNDS = 6
+# Multipliers of the finaliser of MurmurHash3 (Appleby), a well-tested integer mixer.
+_MIX_A = np.uint64(0xFF51AFD7ED558CCD)
+_MIX_B = np.uint64(0xC4CEB9FE1A85EC53)
+_SHIFT = np.uint64(33)
+
+
+def _digest(key: tuple[int | str, ...], size: int) -> bytes:
+    # The type is part of the text, so that 1 and "1" differ; the length prefix keeps ("ab", "c") and ("a", "bc") apart.
+    text = "".join(f"{type(part).__name__[0]}{len(str(part))}:{part}" for part in key)
+    return hashlib.blake2b(text.encode(), digest_size=size).digest()
+
+
+def seed_of(*key: int | str) -> int:
+    """A 63-bit non-negative integer for the key."""
+    return int.from_bytes(_digest(key, 8), "little") >> 1
+
+
+def generator(*key: int | str) -> np.random.Generator:
+    """A generator that always yields the same numbers for the same key (Philox, Salmon et al. 2011)."""
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(_digest(key, 16), "little")))
+
+
+def keyed_permutation(
+    positions: NDArray[np.int64], sizes: NDArray[np.int64] | int, *key: int | str, tweaks: NDArray[np.int64] | int = 0
+) -> NDArray[np.int64]:
+    """Where random permutations send the positions, in O(1) memory a position.
+
+    Position i goes through the permutation of [0, sizes[i]) that `key` and tweaks[i] name; sizes may differ by
+    little. A Feistel network over an even number of bits, walked along its cycle until it is back in range (Black and
+    Rogaway 2002).
+    Raises IndexError for a position outside its range.
+    """
+    limits = np.broadcast_to(np.asarray(sizes, dtype=np.int64), positions.shape)
+    if np.any((positions < 0) | (positions >= limits)):
+        raise IndexError("a position lies outside the range that is permuted")
+    if positions.size == 0:
+        return positions.copy()
+    half_bits = max(1, ((int(limits.max()) - 1).bit_length() + 1) // 2)
+    half, mask = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
+    round_keys = np.frombuffer(_digest(("feistel", *key), 8 * _ROUNDS), dtype=np.uint64)
+    salts = _mix(np.broadcast_to(np.asarray(tweaks), positions.shape).astype(np.uint64) * _MIX_B + np.uint64(1))
+    values = positions.astype(np.uint64)
+    outside = np.arange(values.size)
+    while outside.size:
+        left, right, salt = values[outside] >> half, values[outside] & mask, salts[outside]
+        for round_key in round_keys:
+            left, right = right, left ^ (_mix(right + (salt ^ round_key)) & mask)
+        walked = (left << half) | right
+        values[outside] = walked
+        outside = outside[walked >= limits[outside].astype(np.uint64)]
+    return values.astype(np.int64)
+
+
+def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    values = (values ^ (values >> _SHIFT)) * _MIX_A
+    values = (values ^ (values >> _SHIFT)) * _MIX_B
+    return values ^ (values >> _SHIFT)
