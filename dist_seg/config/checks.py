@@ -1,0 +1,122 @@
+"""What types cannot say: ranges, and values that must agree with each other."""
+
+from collections.abc import Iterator
+
+from dist_seg.config.schema import AugmentConfig, Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig
+from dist_seg.errors import ConfigError
+
+
+def check_config(config: Config) -> None:
+    """Raises one ConfigError that lists everything wrong with the values, each with its key and what is allowed."""
+    problems = [
+        *_data_problems(config.data),
+        *_augment_problems(config.augment),
+        *_model_problems(config.model),
+        *_loss_problems(config.loss),
+        *_optim_problems(config.optim),
+        *_train_problems(config.train),
+        *_other_problems(config),
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _at_least(key: str, value: float | None, least: float) -> Iterator[str]:
+    if value is not None and not value >= least:
+        yield f"{key}={value}: must be at least {least:g}"
+
+
+def _above(key: str, value: float | None, bound: float) -> Iterator[str]:
+    if value is not None and not value > bound:
+        yield f"{key}={value}: must be greater than {bound:g}"
+
+
+def _within(key: str, value: float, least: float, most: float) -> Iterator[str]:
+    if not least <= value <= most:
+        yield f"{key}={value}: must lie in [{least:g}, {most:g}]"
+
+
+def _data_problems(data: DataConfig) -> Iterator[str]:
+    yield from _at_least("data.num_threads", data.num_threads, 0)
+    yield from _at_least("data.prefetch", data.prefetch, 1)
+    yield from _at_least("data.shuffle_window", data.shuffle_window, 1)
+    yield from _at_least("data.max_bad_samples", data.max_bad_samples, 0)
+    yield from _above("data.input_scale", data.input_scale, 0)
+    for std in data.std:
+        yield from _above("data.std", std, 0)
+
+
+def _augment_problems(augment: AugmentConfig) -> Iterator[str]:
+    yield from _at_least("augment.crop_height", augment.crop_height, 1)
+    yield from _at_least("augment.crop_width", augment.crop_width, 1)
+    yield from _above("augment.scale_min", augment.scale_min, 0)
+    if augment.scale_max < augment.scale_min:
+        yield f"augment.scale_max={augment.scale_max}: must not be less than augment.scale_min={augment.scale_min}"
+    yield from _within("augment.rotate_deg", augment.rotate_deg, 0, 180)
+    yield from _within("augment.hue_deg", augment.hue_deg, 0, 180)
+    for name in ("brightness", "contrast", "saturation"):
+        yield from _within(f"augment.{name}", getattr(augment, name), 0, 1)
+    for name in ("flip_probability", "rotate_probability", "color_probability", "blur_probability"):
+        yield from _within(f"augment.{name}", getattr(augment, name), 0, 1)
+    if augment.blur_sigma_max and augment.blur_sigma_max < 0.1:
+        yield f"augment.blur_sigma_max={augment.blur_sigma_max}: must be 0 (no blur) or at least 0.1 pixels"
+
+
+def _model_problems(model: ModelConfig) -> Iterator[str]:
+    for name in ("aspp_channels", "low_level_channels", "decoder_channels"):
+        yield from _at_least(f"model.{name}", getattr(model, name), 1)
+    yield from _at_least("model.frozen_stages", model.frozen_stages, 0)
+    if not 0 <= model.dropout < 1:
+        yield f"model.dropout={model.dropout}: must lie in [0, 1)"
+
+
+def _loss_problems(loss: LossConfig) -> Iterator[str]:
+    yield from _at_least("loss.cross_entropy", loss.cross_entropy, 0)
+    yield from _at_least("loss.dice", loss.dice, 0)
+    if not 0 <= loss.label_smoothing < 1:
+        yield f"loss.label_smoothing={loss.label_smoothing}: must lie in [0, 1)"
+    if not 0 < loss.ohem_fraction <= 1:
+        yield f"loss.ohem_fraction={loss.ohem_fraction}: must lie in (0, 1]; 1 takes every pixel"
+    if loss.cross_entropy == 0 and loss.dice == 0 and loss.custom is None:
+        yield "loss: every weight is 0, so nothing would be trained; set loss.cross_entropy or loss.dice"
+
+
+def _optim_problems(optim: OptimConfig) -> Iterator[str]:
+    yield from _above("optim.lr", optim.lr, 0)
+    yield from _at_least("optim.encoder_lr_factor", optim.encoder_lr_factor, 0)
+    yield from _at_least("optim.weight_decay", optim.weight_decay, 0)
+    yield from _at_least("optim.clip_norm", optim.clip_norm, 0)
+    yield from _within("optim.warmup_fraction", optim.warmup_fraction, 0, 1)
+    yield from _within("optim.min_lr_factor", optim.min_lr_factor, 0, 1)
+    for name in ("momentum", "beta1", "beta2"):
+        value = getattr(optim, name)
+        if not 0 <= value < 1:
+            yield f"optim.{name}={value}: must lie in [0, 1)"
+    if list(optim.step_milestones) != sorted(set(optim.step_milestones)):
+        yield f"optim.step_milestones={list(optim.step_milestones)}: must rise"
+
+
+def _train_problems(train: TrainConfig) -> Iterator[str]:
+    yield from _at_least("train.global_batch", train.global_batch, 1)
+    yield from _at_least("train.micro_batch", train.micro_batch, 1)
+    yield from _at_least("train.max_steps", train.max_steps, 1)
+    yield from _at_least("train.eval_interval_steps", train.eval_interval_steps, 0)
+    yield from _at_least("train.max_nonfinite_steps", train.max_nonfinite_steps, 1)
+    yield from _at_least("train.num_threads", train.num_threads, 1)
+    yield from _above("train.timeout_s", train.timeout_s, 0)
+    if not 0 <= train.ema_decay < 1:
+        yield f"train.ema_decay={train.ema_decay}: must lie in [0, 1); 0 keeps no average"
+    batch, micro = train.global_batch, train.micro_batch
+    if batch and micro and batch % micro:
+        yield f"train.global_batch={batch}: must be a multiple of train.micro_batch={micro}"
+
+
+def _other_problems(config: Config) -> Iterator[str]:
+    yield from _at_least("eval.batch", config.eval.batch, 1)
+    yield from _at_least("eval.bootstrap_samples", config.eval.bootstrap_samples, 0)
+    yield from _at_least("checkpoint.interval_steps", config.checkpoint.interval_steps, 1)
+    yield from _at_least("checkpoint.keep_last", config.checkpoint.keep_last, 1)
+    yield from _at_least("checkpoint.keep_every_steps", config.checkpoint.keep_every_steps, 0)
+    yield from _at_least("telemetry.log_interval_steps", config.telemetry.log_interval_steps, 1)
+    yield from _at_least("telemetry.digest_interval_steps", config.telemetry.digest_interval_steps, 0)
+    yield from _within("telemetry.prometheus_port", config.telemetry.prometheus_port, -1, 65535)

@@ -1,0 +1,176 @@
+"""Configuration from YAML files and dotted overrides; an error names the file, the key and the nearest valid key.
+
+jsonargparse checks the types and builds the dataclasses; this module knows where each value came from.
+"""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import cast, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from dist_seg.config.checks import check_config
+from dist_seg.config.schema import Config
+from dist_seg.errors import ConfigError
+
+Tree = dict[str, object]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 without its two traps: `1e-3` is a number, and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
+        keys = [self.construct_object(key) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
+        return cast(dict[object, object], super().construct_mapping(node, deep=deep))
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.[\d_]+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def load_config(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
+    """The defaults, then each file, then the overrides (`optim.lr=0.01`), the later over the earlier.
+
+    Raises ConfigError for a file that cannot be read, an unknown or mistyped key, or values that contradict each other.
+    """
+    tree: Tree = {}
+    sources: dict[str, str] = {}
+    for file in files:
+        _merge(tree, _read_yaml(file), str(file), sources)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{override!r} is neither a YAML file nor an override such as optim.lr=0.01")
+        nested: Tree = {}
+        leaf = nested
+        *sections, name = key.split(".")
+        for section in sections:
+            leaf[section] = leaf = {}
+        leaf[name] = _parse_value(text, key)
+        _merge(tree, nested, "the command line", sources)
+    config = _build(tree, sources)
+    check_config(config)
+    return config
+
+
+def config_from_tree(tree: Mapping[str, object], source: str) -> Config:
+    """The configuration that `dataclasses.asdict` made `tree` of, such as one kept in a checkpoint."""
+    sources: dict[str, str] = {}
+    merged: Tree = {}
+    _merge(merged, tree, source, sources)
+    return _build(merged, sources)
+
+
+def to_yaml(config: Config) -> str:
+    """The whole resolved configuration."""
+    # Through plain lists: YAML's safe dumper knows no tuples.
+    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
+
+
+def to_tree(config: Config) -> Tree:
+    """The configuration as JSON-ready nested dictionaries."""
+    return cast(Tree, _plain(dataclasses.asdict(config)))
+
+
+def differences(old: Config, new: Config) -> list[tuple[str, object, object]]:
+    """(dotted key, old value, new value) for every field in which two configurations differ."""
+    old_leaves, new_leaves = dict(_leaves(to_tree(old))), dict(_leaves(to_tree(new)))
+    return [(key, old_leaves[key], new_leaves[key]) for key in old_leaves if old_leaves[key] != new_leaves[key]]
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def _leaves(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _read_yaml(file: Path) -> Mapping[str, object]:
+    try:
+        tree = yaml.load(file.read_text(), Loader=_Loader)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{file}: no such configuration file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file}: not valid YAML: {error}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"{file}: expected sections such as `train:` and `optim:`, found {type(tree).__name__}")
+    return tree
+
+
+def _parse_value(text: str, key: str) -> object:
+    try:
+        return cast(object, yaml.load(text, Loader=_Loader))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{key}={text}: the value is not valid YAML: {error}") from error
+
+
+def _merge(into: Tree, tree: Mapping[str, object], source: str, sources: dict[str, str]) -> None:
+    for section, content in tree.items():
+        _check_key(section, _field_names(Config), source, prefix="")
+        section_type = get_type_hints(Config)[section]
+        if not dataclasses.is_dataclass(section_type):
+            into[section], sources[section] = content, source
+            continue
+        if not isinstance(content, Mapping):
+            raise ConfigError(f"{source}: {section} is a section: give {section}.KEY, not {content!r}")
+        target = cast(Tree, into.setdefault(section, {}))
+        for name, value in content.items():
+            _check_key(name, _field_names(section_type), source, prefix=f"{section}.")
+            # A name, path or dotted path that looks like a number or a date is still text.
+            is_text = "str" in str(get_type_hints(section_type)[name]) and not isinstance(value, list | dict)
+            target[name] = str(value) if is_text and value is not None else value
+            sources[f"{section}.{name}"] = source
+
+
+def _field_names(kind: object) -> list[str]:
+    return [entry.name for entry in dataclasses.fields(cast(type, kind))]
+
+
+def _check_key(name: object, valid: Sequence[str], source: str, prefix: str) -> None:
+    if name in valid:
+        return
+    if not prefix:
+        everywhere = {key.split(".")[-1]: key for key, _ in _leaves(to_tree(Config()))}
+        valid = [*valid, *everywhere]
+        near = difflib.get_close_matches(str(name), valid, n=1)
+        nearest = everywhere.get(near[0], near[0]) if near else None
+    else:
+        near = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.4)
+        nearest = f"{prefix}{near[0]}" if near else None
+    hint = f"did you mean {nearest}?" if nearest else f"valid keys: {', '.join(valid)}"
+    raise ConfigError(f"{source}: unknown key {prefix}{name}; {hint}")
+
+
+def _build(tree: Tree, sources: Mapping[str, str]) -> Config:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Config, nested_key=None, fail_untyped=True)
+    try:
+        return Config(**parser.instantiate(parser.parse_object(tree)).as_dict())
+    except ArgumentError as error:
+        found = re.search(r'key "([^"]+)"', str(error))
+        key = found.group(1) if found else ""
+        expected = "; ".join(re.findall(r"Expected an? ([^\n]+?)(?:\. Got value|\n|$)", str(error))) or str(error)
+        expected = re.sub(r"<class '(\w+)'>|typing\.", r"\1", expected)
+        value = dict(_leaves(tree)).get(key)
+        raise ConfigError(f"{sources.get(key, 'configuration')}: {key}={value!r}: expected {expected}") from error

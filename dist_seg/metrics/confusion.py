@@ -1,0 +1,128 @@
+"""Exact semantic metrics from one integer confusion matrix.
+
+C is the number of classes; in every matrix rows are the truth and columns the prediction. Sums of integers do not
+depend on their order, so the numbers are the same on any number of ranks.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dist_seg.runtime.streams import generator
+
+
+def confusion_matrix(
+    prediction: torch.Tensor, truth: torch.Tensor, num_classes: int, ignore_index: int
+) -> torch.Tensor:
+    """Counts of (truth, prediction) pairs: (C, C) int64, on the tensors' device.
+
+    prediction, truth: integer class ids of equal shape; pixels whose truth is `ignore_index` are left out. Raises
+    ValueError for shapes that differ and for class ids outside [0, C).
+    """
+    if prediction.shape != truth.shape:
+        raise ValueError(f"prediction {tuple(prediction.shape)} and truth {tuple(truth.shape)} differ in shape")
+    if not truth.numel():
+        return torch.zeros(num_classes, num_classes, dtype=torch.int64, device=truth.device)
+    small = torch.int32 if num_classes > 180 else torch.int16  # 181 * 181 still fits into 16 bits
+    outside = num_classes * num_classes
+    ignored = truth == ignore_index
+    truth_small = truth.masked_fill(ignored, 0).to(small)
+    prediction_small = prediction.to(small)
+    ranges = torch.stack([*truth_small.aminmax(), *prediction_small.aminmax()]).tolist()
+    if min(ranges) < 0 or max(ranges) >= num_classes:
+        raise ValueError(
+            f"class ids must lie in [0, {num_classes}) or be {ignore_index} (truth only): truth has "
+            f"{ranges[0]}..{ranges[1]}, prediction {ranges[2]}..{ranges[3]}"
+        )
+    pairs = torch.where(ignored, outside, truth_small * num_classes + prediction_small)
+    counts = torch.bincount(pairs.flatten(), minlength=outside + 1)
+    return counts[:outside].reshape(num_classes, num_classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationScores:
+    """Scores of a confusion matrix. Per-class tuples hold None for a class absent from truth and prediction."""
+
+    pixel_accuracy: float
+    mean_accuracy: float
+    """Mean over the classes that the truth has."""
+    miou: float
+    """Mean over the classes that truth or prediction has."""
+    frequency_weighted_iou: float
+    mean_dice: float
+    iou: tuple[float | None, ...]
+    dice: tuple[float | None, ...]
+    class_accuracy: tuple[float | None, ...]
+    """Recall of each class; None where the truth lacks it."""
+    absent: tuple[int, ...]
+    """Classes left out of the means, by id."""
+
+
+def scores(matrix: NDArray[np.int64]) -> SegmentationScores:
+    """All scores of a (C, C) confusion matrix; NaN for means over nothing."""
+    counts = matrix.astype(np.int64)
+    hits, truth, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+    union = truth + predicted - hits
+    present, in_truth, total = union > 0, truth > 0, int(truth.sum())
+    with np.errstate(divide="ignore", invalid="ignore"):
+        iou, dice, accuracy = hits / union, 2 * hits / (truth + predicted), hits / truth
+
+    def mean(values: NDArray[np.float64], chosen: NDArray[np.bool_]) -> float:
+        return float(values[chosen].mean()) if chosen.any() else float("nan")
+
+    def by_class(values: NDArray[np.float64], chosen: NDArray[np.bool_]) -> tuple[float | None, ...]:
+        return tuple(float(value) if keep else None for value, keep in zip(values, chosen, strict=True))
+
+    return SegmentationScores(
+        pixel_accuracy=float(hits.sum() / total) if total else float("nan"),
+        mean_accuracy=mean(accuracy, in_truth),
+        miou=mean(iou, present),
+        frequency_weighted_iou=float((truth[in_truth] * iou[in_truth]).sum() / total) if total else float("nan"),
+        mean_dice=mean(dice, present),
+        iou=by_class(iou, present),
+        dice=by_class(dice, present),
+        class_accuracy=by_class(accuracy, in_truth),
+        absent=tuple(int(c) for c in np.flatnonzero(~present)),
+    )
+
+
+def intersection_and_union(matrices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Per image and class, (N, C) each, of (N, C, C) confusion matrices."""
+    hits = np.diagonal(matrices, axis1=1, axis2=2)
+    return hits, matrices.sum(axis=2) + matrices.sum(axis=1) - hits
+
+
+def mean_iou(intersection: NDArray[np.int64], union: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Over the last axis (classes), classes of empty union left out; NaN where none is left."""
+    present = union > 0
+    iou = np.where(present, intersection / np.maximum(union, 1), 0.0)
+    counted = present.sum(axis=-1)
+    return np.where(counted > 0, iou.sum(axis=-1) / np.maximum(counted, 1), np.nan)
+
+
+def bootstrap_interval(
+    intersection: NDArray[np.int64],
+    union: NDArray[np.int64],
+    *,
+    num_resamples: int,
+    seed: int,
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile interval of the mIoU under resampling of the images with replacement (Efron 1979).
+
+    intersection, union: (N, C) of N images. The draws are a function of `seed` and N alone. (NaN, NaN) for no image or
+    no resamples.
+    """
+    num_images = len(intersection)
+    if num_images == 0 or num_resamples == 0:
+        return float("nan"), float("nan")
+    random = generator("bootstrap", seed, num_images)
+    resampled = np.empty(num_resamples)
+    for i in range(num_resamples):
+        times = random.multinomial(num_images, np.full(num_images, 1 / num_images))
+        resampled[i] = mean_iou(times @ intersection, times @ union)
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile(resampled, [tail, 1 - tail])
+    return float(low), float(high)

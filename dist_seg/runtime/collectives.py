@@ -1,0 +1,61 @@
+"""Collectives that are also right for a single process. Every rank must call them in the same order."""
+
+import json
+from typing import cast
+
+import torch
+import torch.distributed as dist
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
+    """The element-wise sum over all ranks, in place; any shape, one dtype and device type on all of them."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
+    return tensor
+
+
+def max_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
+    """The element-wise maximum over all ranks, in place."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return tensor
+
+
+def gather_json(value: object) -> list[object]:
+    """Every rank's JSON-ready value, in the order of the ranks, on every rank. No pickle is involved."""
+    if not dist.is_initialized():
+        return [json.loads(json.dumps(value))]
+    payload = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    lengths = torch.zeros(dist.get_world_size(), dtype=torch.int64)
+    lengths[dist.get_rank()] = len(payload)
+    sum_over_ranks(lengths)
+    padded = torch.zeros(int(lengths.max()), dtype=torch.uint8)
+    padded[: len(payload)] = payload
+    gathered = [torch.empty_like(padded) for _ in range(dist.get_world_size())]
+    dist.all_gather(gathered, padded)
+    return [json.loads(bytes(part[:length].numpy())) for part, length in zip(gathered, lengths.tolist(), strict=True)]
+
+
+def broadcast_json(value: object) -> object:
+    """Rank 0's JSON-ready value, on every rank."""
+    return gather_json(value if rank() == 0 else None)[0]
+
+
+def broadcast_text(text: str) -> str:
+    """Rank 0's text, on every rank."""
+    return cast(str, broadcast_json(text))
+
+
+def barrier() -> None:
+    """Waits until every rank is here."""
+    if dist.is_initialized():
+        # A reduction on the CPU, because dist.barrier() would occupy a GPU that may not be this rank's.
+        sum_over_ranks(torch.zeros(1))

@@ -1,0 +1,92 @@
+"""Who this process is among the ranks, detected once and passed on."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from dist_seg.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """This process's place: `rank` of `size`, `local_rank` of the `local_size` on this machine."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    restarts: int = 0
+    """How often the launcher has restarted the ranks."""
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def detect_world() -> World:
+    """The world as the launcher's environment variables (torchrun's names) tell it; one process without them."""
+    rank, size = _variable("RANK", 0), _variable("WORLD_SIZE", 1)
+    local_rank, local_size = _variable("LOCAL_RANK", 0), _variable("LOCAL_WORLD_SIZE", size)
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        if local_rank >= torch.cuda.device_count():
+            raise UserError(
+                f"rank {rank} is number {local_rank} on its machine, which has {torch.cuda.device_count()} GPUs; "
+                "start at most one process a GPU, or hide the GPUs with CUDA_VISIBLE_DEVICES=''"
+            )
+        device = torch.device("cuda", local_rank)
+    return World(
+        rank=rank,
+        size=size,
+        local_rank=local_rank,
+        local_size=local_size,
+        device=device,
+        restarts=_variable("TORCHELASTIC_RESTART_COUNT", 0),
+    )
+
+
+def _variable(name: str, default: int) -> int:
+    text = os.environ.get(name)
+    if text is None:
+        return default
+    try:
+        return int(text)
+    except ValueError as error:
+        raise UserError(f"environment variable {name}={text!r}: expected an integer, as torchrun sets it") from error
+
+
+@contextmanager
+def process_group(world: World, timeout_s: float) -> Iterator[None]:
+    """The process group of all ranks while the context lasts; nothing for a single process.
+
+    CPU tensors travel over gloo, CUDA tensors over NCCL, in one group: flags never wait for the device.
+    """
+    if world.device.type == "cuda":
+        torch.cuda.set_device(world.device)
+    if world.size == 1:
+        yield
+        return
+    backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def set_threads(world: World, num_threads: int | None) -> int:
+    """Sets torch's CPU threads of this rank (None: the visible cores over the machine's ranks) and returns them."""
+    threads = num_threads or max(1, visible_cores() // world.local_size)
+    torch.set_num_threads(threads)
+    return threads
+
+
+def visible_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

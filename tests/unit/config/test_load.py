@@ -1,0 +1,85 @@
+from pathlib import Path
+
+import pytest
+
+from dist_seg.config.load import config_from_tree, differences, load_config, to_tree, to_yaml
+from dist_seg.config.schema import Config
+from dist_seg.errors import ConfigError
+
+
+def error_of(*overrides: str, files: tuple[Path, ...] = ()) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(files, overrides)
+    return str(caught.value)
+
+
+def test_no_input_gives_the_defaults() -> None:
+    assert load_config([]) == Config()
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text("optim: {lr: 0.1, name: sgd}\ntrain: {seed: 3}\n")
+    second.write_text("optim: {lr: 2e-2}\n")
+    config = load_config([first, second], ["train.seed=5"])
+    assert (config.optim.lr, config.optim.name, config.train.seed) == (0.02, "sgd", 5)
+
+
+def test_text_that_looks_like_a_number_stays_text() -> None:
+    assert load_config([], ["run.dir=2024", "checkpoint.resume=none"]).run.dir == "2024"
+
+
+def test_yaml_round_trip(tmp_path: Path) -> None:
+    config = load_config([], ["data.mean=[0.1, 0.2, 0.3]", "model.aspp_dilations=[1, 2]", "train.max_steps=7"])
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(config))
+    assert load_config([file]) == config
+    assert config_from_tree(to_tree(config), "checkpoint") == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.lrr=3", "unknown key optim.lrr; did you mean optim.lr?"),
+        ("trian.seed=1", "unknown key trian; did you mean train?"),
+        ("max_steps=3", "unknown key max_steps; did you mean train.max_steps?"),
+        ("optim.lr=fast", "optim.lr='fast': expected float"),
+        ("train.max_steps=1.5", "train.max_steps=1.5: expected int"),
+        ("optim.name=adm", "optim.name='adm': expected Literal['sgd', 'adamw']"),
+        ("data.mean=[1, 2]", "data.mean=[1, 2]: expected tuple with 3 elements"),
+        ("optim=3", "optim is a section"),
+        ("nonsense", "neither a YAML file nor an override"),
+        ("optim.lr=-1", "optim.lr=-1.0: must be greater than 0"),
+        ("augment.scale_min=3", "augment.scale_max=2.0: must not be less than augment.scale_min=3.0"),
+    ],
+)
+def test_mistake_is_named_with_key_and_remedy(override: str, message: str) -> None:
+    assert message in error_of(override)
+
+
+def test_mistake_in_a_file_names_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("train: {max_step: 3}\n")
+    assert error_of(files=(file,)) == f"{file}: unknown key train.max_step; did you mean train.max_steps?"
+
+
+@pytest.mark.parametrize(
+    "text", ["- 1\n- 2\n", "train: [", "train: {seed: 1, seed: 2}", "a: !!python/object:os.system x"]
+)
+def test_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    assert "bad.yaml" in error_of(files=(file,))
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    assert "no such configuration file" in error_of(files=(tmp_path / "absent.yaml",))
+
+
+def test_batch_that_does_not_divide_names_both_fields() -> None:
+    assert "multiple of train.micro_batch=3" in error_of("train.micro_batch=3", "train.global_batch=8")
+
+
+def test_differences_name_the_changed_fields() -> None:
+    old, new = load_config([]), load_config([], ["optim.lr=0.5", "train.seed=9"])
+    assert differences(old, new) == [("optim.lr", 1e-3, 0.5), ("train.seed", 0, 9)]
