@@ -1,0 +1,117 @@
+"""Where the wall time of a run went, over all its restarts, from rank 0's log."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dist_seg.telemetry.events import CheckpointSaved, EvalDone, Event, RunEnded, RunStarted, StepDone
+from dist_seg.telemetry.jsonl import Record
+
+TRAINING = ("forward", "backward", "optimizer")
+"""What counts as training in the goodput."""
+PARTS = (*TRAINING, "data_wait", "checkpoint", "evaluation", "startup", "other", "lost")
+"""lost: steps that a restart had to do again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeAccount:
+    """Seconds by part (`PARTS`); they sum to `wall_s`, the time during which a process of the run was alive."""
+
+    seconds: Mapping[str, float]
+    wall_s: float
+    goodput: float
+    """Training time of the steps that stand, over wall time; 0 for an empty log."""
+    starts: int
+    outcome: str
+    """Of the last process: complete, preempted, failed, or unknown where it was killed or still runs."""
+    reason: str = ""
+
+
+@dataclass
+class _Process:
+    """What one process of the run has logged."""
+
+    started: Record
+    records: list[Record] = field(default_factory=list)
+
+    @property
+    def ended(self) -> RunEnded | None:
+        last = self.records[-1].event if self.records else None
+        return last if isinstance(last, RunEnded) else None
+
+
+def time_account(records: Sequence[Record]) -> TimeAccount:
+    """The account of a whole log (`read_log`, superseded steps included)."""
+    processes: list[_Process] = []
+    for record in records:
+        if isinstance(record.event, RunStarted):
+            processes.append(_Process(started=record))
+        elif processes:
+            processes[-1].records.append(record)
+    total = dict.fromkeys(PARTS, 0.0)
+    resumed_at = float("inf")  # the lowest step that any later process took up
+    for process in reversed(processes):
+        for part, seconds in _of_process(process, resumed_at).items():
+            total[part] += seconds
+        assert isinstance(process.started.event, RunStarted)
+        resumed_at = min(resumed_at, process.started.event.step)
+    wall_s = sum(total.values())
+    ended = processes[-1].ended if processes else None
+    return TimeAccount(
+        seconds=total,
+        wall_s=wall_s,
+        goodput=sum(total[part] for part in TRAINING) / wall_s if wall_s > 0 else 0.0,
+        starts=len(processes),
+        outcome=ended.outcome if ended else "unknown",
+        reason=ended.reason if ended else "",
+    )
+
+
+def _of_process(process: _Process, resumed_at: float) -> dict[str, float]:
+    """Seconds of one process by part; training steps beyond `resumed_at` were in vain."""
+    seconds = dict.fromkeys(PARTS, 0.0)
+    if process.ended:
+        for part, value in process.ended.seconds.items():
+            seconds[part if part in seconds else "other"] += value
+    else:
+        seconds |= _from_events(process)
+    for record in process.records:
+        if isinstance(record.event, StepDone) and record.event.step > resumed_at:
+            for part, value in _step_parts(record.event).items():
+                taken = min(value, seconds[part])
+                seconds[part] -= taken
+                seconds["lost"] += taken
+    return seconds
+
+
+def _from_events(process: _Process) -> dict[str, float]:
+    """The account of a process that never came to write its own."""
+    events: list[Event] = [process.started.event, *(record.event for record in process.records)]
+    seconds = dict.fromkeys(PARTS, 0.0)
+    for event in events:
+        match event:
+            case RunStarted():
+                seconds["startup"] += event.startup_s
+            case StepDone():
+                for part, value in _step_parts(event).items():
+                    seconds[part] += value
+            case EvalDone():
+                seconds["evaluation"] += event.eval_s
+            case CheckpointSaved():
+                seconds["checkpoint"] += event.stall_s
+            case _:
+                pass
+    last_s = process.records[-1].time_s if process.records else process.started.time_s
+    alive_s = seconds["startup"] + last_s - process.started.time_s
+    seconds["other"] += max(0.0, alive_s - sum(seconds.values()))
+    return seconds
+
+
+def _step_parts(step: StepDone) -> dict[str, float]:
+    known_s = step.data_wait_s + step.forward_s + step.backward_s + step.optimizer_s
+    return {
+        "data_wait": step.data_wait_s,
+        "forward": step.forward_s,
+        "backward": step.backward_s,
+        "optimizer": step.optimizer_s,
+        "other": max(0.0, step.step_s - known_s),
+    }

@@ -1,0 +1,114 @@
+"""The sinks of a rank, from the configuration."""
+
+import importlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dist_seg.config.schema import TelemetryConfig
+from dist_seg.errors import ConfigError
+from dist_seg.telemetry.events import Event, Sink
+from dist_seg.telemetry.jsonl import JsonLinesSink
+from dist_seg.telemetry.progress import ProgressSink
+from dist_seg.telemetry.prometheus import PrometheusSink
+from dist_seg.telemetry.tensorboard import TensorBoardSink
+
+logger = logging.getLogger(__name__)
+
+
+class FanOut:
+    """Passes every event to all sinks. One that raises is named in the log, closed and left out from then on."""
+
+    def __init__(self, sinks: Sequence[Sink]) -> None:
+        self.sinks = list(sinks)
+
+    def emit(self, event: Event) -> None:
+        for sink in tuple(self.sinks):
+            try:
+                sink.emit(event)
+            except Exception:
+                logger.exception("%s failed and gets no more events; training goes on", _name(sink))
+                self.sinks.remove(sink)
+                _close(sink)
+
+    def close(self) -> None:
+        while self.sinks:
+            _close(self.sinks.pop(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Telemetry:
+    """What a rank emits to, and where it can be scraped."""
+
+    sink: FanOut
+    prometheus_port: int | None
+    """None where no metrics are served."""
+
+
+def build_sinks(cfg: TelemetryConfig, run_dir: Path, *, rank: int, local_rank: int) -> Telemetry:
+    """The sinks of a rank. All ranks write a log and serve metrics; progress, TensorBoard and the user's own sinks
+    are rank 0's.
+
+    Raises ConfigError for a dotted path, address or port that cannot be used, UserError for an extra that is not
+    installed.
+    """
+    sinks: list[Sink] = [JsonLinesSink(run_dir, rank=rank, log_interval_steps=cfg.log_interval_steps)]
+    port: int | None = None
+    try:
+        if cfg.prometheus_port >= 0:
+            requested = cfg.prometheus_port + local_rank if cfg.prometheus_port else 0
+            prometheus = PrometheusSink(address=cfg.prometheus_address, requested_port=requested, rank=rank)
+            sinks.append(prometheus)
+            port = prometheus.port
+        if rank == 0:
+            sinks.append(ProgressSink())
+            if cfg.tensorboard:
+                sinks.append(TensorBoardSink(run_dir, log_interval_steps=cfg.log_interval_steps))
+            sinks.extend(_user_sink(path, run_dir) for path in cfg.sinks)
+    except BaseException:
+        FanOut(sinks).close()
+        raise
+    return Telemetry(sink=FanOut(sinks), prometheus_port=port)
+
+
+def _user_sink(path: str, run_dir: Path) -> Sink:
+    """The sink of a dotted path such as `my_package.wandb_sink:build`."""
+    try:
+        sink = _factory(path)(run_dir)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"telemetry.sinks: {path} raised {type(error).__name__}: {error}") from error
+    for method in ("emit", "close"):
+        if not callable(getattr(sink, method, None)):
+            raise ConfigError(
+                f"telemetry.sinks: {path} returned a {type(sink).__name__}, which has no method {method}()"
+            )
+    return sink
+
+
+def _factory(path: str) -> Callable[[Path], Sink]:
+    module_name, _, name = path.partition(":")
+    if not module_name or not name:
+        raise ConfigError(f"telemetry.sinks: {path!r} is not of the form package.module:function")
+    try:
+        found: object = importlib.import_module(module_name)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"telemetry.sinks: {path} cannot be imported: {error}") from error
+    if not callable(found):
+        raise ConfigError(f"telemetry.sinks: {path} is a {type(found).__name__}, not a function")
+    return found
+
+
+def _name(sink: Sink) -> str:
+    return f"{type(sink).__module__}.{type(sink).__qualname__}"
+
+
+def _close(sink: Sink) -> None:
+    try:
+        sink.close()
+    except Exception:
+        logger.exception("%s failed to close", _name(sink))
