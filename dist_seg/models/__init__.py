@@ -1,0 +1,5 @@
+"""Networks."""
+
+from dist_seg.models.build import build_model
+
+__all__ = ["build_model"]

