@@ -1,0 +1,97 @@
+"""Raw data sets: what a reader has to offer so that `pack` can turn it into shards.
+
+A reader of one's own is any object with the attributes of `Source`, made by a function that `load_source` is given by
+its dotted path. Worker processes receive it by pickle.
+"""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_seg.data.manifest import Rgb
+from dist_seg.errors import DataError, UserError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleRef:
+    """A sample that is known and not yet read: cheap, and a pure description."""
+
+    key: str
+    """Unique in its split. May be a relative path; what a shard cannot hold in it is escaped by `pack`."""
+    split: str
+    where: str
+    """What the user knows the sample by, the image's path as a rule: it stands in every error."""
+    num_bytes: int = 65536
+    """About how large the encoded sample is: shards are filled by it before anything is read."""
+    version: str = ""
+    """Changes when the content does (size and time of the files), so that packing notices it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawSample:
+    """A sample that was read."""
+
+    image: bytes
+    """An encoded image in any format that Pillow reads."""
+    mask: NDArray[np.integer]
+    """(H, W) class ids below the number of classes, or the ignore index; of the size of the upright image."""
+    mask_where: str = ""
+    """The mask's own path, for errors. Empty: the sample's `where`."""
+
+
+class Source(Protocol):
+    """A raw data set."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def palette(self) -> tuple[Rgb, ...]: ...
+
+    @property
+    def ignore_index(self) -> int: ...
+
+    def samples(self) -> Sequence[SampleRef]:
+        """Every sample, in the same order each time. Raises `DataError` for a data set that does not fit together."""
+        ...
+
+    def load(self, sample: SampleRef) -> RawSample:
+        """Read one sample. Raises `DataError` for one that cannot be used; a pure function, called in any process."""
+        ...
+
+
+def load_source(path: str, arguments: Sequence[str] = ()) -> Source:
+    """Call the function at a dotted path, `my_package.reader:make_source`, with the arguments, and check its result.
+
+    Raises `UserError` naming the path where the module or the function is missing or the result is not a `Source`.
+    """
+    module_name, _, function_name = path.partition(":")
+    if not module_name or not function_name:
+        raise UserError(f"reader {path!r}: write it as package.module:function")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UserError(
+            f"reader {path!r}: cannot import {module_name}: {error}; is it installed, or on PYTHONPATH?"
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise UserError(f"reader {path!r}: {module_name} has no function {function_name}")
+    source: Source = function(*arguments)
+    missing = [n for n in ("class_names", "palette", "ignore_index", "samples", "load") if not hasattr(source, n)]
+    if missing:
+        raise UserError(f"reader {path!r}: what it returned, a {type(source).__name__}, lacks {', '.join(missing)}")
+    return source
+
+
+def check_classes(names: Sequence[str], where: str) -> None:
+    """Raises `DataError` for no class, too many, or the same name twice."""
+    if not 1 <= len(names) <= 255:
+        raise DataError(f"{where}: {len(names)} classes; there must be 1 to 255")
+    for name in names:
+        if list(names).count(name) > 1:
+            raise DataError(f"{where}: class {name!r} stands there twice; give every class its own name")

@@ -1,0 +1,229 @@
+"""Raw image and mask files, checked and brought into the form that shards hold.
+
+Images: 8-bit RGB or grey JPEG and PNG keep their bytes. Everything else that has 8 bits (palette, CMYK, 1-bit, BMP,
+TIFF, WebP, GIF) becomes an RGB or grey PNG. An alpha channel is dropped if it is opaque everywhere, and refused
+otherwise. An EXIF orientation is baked in: a JPEG is written anew as JPEG (quality 95, no chroma subsampling, no EXIF),
+others as PNG. Images of more than 8 bits a channel, and files with several pictures, are refused.
+"""
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from dist_seg.data.manifest import Rgb
+from dist_seg.errors import DataError
+from dist_seg.runtime.storage import StorageError
+
+MAX_PIXELS = 178_956_970
+"""Largest image that is decoded unless the user allows more: where Pillow, too, begins to refuse."""
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
+# Only these decoders of Pillow's are let near a file: some of the others run programs.
+_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
+_LOSSY_FORMATS = frozenset({"JPEG", "MPO", "WEBP"})
+_ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
+_CONVERTIBLE_MODES = frozenset({"P", "CMYK", "YCbCr", "RGBX"}) | _ALPHA_MODES
+_PNG_DEPTH_AT, _PNG_COLOR_AT = 24, 25  # in the file: bit depth and colour type of the IHDR chunk
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedImage:
+    """An image that was decoded whole, as a shard holds it."""
+
+    data: bytes
+    suffix: str
+    """`jpg` or `png`."""
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawMask:
+    """A mask file's contents before they are class ids."""
+
+    values: NDArray[np.integer]
+    """(H, W) numbers as stored (grey values or palette indices), or (H, W, 3) uint8 colours."""
+    palette: tuple[Rgb, ...] | None = None
+    """The colours of the indices, in a palette file."""
+
+    @property
+    def is_color(self) -> bool:
+        return self.values.ndim == 3
+
+
+def read_file(path: Path) -> bytes:
+    """The file's bytes. Raises `StorageError` naming it."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def check_image(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> CheckedImage:
+    """Decode an image and bring it into the form above. Raises `DataError` naming `where` for one that is refused."""
+    with _opened(data, where, max_pixels) as image:
+        if image.mode.startswith(("I", "F")) or _is_deep(image, data):
+            raise DataError(f"{where}: has more than 8 bits a channel; convert it to 8 bits first")
+        upright, turned = _upright(image)
+        opaque, converted = _without_alpha(upright, where)
+        passes = image.format in ("JPEG", "MPO", "PNG") and opaque.mode in ("RGB", "L")
+        if passes and not turned and not converted and not _shallow_png(image, data):
+            suffix = "png" if image.format == "PNG" else "jpg"
+            return CheckedImage(data=data, suffix=suffix, height=image.height, width=image.width)
+        if passes and not converted and image.format != "PNG":
+            return _encoded(opaque, "jpg")
+        return _encoded(_in_rgb_or_grey(opaque, where), "png")
+
+
+def read_mask(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> RawMask:
+    """Decode a mask file. Raises `DataError` naming `where`."""
+    with _opened(data, where, max_pixels) as image:
+        if image.format in _LOSSY_FORMATS:
+            raise DataError(f"{where}: a mask in {image.format}, which blurs class ids; save masks as PNG")
+        shown, _ = _upright(image)
+        if shown.mode == "P":  # whatever its entries' transparency: the indices are the classes
+            return RawMask(values=np.asarray(shown), palette=_palette(shown))
+        if shown.mode in ("1", "L", "I", "I;16", "I;16B", "I;16L"):
+            grey = np.asarray(shown).astype(np.int32)
+            return RawMask(values=grey // _grey_step(image, data))
+        opaque, _ = _without_alpha(shown, where)
+        if opaque.mode == "L":
+            return RawMask(values=np.asarray(opaque))
+        if opaque.mode != "RGB":
+            raise DataError(f"{where}: a mask of mode {image.mode}; it must be grey, palette or RGB, best as PNG")
+        return RawMask(values=np.asarray(opaque))
+
+
+def encode_mask(mask: NDArray[np.uint8]) -> bytes:
+    """(H, W) class ids as a grey 8-bit PNG."""
+    file = io.BytesIO()
+    Image.fromarray(mask).save(file, "PNG", compress_level=6)
+    return file.getvalue()
+
+
+def encode_image(image: NDArray[np.uint8], suffix: str) -> bytes:
+    """(H, W, 3) or (H, W) as JPEG (`jpg`: quality 95, no chroma subsampling) or `png`."""
+    return _encoded(Image.fromarray(image), suffix).data
+
+
+@contextmanager
+def _opened(data: bytes, where: str, max_pixels: int) -> Iterator[Image.Image]:
+    """A whole decoded image. What the decoders raise on bad bytes becomes a `DataError`."""
+    if not data:
+        raise DataError(f"{where}: the file is empty")
+    with warnings.catch_warnings(), _pillow_limit(max_pixels):
+        warnings.simplefilter("ignore")
+        try:
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            pixels = image.width * image.height
+            if pixels <= max_pixels:
+                frames = getattr(image, "n_frames", 1)
+                image.load()
+        except UnidentifiedImageError as error:
+            raise DataError(f"{where}: is not an image that can be read (JPEG, PNG, BMP, TIFF, WebP, GIF)") from error
+        except Exception as error:  # decoders raise anything from OSError to KeyError on bytes that make no sense
+            raise DataError(f"{where}: cannot be decoded: {error}") from error
+        if pixels > max_pixels:
+            raise DataError(
+                f"{where}: {image.width}x{image.height} pixels are more than the allowed {max_pixels}; "
+                "raise the limit (max_pixels) if the file is to be trusted"
+            )
+        if frames > 1 and image.format != "MPO":  # an MPO is a camera's JPEG with a preview behind it
+            raise DataError(f"{where}: holds {frames} pictures; save the one that is meant as a file of its own")
+        with image:
+            yield image
+
+
+@contextmanager
+def _pillow_limit(max_pixels: int) -> Iterator[None]:
+    """Pillow refuses above twice its own, global limit: lift it where the user allows more."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None if max_pixels > MAX_PIXELS else before
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
+    """The image as its EXIF orientation says it is to be seen, and whether that changed anything."""
+    exif = Image.Exif()
+    try:
+        exif.load(image.info.get("exif") or b"")
+        orientation = exif.get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged EXIF, which viewers and DALI pass over as well
+        return image, False
+    if orientation not in range(2, 9):
+        return image, False
+    image.getexif()[ExifTags.Base.Orientation] = orientation  # over one that is in XMP alone, which nobody obeys
+    turned = ImageOps.exif_transpose(image)
+    turned.info.pop("exif", None)
+    return turned, True
+
+
+def _without_alpha(image: Image.Image, where: str) -> tuple[Image.Image, bool]:
+    """The image without an opaque alpha channel or transparent colour, and whether there was one."""
+    if image.mode not in _ALPHA_MODES and "transparency" not in image.info:
+        return image, False
+    with_alpha = image if image.mode in ("RGBA", "LA") else image.convert("RGBA")
+    alpha = np.asarray(with_alpha.getchannel("A"))
+    if alpha.min() < 255:
+        y, x = np.unravel_index(int(alpha.argmin()), alpha.shape)
+        raise DataError(
+            f"{where}: has transparent pixels, the first such at (x={x}, y={y}); "
+            "put it on a background and save it without alpha"
+        )
+    grey = image.mode in ("LA", "La", "L")
+    opaque = with_alpha.convert("L" if grey else "RGB")
+    opaque.info.pop("transparency", None)
+    return opaque, True
+
+
+def _in_rgb_or_grey(image: Image.Image, where: str) -> Image.Image:
+    if image.mode in ("RGB", "L"):
+        return image
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode not in _CONVERTIBLE_MODES:
+        raise DataError(f"{where}: an image of mode {image.mode}; convert it to 8-bit RGB first")
+    return image.convert("RGB")
+
+
+def _encoded(image: Image.Image, suffix: str) -> CheckedImage:
+    file = io.BytesIO()
+    if suffix == "jpg":
+        image.save(file, "JPEG", quality=95, subsampling=0, exif=b"", icc_profile=None)
+    else:
+        image.save(file, "PNG", compress_level=6, exif=b"", icc_profile=None)
+    return CheckedImage(data=file.getvalue(), suffix=suffix, height=image.height, width=image.width)
+
+
+def _shallow_png(image: Image.Image, data: bytes) -> bool:
+    return image.format == "PNG" and data[_PNG_DEPTH_AT] != 8
+
+
+def _is_deep(image: Image.Image, data: bytes) -> bool:
+    """More than 8 bits a channel, which Pillow cuts to 8 without a word."""
+    if image.format == "PNG":
+        return data[_PNG_DEPTH_AT] == 16
+    bits = getattr(image, "tag_v2", {}).get(258, 8)  # BitsPerSample
+    return any(int(channel) > 8 for channel in (bits if isinstance(bits, tuple) else (bits,)))
+
+
+def _grey_step(image: Image.Image, data: bytes) -> int:
+    """Pillow spreads the values of 2- and 4-bit grey PNGs over 0 to 255; the ids are what was stored."""
+    if image.format != "PNG" or image.mode != "L" or data[_PNG_COLOR_AT] != 0:
+        return 1
+    return 255 // (2 ** int(data[_PNG_DEPTH_AT]) - 1) if data[_PNG_DEPTH_AT] < 8 else 1
+
+
+def _palette(image: Image.Image) -> tuple[Rgb, ...]:
+    flat = image.getpalette("RGB") or []
+    return tuple((flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat) - 2, 3))

@@ -1,0 +1,237 @@
+"""`manifest.json`: what a packed data set consists of. Nothing in it is per sample, so it stays small."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import TypeVar
+
+from dist_seg.errors import DataError
+from dist_seg.runtime.storage import Storage
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+IGNORE_INDEX = 255
+MAX_CLASSES = 255
+"""Class ids are 8 bits, and 255 is the ignore index."""
+
+Rgb = tuple[int, int, int]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardInfo:
+    """One shard and what lies beside it. The hashes are sha256 in hexadecimal."""
+
+    name: str
+    """File name of the tar, such as `train-000000.tar`."""
+    bytes: int
+    sha256: str
+    samples: int
+    index_sha256: str
+    """Of DALI's index, `index_name`."""
+    sidecar_sha256: str
+    """Of our own index, `sidecar_name`."""
+
+    @property
+    def index_name(self) -> str:
+        return self.name.removesuffix(".tar") + ".idx"
+
+    @property
+    def sidecar_name(self) -> str:
+        return self.name.removesuffix(".tar") + ".samples"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """A part of the data, such as `train`."""
+
+    shards: tuple[ShardInfo, ...]
+    class_pixels: tuple[int, ...]
+    """Pixels of each class over all of the split's masks."""
+    ignored_pixels: int
+    skipped_samples: int = 0
+    """Samples that could not be used and were left out, as asked for, while packing."""
+
+    @property
+    def num_samples(self) -> int:
+        return sum(shard.samples for shard in self.shards)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The whole of `manifest.json`."""
+
+    format_version: int = FORMAT_VERSION
+    task: str = "semantic"
+    class_names: tuple[str, ...]
+    palette: tuple[Rgb, ...]
+    """A colour for each class, 0 to 255."""
+    ignore_index: int = IGNORE_INDEX
+    splits: Mapping[str, Split] = field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def split(self, name: str) -> Split:
+        """Raises `DataError` that names the splits there are."""
+        if name not in self.splits:
+            raise DataError(f"there is no split {name!r} in this data set; it has {', '.join(self.splits) or 'none'}")
+        return self.splits[name]
+
+    @cached_property
+    def hash(self) -> str:
+        """sha256 of the canonical JSON, in hexadecimal: the identity of the packed data."""
+        return hashlib.sha256(json.dumps(self._fields(), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """The text of `manifest.json`, with `hash` in it so that a later change shows."""
+        return json.dumps({**self._fields(), "hash": self.hash}, indent=1, ensure_ascii=False) + "\n"
+
+    def _fields(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def load_manifest(storage: Storage) -> Manifest:
+    """Read and check `manifest.json`. Every `DataError` names the file and the key that is wrong."""
+    return parse_manifest(storage.read(MANIFEST_NAME), f"{storage.url}/{MANIFEST_NAME}")
+
+
+def recorded_hash(data: bytes) -> str | None:
+    """The hash that was written into a manifest's text when it was packed. Edited by hand, it differs from `hash`."""
+    found = json.loads(data).get("hash")
+    return found if isinstance(found, str) else None
+
+
+def parse_manifest(data: bytes, where: str) -> Manifest:
+    """The manifest in `data`; `where` names it in errors."""
+    try:
+        document = json.loads(data)
+    except ValueError as error:  # of JSON or of UTF-8
+        raise DataError(f"{where}: not JSON ({error}); pack the data set again") from error
+    fields = _Fields(where, "", document)
+    version = fields.get("format_version", int)
+    if version != FORMAT_VERSION:
+        raise DataError(
+            f"{where}: format_version is {version}, this version of dist-seg reads {FORMAT_VERSION}; pack again"
+        )
+    task = fields.get("task", str)
+    if task != "semantic":
+        raise DataError(f"{where}: task is {task!r}, this version of dist-seg trains 'semantic'")
+    names = tuple(fields.items("class_names", str))
+    palette = tuple(_rgb(fields.where, f"palette[{i}]", c) for i, c in enumerate(fields.items("palette", list)))
+    if not 1 <= len(names) <= MAX_CLASSES or len(palette) != len(names) or len(set(names)) != len(names):
+        raise DataError(f"{where}: class_names must be 1 to {MAX_CLASSES} different names, palette as many colours")
+    ignore_index = fields.count("ignore_index")
+    if not len(names) <= ignore_index <= 255:
+        raise DataError(f"{where}: ignore_index is {ignore_index}, must lie between the last class and 255")
+    below = fields.below("splits")
+    splits = {name: _parse_split(below.below(name), len(names)) for name in below.names()}
+    _check_unique(where, [shard.name for split in splits.values() for shard in split.shards])
+    return Manifest(
+        format_version=version,
+        task=task,
+        class_names=names,
+        palette=palette,
+        ignore_index=ignore_index,
+        splits=splits,
+    )
+
+
+@dataclass(frozen=True)
+class _Fields:
+    """A JSON object on the way to being checked."""
+
+    where: str
+    path: str
+    value: object
+
+    def names(self) -> list[str]:
+        return list(self._object())
+
+    def below(self, key: str) -> "_Fields":
+        return _Fields(self.where, self._name(key), self._raw(key))
+
+    def get(self, key: str, kind: type[T]) -> T:
+        value = self._raw(key)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise DataError(f"{self.where}: {self._name(key)} is {value!r}, must be of type {kind.__name__}")
+        return value
+
+    def count(self, key: str) -> int:
+        value = self.get(key, int)
+        if value < 0:
+            raise DataError(f"{self.where}: {self._name(key)} is {value}, must not be negative")
+        return value
+
+    def items(self, key: str, kind: type[T]) -> list[T]:
+        values = self.get(key, list)
+        for i, value in enumerate(values):
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise DataError(f"{self.where}: {self._name(key)}[{i}] is {value!r}, must be of type {kind.__name__}")
+        return values
+
+    def _raw(self, key: str) -> object:
+        fields = self._object()
+        if key not in fields:
+            raise DataError(f"{self.where}: {self._name(key)} is missing")
+        return fields[key]
+
+    def _object(self) -> dict[str, object]:
+        if not isinstance(self.value, dict):
+            raise DataError(f"{self.where}: {self.path or 'the document'} must be a JSON object")
+        return self.value
+
+    def _name(self, key: str) -> str:
+        return f"{self.path}.{key}" if self.path else key
+
+
+def _parse_split(fields: _Fields, num_classes: int) -> Split:
+    pixels = tuple(fields.items("class_pixels", int))
+    if len(pixels) != num_classes or min(pixels, default=0) < 0:
+        raise DataError(f"{fields.where}: {fields.path}.class_pixels must be {num_classes} counts, got {len(pixels)}")
+    shards = fields.items("shards", dict)
+    return Split(
+        shards=tuple(
+            _parse_shard(_Fields(fields.where, f"{fields.path}.shards[{i}]", s)) for i, s in enumerate(shards)
+        ),
+        class_pixels=pixels,
+        ignored_pixels=fields.count("ignored_pixels"),
+        skipped_samples=fields.count("skipped_samples"),
+    )
+
+
+def _parse_shard(fields: _Fields) -> ShardInfo:
+    name = fields.get("name", str)
+    check_name(name, f"{fields.where}: {fields.path}.name")
+    return ShardInfo(
+        name=name,
+        bytes=fields.count("bytes"),
+        sha256=fields.get("sha256", str),
+        samples=fields.count("samples"),
+        index_sha256=fields.get("index_sha256", str),
+        sidecar_sha256=fields.get("sidecar_sha256", str),
+    )
+
+
+def check_name(name: str, where: str) -> None:
+    """Refuse a shard's name that is not a plain relative path: absolute, upwards, empty parts, a drive or a scheme."""
+    parts = name.split("/")
+    if not name.endswith(".tar") or any(part in ("", ".", "..") for part in parts) or set(name) & set("\\:\0"):
+        raise DataError(f"{where} is {name!r}; a shard must be a .tar inside the data set's folder")
+
+
+def _check_unique(where: str, names: list[str]) -> None:
+    for name, times in Counter(names).items():
+        if times > 1:
+            raise DataError(f"{where}: shard {name} is listed more than once")
+
+
+def _rgb(where: str, path: str, value: list[object]) -> Rgb:
+    match value:
+        case [int(red), int(green), int(blue)] if all(0 <= part <= 255 for part in (red, green, blue)):
+            return red, green, blue
+    raise DataError(f"{where}: {path} is {value!r}, must be three numbers from 0 to 255")

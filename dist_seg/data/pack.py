@@ -1,0 +1,106 @@
+"""Turning a raw data set into shards and a manifest.
+
+The same source gives the same bytes, whatever the number of workers. Packing that was interrupted goes on: a shard that
+is whole, undamaged and still what the source says is kept. `pack.json` beside the manifest, and `.pack/` while it is
+not finished, hold what that takes.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dist_seg.data.formats import Source, check_classes
+from dist_seg.data.formats.images import MAX_PIXELS
+from dist_seg.data.manifest import Manifest, Split
+from dist_seg.data.pack_pool import pack_shards
+from dist_seg.data.pack_shard import PackedShard, Refusal
+from dist_seg.data.pack_state import open_state
+from dist_seg.data.shard_plan import plan_shards
+from dist_seg.errors import DataError
+
+SHARD_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackResult:
+    """What packing did."""
+
+    manifest: Manifest
+    skipped: tuple[Refusal, ...]
+    """Samples that were left out, with `skip_bad`."""
+    written_shards: int
+    kept_shards: int
+    """Shards that were there already."""
+
+
+def pack(
+    source: Source,
+    out: Path,
+    *,
+    workers: int = 1,
+    shard_bytes: int = SHARD_BYTES,
+    skip_bad: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> PackResult:
+    """Pack `source` into the folder `out`.
+
+    `workers` processes decode and write, one shard at a time each. `progress` is told samples done and in all. A
+    folder that holds another finished data set is refused unless `overwrite`. Raises `DataError` that names the first
+    files that cannot be packed; with `skip_bad` they are left out and counted.
+    """
+    check_classes(source.class_names, "class names")
+    if len(source.palette) != len(source.class_names):
+        raise DataError(f"{len(source.class_names)} classes and {len(source.palette)} colours; there must be as many")
+    identity = (source.class_names, source.ignore_index, max_pixels)
+    jobs = plan_shards(source.samples(), shard_bytes, identity)
+    with open_state(out, [(job.name, job.fingerprint) for job in jobs], overwrite=overwrite) as state:
+        kept = {job.name: found for job in jobs if (found := state.kept(job.name, job.fingerprint, skip_bad))}
+        to_do = [job for job in jobs if job.name not in kept]
+        packed = dict(kept)
+        done, total = sum(len(job.samples) for job in jobs if job.name in kept), sum(len(job.samples) for job in jobs)
+
+        def report(count: int) -> None:
+            if progress:
+                progress(done + count, total)
+
+        report(0)
+        for shard in pack_shards(
+            to_do, source, out, workers=workers, skip_bad=skip_bad, max_pixels=max_pixels, on_progress=report
+        ):
+            state.record(shard)
+            packed[shard.info.name] = shard
+        shards = [packed[job.name] for job in jobs]
+        manifest = _manifest(source, shards)
+        state.finish(shards, manifest)
+    return PackResult(
+        manifest=manifest,
+        skipped=tuple(refusal for shard in shards for refusal in shard.skipped),
+        written_shards=len(to_do),
+        kept_shards=len(kept),
+    )
+
+
+def _manifest(source: Source, shards: Iterable[PackedShard]) -> Manifest:
+    by_split: dict[str, list[PackedShard]] = {}
+    for shard in shards:
+        by_split.setdefault(shard.split, []).append(shard)
+    for name, parts in by_split.items():
+        if not any(part.info.samples for part in parts):
+            first = next(refusal for part in parts for refusal in part.skipped)
+            raise DataError(f"not one sample of split {name} can be packed; the first: {first.reason}")
+    return Manifest(
+        class_names=tuple(source.class_names),
+        palette=tuple(source.palette),
+        ignore_index=source.ignore_index,
+        splits={
+            name: Split(
+                shards=tuple(part.info for part in parts if part.info.samples),
+                class_pixels=tuple(sum(counts) for counts in zip(*(part.class_pixels for part in parts), strict=True)),
+                ignored_pixels=sum(part.ignored_pixels for part in parts),
+                skipped_samples=sum(len(part.skipped) for part in parts),
+            )
+            for name, parts in by_split.items()
+        },
+    )

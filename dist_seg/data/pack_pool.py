@@ -1,0 +1,169 @@
+"""Spreading shards over worker processes."""
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+from dist_seg.data.formats import Source
+from dist_seg.data.pack_shard import MAX_REFUSALS, PackedShard, Refusal, RefusedSamplesError, pack_shard
+from dist_seg.data.shard_plan import ShardJob
+from dist_seg.errors import DataError
+
+_POLL_S = 0.2
+
+
+def pack_shards(
+    jobs: Sequence[ShardJob],
+    source: Source,
+    out: Path,
+    *,
+    workers: int,
+    skip_bad: bool,
+    max_pixels: int,
+    on_progress: Callable[[int], None],
+) -> Iterator[PackedShard]:
+    """Pack the jobs and yield each shard as it is done, in any order. `on_progress` is told the samples done.
+
+    Raises `DataError` naming the samples that are refused, or saying that a worker died.
+    """
+    if workers < 1:
+        raise DataError(f"workers is {workers}, must be at least 1")
+    if min(workers, len(jobs)) <= 1:
+        yield from _packed_here(jobs, source, out, skip_bad, max_pixels, on_progress)
+        return
+    context = multiprocessing.get_context("spawn")
+    done: Synchronized[int] = context.Value("q", 0)
+    stop = context.Event()
+    setup = _Setup(source=source, out=out, skip_bad=skip_bad, max_pixels=max_pixels)
+    executor = ProcessPoolExecutor(
+        min(workers, len(jobs)), mp_context=context, initializer=_start_worker, initargs=(setup, done, stop)
+    )
+    try:
+        futures = {executor.submit(_pack_in_worker, job) for job in jobs}
+        yield from _completed(futures, lambda: on_progress(done.value))
+        on_progress(done.value)
+    except BrokenProcessPool as error:
+        raise DataError(
+            "a packing process ended without a word, killed for memory perhaps; run again with fewer workers: "
+            "what is packed stays"
+        ) from error
+    finally:
+        stop.set()
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _packed_here(
+    jobs: Sequence[ShardJob],
+    source: Source,
+    out: Path,
+    skip_bad: bool,
+    max_pixels: int,
+    on_progress: Callable[[int], None],
+) -> Iterator[PackedShard]:
+    count = 0
+
+    def on_sample() -> None:
+        nonlocal count
+        count += 1
+        on_progress(count)
+
+    for job in jobs:
+        try:
+            yield pack_shard(job, source, out, skip_bad=skip_bad, max_pixels=max_pixels, on_sample=on_sample)
+        except RefusedSamplesError as error:
+            raise _refused(list(error.refusals)) from None
+
+
+def _completed(futures: set[Future[PackedShard]], poll: Callable[[], None]) -> Iterator[PackedShard]:
+    """The futures' results as they come. After a refusal no new shard begins, those under way end and are yielded."""
+    refusals: list[Refusal] = []
+    while futures:
+        finished, futures = wait(futures, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+        for future in finished:
+            if future.cancelled():
+                continue
+            try:
+                yield future.result()
+            except RefusedSamplesError as error:
+                refusals.extend(error.refusals)
+        if refusals:
+            for future in futures:
+                future.cancel()
+        poll()
+    if refusals:
+        raise _refused(refusals)
+
+
+def _refused(refusals: list[Refusal]) -> DataError:
+    named = sorted(refusals, key=lambda refusal: refusal.key)[:MAX_REFUSALS]
+    lines = [refusal.reason for refusal in named]
+    advice = "mend or remove what is wrong and pack again, or let such samples be left out (--skip-bad)"
+    if len(lines) == 1:
+        return DataError(f"{lines[0]}\n{advice}")
+    more = " or more" if len(refusals) >= MAX_REFUSALS else ""
+    return DataError(f"{len(lines)}{more} samples cannot be packed:\n  " + "\n  ".join(lines) + f"\n{advice}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Setup:
+    source: Source
+    out: Path
+    skip_bad: bool
+    max_pixels: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Worker:
+    """What a worker process keeps between shards."""
+
+    setup: _Setup
+    done: "Synchronized[int]"
+    stop: Event
+
+
+class _StoppedError(Exception):
+    """The packing process has given up."""
+
+
+# A worker process is given its source once, not with every shard; a pool offers no other place for it.
+_worker: _Worker | None = None
+
+
+def _start_worker(setup: _Setup, done: "Synchronized[int]", stop: Event) -> None:
+    global _worker
+    _worker = _Worker(setup=setup, done=done, stop=stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the packing process decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def _pack_in_worker(job: ShardJob) -> PackedShard:
+    worker = _worker
+    assert worker is not None
+
+    def on_sample() -> None:
+        with worker.done.get_lock():
+            worker.done.value += 1
+        if worker.stop.is_set():
+            raise _StoppedError
+
+    setup = worker.setup
+    return pack_shard(
+        job, setup.source, setup.out, skip_bad=setup.skip_bad, max_pixels=setup.max_pixels, on_sample=on_sample
+    )

@@ -1,0 +1,135 @@
+"""Packing one shard, in a worker process or in the one that packs."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_seg.data.formats import SampleRef, Source
+from dist_seg.data.formats.images import check_image, encode_mask
+from dist_seg.data.manifest import ShardInfo
+from dist_seg.data.shard_plan import ShardJob
+from dist_seg.data.shards import EncodedMembers, write_shard
+from dist_seg.errors import DataError
+from dist_seg.runtime.storage import StorageError
+
+MAX_REFUSALS = 20
+"""A shard's samples that are named when packing fails; the rest would only be more of the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A sample that cannot be packed, and why."""
+
+    key: str
+    reason: str
+    """Names the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedShard:
+    """A whole shard and what was counted while it was written."""
+
+    split: str
+    fingerprint: str
+    info: ShardInfo
+    class_pixels: tuple[int, ...]
+    ignored_pixels: int
+    skipped: tuple[Refusal, ...]
+
+
+class RefusedSamplesError(Exception):
+    """Samples of a shard cannot be packed and may not be skipped."""
+
+    def __init__(self, refusals: tuple[Refusal, ...]) -> None:
+        super().__init__(refusals)
+        self.refusals = refusals
+
+
+def pack_shard(
+    job: ShardJob, source: Source, out: Path, *, skip_bad: bool, max_pixels: int, on_sample: Callable[[], None]
+) -> PackedShard:
+    """Decode the job's samples, check them and write the shard. `on_sample` is called once a sample.
+
+    Raises `RefusedSamplesError` (all samples are looked at before, so that the user sees more than the first), unless
+    `skip_bad`.
+    """
+    pixels = np.zeros(256, np.int64)
+    refusals: list[Refusal] = []
+
+    def encoded() -> Iterator[EncodedMembers]:
+        for sample in job.samples:
+            try:
+                members, mask = encode_sample(sample, source, max_pixels)
+            except StorageError:
+                raise
+            except DataError as error:
+                refusals.append(Refusal(key=sample.key, reason=str(error)))
+                if not skip_bad and len(refusals) == MAX_REFUSALS:
+                    break
+            else:
+                pixels[:] += np.bincount(mask.ravel(), minlength=256)
+                yield members
+            on_sample()
+        if refusals and not skip_bad:
+            raise RefusedSamplesError(tuple(refusals))
+
+    info = write_shard(out, job.name, encoded())
+    num_classes = len(source.class_names)
+    return PackedShard(
+        split=job.split,
+        fingerprint=job.fingerprint,
+        info=info,
+        class_pixels=tuple(int(count) for count in pixels[:num_classes]),
+        ignored_pixels=int(pixels[source.ignore_index]),
+        skipped=tuple(refusals),
+    )
+
+
+def encode_sample(sample: SampleRef, source: Source, max_pixels: int) -> tuple[EncodedMembers, NDArray[np.uint8]]:
+    """Read a sample and check image, mask and that they fit. Raises `DataError` naming the file."""
+    try:
+        raw = source.load(sample)
+    except DataError:
+        raise
+    except Exception as error:
+        error.add_note(f"The data set's reader failed on {sample.where}.")
+        raise
+    image = check_image(raw.image, sample.where, max_pixels)
+    mask_where = raw.mask_where or sample.where
+    if raw.mask.shape != (image.height, image.width):
+        size = "x".join(str(length) for length in raw.mask.shape[::-1])
+        raise DataError(
+            f"{mask_where}: the mask is {size} (width x height), its image {sample.where} {image.width}x{image.height}"
+            f"{_exif_hint(raw.mask.shape, image.height, image.width)}; they must have one size"
+        )
+    mask = checked_class_ids(raw.mask, mask_where, len(source.class_names), source.ignore_index)
+    members = EncodedMembers(
+        key=sample.key,
+        height=image.height,
+        width=image.width,
+        image=image.data,
+        image_suffix=image.suffix,
+        target=encode_mask(mask),
+    )
+    return members, mask
+
+
+def checked_class_ids(mask: NDArray[np.integer], where: str, num_classes: int, ignore_index: int) -> NDArray[np.uint8]:
+    """The (H, W) mask as uint8. Raises `DataError` naming the first value out of range and its position."""
+    wrong = ((mask < 0) | (mask >= num_classes)) & (mask != ignore_index)
+    if wrong.any():
+        y, x = np.unravel_index(int(wrong.argmax()), mask.shape)
+        raise DataError(
+            f"{where}: class id {mask[y, x]} at (x={x}, y={y}) ({int(wrong.sum())} such pixels); the data set has "
+            f"{num_classes} classes, 0 to {num_classes - 1}, and {ignore_index} for pixels that are ignored"
+        )
+    return mask.astype(np.uint8)
+
+
+def _exif_hint(mask_shape: tuple[int, ...], height: int, width: int) -> str:
+    if mask_shape != (width, height) or height == width:
+        return ""
+    return " upright (is the mask drawn on the picture as stored, and not as its EXIF orientation shows it?)"

@@ -1,0 +1,93 @@
+"""Which sample goes into which shard: decided from the listing alone, before anything is read."""
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from dist_seg.data.formats import SampleRef
+from dist_seg.data.manifest import FORMAT_VERSION
+from dist_seg.errors import DataError
+
+_MAX_KEY_BYTES = 90  # a tar's header has 100 bytes for a name, of which ".seg.png" takes 8
+_NOT_IN_KEYS = re.compile(r"[^\w+=@,()-]")
+_SPLIT_NAME = re.compile(r"\w[\w-]*", re.ASCII)
+_TAR_OVERHEAD = 2048  # headers and padding of a sample's two members, about
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardJob:
+    """One shard to be written: its samples, in order, with keys as the shard will hold them."""
+
+    name: str
+    split: str
+    samples: tuple[SampleRef, ...]
+    fingerprint: str
+    """Changes when anything does that the shard's bytes depend on."""
+
+
+def plan_shards(samples: Sequence[SampleRef], shard_bytes: int, classes: object) -> list[ShardJob]:
+    """Spread the samples over shards of about `shard_bytes`, mixed by the hash of their keys.
+
+    `classes` stands for what else decides a shard's bytes. Raises `DataError` for two samples whose keys are the same
+    once escaped.
+    """
+    if not samples:
+        raise DataError("the data set has no samples")
+    if shard_bytes < 1:
+        raise DataError(f"shard_bytes is {shard_bytes}, must be at least 1")
+    by_split: dict[str, dict[str, SampleRef]] = {}
+    for sample in samples:
+        if not _SPLIT_NAME.fullmatch(sample.split):
+            raise DataError(f"{sample.where}: split {sample.split!r} must be of letters, digits, _ and -")
+        known, key = by_split.setdefault(sample.split, {}), shard_key(sample.key)
+        if key in known:
+            raise DataError(
+                f"{known[key].where} and {sample.where} would both have the key {key!r} in split {sample.split}; "
+                "rename one of them"
+            )
+        known[key] = replace(sample, key=key)
+    return [
+        _job(f"{split}-{number:06d}.tar", split, part, classes)
+        for split, known in sorted(by_split.items())
+        for number, part in enumerate(_parts(sorted(known.values(), key=_shuffle_key), shard_bytes))
+    ]
+
+
+def shard_key(key: str) -> str:
+    """The key as it stands in a shard: no dot (WebDataset cuts there), blank or slash, and at most 90 bytes.
+
+    Slashes become `__`, every other character that is no letter, digit or one of `_+=@,()-` becomes `_`.
+    """
+    escaped = _NOT_IN_KEYS.sub("_", unicodedata.normalize("NFC", key).replace("/", "__"))
+    if len(escaped.encode()) <= _MAX_KEY_BYTES:
+        return escaped
+    digest = hashlib.sha256(escaped.encode()).hexdigest()[:16]
+    return escaped.encode()[: _MAX_KEY_BYTES - 17].decode(errors="ignore") + "-" + digest
+
+
+def _shuffle_key(sample: SampleRef) -> bytes:
+    return hashlib.blake2b(f"{sample.split}/{sample.key}".encode(), digest_size=16).digest()
+
+
+def _parts(samples: list[SampleRef], shard_bytes: int) -> list[list[SampleRef]]:
+    """Cut into runs of about equal bytes, none much over `shard_bytes` unless one sample is."""
+    total = sum(sample.num_bytes + _TAR_OVERHEAD for sample in samples)
+    count = min(len(samples), -(-total // shard_bytes))
+    parts: list[list[SampleRef]] = [[] for _ in range(count)]
+    before = 0
+    for sample in samples:
+        size = sample.num_bytes + _TAR_OVERHEAD
+        parts[min(count - 1, (before + size // 2) * count // total)].append(sample)
+        before += size
+    return [part for part in parts if part]
+
+
+def _job(name: str, split: str, samples: list[SampleRef], classes: object) -> ShardJob:
+    listing = [[sample.key, sample.num_bytes, sample.version] for sample in samples]
+    text = json.dumps([FORMAT_VERSION, name, classes, listing])
+    return ShardJob(
+        name=name, split=split, samples=tuple(samples), fingerprint=hashlib.sha256(text.encode()).hexdigest()
+    )

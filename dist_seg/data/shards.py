@@ -1,0 +1,132 @@
+"""Writing a shard: a plain WebDataset tar, DALI's index and our own beside it, under temporary names until whole."""
+
+import hashlib
+import os
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from dist_seg.data.manifest import ShardInfo
+from dist_seg.data.sidecar import Member, SampleEntry, Sidecar, crc32c
+
+PARTIAL_MARK = ".partial-"
+"""In the name of a file that is being written; what carries it after a crash is garbage."""
+
+_BLOCK = tarfile.BLOCKSIZE
+_DALI_INDEX_VERSION = "v1.2"  # the format of DALI's own wds2idx
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Write a file that appears under its name only when it is whole and on the disk."""
+    partial = path.with_name(f"{path.name}{PARTIAL_MARK}{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's renames last through a power cut."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedMembers:
+    """A sample on the way into a shard: the image's suffix is `jpg` or `png`."""
+
+    key: str
+    height: int
+    width: int
+    image: bytes
+    image_suffix: str
+    target: bytes
+
+
+class ShardWriter:
+    """One tar, written sample by sample. The same samples give the same bytes: no times, owners or names of machines.
+
+    Used through `write_shard`.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self._position = 0
+        self.entries: list[SampleEntry] = []
+
+    def add(self, sample: EncodedMembers) -> None:
+        """Append `KEY.jpg` or `KEY.png`, then `KEY.seg.png`."""
+        members = tuple(
+            self._member(sample.key, suffix, data)
+            for suffix, data in ((sample.image_suffix, sample.image), ("seg.png", sample.target))
+        )
+        self.entries.append(SampleEntry(key=sample.key, height=sample.height, width=sample.width, members=members))
+
+    def _member(self, key: str, suffix: str, data: bytes) -> Member:
+        header = tarfile.TarInfo(f"{key}.{suffix}")
+        header.size, header.mode = len(data), 0o644
+        self._write(header.tobuf(tarfile.USTAR_FORMAT, "utf-8", "strict"))
+        member = Member(offset=self._position, length=len(data), crc32c=crc32c(data), suffix=suffix)
+        self._write(data)
+        self._write(b"\0" * (-len(data) % _BLOCK))
+        return member
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._hash.update(data)
+        self._position += len(data)
+
+    def finish(self, name: str, index_sha256: str, sidecar_sha256: str) -> ShardInfo:
+        """End the tar and describe it."""
+        self._write(b"\0" * (2 * _BLOCK))
+        self._write(b"\0" * (-self._position % tarfile.RECORDSIZE))
+        return ShardInfo(
+            name=name,
+            bytes=self._position,
+            sha256=self._hash.hexdigest(),
+            samples=len(self.entries),
+            index_sha256=index_sha256,
+            sidecar_sha256=sidecar_sha256,
+        )
+
+
+def write_shard(folder: Path, name: str, samples: Iterator[EncodedMembers]) -> ShardInfo:
+    """Write `name` (`train-000000.tar`) and its two indexes into `folder`, the tar last to appear.
+
+    Nothing is left behind under the final names where `samples` raises.
+    """
+    path = folder / name
+    with atomic_write(path) as file:
+        writer = ShardWriter(file)
+        for sample in samples:
+            writer.add(sample)
+        index, sidecar = dali_index(writer.entries), Sidecar.of(writer.entries).to_bytes()
+        info = writer.finish(name, hashlib.sha256(index).hexdigest(), hashlib.sha256(sidecar).hexdigest())
+        for beside, data in ((info.index_name, index), (info.sidecar_name, sidecar)):
+            with atomic_write(folder / beside) as beside_file:
+                beside_file.write(data)
+    return info
+
+
+def dali_index(entries: Sequence[SampleEntry]) -> bytes:
+    """The text that DALI's `wds2idx` writes for the tar: a line a sample, of suffix, offset, length and file name."""
+    lines = [f"{_DALI_INDEX_VERSION} {len(entries)}"]
+    for entry in entries:
+        lines.append(" ".join(f"{m.suffix} {m.offset} {m.length} {entry.key}.{m.suffix}" for m in entry.members))
+    return ("\n".join(lines) + "\n").encode()

@@ -1,0 +1,160 @@
+"""The binary index beside a shard: where each sample's members lie, their crc32c, the image's size and the key.
+
+Layout, little-endian: magic (8 bytes), length of the header (uint32), header (JSON: version, samples, roles, suffixes,
+key_bytes), one record a sample (`_record_dtype`), the keys' UTF-8 one after another, crc32c of all before (uint32).
+About 50 bytes a sample and its key, in the file as in memory.
+"""
+
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_seg.errors import DataError
+
+VERSION = 1
+SEMANTIC_ROLES = ("image", "target")
+_MAGIC = b"DSEGIDX\n"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Member:
+    """One file of a sample, inside its shard's tar."""
+
+    offset: int
+    """Of its first byte, in the tar."""
+    length: int
+    crc32c: int
+    suffix: str
+    """`jpg`, `png` or `seg.png`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleEntry:
+    """What the index says about one sample. `members` in the order of the roles."""
+
+    key: str
+    height: int
+    width: int
+    members: tuple[Member, ...]
+
+
+def crc32c(data: bytes) -> int:
+    """CRC-32C (Castagnoli), as an unsigned 32-bit number."""
+    return int(google_crc32c.value(data))
+
+
+class Sidecar:
+    """A parsed index. Nothing is unpacked until it is asked for."""
+
+    def __init__(self, *, roles: tuple[str, ...], suffixes: tuple[str, ...], records: NDArray[np.void], keys: bytes):
+        self.roles = roles
+        self._suffixes = suffixes
+        self._records = records
+        self._keys = keys
+
+    @classmethod
+    def of(cls, entries: Sequence[SampleEntry], roles: tuple[str, ...] = SEMANTIC_ROLES) -> Self:
+        """The index of a shard that holds these samples, in this order."""
+        suffixes = tuple(sorted({member.suffix for entry in entries for member in entry.members}))
+        records = np.zeros(len(entries), _record_dtype(len(roles)))
+        keys = bytearray()
+        for record, entry in zip(records, entries, strict=True):
+            assert len(entry.members) == len(roles)
+            encoded = entry.key.encode()
+            record["height"], record["width"] = entry.height, entry.width
+            record["key_offset"], record["key_length"] = len(keys), len(encoded)
+            for at, member in zip(record["members"], entry.members, strict=True):
+                at["offset"], at["length"], at["crc32c"] = member.offset, member.length, member.crc32c
+                at["suffix"] = suffixes.index(member.suffix)
+            keys += encoded
+        return cls(roles=roles, suffixes=suffixes, records=records, keys=bytes(keys))
+
+    @classmethod
+    def parse(cls, data: bytes, where: str = "sidecar") -> Self:
+        """Read what `to_bytes` wrote. Raises `DataError` that names `where` for anything else, damage included."""
+        if len(data) < len(_MAGIC) + 8 or not data.startswith(_MAGIC):
+            raise DataError(f"{where}: not an index of dist-seg; pack the data set again")
+        if crc32c(data[:-4]) != struct.unpack("<I", data[-4:])[0]:
+            raise DataError(f"{where}: damaged (its checksum is wrong); copy or pack it again")
+        (header_length,) = struct.unpack_from("<I", data, len(_MAGIC))
+        start = len(_MAGIC) + 4 + header_length
+        header = json.loads(data[len(_MAGIC) + 4 : start])
+        if header["version"] != VERSION:
+            raise DataError(f"{where}: format version {header['version']}, this version of dist-seg reads {VERSION}")
+        roles = tuple(header["roles"])
+        records = np.frombuffer(data, _record_dtype(len(roles)), header["samples"], start)
+        keys = data[start + records.nbytes : -4]
+        assert len(keys) == header["key_bytes"]
+        return cls(roles=roles, suffixes=tuple(header["suffixes"]), records=records, keys=keys)
+
+    def to_bytes(self) -> bytes:
+        header = json.dumps(
+            {
+                "version": VERSION,
+                "samples": self.num_samples,
+                "roles": self.roles,
+                "suffixes": self._suffixes,
+                "key_bytes": len(self._keys),
+            },
+            sort_keys=True,
+        ).encode()
+        body = _MAGIC + struct.pack("<I", len(header)) + header + self._records.tobytes() + self._keys
+        return body + struct.pack("<I", crc32c(body))
+
+    @property
+    def num_samples(self) -> int:
+        return len(self._records)
+
+    @property
+    def heights(self) -> NDArray[np.uint32]:
+        """(num_samples,) uint32."""
+        heights: NDArray[np.uint32] = self._records["height"]
+        return heights
+
+    @property
+    def widths(self) -> NDArray[np.uint32]:
+        """(num_samples,) uint32."""
+        widths: NDArray[np.uint32] = self._records["width"]
+        return widths
+
+    def key(self, index: int) -> str:
+        start = int(self._records["key_offset"][index])
+        return self._keys[start : start + int(self._records["key_length"][index])].decode()
+
+    def keys(self) -> list[str]:
+        return [self.key(i) for i in range(self.num_samples)]
+
+    def height(self, index: int) -> int:
+        return int(self._records["height"][index])
+
+    def width(self, index: int) -> int:
+        return int(self._records["width"][index])
+
+    def member(self, index: int, role: str) -> Member:
+        """Where the sample's `image` or `target` lies."""
+        at = self._records["members"][index][self.roles.index(role)]
+        return Member(
+            offset=int(at["offset"]),
+            length=int(at["length"]),
+            crc32c=int(at["crc32c"]),
+            suffix=self._suffixes[int(at["suffix"])],
+        )
+
+
+def _record_dtype(num_roles: int) -> np.dtype[np.void]:
+    member = [("offset", "<u8"), ("length", "<u4"), ("crc32c", "<u4"), ("suffix", "u1")]
+    return np.dtype(
+        [
+            ("height", "<u4"),
+            ("width", "<u4"),
+            ("key_offset", "<u4"),
+            ("key_length", "<u2"),
+            ("members", member, (num_roles,)),
+        ]
+    )

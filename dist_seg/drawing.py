@@ -1,0 +1,158 @@
+"""Masks made visible: colours for classes, overlays, and sheets of pictures with captions. NumPy and Pillow only.
+
+HW, HWC after a name: rows, columns, colour channels.
+"""
+
+import colorsys
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Rgb = tuple[int, int, int]
+
+_IGNORED_COLOR: Rgb = (255, 255, 255)
+_INK: Rgb = (32, 32, 32)
+_FAINT: Rgb = (160, 160, 160)
+_PAPER: Rgb = (255, 255, 255)
+# Twelve colours that are told apart at a glance, the darkest first: class 0 is the background as a rule.
+_FIRST_COLORS: tuple[Rgb, ...] = (
+    (40, 42, 54),
+    (230, 85, 70),
+    (60, 140, 220),
+    (245, 190, 60),
+    (90, 180, 90),
+    (155, 95, 190),
+    (70, 200, 200),
+    (240, 130, 180),
+    (140, 100, 70),
+    (180, 210, 80),
+    (120, 130, 150),
+    (250, 150, 60),
+)
+
+
+def default_palette(num_classes: int) -> tuple[Rgb, ...]:
+    """Different colours for up to 255 classes; the first of them do not depend on how many there are."""
+    colors = list(_FIRST_COLORS[:num_classes])
+    turn = 0
+    while len(colors) < num_classes:
+        hue = (turn * 0.6180339887) % 1.0  # the golden ratio spreads hues evenly, however many are drawn
+        lightness, saturation = (0.45, 0.65, 0.3)[turn % 3], (0.7, 0.55)[turn // 3 % 2]
+        red, green, blue = colorsys.hls_to_rgb(hue, lightness, saturation)
+        color = (round(red * 255), round(green * 255), round(blue * 255))
+        if color not in colors:
+            colors.append(color)
+        turn += 1
+    return tuple(colors)
+
+
+def colorize(mask_HW: NDArray[np.integer], palette: Sequence[Rgb], ignore_index: int = 255) -> NDArray[np.uint8]:
+    """A mask of class ids as a picture: (H, W, 3) uint8. Ignored pixels, and ids without a colour, are white."""
+    table = np.full((256, 3), _IGNORED_COLOR, np.uint8)
+    table[: len(palette)] = np.asarray(palette, np.uint8).reshape(-1, 3)
+    if 0 <= ignore_index < 256:
+        table[ignore_index] = _IGNORED_COLOR
+    return table[np.where((mask_HW >= 0) & (mask_HW < 256), mask_HW, 255)]
+
+
+def overlay(
+    image_HWC: NDArray[np.uint8],
+    mask_HW: NDArray[np.integer],
+    palette: Sequence[Rgb],
+    ignore_index: int = 255,
+    alpha: float = 0.5,
+) -> NDArray[np.uint8]:
+    """The image, (H, W, 3) or grey (H, W), with the mask's colours laid over it; ignored pixels stay as they are."""
+    base = image_HWC if image_HWC.ndim == 3 else np.repeat(image_HWC[:, :, None], 3, axis=2)
+    if base.shape[:2] != mask_HW.shape:
+        raise ValueError(f"image of {base.shape[:2]} and mask of {mask_HW.shape} differ in size")
+    mixed = (1 - alpha) * base.astype(np.float32) + alpha * colorize(mask_HW, palette, ignore_index)
+    shown = (mask_HW >= 0) & (mask_HW < len(palette)) & (mask_HW != ignore_index)
+    return np.where(shown[:, :, None], np.rint(mixed), base).astype(np.uint8)
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[NDArray[np.uint8]]],
+    captions: Sequence[str],
+    *,
+    legend: Sequence[tuple[str, Rgb]] = (),
+    title: str = "",
+    cell_width: int = 240,
+    columns: int = 1,
+) -> Image.Image:
+    """A sheet with a group of pictures and a caption for each row of `rows`; groups fill `columns` side by side.
+
+    Pictures are (H, W, 3) or grey (H, W) uint8 of any size; they are scaled into cells, masks therefore are to be
+    coloured before. `legend`: names with their colours, drawn at the foot.
+    """
+    gap, font, large = 10, _font(13), _font(18)
+    line_height = 18
+    groups = [[_fitted(picture, cell_width) for picture in row] for row in rows]
+    cell_height = max((picture.height for group in groups for picture in group), default=0)
+    group_width = max((len(group) for group in groups), default=1) * (cell_width + gap) + gap
+    columns = max(1, min(columns, len(groups)))
+    width = max(columns * group_width + gap, 480)
+    num_lines = -(-len(groups) // columns)
+    top = gap + (28 if title else 0)
+    legend_lines = _legend_lines(legend, width - 2 * gap, font)
+    height = top + num_lines * (cell_height + line_height + gap) + len(legend_lines) * 24 + gap
+    sheet = Image.new("RGB", (width, height), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((gap, gap), _shortened(title, width - 2 * gap, large), _INK, large)
+    for i, (group, caption) in enumerate(zip(groups, captions, strict=True)):
+        left = gap + (i % columns) * group_width
+        y = top + (i // columns) * (cell_height + line_height + gap)
+        draw.text((left, y), _shortened(caption, group_width - 2 * gap, font), _INK, font)
+        for j, picture in enumerate(group):
+            sheet.paste(picture, (left + j * (cell_width + gap), y + line_height))
+    _draw_legend(draw, legend_lines, gap, height - gap - len(legend_lines) * 24, font)
+    return sheet
+
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def _font(size: int) -> Font:
+    return ImageFont.load_default(size)
+
+
+def _fitted(picture: NDArray[np.uint8], width: int) -> Image.Image:
+    image = Image.fromarray(picture).convert("RGB")
+    scale = min(width / image.width, width / image.height)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    # Enlarged pixels should be seen as such; shrunk ones averaged.
+    return image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX)
+
+
+def _shortened(text: str, width: int, font: Font) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."
+
+
+def _legend_lines(legend: Sequence[tuple[str, Rgb]], width: int, font: Font) -> list[list[tuple[float, str, Rgb]]]:
+    lines: list[list[tuple[float, str, Rgb]]] = [[]] if legend else []
+    x = 0.0
+    for name, color in legend:
+        name = _shortened(name, min(width - 30, 240), font)
+        needed = 22 + font.getlength(name) + 16
+        if x and x + needed > width:
+            lines.append([])
+            x = 0.0
+        lines[-1].append((x, name, color))
+        x += needed
+    return lines
+
+
+def _draw_legend(
+    draw: ImageDraw.ImageDraw, lines: list[list[tuple[float, str, Rgb]]], left: int, top: int, font: Font
+) -> None:
+    for i, line in enumerate(lines):
+        y = top + i * 24 + 4
+        for x, name, color in line:
+            draw.rectangle((left + x, y, left + x + 15, y + 15), fill=color, outline=_FAINT)
+            draw.text((left + x + 22, y), name, _INK, font)

@@ -1,0 +1,255 @@
+"""Reading objects by name from a local folder or an object store: what shards, indexes and manifests are read through.
+
+Both implementations may be pickled, used from several threads and carried across a fork: what is open is opened again.
+"""
+
+import errno
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+from dist_seg.errors import DataError
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+T = TypeVar("T")
+
+_REMOTE_SCHEMES = frozenset({"s3", "s3a", "gs", "az", "abfs", "abfss", "http", "https"})
+_MAX_OPEN_FILES = 64
+_RETRY_DELAYS_S = (0.1, 0.4, 1.6, 6.4)
+# Faults of a disk or a network file system that may pass. The rest (no permission, a folder) will not.
+_PASSING_ERRORS = frozenset({errno.EIO, errno.ESTALE, errno.EINTR, errno.EAGAIN, errno.ETIMEDOUT, errno.EBUSY})
+
+
+class StorageError(DataError):
+    """An object that is there, or may be, and cannot be read: the disk, the network or the permissions."""
+
+
+class Storage(Protocol):
+    """Objects under one root, by names relative to it.
+
+    Every method raises `DataError` for a missing object and `StorageError` once its retries are used up; both name it.
+    """
+
+    @property
+    def url(self) -> str:
+        """The root, for messages and for opening it again."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """The whole object."""
+        ...
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes from `offset`. Raises `DataError` where the object ends before."""
+        ...
+
+    def exists(self, name: str) -> bool: ...
+
+    def size(self, name: str) -> int:
+        """In bytes."""
+        ...
+
+    def list(self) -> list[str]:
+        """The sorted names of the objects that lie directly under the root. HTTP servers cannot: `StorageError`."""
+        ...
+
+
+def open_storage(root: str | Path) -> Storage:
+    """The storage at a local folder or at an `s3://`, `gs://`, `az://` or `http(s)://` URL.
+
+    Reads nothing yet. Raises `DataError` for a scheme that is not known.
+    """
+    text = str(root)
+    scheme = urlsplit(text).scheme if "://" in text else ""
+    if scheme in _REMOTE_SCHEMES:
+        return ObjectStorage(text)
+    if scheme == "file":
+        return LocalStorage(urlsplit(text).path)
+    if scheme:
+        known = ", ".join(f"{name}://" for name in sorted(_REMOTE_SCHEMES))
+        raise DataError(f"{text}: unknown scheme {scheme!r}; give a local folder or one of {known}")
+    return LocalStorage(text)
+
+
+class _OpenFile:
+    """A file descriptor that closes when its last user lets go of it."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = -1
+        self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+        self._lock = threading.Lock()
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        parts = []
+        while length > 0 and (part := self._read_once(offset, length)):
+            parts.append(part)
+            offset, length = offset + len(part), length - len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _read_once(self, offset: int, length: int) -> bytes:
+        if hasattr(os, "pread"):
+            return os.pread(self._fd, length, offset)
+        with self._lock:  # Windows
+            os.lseek(self._fd, offset, os.SEEK_SET)
+            return os.read(self._fd, length)
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
+class LocalStorage:
+    """A local folder. Ranges are read with `pread` on descriptors that stay open, up to a number."""
+
+    def __init__(self, root: str | Path) -> None:
+        self._root = Path(root).expanduser().absolute()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._open_files: OrderedDict[str, _OpenFile] = OrderedDict()
+
+    def __getstate__(self) -> Path:
+        return self._root
+
+    def __setstate__(self, root: Path) -> None:
+        self._root = root
+        self._reset()
+
+    @property
+    def url(self) -> str:
+        return str(self._root)
+
+    def read(self, name: str) -> bytes:
+        return self._retried(name, lambda: self._path(name).read_bytes())
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        data = self._retried(name, lambda: self._file(name).read_at(offset, length))
+        if len(data) != length:
+            raise DataError(
+                f"{self._path(name)}: ends after byte {offset + len(data)}, {length} bytes from {offset} were wanted: "
+                "the file is truncated; pack or copy it again"
+            )
+        return data
+
+    def exists(self, name: str) -> bool:
+        return self._path(name).is_file()
+
+    def size(self, name: str) -> int:
+        return self._retried(name, lambda: self._path(name).stat().st_size)
+
+    def list(self) -> list[str]:
+        return self._retried("", lambda: sorted(entry.name for entry in os.scandir(self._root) if entry.is_file()))
+
+    def _path(self, name: str) -> Path:
+        return self._root / name
+
+    def _file(self, name: str) -> _OpenFile:
+        if self._pid != os.getpid():  # after a fork another thread's lock may be held for ever
+            self._reset()
+        with self._lock:
+            found = self._open_files.pop(name, None) or _OpenFile(self._path(name))
+            self._open_files[name] = found
+            if len(self._open_files) > _MAX_OPEN_FILES:
+                self._open_files.popitem(last=False)
+            return found
+
+    def _retried(self, name: str, read: Callable[[], T]) -> T:
+        path = self._path(name) if name else self._root
+        for delay_s in (*_RETRY_DELAYS_S, None):
+            try:
+                return read()
+            except FileNotFoundError as error:
+                raise DataError(f"{path}: no such file") from error
+            except OSError as error:
+                with self._lock:
+                    self._open_files.pop(name, None)
+                if delay_s is None or error.errno not in _PASSING_ERRORS:
+                    raise StorageError(f"{path}: cannot be read: {error.strerror or error}") from error
+                time.sleep(delay_s)
+        raise AssertionError("the last turn returns or raises")
+
+
+class ObjectStorage:
+    """An object store or an HTTP server, through obstore, which retries with back-off (10 times within 3 minutes)."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+        self._store: ObjectStore | None = None
+        self._pid = os.getpid()
+
+    def __getstate__(self) -> str:
+        return self._url
+
+    def __setstate__(self, url: str) -> None:
+        self.__init__(url)  # type: ignore[misc]  # the URL is the whole state
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    def read(self, name: str) -> bytes:
+        return self._guarded(name, lambda store: bytes(store.get(name).bytes()))
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        if length == 0:
+            return b""
+        data = self._guarded(name, lambda store: bytes(store.get_range(name, start=offset, length=length)))
+        if len(data) != length:
+            raise DataError(
+                f"{self._url}/{name}: ends after byte {offset + len(data)}, {length} bytes from {offset} were wanted: "
+                "the object is truncated; pack or copy it again"
+            )
+        return data
+
+    def exists(self, name: str) -> bool:
+        try:
+            self.size(name)
+        except StorageError:
+            raise
+        except DataError:
+            return False
+        return True
+
+    def size(self, name: str) -> int:
+        return self._guarded(name, lambda store: int(store.head(name)["size"]))
+
+    def list(self) -> list[str]:
+        if self._url.startswith(("http://", "https://")):
+            raise StorageError(f"{self._url}: an HTTP server does not list its files; read them by name")
+        found = self._guarded("", lambda store: store.list_with_delimiter()["objects"])
+        return sorted(str(entry["path"]) for entry in found)
+
+    def _opened(self) -> "ObjectStore":
+        if self._store is None or self._pid != os.getpid():  # the runtime's threads do not survive a fork
+            try:
+                from obstore.store import from_url
+            except ImportError as error:
+                raise DataError(
+                    f"{self._url}: reading object stores needs obstore: pip install 'dist-seg[storage]'"
+                ) from error
+            plain_http = self._url.startswith("http://")
+            self._store = from_url(self._url, client_options={"allow_http": True} if plain_http else None)
+            self._pid = os.getpid()
+        return self._store
+
+    def _guarded(self, name: str, read: "Callable[[ObjectStore], T]") -> T:
+        store = self._opened()
+        from obstore.exceptions import BaseError
+
+        where = f"{self._url}/{name}" if name else self._url
+        try:
+            return read(store)
+        except FileNotFoundError as error:
+            raise DataError(f"{where}: no such object") from error
+        except (BaseError, OSError, ValueError) as error:
+            reason = str(error).split("\n", 1)[0]  # what follows are obstore's own structures
+            raise StorageError(f"{where}: cannot be read: {reason}") from error
