@@ -1,0 +1,83 @@
+"""The pictures of a report: an image, its truth, the prediction and where they differ, as data URIs."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dist_seg.drawing import Rgb, colorize
+
+_LONGER_SIDE = 640
+_WRONG: Rgb = (226, 60, 50)
+_IGNORED: Rgb = (255, 255, 255)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportPicture:
+    """One scored image. image: (H, W, 3) uint8; truth, prediction: (H, W) class ids. score: its mIoU in [0, 1]."""
+
+    kind: Literal["worst", "best"]
+    key: str
+    score: float
+    image: NDArray[np.uint8]
+    truth: NDArray[np.integer]
+    prediction: NDArray[np.integer]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One of the four views of a picture."""
+
+    title: str
+    uri: str
+    width: int
+    height: int
+
+
+def panels(picture: ReportPicture, palette: Sequence[Rgb], ignore_index: int) -> list[Panel]:
+    """Image, truth, prediction and errors, side by side in this order.
+
+    Raises ValueError where the three arrays differ in size.
+    """
+    sizes = {array.shape[:2] for array in (picture.image, picture.truth, picture.prediction)}
+    if len(sizes) != 1:
+        raise ValueError(f"{picture.key}: image, truth and prediction differ in size: {sorted(sizes)}")
+    errors = error_map(picture.image, picture.truth, picture.prediction, ignore_index)
+    return [
+        _panel("image", picture.image, "JPEG"),
+        _panel("truth", colorize(picture.truth, palette, ignore_index), "PNG"),
+        _panel("prediction", colorize(picture.prediction, palette, ignore_index), "PNG"),
+        _panel("errors", errors, "JPEG"),
+    ]
+
+
+def error_map(
+    image_HWC: NDArray[np.uint8], truth_HW: NDArray[np.integer], prediction_HW: NDArray[np.integer], ignore_index: int
+) -> NDArray[np.uint8]:
+    """The image in pale grey, wrong pixels in red, ignored ones white: (H, W, 3) uint8."""
+    grey = image_HWC.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    shown = np.repeat((110 + 0.4 * grey)[:, :, None], 3, axis=2)
+    ignored = truth_HW == ignore_index
+    wrong = (truth_HW != prediction_HW) & ~ignored
+    shown[wrong] = 0.35 * shown[wrong] + 0.65 * np.array(_WRONG, np.float32)
+    shown[ignored] = _IGNORED
+    return np.rint(shown).clip(0, 255).astype(np.uint8)
+
+
+def _panel(title: str, picture_HWC: NDArray[np.uint8], form: Literal["JPEG", "PNG"]) -> Panel:
+    image = Image.fromarray(picture_HWC)
+    # Colours of classes must not mix: masks are shrunk by picking pixels.
+    how = Image.Resampling.NEAREST if form == "PNG" else Image.Resampling.LANCZOS
+    image.thumbnail((_LONGER_SIDE, _LONGER_SIDE), how)
+    data = io.BytesIO()
+    if form == "PNG":
+        image.save(data, "PNG", optimize=True)
+    else:
+        image.save(data, "JPEG", quality=85)
+    uri = f"data:image/{form.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
+    return Panel(title=title, uri=uri, width=image.width, height=image.height)

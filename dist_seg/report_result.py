@@ -1,0 +1,120 @@
+"""What a report shows of `result.json`, read leniently: a field that is missing or not a number is shown as absent."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+Object = Mapping[str, object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassRow:
+    """One class in the table; None where the score is not defined."""
+
+    name: str
+    color: str
+    iou: float | None
+    dice: float | None
+    accuracy: float | None
+    truth_pixels: int | None
+    share: float
+    """Of all truth pixels."""
+    absent: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A cell of the confusion matrix that is not empty. `share` is of the pixels that are `row` in truth."""
+
+    row: int
+    column: int
+    share: float
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """A sample without a part in training or score, and why."""
+
+    key: str
+    shard: str
+    reason: str
+
+
+def number(result: Object, key: str) -> float | None:
+    """A finite number, or None."""
+    value = result.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def text(result: Object, key: str) -> str:
+    """The value as text; empty where there is none."""
+    value = result.get(key)
+    return "" if value is None else str(value)
+
+
+def mapping(result: Object, key: str) -> Object:
+    """A nested object; empty where there is none."""
+    value = result.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def interval(result: Object, key: str) -> tuple[float, float] | None:
+    """A pair of finite numbers, or None."""
+    value = result.get(key)
+    if not isinstance(value, Sequence) or len(value) != 2:
+        return None
+    low, high = number({"": value[0]}, ""), number({"": value[1]}, "")
+    return None if low is None or high is None else (low, high)
+
+
+def matrix(result: Object, num_classes: int) -> list[list[int]]:
+    """The confusion matrix, rows = truth; empty where it is missing or of another size."""
+    rows = result.get("confusion_matrix")
+    if not isinstance(rows, Sequence) or len(rows) != num_classes:
+        return []
+    counts = [[int(count) for count in row] if isinstance(row, Sequence) else [] for row in rows]
+    return counts if all(len(row) == num_classes for row in counts) else []
+
+
+def cells(counts: Sequence[Sequence[int]]) -> Iterator[Cell]:
+    """The cells that are not empty, row by row."""
+    for i, row in enumerate(counts):
+        total = sum(row)
+        for j, count in enumerate(row):
+            if count:
+                yield Cell(row=i, column=j, share=count / total, count=count)
+
+
+def class_rows(result: Object, class_names: Sequence[str], colors: Sequence[str]) -> list[ClassRow]:
+    """A row for every class, in the order of the ids."""
+    counts = matrix(result, len(class_names))
+    total = sum(map(sum, counts))
+    iou, dice, accuracy = (mapping(result, key) for key in ("iou", "dice", "class_accuracy"))
+    return [
+        ClassRow(
+            name=name,
+            color=colors[i],
+            iou=number(iou, name),
+            dice=number(dice, name),
+            accuracy=number(accuracy, name),
+            truth_pixels=sum(counts[i]) if counts else None,
+            share=sum(counts[i]) / total if total else 0.0,
+            absent=number(iou, name) is None,
+        )
+        for i, name in enumerate(class_names)
+    ]
+
+
+def left_out(result: Object) -> list[LeftOut]:
+    """Samples that the score was computed without."""
+    items = result.get("left_out")
+    if not isinstance(items, Sequence):
+        return []
+    return [
+        LeftOut(key=text(item, "key"), shard=text(item, "shard"), reason=text(item, "reason"))
+        for item in items
+        if isinstance(item, Mapping)
+    ]

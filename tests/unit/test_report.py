@@ -1,0 +1,309 @@
+import html
+import html.parser
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dist_seg.report import write_report
+from dist_seg.report_pictures import ReportPicture, error_map, panels
+from dist_seg.report_plots import Curve, curve_svg, smoothed
+from dist_seg.report_result import cells, class_rows, interval, number
+from dist_seg.telemetry.events import BadSampleFound, EvalDone, Event, NonFiniteStep, RunEnded, RunStarted, StepDone
+from dist_seg.telemetry.jsonl import JsonLinesSink
+
+CLASS_NAMES = ("sky", "<b>road</b> & co", "unicorn")
+PALETTE = ((10, 20, 30), (200, 0, 0), (0, 200, 0))
+RESULT: dict[str, object] = {
+    "split": "val",
+    "miou": 0.68349,
+    "miou_interval": [0.6612, 0.7051],
+    "iou": {"sky": 0.9, "<b>road</b> & co": 0.46698, "unicorn": None},
+    "dice": {"sky": 0.95, "<b>road</b> & co": 0.64, "unicorn": None},
+    "class_accuracy": {"sky": 0.97, "<b>road</b> & co": 0.5, "unicorn": None},
+    "pixel_accuracy": 0.9123,
+    "mean_accuracy": 0.735,
+    "frequency_weighted_iou": 0.85,
+    "mean_dice": 0.795,
+    "absent_classes": ["unicorn"],
+    "confusion_matrix": [[90, 10, 0], [5, 5, 0], [0, 0, 0]],
+    "images": 101,
+    "left_out": [{"key": "0016E5_1", "shard": "val-000000.tar", "reason": "half a <JPEG>"}],
+    "checkpoint": {"step": 800, "weights": "ema"},
+    "manifest_hash": "0123abcd",
+}
+
+
+def step(number_of_step: int, loss: float = 1.0, skipped: bool = False) -> StepDone:
+    return StepDone(
+        step=number_of_step,
+        epoch=0,
+        loss=loss,
+        parts={},
+        lr=0.1,
+        grad_norm=loss,
+        skipped=skipped,
+        samples=1,
+        step_s=1.0,
+        data_wait_s=0.1,
+        forward_s=0.3,
+        backward_s=0.4,
+        optimizer_s=0.1,
+    )
+
+
+def start(at_step: int = 0) -> RunStarted:
+    return RunStarted(
+        step=at_step,
+        max_steps=8,
+        steps_per_epoch=4,
+        world_size=2,
+        global_batch=2,
+        micro_batch=1,
+        device="cpu",
+        class_names=CLASS_NAMES,
+        manifest_hash="0123abcd",
+        versions={"torch": "2.14.1"},
+        startup_s=1.0,
+    )
+
+
+def end(at_step: int, outcome: str = "complete", reason: str = "") -> RunEnded:
+    return RunEnded(step=at_step, outcome=outcome, reason=reason, wall_s=10.0, seconds={"forward": 7.5, "startup": 2.5})
+
+
+def log(run_dir: Path, events: Sequence[Event], rank: int = 0) -> None:
+    sink = JsonLinesSink(run_dir, rank=rank)
+    for event in events:
+        sink.emit(event)
+    sink.close()
+
+
+def picture(kind: str = "worst", key: str = "a/1") -> ReportPicture:
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 2, (6, 8))
+    return ReportPicture(
+        kind=kind,  # type: ignore[arg-type]
+        key=key,
+        score=0.25,
+        image=random.integers(0, 256, (6, 8, 3)).astype(np.uint8),
+        truth=truth,
+        prediction=1 - truth,
+    )
+
+
+def page_of(
+    run_dir: Path,
+    result: dict[str, object] = RESULT,
+    pictures: Sequence[ReportPicture] = (),
+    config_yaml: str = "optim:\n  lr: 0.01\n",
+) -> str:
+    path = write_report(run_dir, result, pictures, CLASS_NAMES, PALETTE, 255, config_yaml)
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def full_page(tmp_path: Path) -> str:
+    evaluation = EvalDone(step=2, split="val", weights="ema", metrics={"miou": 0.5}, images=3, eval_s=1.0)
+    log(tmp_path, [start(), step(1), step(2), evaluation, step(3), end(3)])
+    return page_of(tmp_path, pictures=[picture("worst"), picture("best", "b/<2>")])
+
+
+class Reader(html.parser.HTMLParser):
+    """Checks that tags are closed in the order in which they were opened; collects links and ids."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "input", "hr"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        for name, value in attrs:
+            if name in {"src", "href", "xlink:href", "srcset", "data", "action"}:
+                self.links.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+
+def read(page: str) -> Reader:
+    reader = Reader()
+    reader.feed(page)
+    reader.close()
+    assert reader.open == []
+    return reader
+
+
+def test_the_page_is_one_well_formed_document(full_page: str) -> None:
+    reader = read(full_page)
+    assert {"html", "body", "svg", "table", "img", "details"} <= reader.tags
+
+
+def test_the_page_holds_everything_that_it_shows(full_page: str) -> None:
+    reader = read(full_page)
+    assert all(link.startswith(("data:image/", "#")) for link in reader.links)
+    assert sum(link.startswith("data:") for link in reader.links) == 8
+    assert "script" not in reader.tags
+    assert not re.findall(r"url\((?!#)", full_page)
+
+
+def test_no_two_elements_share_an_id(full_page: str) -> None:
+    ids = read(full_page).ids
+    assert len(set(ids)) == len(ids)
+
+
+def test_the_result_comes_first(full_page: str) -> None:
+    shown = full_page[full_page.index("<body>") :]
+    assert 0 < shown.index("0.683") < shown.index("Curves") < shown.index("Classes")
+    assert "0.661 to 0.705" in shown
+    assert "step 800" in shown
+
+
+@pytest.mark.parametrize("text", ["<b>road</b> & co", "half a <JPEG>", "b/<2>"])
+def test_names_are_shown_as_text(full_page: str, text: str) -> None:
+    assert html.escape(text) in full_page
+    assert text not in full_page
+
+
+def test_the_config_is_shown_as_text(tmp_path: Path) -> None:
+    page = page_of(tmp_path, config_yaml="run:\n  dir: '</pre><script>alert(1)</script>'\n")
+    assert "script" not in read(page).tags
+
+
+def test_a_class_that_nothing_has_is_marked_absent(full_page: str) -> None:
+    row = full_page[full_page.index('<tr class="absent">') :]
+    assert "unicorn" in row[: row.index("</tr>")]
+    assert full_page.count('<tr class="absent">') == 1
+    assert "1 of 3 classes occur neither" in full_page
+
+
+def test_the_time_is_shown_with_the_goodput(full_page: str) -> None:
+    assert "75.0% of 10 s went into training" in full_page
+
+
+def test_bad_samples_of_all_ranks_are_listed_once(tmp_path: Path) -> None:
+    first = BadSampleFound(step=1, key="key-one", shard="train-000001.tar", reason="garbage")
+    second = BadSampleFound(step=1, key="key-two", shard="train-000001.tar", reason="wrong crc")
+    log(tmp_path, [start(), first, first])
+    log(tmp_path, [start(), second, first], rank=1)
+    page = page_of(tmp_path)
+    assert "Bad samples in training: 2" in page
+    assert (page.count("key-one"), page.count("key-two")) == (1, 1)
+
+
+def test_a_run_without_a_log_still_has_a_report(tmp_path: Path) -> None:
+    page = page_of(tmp_path)
+    assert "has left no event log" in page
+    assert "<h2>Curves</h2>" not in page
+
+
+def test_a_run_that_was_killed_is_said_to_be(tmp_path: Path) -> None:
+    log(tmp_path, [start(), step(1)])
+    assert "has not logged its end" in page_of(tmp_path)
+
+
+def test_the_reason_of_a_failed_run_is_named(tmp_path: Path) -> None:
+    log(tmp_path, [start(), step(1), end(1, "failed", "rank 1 ran out of memory")])
+    assert "The training was failed: rank 1 ran out of memory." in page_of(tmp_path)
+
+
+def test_numbers_that_are_not_finite_leave_gaps(tmp_path: Path) -> None:
+    bad = NonFiniteStep(step=2, loss=math.nan, grad_norm=math.inf, keys=("a",))
+    log(tmp_path, [start(), step(1), step(2, math.nan, skipped=True), bad, step(3, math.inf), end(3)])
+    page = page_of(tmp_path, RESULT | {"miou": math.nan, "miou_interval": [math.nan, math.nan]})
+    assert "steps that were skipped, 1" in page
+    assert "nan" not in page.lower().replace("&#", "")
+
+
+def test_a_result_with_missing_fields_is_shown_as_far_as_it_goes(tmp_path: Path) -> None:
+    page = page_of(tmp_path, {"miou": 0.5})
+    assert "0.500" in page
+    assert "<h2>Confusion matrix</h2>" not in page
+    read(page)
+
+
+def test_the_report_replaces_the_old_one_and_leaves_nothing_else(tmp_path: Path) -> None:
+    page_of(tmp_path)
+    page_of(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_the_error_map_is_red_where_wrong_white_where_ignored_and_grey_elsewhere() -> None:
+    image = np.full((1, 3, 3), 100, np.uint8)
+    shown = error_map(image, np.array([[0, 1, 255]]), np.array([[0, 0, 0]]), 255)
+    right, wrong, ignored = shown[0]
+    assert list(right) == [150, 150, 150]
+    assert wrong[0] > 180 > 110 > wrong[1]
+    assert list(ignored) == [255, 255, 255]
+
+
+def test_pictures_of_different_sizes_are_refused() -> None:
+    good = picture()
+    bad = ReportPicture(
+        kind="worst", key="k", score=0.0, image=good.image, truth=good.truth[:-1], prediction=good.prediction
+    )
+    with pytest.raises(ValueError, match="k: image, truth and prediction differ in size"):
+        panels(bad, PALETTE, 255)
+
+
+def test_a_large_picture_is_shrunk_with_its_proportions() -> None:
+    image = np.zeros((600, 1200, 3), np.uint8)
+    truth = np.zeros((600, 1200), np.int64)
+    large = ReportPicture(kind="best", key="k", score=1.0, image=image, truth=truth, prediction=truth)
+    assert {(panel.width, panel.height) for panel in panels(large, PALETTE, 255)} == {(640, 320)}
+
+
+def test_a_long_curve_is_drawn_with_few_points() -> None:
+    short, long = (
+        curve_svg(Curve(title="t", steps=range(count), values=np.linspace(1, 0, count).tolist()))
+        for count in (400, 100_000)
+    )
+    assert len(long) < 1.5 * len(short)
+
+
+def test_a_curve_without_a_finite_value_is_not_drawn() -> None:
+    assert curve_svg(Curve(title="t", steps=[1, 2], values=[math.nan, math.inf])) == ""
+
+
+def test_the_colours_of_a_curve_are_the_pages() -> None:
+    svg = curve_svg(Curve(title="t", steps=[1, 2], values=[1.0, 2.0]))
+    assert "var(--accent)" in svg
+    assert "#0102" not in svg
+
+
+def test_smoothing_leaves_a_constant_and_a_straight_middle_alone() -> None:
+    np.testing.assert_allclose(smoothed(np.full(100, 3.0)), 3.0)
+    np.testing.assert_allclose(smoothed(np.arange(100.0))[10:90], np.arange(100.0)[10:90])
+
+
+def test_cells_carry_shares_of_their_row() -> None:
+    found = [(cell.row, cell.column, cell.share, cell.count) for cell in cells([[3, 1], [0, 0]])]
+    assert found == [(0, 0, 0.75, 3), (0, 1, 0.25, 1)]
+
+
+def test_class_rows_count_the_pixels_of_the_truth() -> None:
+    rows = class_rows(RESULT, CLASS_NAMES, ("#000", "#111", "#222"))
+    assert [row.truth_pixels for row in rows] == [100, 10, 0]
+    assert rows[0].share == pytest.approx(100 / 110)
+
+
+@pytest.mark.parametrize("value", [None, "0.5", True, math.nan, [0.5]])
+def test_what_is_no_finite_number_is_absent(value: object) -> None:
+    assert number({"miou": value}, "miou") is None
+    assert interval({"miou_interval": [value, 0.5]}, "miou_interval") is None
