@@ -1,0 +1,269 @@
+"""NVIDIA DALI: decoding and geometry of whole micro-batches in native threads, with a GPU on the GPU.
+
+The only module that imports `nvidia.dali`. Samples are fed in as encoded bytes with their drawn transforms, so that
+the plan, the reading and what happens to bad samples are the same as with the torch loader.
+"""
+
+import io
+import logging
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import nvidia.dali.fn as fn
+import torch
+from nvidia.dali import Pipeline
+from nvidia.dali.data_node import DataNode
+from nvidia.dali.types import DALIDataType, DALIImageType, DALIInterpType
+from PIL import Image
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from dist_seg.data.assemble import Recipe, decode_reference, reject_undecodable, to_batches
+from dist_seg.data.augment import SampleTransform
+from dist_seg.data.batch import Batch, EncodedSample
+from dist_seg.data.fetch import DrawnSample, Fetched, Fetcher, Unit, drawn_samples, read_ahead
+
+_READ_THREADS = 8
+_READ_AHEAD = 2
+"""Micro-batches that are read before they can be fed."""
+_log = logging.getLogger(__name__)
+
+
+class _DecodeError(Exception):
+    """DALI could not make a batch; it does not say of which sample."""
+
+
+def dali_batches(
+    fetcher: Fetcher[Unit],
+    units: Iterable[Unit],
+    *,
+    recipe: Recipe,
+    max_batch: int,
+    prefetch: int,
+    num_threads: int,
+    device: torch.device,
+) -> Iterator[list[Batch]]:
+    """The micro-batch of every unit, in order; in evaluation as several batches where its pictures' sizes differ.
+
+    While one is being used, `prefetch` more are decoded by `num_threads` threads.
+    """
+    graph = _Graph(recipe, max_batch, num_threads, device, depth=prefetch)
+    pool = ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="read")
+    try:
+        source = read_ahead(fetcher, units, pool, ahead=_READ_AHEAD)
+        running: deque[list[Fetched]] = deque()
+        _start(graph, source, running, prefetch)
+        while running:
+            fetched = running.popleft()
+            images, masks, fetched = _decoded(graph, fetcher, fetched, recipe, device)
+            _start(graph, source, running, prefetch)
+            yield to_batches(images, masks, fetched, recipe)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _start(graph: "_Graph", source: Iterator[list[Fetched]], running: deque[list[Fetched]], prefetch: int) -> None:
+    while len(running) < prefetch and (fetched := next(source, None)) is not None:
+        graph.start(drawn_samples(fetched))
+        running.append(fetched)
+
+
+def _decoded(
+    graph: "_Graph", fetcher: Fetcher[Unit], fetched: list[Fetched], recipe: Recipe, device: torch.device
+) -> tuple[Tensor | Sequence[Tensor], Tensor | Sequence[Tensor], list[Fetched]]:
+    """What the graph made of the batch that was started first; without the samples that cannot be decoded.
+
+    Which these are is found by the reference decoder, one by one, so that both loaders agree.
+    """
+    samples = drawn_samples(fetched)
+    try:
+        return *graph.take(len(samples)), fetched
+    except _DecodeError as error:
+        first_error = error
+    while (usable := reject_undecodable(fetcher, fetched)) != fetched:
+        fetched = usable  # replacements may be bad, too
+    samples = drawn_samples(fetched)
+    try:
+        return *graph.run_alone(samples), fetched
+    except _DecodeError:
+        keys = ", ".join(sample.encoded.key for sample in samples)
+        _log.warning("DALI cannot decode what PIL can, one of %s; decoded by PIL (%s)", keys, first_error)
+    images, masks = decode_reference(samples, recipe)
+    return [image.to(device) for image in images], [mask.to(device) for mask in masks], fetched
+
+
+class _Graph:
+    """A DALI pipeline that runs up to `depth` batches at a time.
+
+    A batch that cannot be decoded fails alone: those after it come out as if nothing had happened.
+    """
+
+    def __init__(self, recipe: Recipe, max_batch: int, num_threads: int, device: torch.device, depth: int) -> None:
+        self._recipe, self._max_batch, self._num_threads, self._device = recipe, max_batch, num_threads, device
+        device_id = None
+        if device.type == "cuda":
+            device_id = torch.cuda.current_device() if device.index is None else device.index
+        self._pipeline = Pipeline(
+            batch_size=max_batch, num_threads=num_threads, device_id=device_id, prefetch_queue_depth=depth
+        )
+        with self._pipeline:
+            self._pipeline.set_outputs(*_define(recipe, on_gpu=device.type == "cuda"))
+        self._pipeline.build()
+        # The first run of a pipeline starts `depth` at once. Small stand-ins let every later one start just itself.
+        for _ in range(depth):
+            self._feed([_stand_in()])
+        self._pipeline.schedule_run()
+        for _ in range(depth):
+            self._pipeline.outputs()
+
+    def start(self, samples: Sequence[DrawnSample]) -> None:
+        """Begin to decode a batch in the background; an empty one is none."""
+        if samples:
+            self._feed(samples)
+            self._pipeline.schedule_run()
+
+    def take(self, num_samples: int) -> tuple[Tensor | list[Tensor], Tensor | list[Tensor]]:
+        """Wait for the batch that was started first: images and masks as `to_batches` takes them."""
+        if num_samples == 0:
+            return [], []
+        # The outputs are bound to the stream that uses them: their memory is not reused before that use is over.
+        stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
+        try:
+            images, masks = self._pipeline.outputs(stream)
+        except RuntimeError as error:
+            raise _DecodeError(str(error)) from error
+        if self._recipe.training:
+            return from_dlpack(images.as_tensor()), from_dlpack(masks.as_tensor())[..., 0]
+        return (
+            [from_dlpack(images[i]) for i in range(num_samples)],
+            [from_dlpack(masks[i])[..., 0] for i in range(num_samples)],
+        )
+
+    def run_alone(self, samples: Sequence[DrawnSample]) -> tuple[Tensor | list[Tensor], Tensor | list[Tensor]]:
+        """A batch out of turn, past those that are running, through a graph of its own."""
+        graph = _Graph(self._recipe, self._max_batch, self._num_threads, self._device, depth=1)
+        graph.start(samples)
+        return graph.take(len(samples))
+
+    def _feed(self, samples: Sequence[DrawnSample]) -> None:
+        transforms = [sample.transform for sample in samples]
+        feed = self._pipeline.feed_input
+        feed("image", [np.frombuffer(sample.encoded.image, np.uint8) for sample in samples])
+        feed("target", [np.frombuffer(sample.encoded.target, np.uint8) for sample in samples])
+        feed("roi_start", np.array([t.roi[:2] for t in transforms], np.int32))
+        feed("roi_shape", np.array([t.roi[2:] for t in transforms], np.int32))
+        if self._recipe.resizes:
+            feed("size", np.array([t.resized for t in transforms], np.float32))
+        if self._recipe.blurs:
+            feed("sigma", np.array([t.blur_sigma or 1.0 for t in transforms], np.float32))
+            # A window of one pixel leaves a picture as it is.
+            feed("window", np.array([2 * math.ceil(3 * t.blur_sigma) + 1 for t in transforms], np.int32))
+        if self._recipe.rotates:
+            feed("image_warp", np.array([t.image_warp for t in transforms], np.float32).reshape(-1, 2, 3))
+            feed("mask_warp", np.array([t.warp for t in transforms], np.float32).reshape(-1, 2, 3))
+        elif self._recipe.training:
+            feed("place_y", np.array([_relative_place(t, 0) for t in transforms], np.float32))
+            feed("place_x", np.array([_relative_place(t, 1) for t in transforms], np.float32))
+            feed("flip", np.array([t.flip for t in transforms], np.int32))
+
+
+def _relative_place(t: SampleTransform, axis: int) -> float:
+    """DALI's place of a window, here larger than what it is laid on: from 0 (at its end) to 1 (at its start)."""
+    return t.offset[axis] / max(1, t.canvas[axis] - t.resized[axis])
+
+
+def _define(recipe: Recipe, *, on_gpu: bool) -> tuple[DataNode, DataNode]:
+    """The graph, of only those operators that the recipe needs."""
+    start, shape = _input("roi_start", DALIDataType.INT32, 1), _input("roi_shape", DALIDataType.INT32, 1)
+    image = fn.decoders.image_slice(
+        _input("image", DALIDataType.UINT8, 1),
+        start,
+        shape,
+        axes=[0, 1],
+        device="mixed" if on_gpu else "cpu",
+        jpeg_fancy_upsampling=True,
+        adjust_orientation=False,
+    )
+    # Masks are small PNGs, which DALI decodes on the CPU everywhere; uint8 is also the cheapest thing to copy.
+    mask = fn.decoders.image_slice(
+        _input("target", DALIDataType.UINT8, 1),
+        start,
+        shape,
+        axes=[0, 1],
+        output_type=DALIImageType.GRAY,
+        adjust_orientation=False,
+    )
+    if recipe.resizes:
+        size = _input("size", DALIDataType.FLOAT, 1)
+        image = fn.resize(image, size=size, interp_type=DALIInterpType.INTERP_LINEAR, antialias=True)
+    if recipe.blurs:
+        sigma, window = _input("sigma", DALIDataType.FLOAT, 0), _input("window", DALIDataType.INT32, 0)
+        image = fn.gaussian_blur(image, sigma=sigma, window_size=window)
+    if not recipe.training:
+        image = fn.crop_mirror_normalize(image, mean=list(recipe.norm.padding))
+    elif recipe.rotates:
+        image, mask = _warp(image, mask, recipe)
+    else:
+        if recipe.resizes:
+            mask = fn.resize(mask, size=size, interp_type=DALIInterpType.INTERP_NN)
+        image, mask = _place(image, mask, recipe)
+    return image, mask.gpu() if on_gpu else mask
+
+
+def _warp(image: DataNode, mask: DataNode, recipe: Recipe) -> tuple[DataNode, DataNode]:
+    # The warp fills with one number, so the padding colour is moved to 0 before it.
+    image = fn.crop_mirror_normalize(image, mean=list(recipe.norm.padding), output_layout="HWC")
+    image = fn.warp_affine(
+        image, matrix=_input("image_warp", DALIDataType.FLOAT, 2), size=recipe.canvas, fill_value=0.0
+    )
+    mask = fn.warp_affine(
+        mask,
+        matrix=_input("mask_warp", DALIDataType.FLOAT, 2),
+        size=recipe.canvas,
+        fill_value=float(recipe.ignore_index),
+        interp_type=DALIInterpType.INTERP_NN,
+    )
+    return fn.transpose(image, perm=[2, 0, 1]), mask
+
+
+def _place(image: DataNode, mask: DataNode, recipe: Recipe) -> tuple[DataNode, DataNode]:
+    y, x = _input("place_y", DALIDataType.FLOAT, 0), _input("place_x", DALIDataType.FLOAT, 0)
+    flip = _input("flip", DALIDataType.INT32, 0)
+    image = fn.crop_mirror_normalize(
+        image,
+        crop=recipe.canvas,
+        crop_pos_y=y,
+        crop_pos_x=x,
+        mirror=flip,
+        out_of_bounds_policy="pad",
+        fill_values=0.0,
+        mean=list(recipe.norm.padding),
+    )
+    mask = fn.crop_mirror_normalize(
+        mask,
+        crop=recipe.canvas,
+        crop_pos_y=y,
+        crop_pos_x=x,
+        mirror=flip,
+        out_of_bounds_policy="pad",
+        fill_values=float(recipe.ignore_index),
+        dtype=DALIDataType.UINT8,
+        output_layout="HWC",
+    )
+    return image, mask
+
+
+def _input(name: str, dtype: DALIDataType, ndim: int) -> DataNode:
+    return fn.external_source(name=name, dtype=dtype, ndim=ndim)
+
+
+def _stand_in() -> DrawnSample:
+    """A sample of one pixel."""
+    buffer = io.BytesIO()
+    Image.new("L", (1, 1)).save(buffer, "PNG")
+    png = buffer.getvalue()
+    transform = SampleTransform(roi=(0, 0, 1, 1), resized=(1, 1), canvas=(1, 1), warp=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0))
+    return DrawnSample(encoded=EncodedSample(key="", image=png, target=png, height=1, width=1), transform=transform)

@@ -1,0 +1,98 @@
+"""What an encoded picture says about itself, without decoding it: the cheap test of whether it can be whole.
+
+Both loaders see a sample only after this, so what one decoder would forgive and another refuse (a JPEG cut off below
+the region that is decoded) is settled once, in the same way for both.
+"""
+
+import struct
+import zlib
+from dataclasses import dataclass
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+
+class UndecodableError(Exception):
+    """The bytes are not a whole picture of the expected kind. Says why, not where."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Header:
+    """Of a JPEG or PNG."""
+
+    kind: str
+    """`JPEG` or `PNG`."""
+    height: int
+    width: int
+    bits: int
+    """A channel."""
+    is_plain_grey: bool
+    """One channel whose values are the picture's, not places in a palette."""
+
+
+def read_header(data: bytes) -> Header:
+    """Raises `UndecodableError` where the bytes are no JPEG or PNG, or end too early."""
+    if data.startswith(_PNG_SIGNATURE):
+        return _read_png(data)
+    if data.startswith(b"\xff\xd8\xff"):
+        return _read_jpeg(data)
+    raise UndecodableError("neither a JPEG nor a PNG" if data else "empty")
+
+
+def check_pair(image: bytes, target: bytes, height: int, width: int) -> None:
+    """Raises `UndecodableError` unless the image is `height` × `width` and the target a mask of that size."""
+    try:
+        header = read_header(image)
+    except UndecodableError as error:
+        raise UndecodableError(f"image: {error}") from error
+    if (header.height, header.width) != (height, width):
+        raise UndecodableError(f"image: {header.width}x{header.height} pixels, its index says {width}x{height}")
+    try:
+        header = read_header(target)
+    except UndecodableError as error:
+        raise UndecodableError(f"mask: {error}") from error
+    if (header.height, header.width) != (height, width):
+        raise UndecodableError(f"mask: {header.width}x{header.height} pixels, the image has {width}x{height}")
+    if header.kind != "PNG" or header.bits != 8 or not header.is_plain_grey:
+        raise UndecodableError(f"mask: must be an 8-bit grey PNG of class ids, is a {header.bits}-bit {header.kind}")
+
+
+def _read_png(data: bytes) -> Header:
+    position, header, ended = len(_PNG_SIGNATURE), None, False
+    while position + 12 <= len(data) and not ended:
+        length, name = struct.unpack_from(">I4s", data, position)
+        end = position + 8 + length
+        if end + 4 > len(data):
+            break
+        if zlib.crc32(data[position + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+            raise UndecodableError(f"PNG with a damaged {name.decode('latin-1')} chunk")
+        if name == b"IHDR" and length == 13:
+            width, height, bits, color = struct.unpack_from(">IIBB", data, position + 8)
+            header = Header(kind="PNG", height=height, width=width, bits=bits, is_plain_grey=color == 0)
+        ended = name == b"IEND"
+        position = end + 4
+    if header is None or not ended:
+        raise UndecodableError(f"PNG that is cut off after {len(data)} bytes")
+    return header
+
+
+def _read_jpeg(data: bytes) -> Header:
+    position = 2
+    while position + 9 < len(data):
+        if data[position] != 0xFF:
+            raise UndecodableError(f"JPEG with damaged headers at byte {position}")
+        marker = data[position + 1]
+        if marker == 0xFF:  # a fill byte
+            position += 1
+            continue
+        length = struct.unpack_from(">H", data, position + 2)[0]
+        if marker in _JPEG_FRAMES:
+            bits, height, width, channels = struct.unpack_from(">BHHB", data, position + 4)
+            # Coded pixels never contain an end-of-image marker; before the frame a thumbnail may.
+            if data.rfind(b"\xff\xd9", position) < 0:
+                break
+            return Header(kind="JPEG", height=height, width=width, bits=bits, is_plain_grey=channels == 1)
+        if marker == 0xDA:
+            raise UndecodableError("JPEG without a frame header")
+        position += 2 + length
+    raise UndecodableError(f"JPEG that is cut off after {len(data)} bytes")

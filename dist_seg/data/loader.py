@@ -1,0 +1,123 @@
+"""The batches of a run, by whichever loader there is."""
+
+import importlib
+import importlib.util
+import logging
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import Literal
+
+import torch
+
+from dist_seg.config.schema import Config
+from dist_seg.data.assemble import Recipe, eval_recipe, train_recipe
+from dist_seg.data.batch import Batch
+from dist_seg.data.fetch import EvalFetcher, Fetcher, TrainFetcher, Unit
+from dist_seg.data.manifest import Manifest
+from dist_seg.data.plan import EvalPlan, TrainPlan
+from dist_seg.data.reader import ShardReader
+from dist_seg.data.torch_loader import torch_batches
+from dist_seg.errors import ConfigError, UserError
+from dist_seg.runtime.storage import Storage
+
+_log = logging.getLogger(__name__)
+
+
+def choose_loader(cfg: Config) -> Literal["dali", "torch"]:
+    """What `data.loader` stands for on this machine. Raises UserError where DALI is asked for and missing."""
+    if cfg.data.loader == "torch":
+        return "torch"
+    why_not = _why_no_dali()
+    if why_not is None:
+        return "dali"
+    extras = "pip install 'dist-seg[dali-cuda13]' (driver 580 or newer, or no GPU) or 'dist-seg[dali-cuda12]'"
+    if cfg.data.loader == "dali":
+        raise UserError(f"data.loader=dali, but NVIDIA DALI cannot be imported ({why_not}): {extras}")
+    _log.warning("data.loader=auto takes torch, as NVIDIA DALI cannot be imported (%s); for DALI: %s", why_not, extras)
+    return "torch"
+
+
+def train_batches(
+    cfg: Config,
+    manifest: Manifest,
+    storage: Storage,
+    plan: TrainPlan,
+    units: Iterable[tuple[int, int]],
+    device: torch.device,
+    num_threads: int,
+) -> Generator[Batch, None, None]:
+    """The micro-batches of the units, (step, lane) each, in order; `close()` ends what runs in the background.
+
+    num_threads: DALI's threads or torch's worker processes; 0 workers decode here. Bad samples are replaced and named.
+    Raises DataError where data cannot be read or nothing but bad samples is left.
+    """
+    crop = (cfg.augment.crop_height, cfg.augment.crop_width)
+    if crop[0] is None or crop[1] is None:
+        raise ConfigError("augment.crop_height and augment.crop_width must be set to train")
+    fetcher = TrainFetcher(
+        ShardReader(storage, manifest, cfg.data.train_split),
+        plan,
+        cfg.augment,
+        input_scale=cfg.data.input_scale or 1.0,
+        crop=(crop[0], crop[1]),
+        seed=cfg.train.seed,
+    )
+    recipe = train_recipe(cfg, (crop[0], crop[1]), manifest.ignore_index)
+    for batches in _batches(cfg, fetcher, units, recipe, plan.micro_batch, device, num_threads):
+        yield batches[0]
+
+
+def eval_batches(
+    cfg: Config,
+    manifest: Manifest,
+    storage: Storage,
+    split: str,
+    plan: EvalPlan,
+    indices: Sequence[int],
+    device: torch.device,
+    num_threads: int,
+) -> Generator[list[Batch], None, None]:
+    """The batches of a split by their numbers in the plan: whole pictures, targets at their own size.
+
+    One list a number, of a batch for every size of picture in it; bad samples are left out and named in the first. A
+    number with nothing but bad samples gives one batch without samples.
+    """
+    reader = ShardReader(storage, manifest, split)
+    fetcher = EvalFetcher(reader, plan, input_scale=cfg.data.input_scale or 1.0)
+    recipe = eval_recipe(cfg, manifest.ignore_index)
+    max_batch = len(plan.batch(0)) if indices else 1
+    yield from _batches(cfg, fetcher, indices, recipe, max_batch, device, num_threads)
+
+
+def _batches(
+    cfg: Config,
+    fetcher: Fetcher[Unit],
+    units: Iterable[Unit],
+    recipe: Recipe,
+    max_batch: int,
+    device: torch.device,
+    num_threads: int,
+) -> Iterator[list[Batch]]:
+    prefetch = max(1, cfg.data.prefetch)
+    if choose_loader(cfg) == "torch":
+        return torch_batches(fetcher, units, recipe=recipe, prefetch=prefetch, num_workers=num_threads, device=device)
+    from dist_seg.data.dali import dali_batches  # optional, and slow to import
+
+    return dali_batches(
+        fetcher,
+        units,
+        recipe=recipe,
+        max_batch=max_batch,
+        prefetch=prefetch,
+        num_threads=max(1, num_threads),
+        device=device,
+    )
+
+
+def _why_no_dali() -> str | None:
+    try:
+        if importlib.util.find_spec("nvidia.dali") is None:
+            return "it is not installed"
+        importlib.import_module("dist_seg.data.dali")
+    except (ImportError, OSError) as error:  # OSError: a shared library that does not load
+        return str(error)
+    return None

@@ -1,0 +1,177 @@
+"""The loader for machines without DALI, and the reference for the one with it.
+
+`SegmentationDataset` is of use on its own, in a notebook say:
+
+    dataset = SegmentationDataset("data/camvid", split="train", augment=AugmentConfig(crop_height=288, crop_width=384))
+    sample = dataset[0]
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypedDict
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dist_seg.config.schema import AugmentConfig, DataConfig
+from dist_seg.data.assemble import Recipe, decode_reference, reject_undecodable, to_batches
+from dist_seg.data.augment import draw, eval_transform
+from dist_seg.data.batch import Batch
+from dist_seg.data.decode import decode_image, decode_mask, finish, normalization, place_image, place_mask
+from dist_seg.data.fetch import Fetcher, Unit, drawn_samples
+from dist_seg.data.headers import UndecodableError
+from dist_seg.data.manifest import load_manifest
+from dist_seg.data.reader import ShardReader
+from dist_seg.errors import DataError, UserError
+from dist_seg.runtime.storage import Storage, open_storage
+from dist_seg.runtime.streams import generator
+
+
+class Sample(TypedDict):
+    """image: (3, H, W) float32, normalised. mask: (H, W) int64 class ids with the ignore index."""
+
+    image: Tensor
+    mask: Tensor
+    key: str
+
+
+class SegmentationDataset(Dataset[Sample]):
+    """The samples of a packed data set in the order of its shards, map-style.
+
+    augment: None gives whole pictures. The same (seed, epoch) draws the same augmentation; without a crop size the
+    pictures keep the one of their scale.
+    """
+
+    def __init__(
+        self,
+        shards: str | Storage,
+        *,
+        split: str = "train",
+        augment: AugmentConfig | None = None,
+        data: DataConfig | None = None,
+        seed: int = 0,
+        epoch: int = 0,
+    ) -> None:
+        storage = open_storage(shards) if isinstance(shards, str) else shards
+        manifest = load_manifest(storage)
+        self.class_names = manifest.class_names
+        self.palette = manifest.palette
+        self.ignore_index = manifest.ignore_index
+        self._reader = ShardReader(storage, manifest, split)
+        self._ends = torch.tensor(self._reader.shard_samples, dtype=torch.int64).cumsum(0)
+        self._augment, self._seed, self._epoch = augment, seed, epoch
+        data = data or DataConfig()
+        self._input_scale = data.input_scale or 1.0
+        self._norm = normalization(data)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other augmentations from now on."""
+        self._epoch = epoch
+
+    def __getitem__(self, index: int) -> Sample:
+        """Raises IndexError past the end and DataError for a sample that cannot be used."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        index %= len(self)
+        shard = int(torch.searchsorted(self._ends, index, right=True))
+        encoded = self._reader.read(shard, index - (int(self._ends[shard - 1]) if shard else 0))
+        height, width = encoded.height, encoded.width
+        try:
+            image_hwc, mask_hw = decode_image(encoded.image), decode_mask(encoded.target)
+        except UndecodableError as error:
+            raise DataError(f"{self._reader.shard_name(shard)}: sample {encoded.key}: {error}") from error
+        if self._augment is None:
+            transform = eval_transform(input_scale=self._input_scale, height=height, width=width)
+        else:
+            crop = (self._augment.crop_height, self._augment.crop_width)
+            transform = draw(
+                self._augment,
+                input_scale=self._input_scale,
+                height=height,
+                width=width,
+                crop=(crop[0], crop[1]) if crop[0] is not None and crop[1] is not None else None,
+                rng=generator("augment", self._seed, self._epoch, encoded.key),
+            )
+            mask_hw = place_mask(mask_hw, transform, self.ignore_index)
+        image = finish(place_image(image_hwc, transform, self._norm.padding)[None], [transform], self._norm)[0]
+        return Sample(image=image, mask=torch.from_numpy(mask_hw).long(), key=encoded.key)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An error on its way from a worker process, without the traceback that DataLoader would add to its text."""
+
+    kind: type[UserError]
+    text: str
+
+
+class _UnitDataset(Dataset["list[Batch] | _Failure"], Generic[Unit]):
+    """A whole micro-batch an item."""
+
+    def __init__(self, fetcher: Fetcher[Unit], recipe: Recipe) -> None:
+        self._fetcher, self._recipe = fetcher, recipe
+
+    def __getitem__(self, unit: Unit) -> "list[Batch] | _Failure":
+        try:
+            return load_unit(self._fetcher, unit, self._recipe)
+        except UserError as error:
+            return _Failure(type(error), str(error))
+
+
+def torch_batches(
+    fetcher: Fetcher[Unit],
+    units: Iterable[Unit],
+    *,
+    recipe: Recipe,
+    prefetch: int,
+    num_workers: int,
+    device: torch.device,
+) -> Iterator[list[Batch]]:
+    """The batches of every unit, in order, made by `num_workers` processes; 0 makes them here, when asked for.
+
+    While one is being used, about `prefetch` more are made, at least one a worker.
+    """
+    loader = DataLoader(
+        _UnitDataset(fetcher, recipe),
+        sampler=units,
+        batch_size=None,
+        num_workers=num_workers,
+        prefetch_factor=max(1, -(-prefetch // num_workers)) if num_workers else None,
+        collate_fn=_as_it_is,
+        generator=torch.Generator(),  # else starting the workers would move torch's own generator
+    )
+    for batches in loader:
+        if isinstance(batches, _Failure):
+            raise batches.kind(batches.text)
+        yield [_moved(batch, device) for batch in batches]
+
+
+def load_unit(fetcher: Fetcher[Unit], unit: Unit, recipe: Recipe) -> list[Batch]:
+    """Read, decode and assemble the batches of one unit, here and now."""
+    fetched = [fetcher.fetch(slot) for slot in fetcher.slots(unit)]
+    while True:
+        samples = drawn_samples(fetched)
+        try:
+            images, masks = decode_reference(samples, recipe)
+            return to_batches(images, masks, fetched, recipe)
+        except UndecodableError:
+            fetched = reject_undecodable(fetcher, fetched)
+
+
+def _as_it_is(item: "list[Batch] | _Failure") -> "list[Batch] | _Failure":
+    return item
+
+
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    if device.type == "cpu":
+        return batch
+    images, targets = (
+        (t.pin_memory() if device.type == "cuda" else t).to(device, non_blocking=True)
+        for t in (batch.images, batch.targets)
+    )
+    return dataclasses.replace(batch, images=images, targets=targets)
