@@ -98,7 +98,7 @@ def encode_sample(sample: SampleRef, source: Source, max_pixels: int) -> tuple[E
         error.add_note(f"The data set's reader failed on {sample.where}.")
         raise
     image = check_image(raw.image, sample.where, max_pixels)
-    mask_where = raw.mask_where or sample.where
+    mask_where = sample.mask_where or sample.where
     if raw.mask.shape != (image.height, image.width):
         size = "x".join(str(length) for length in raw.mask.shape[::-1])
         raise DataError(

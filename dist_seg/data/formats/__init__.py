@@ -25,6 +25,8 @@ class SampleRef:
     split: str
     where: str
     """What the user knows the sample by, the image's path as a rule: it stands in every error."""
+    mask_where: str = ""
+    """The same for the mask, where it is a file of its own."""
     num_bytes: int = 65536
     """About how large the encoded sample is: shards are filled by it before anything is read."""
     version: str = ""
@@ -39,8 +41,6 @@ class RawSample:
     """An encoded image in any format that Pillow reads."""
     mask: NDArray[np.integer]
     """(H, W) class ids below the number of classes, or the ignore index; of the size of the upright image."""
-    mask_where: str = ""
-    """The mask's own path, for errors. Empty: the sample's `where`."""
 
 
 class Source(Protocol):

@@ -106,7 +106,7 @@ def _ring(u: Field, v: Field) -> Field:
 
 def _cross(u: Field, v: Field) -> Field:
     bar, beam = np.maximum(np.abs(u) - 0.32, np.abs(v) - 1), np.maximum(np.abs(v) - 0.32, np.abs(u) - 1)
-    return np.minimum(bar, beam)
+    return np.asarray(np.minimum(bar, beam))
 
 
 _SHAPES: tuple[Callable[[Field, Field], Field], ...] = (_disk, _square, _triangle, _ring, _cross)

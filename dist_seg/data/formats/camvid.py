@@ -1,0 +1,82 @@
+"""CamVid in the layout of SegNet's authors: `train/` and `trainannot/`, `val/` and `valannot/`, and so on.
+
+Masks are grey PNGs of the ids 0 to 10, and 11 for void, which becomes the ignore index.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from dist_seg.data.formats import RawSample, SampleRef
+from dist_seg.data.formats.images import read_file, read_mask
+from dist_seg.data.formats.listing import file_version, pair_files
+from dist_seg.data.manifest import IGNORE_INDEX, Rgb
+from dist_seg.errors import DataError
+
+_VOID_ID = 11
+_MASK_FOLDER_SUFFIX = "annot"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CamvidSource:
+    """The data set below `root`: every folder NAME that has a NAMEannot beside it is a split."""
+
+    root: Path
+    dev_prefix: str = ""
+    """Training images whose names begin with this become the split `dev`: `0006R0`, say, keeps a sequence apart."""
+
+    class_names: ClassVar[tuple[str, ...]] = (
+        *("sky", "building", "pole", "road", "pavement", "tree", "sign_symbol", "fence", "car"),
+        *("pedestrian", "bicyclist"),
+    )
+    palette: ClassVar[tuple[Rgb, ...]] = (
+        *((128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0)),
+        *((192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192)),
+    )
+    ignore_index: ClassVar[int] = IGNORE_INDEX
+
+    def samples(self) -> Sequence[SampleRef]:
+        if not self.root.is_dir():
+            raise DataError(f"{self.root}: no such folder")
+        splits = sorted(
+            path.name.removesuffix(_MASK_FOLDER_SUFFIX)
+            for path in self.root.iterdir()
+            if path.name.endswith(_MASK_FOLDER_SUFFIX) and path.is_dir()
+        )
+        if not splits:
+            raise DataError(f"{self.root}: holds no folder of masks (trainannot, valannot); is this CamVid?")
+        refs = [ref for split in splits for ref in self._split_samples(split)]
+        if self.dev_prefix and not any(ref.split == "dev" for ref in refs):
+            raise DataError(f"{self.root}: no training image begins with {self.dev_prefix!r}")
+        return refs
+
+    def _split_samples(self, split: str) -> list[SampleRef]:
+        pairs, _ = pair_files(self.root / split, self._mask_folder(split))
+        refs = []
+        for pair in pairs:
+            num_bytes, version = file_version(pair.image, pair.mask)
+            apart = split == "train" and self.dev_prefix and pair.stem.startswith(self.dev_prefix)
+            refs.append(
+                SampleRef(
+                    key=pair.stem,
+                    split="dev" if apart else split,
+                    where=str(pair.image),
+                    mask_where=str(pair.mask),
+                    num_bytes=num_bytes,
+                    version=version,
+                )
+            )
+        return refs
+
+    def load(self, sample: SampleRef) -> RawSample:
+        raw = read_mask(read_file(Path(sample.mask_where)), sample.mask_where)
+        if raw.is_color:
+            raise DataError(f"{sample.mask_where}: a mask in colours; CamVid's masks here are grey class ids")
+        mask = np.where(raw.values == _VOID_ID, self.ignore_index, raw.values)
+        return RawSample(image=read_file(Path(sample.where)), mask=mask)
+
+    def _mask_folder(self, split: str) -> Path:
+        return self.root / f"{split}{_MASK_FOLDER_SUFFIX}"

@@ -1,0 +1,88 @@
+"""Finding images and their masks in folders, by equal stems."""
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dist_seg.data.formats.images import IMAGE_SUFFIXES
+from dist_seg.errors import DataError
+
+_MAX_NAMED = 5
+_SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """An image and its mask."""
+
+    stem: str
+    """The path below the folder, without suffix, with forward slashes."""
+    image: Path
+    mask: Path
+
+
+def pair_files(images: Path, masks: Path) -> tuple[list[Pair], list[Path]]:
+    """The pairs under the two folders, sub-folders included, in the order of their stems, and the files of other kinds.
+
+    Hidden files are passed over. Raises `DataError` naming the files for an image without a mask, a mask without an
+    image, two files with one stem, or folders that are missing or empty.
+    """
+    if images.resolve() == masks.resolve():
+        raise DataError(f"{images}: given for the images and for the masks; they must be two folders")
+    image_files, other_images = _files_by_stem(images, apart_from=masks)
+    mask_files, other_masks = _files_by_stem(masks, apart_from=images)
+    without_mask = [path for stem, path in image_files.items() if stem not in mask_files]
+    if without_mask:
+        hint = ""
+        if len(without_mask) == len(image_files):
+            hint = f"; a mask must have its image's name up to the suffix, here are such as {_first(mask_files)}"
+        raise DataError(f"no mask in {masks} for {_named(without_mask)}{hint}")
+    without_image = [path for stem, path in mask_files.items() if stem not in image_files]
+    if without_image:
+        raise DataError(f"no image in {images} for {_named(without_image)}")
+    pairs = [Pair(stem=stem, image=path, mask=mask_files[stem]) for stem, path in sorted(image_files.items())]
+    return pairs, other_images + other_masks
+
+
+def file_version(*paths: Path) -> tuple[int, str]:
+    """Bytes of the files together, and a text that changes when their contents do: sizes and times of change."""
+    stats = [path.stat() for path in paths]
+    return sum(stat.st_size for stat in stats), " ".join(f"{stat.st_size}@{stat.st_mtime_ns}" for stat in stats)
+
+
+def _files_by_stem(folder: Path, apart_from: Path) -> tuple[dict[str, Path], list[Path]]:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    found: dict[str, Path] = {}
+    others: list[Path] = []
+    for path in _files_below(folder, apart_from.resolve()):
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            others.append(path)
+            continue
+        stem = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
+        if stem in found:
+            raise DataError(f"{found[stem]} and {path} have the same name up to the suffix; rename or remove one")
+        found[stem] = path
+    if not found:
+        raise DataError(f"{folder}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return found, others
+
+
+def _files_below(folder: Path, apart_from: Path) -> Iterable[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.name.lower() in _SYSTEM_FILES:
+            continue
+        if not path.is_dir():
+            yield path
+        elif path.resolve() != apart_from:
+            yield from _files_below(path, apart_from)
+
+
+def _named(paths: Sequence[Path]) -> str:
+    first = ", ".join(str(path) for path in paths[:_MAX_NAMED])
+    return first + (f" and {len(paths) - _MAX_NAMED} more" if len(paths) > _MAX_NAMED else "")
+
+
+def _first(files: dict[str, Path]) -> Path:
+    return next(iter(files.values()))
