@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 Rgb = tuple[int, int, int]
 
-_IGNORED_COLOR: Rgb = (255, 255, 255)
+IGNORED_COLOR: Rgb = (255, 255, 255)
 _INK: Rgb = (32, 32, 32)
 _FAINT: Rgb = (160, 160, 160)
 _PAPER: Rgb = (255, 255, 255)
@@ -50,10 +50,10 @@ def default_palette(num_classes: int) -> tuple[Rgb, ...]:
 
 def colorize(mask_HW: NDArray[np.integer], palette: Sequence[Rgb], ignore_index: int = 255) -> NDArray[np.uint8]:
     """A mask of class ids as a picture: (H, W, 3) uint8. Ignored pixels, and ids without a colour, are white."""
-    table = np.full((256, 3), _IGNORED_COLOR, np.uint8)
+    table = np.full((256, 3), IGNORED_COLOR, np.uint8)
     table[: len(palette)] = np.asarray(palette, np.uint8).reshape(-1, 3)
     if 0 <= ignore_index < 256:
-        table[ignore_index] = _IGNORED_COLOR
+        table[ignore_index] = IGNORED_COLOR
     return table[np.where((mask_HW >= 0) & (mask_HW < 256), mask_HW, 255)]
 
 
@@ -87,27 +87,24 @@ def contact_sheet(
     Pictures are (H, W, 3) or grey (H, W) uint8 of any size; they are scaled into cells, masks therefore are to be
     coloured before. `legend`: names with their colours, drawn at the foot.
     """
-    gap, font, large = 10, _font(13), _font(18)
-    line_height = 18
+    gap, line_height, font, large = 10, 18, _font(13), _font(18)
     groups = [[_fitted(picture, cell_width) for picture in row] for row in rows]
-    cell_height = max((picture.height for group in groups for picture in group), default=0)
     group_width = max((len(group) for group in groups), default=1) * (cell_width + gap) + gap
     columns = max(1, min(columns, len(groups)))
     width = max(columns * group_width + gap, 480)
-    num_lines = -(-len(groups) // columns)
-    top = gap + (28 if title else 0)
+    lines = [groups[i : i + columns] for i in range(0, len(groups), columns)]
+    heights = [line_height + gap + max((p.height for group in line for p in group), default=0) for line in lines]
     legend_lines = _legend_lines(legend, width - 2 * gap, font)
-    height = top + num_lines * (cell_height + line_height + gap) + len(legend_lines) * 24 + gap
-    sheet = Image.new("RGB", (width, height), _PAPER)
+    top = gap + (28 if title else 0)
+    sheet = Image.new("RGB", (width, top + sum(heights) + len(legend_lines) * 24 + gap), _PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((gap, gap), _shortened(title, width - 2 * gap, large), _INK, large)
     for i, (group, caption) in enumerate(zip(groups, captions, strict=True)):
-        left = gap + (i % columns) * group_width
-        y = top + (i // columns) * (cell_height + line_height + gap)
+        left, y = gap + (i % columns) * group_width, top + sum(heights[: i // columns])
         draw.text((left, y), _shortened(caption, group_width - 2 * gap, font), _INK, font)
         for j, picture in enumerate(group):
             sheet.paste(picture, (left + j * (cell_width + gap), y + line_height))
-    _draw_legend(draw, legend_lines, gap, height - gap - len(legend_lines) * 24, font)
+    _draw_legend(draw, legend_lines, gap, top + sum(heights), font)
     return sheet
 
 

@@ -1,0 +1,211 @@
+"""From what a mask file holds (numbers or colours) to class ids: `classes.txt`, `colors.txt`, or what the masks show.
+
+Class ids are 0, 1, 2, ... in the order of the classes, whatever numbers stand in the masks.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_seg.data.formats import check_classes
+from dist_seg.data.formats.images import RawMask
+from dist_seg.data.manifest import IGNORE_INDEX, Rgb
+from dist_seg.drawing import default_palette
+from dist_seg.errors import DataError
+
+IGNORED_NAMES = frozenset({"ignore", "void"})
+"""A class of one of these names, in any case of letters, is no class: its pixels are ignored."""
+
+_NUMBERED = re.compile(r"(\d+)[\s:,;]+(\S.*)")
+_COLORED = re.compile(r"(\d+)[\s,;]+(\d+)[\s,;]+(\d+)[\s:,;]+(\S.*)")
+_COMMENT = re.compile(r"(^|\s)#.*")
+_MAX_VALUE = 65535
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassTable:
+    """The classes, and which class a mask's numbers or colours stand for."""
+
+    names: tuple[str, ...]
+    palette: tuple[Rgb, ...]
+    values: Mapping[int, int]
+    """Class id, or the ignore index, of every number that may stand in a mask."""
+    colors: Mapping[Rgb, int] | None = None
+    """The same of colours. With it, masks are read as colours."""
+
+    @property
+    def is_unnumbered_pair(self) -> bool:
+        """Two classes that the user gave no numbers: black and white masks may be meant."""
+        return self.values == {0: 0, 1: 1, IGNORE_INDEX: IGNORE_INDEX}
+
+    def class_ids(self, mask: RawMask, where: str) -> NDArray[np.uint8]:
+        """(H, W) uint8. Raises `DataError` naming the value or colour that has no class, and its position."""
+        if self.colors is not None:
+            return self._from_colors(_as_colors(mask), where, self.colors)
+        numbers = _as_numbers(mask, where)
+        table = np.full(_MAX_VALUE + 1, -1, np.int16)
+        table[list(self.values)] = list(self.values.values())
+        in_range = (numbers >= 0) & (numbers <= _MAX_VALUE)
+        found = np.where(in_range, table[np.where(in_range, numbers, 0)], -1)
+        if (wrong := found < 0).any():
+            y, x = np.unravel_index(int(wrong.argmax()), wrong.shape)
+            raise DataError(
+                f"{where}: class id {numbers[y, x]} at (x={x}, y={y}) ({int(wrong.sum())} such pixels); "
+                f"the classes are {self._described()}"
+            )
+        return found.astype(np.uint8)
+
+    def _from_colors(self, colors: NDArray[np.uint8], where: str, known: Mapping[Rgb, int]) -> NDArray[np.uint8]:
+        codes = np.sort(np.array([_code(color) for color in known], np.int32))
+        by_code = {_code(color): class_id for color, class_id in known.items()}
+        ids = np.array([by_code[int(code)] for code in codes], np.uint8)
+        wide = colors.astype(np.int32)
+        pixels = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
+        at = np.minimum(np.searchsorted(codes, pixels), len(codes) - 1)
+        if (wrong := codes[at] != pixels).any():
+            y, x = np.unravel_index(int(wrong.argmax()), wrong.shape)
+            red, green, blue = (int(part) for part in colors[y, x])
+            raise DataError(
+                f"{where}: colour ({red}, {green}, {blue}) at (x={x}, y={y}) is not in the colour map "
+                f"({int(wrong.sum())} such pixels); add a line 'R G B name', with the name 'ignore' to leave them out"
+            )
+        return np.asarray(ids[at])
+
+    def _described(self) -> str:
+        numbered = [f"{value} {self.names[i]}" for value, i in sorted(self.values.items()) if i != IGNORE_INDEX]
+        ignored = [str(value) for value, i in sorted(self.values.items()) if i == IGNORE_INDEX]
+        shown = numbered if len(numbered) <= 8 else [*numbered[:4], "...", numbered[-1]]
+        return ", ".join(shown) + (f"; ignored: {', '.join(ignored)}" if ignored else "")
+
+
+def read_classes(path: Path) -> ClassTable:
+    """The classes of a text file: a name a line, or a number and a name; `#` begins a comment.
+
+    Without numbers the first line is number 0. 255 is ignored unless it has a name, as is a class called `ignore` or
+    `void`. Raises `DataError` naming file and line.
+    """
+    lines = _lines(path)
+    matches = [_NUMBERED.fullmatch(text) for _, text in lines]
+    numbered = all(matches)
+    values: dict[int, int] = {}
+    names: list[str] = []
+    for i, (line, text) in enumerate(lines):
+        match = matches[i] if numbered else None
+        value, name = (int(match.group(1)), match.group(2)) if match else (i, text)
+        if value > _MAX_VALUE or value in values:
+            reason = "stands there twice" if value in values else f"is more than {_MAX_VALUE}"
+            raise DataError(f"{path}:{line}: class number {value} {reason}")
+        values[value] = _next_class(names, name)
+    check_classes(names, str(path))
+    values.setdefault(IGNORE_INDEX, IGNORE_INDEX)
+    return ClassTable(names=tuple(names), palette=default_palette(len(names)), values=values)
+
+
+def read_colors(path: Path, classes: ClassTable | None) -> ClassTable:
+    """Add a colour map to `classes`, or make the classes from it: lines `R G B name`.
+
+    Several colours may have one name. Raises `DataError` naming file and line.
+    """
+    names = list(classes.names) if classes else []
+    colors: dict[Rgb, int] = {}
+    for line, text in _lines(path):
+        match = _COLORED.fullmatch(text)
+        if match is None or max(int(part) for part in match.groups()[:3]) > 255:
+            raise DataError(f"{path}:{line}: {text!r}; write 'R G B name' with numbers from 0 to 255")
+        red, green, blue = (int(part) for part in match.groups()[:3])
+        name = match.group(4)
+        if (red, green, blue) in colors:
+            raise DataError(f"{path}:{line}: colour {red} {green} {blue} stands there twice")
+        if classes and name not in names and name.lower() not in IGNORED_NAMES:
+            raise DataError(f"{path}:{line}: {name!r} is not one of the classes ({', '.join(names)})")
+        colors[red, green, blue] = names.index(name) if name in names else _next_class(names, name)
+    check_classes(names, str(path))
+    first = {class_id: color for color, class_id in reversed(colors.items())}
+    palette = tuple(first.get(i, color) for i, color in enumerate(default_palette(len(names))))
+    return ClassTable(names=tuple(names), palette=palette, values={}, colors=colors)
+
+
+def found_classes(values: Sequence[int], palette: Sequence[Rgb] | None, where: str) -> ClassTable:
+    """Classes for the numbers that stand in the masks, called `class_NUMBER`.
+
+    255 is ignored, unless the only numbers are 0 and 255: then these are `background` and `foreground`.
+    """
+    if set(values) == {0, IGNORE_INDEX}:
+        return ClassTable(
+            names=("background", "foreground"), palette=default_palette(2), values={0: 0, IGNORE_INDEX: 1}
+        )
+    numbers = sorted(set(values) - {IGNORE_INDEX})
+    if not numbers:
+        raise DataError(f"{where}: the masks hold nothing but {IGNORE_INDEX}, which is ignored")
+    if len(numbers) > 255:
+        raise DataError(
+            f"{where}: the masks hold {len(numbers)} different numbers; are these class ids? 255 is the most"
+        )
+    colors = default_palette(len(numbers))
+    if palette:
+        colors = tuple(palette[number] if number < len(palette) else colors[i] for i, number in enumerate(numbers))
+    return ClassTable(
+        names=tuple(f"class_{number}" for number in numbers),
+        palette=colors,
+        values={**{number: i for i, number in enumerate(numbers)}, IGNORE_INDEX: IGNORE_INDEX},
+    )
+
+
+def mask_numbers(mask: RawMask, where: str) -> list[int]:
+    """The different numbers that stand in a mask. Raises `DataError` for one in colours."""
+    numbers = _as_numbers(mask, where)
+    if int(numbers.min()) < 0 or int(numbers.max()) > _MAX_VALUE:
+        return [int(value) for value in np.unique(numbers)]
+    return [int(value) for value in np.flatnonzero(np.bincount(numbers.ravel()))]
+
+
+def _next_class(names: list[str], name: str) -> int:
+    if name.lower() in IGNORED_NAMES:
+        return IGNORE_INDEX
+    names.append(name)
+    return len(names) - 1
+
+
+def _as_numbers(mask: RawMask, where: str) -> NDArray[np.integer]:
+    if not mask.is_color:
+        return mask.values
+    grey = (mask.values == mask.values[..., :1]).all(axis=2)
+    if not grey.all():
+        y, x = np.unravel_index(int(grey.argmin()), grey.shape)
+        red, green, blue = (int(part) for part in mask.values[y, x])
+        raise DataError(
+            f"{where}: a mask in colours, ({red}, {green}, {blue}) at (x={x}, y={y}); give a colour map with lines "
+            "'R G B name' (--colors)"
+        )
+    return mask.values[..., 0]
+
+
+def _as_colors(mask: RawMask) -> NDArray[np.uint8]:
+    if mask.is_color:
+        return mask.values.astype(np.uint8)
+    if mask.palette:
+        table = np.zeros((256, 3), np.uint8)
+        table[: len(mask.palette)] = mask.palette
+        return np.asarray(table[mask.values])
+    return np.repeat(np.clip(mask.values, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def _code(color: Rgb) -> int:
+    return color[0] << 16 | color[1] << 8 | color[2]
+
+
+def _lines(path: Path) -> list[tuple[int, str]]:
+    """Lines with their numbers, without comments and blank ones."""
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as text: {error}") from error
+    stripped = ((i, _COMMENT.sub("", line).strip()) for i, line in enumerate(text.splitlines(), 1))
+    lines = [(i, line) for i, line in stripped if line]
+    if not lines:
+        raise DataError(f"{path}: names no class")
+    return lines

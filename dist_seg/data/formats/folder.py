@@ -1,0 +1,171 @@
+"""A folder of images and a folder of masks with equal stems; sub-folders are gone through as well.
+
+Masks are grey ids, palette files (the indices are the ids), or coloured with a colour map. Divided into sub-folders
+`train`, `val`, `test`, these are the splits; otherwise a share of the groups is taken for validation.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from dist_seg.data.formats import RawSample, SampleRef
+from dist_seg.data.formats.classes import ClassTable, found_classes, mask_numbers, read_classes, read_colors
+from dist_seg.data.formats.images import MAX_PIXELS, read_file, read_mask
+from dist_seg.data.formats.listing import Pair, file_version, pair_files
+from dist_seg.data.formats.splitting import group_names, validation_groups
+from dist_seg.data.manifest import IGNORE_INDEX, Rgb
+from dist_seg.errors import DataError
+
+_SPLIT_FOLDERS = frozenset({"train", "val", "test"})
+_CLASSES_NAME, _COLORS_NAME = "classes.txt", "colors.txt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSource:
+    """Made by `open_folder`."""
+
+    images: Path
+    masks: Path
+    classes: ClassTable
+    val: float = 0.0
+    group_by: str | None = None
+    split: str = "train"
+    max_pixels: int = MAX_PIXELS
+    notes: tuple[str, ...] = field(default=())
+    """What the user should see before packing: where the classes come from, which files are passed over."""
+    ignore_index: int = IGNORE_INDEX
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.classes.names
+
+    @property
+    def palette(self) -> tuple[Rgb, ...]:
+        return self.classes.palette
+
+    def samples(self) -> Sequence[SampleRef]:
+        pairs, _ = pair_files(self.images, self.masks)
+        classes_version = hashlib.sha256(repr(self.classes).encode()).hexdigest()[:16]
+        refs = []
+        for pair, split in zip(pairs, self._splits(pairs), strict=True):
+            num_bytes, version = file_version(pair.image, pair.mask)
+            refs.append(
+                SampleRef(
+                    key=pair.stem,
+                    split=split,
+                    where=str(pair.image),
+                    mask_where=str(pair.mask),
+                    num_bytes=num_bytes,
+                    version=f"{version} {classes_version}",
+                )
+            )
+        return refs
+
+    def load(self, sample: SampleRef) -> RawSample:
+        mask = read_mask(read_file(Path(sample.mask_where)), sample.mask_where, self.max_pixels)
+        image = read_file(Path(sample.where))
+        return RawSample(image=image, mask=self.classes.class_ids(mask, sample.mask_where))
+
+    def _splits(self, pairs: Sequence[Pair]) -> list[str]:
+        stems = [pair.stem for pair in pairs]
+        if divided := _split_folders(stems):
+            if self.val:
+                raise DataError(
+                    f"{self.images}: is divided into {', '.join(sorted(divided))} already; leave the share for "
+                    f"validation out, or give one of the folders"
+                )
+            return [stem.split("/")[0] for stem in stems]
+        if not self.val:
+            return [self.split] * len(pairs)
+        groups = group_names(stems, self.group_by)
+        chosen = validation_groups(groups, self.val)
+        return ["val" if group in chosen else self.split for group in groups]
+
+
+def open_folder(
+    images: Path,
+    masks: Path,
+    *,
+    classes: Path | None = None,
+    colors: Path | None = None,
+    val: float = 0.0,
+    group_by: str | None = None,
+    split: str = "train",
+    max_pixels: int = MAX_PIXELS,
+    progress: Callable[[int, int], None] | None = None,
+) -> FolderSource:
+    """The data set in two folders. Files are paired here; masks are read only where no file tells the classes.
+
+    classes, colors: text files; None takes `classes.txt` and `colors.txt` from the masks' folder, or beside it or the
+    images' folder, where there are any. val: share of the images for the split `val`, 0 for none. group_by: regular
+    expression on an image's path below `images` without its suffix; images with the same match stay together. split:
+    name of the split of all the rest. `progress` is told masks read and in all.
+    """
+    pairs, others = pair_files(images, masks)
+    classes = classes or _beside(images, masks, _CLASSES_NAME)
+    colors = colors or _beside(images, masks, _COLORS_NAME)
+    notes = []
+    if colors:
+        table = read_colors(colors, read_classes(classes) if classes else None)
+    elif classes:
+        table = read_classes(classes)
+        if table.is_unnumbered_pair and _numbers_found(pairs, max_pixels, progress)[0] == {0, IGNORE_INDEX}:
+            table = replace(table, values={0: 0, IGNORE_INDEX: 1})
+            notes.append(f"the masks hold 0 and 255 only: 255 is {table.names[1]}")
+    else:
+        numbers, palette = _numbers_found(pairs, max_pixels, progress)
+        table = found_classes(sorted(numbers), palette, str(masks))
+        listed = (f"{value} {table.names[i]}" for value, i in sorted(table.values.items()) if i != IGNORE_INDEX)
+        notes.append(f"no {_CLASSES_NAME}: classes found in the masks, by their numbers: {', '.join(listed)}")
+    notes += [f"classes from {path}" for path in (classes, colors) if path]
+    passed_over = [path for path in others if path.name not in (_CLASSES_NAME, _COLORS_NAME)]
+    if passed_over:
+        notes.append(f"{len(passed_over)} files are no images and passed over, {passed_over[0]} the first")
+    source = FolderSource(
+        images=images,
+        masks=masks,
+        classes=table,
+        val=val,
+        group_by=group_by,
+        split=split,
+        max_pixels=max_pixels,
+        notes=tuple(notes),
+    )
+    source._splits(pairs)  # a mistake in val or group_by should show here
+    return source
+
+
+def _split_folders(stems: Sequence[str]) -> frozenset[str]:
+    """The splits, where every file lies in a sub-folder named after one and there are at least two."""
+    tops = frozenset(stem.split("/")[0] if "/" in stem else "" for stem in stems)
+    return tops if len(tops) > 1 and tops <= _SPLIT_FOLDERS else frozenset()
+
+
+def _beside(images: Path, masks: Path, name: str) -> Path | None:
+    for folder in (masks, masks.absolute().parent, images.absolute().parent):
+        if (folder / name).is_file():
+            return folder / name
+    return None
+
+
+def _numbers_found(
+    pairs: Sequence[Pair], max_pixels: int, progress: Callable[[int, int], None] | None
+) -> tuple[set[int], tuple[Rgb, ...] | None]:
+    """The numbers that stand in the masks, and the first palette. Masks that cannot be read are left to packing."""
+    numbers: set[int] = set()
+    palette: tuple[Rgb, ...] | None = None
+    error: DataError | None = None
+    for i, pair in enumerate(pairs):
+        try:
+            mask = read_mask(read_file(pair.mask), str(pair.mask), max_pixels)
+        except DataError as unreadable:
+            error = error or unreadable
+        else:
+            numbers.update(mask_numbers(mask, str(pair.mask)))
+            palette = palette or mask.palette
+        if progress:
+            progress(i + 1, len(pairs))
+    if error and not numbers:
+        raise error
+    return numbers, palette

@@ -1,0 +1,192 @@
+"""Comparing a packed data set with its manifest, byte by byte."""
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from dist_seg.data.manifest import MANIFEST_NAME, Manifest, ShardInfo, parse_manifest, recorded_hash
+from dist_seg.data.pack_state import RECORD_NAME
+from dist_seg.data.shards import PARTIAL_MARK
+from dist_seg.data.sidecar import Sidecar, crc32c
+from dist_seg.errors import DataError
+from dist_seg.runtime.storage import Storage, StorageError, open_storage
+
+_CHUNK_BYTES = 4 * 2**20
+_MAX_NAMED_MEMBERS = 10
+_EXTRA = "is not in the manifest"
+_LEFT_OVER = "is left over from packing that was interrupted"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Something that is not as it was packed."""
+
+    name: str
+    """The file."""
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+def verify(root: str | Path, *, workers: int = 2, progress: Callable[[int, int], None] | None = None) -> list[Problem]:
+    """Everything at a folder or URL that differs from its manifest; nothing if it is as it was packed.
+
+    Reads every byte once, in pieces: memory does not grow with the data. `workers` threads read a shard each.
+    `progress` is told bytes read and in all. Files that do not belong there are found where the storage can list
+    (an HTTP server cannot). Raises `DataError` if there is no manifest, `StorageError` if the disk or network fails.
+    """
+    storage = open_storage(root)
+    data = storage.read(MANIFEST_NAME)
+    try:
+        manifest = parse_manifest(data, MANIFEST_NAME)
+    except DataError as error:
+        return [Problem(name=MANIFEST_NAME, reason=str(error).removeprefix(f"{MANIFEST_NAME}: "))]
+    problems = _manifest_problems(data, manifest)
+    shards = [(name, shard) for name, split in manifest.splits.items() for shard in split.shards]
+    counter = _Counter(sum(shard.bytes for _, shard in shards), progress)
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        checked = list(pool.map(lambda shard: _check_shard(storage, shard[1], counter), shards))
+    problems += [problem for found, _ in checked for problem in found]
+    pixels = dict.fromkeys(manifest.splits, 0)
+    for (name, _), (_, shard_pixels) in zip(shards, checked, strict=True):
+        pixels[name] += shard_pixels
+    if not problems:
+        problems += _count_problems(manifest, pixels)
+    return problems + _extra_files(storage, manifest)
+
+
+class _Counter:
+    """Bytes read, over all threads."""
+
+    def __init__(self, total: int, progress: Callable[[int, int], None] | None) -> None:
+        self._lock, self._done, self._total, self._progress = threading.Lock(), 0, total, progress
+
+    def add(self, num_bytes: int) -> None:
+        if self._progress:
+            with self._lock:
+                self._done += num_bytes
+                self._progress(self._done, self._total)
+
+
+def _manifest_problems(data: bytes, manifest: Manifest) -> list[Problem]:
+    recorded = recorded_hash(data)
+    if recorded == manifest.hash:
+        return []
+    reason = "was changed after it was packed (its contents do not have the hash that stands in it)"
+    return [Problem(name=MANIFEST_NAME, reason=reason)]
+
+
+def _check_shard(storage: Storage, shard: ShardInfo, counter: _Counter) -> tuple[list[Problem], int]:
+    """What is wrong with a shard and its indexes, and the pixels of its images."""
+    problems: list[Problem] = []
+    index = _read_whole(storage, shard.index_name, shard.index_sha256, problems)
+    data = _read_whole(storage, shard.sidecar_name, shard.sidecar_sha256, problems)
+    sidecar: Sidecar | None = None
+    if data is not None:
+        sidecar = Sidecar.parse(data, shard.sidecar_name)
+        if sidecar.num_samples != shard.samples:
+            reason = f"lists {sidecar.num_samples} samples, the manifest {shard.samples}"
+            problems.append(Problem(name=shard.sidecar_name, reason=reason))
+    if index is not None and (num_lines := index.count(b"\n") - 1) != shard.samples:
+        reason = f"lists {num_lines} samples, the manifest {shard.samples}"
+        problems.append(Problem(name=shard.index_name, reason=reason))
+    problems += _check_tar(storage, shard, sidecar, counter)
+    pixels = sum(int(h) * int(w) for h, w in zip(sidecar.heights, sidecar.widths, strict=True)) if sidecar else 0
+    return problems, pixels
+
+
+def _read_whole(storage: Storage, name: str, sha256: str, problems: list[Problem]) -> bytes | None:
+    """A small file, or None and a problem."""
+    try:
+        data = storage.read(name)
+    except StorageError:
+        raise
+    except DataError:
+        problems.append(Problem(name=name, reason="is missing"))
+        return None
+    if hashlib.sha256(data).hexdigest() != sha256:
+        problems.append(Problem(name=name, reason="differs from what was packed (sha256)"))
+        return None
+    return data
+
+
+def _check_tar(storage: Storage, shard: ShardInfo, sidecar: Sidecar | None, counter: _Counter) -> list[Problem]:
+    try:
+        size = storage.size(shard.name)
+    except StorageError:
+        raise
+    except DataError:
+        return [Problem(name=shard.name, reason="is missing")]
+    if size < shard.bytes:
+        lost = ""
+        if sidecar:
+            lost = f"; {_num_lost(sidecar, size)} of {sidecar.num_samples} samples are cut off"
+        return [Problem(name=shard.name, reason=f"is truncated: {size} of {shard.bytes} bytes{lost}")]
+    if size > shard.bytes:
+        return [Problem(name=shard.name, reason=f"has {size} bytes, {size - shard.bytes} more than were packed")]
+    digest = hashlib.sha256()
+    for offset in range(0, size, _CHUNK_BYTES):
+        chunk = storage.read_range(shard.name, offset, min(_CHUNK_BYTES, size - offset))
+        digest.update(chunk)
+        counter.add(len(chunk))
+    if digest.hexdigest() == shard.sha256:
+        return []
+    if sidecar is None:
+        return [Problem(name=shard.name, reason="differs from what was packed (sha256)")]
+    return _damaged_members(storage, shard, sidecar)
+
+
+def _damaged_members(storage: Storage, shard: ShardInfo, sidecar: Sidecar) -> list[Problem]:
+    damaged = []
+    for key, suffix, offset, length, crc in _members(sidecar):
+        if crc32c(storage.read_range(shard.name, offset, length)) != crc:
+            damaged.append(f"{key}.{suffix}")
+    if not damaged:
+        return [Problem(name=shard.name, reason="differs from what was packed, outside the samples (in a tar header)")]
+    named = [Problem(name=shard.name, reason=f"{member} is damaged (crc32c)") for member in damaged]
+    if len(named) > _MAX_NAMED_MEMBERS:
+        more = f"and {len(named) - _MAX_NAMED_MEMBERS} more members are damaged"
+        return [*named[:_MAX_NAMED_MEMBERS], Problem(name=shard.name, reason=more)]
+    return named
+
+
+def _members(sidecar: Sidecar) -> Iterator[tuple[str, str, int, int, int]]:
+    for i in range(sidecar.num_samples):
+        for role in sidecar.roles:
+            member = sidecar.member(i, role)
+            yield sidecar.key(i), member.suffix, member.offset, member.length, member.crc32c
+
+
+def _num_lost(sidecar: Sidecar, size: int) -> int:
+    last = sidecar.roles[-1]  # members lie in the order of the roles
+    ends = (sidecar.member(i, last) for i in range(sidecar.num_samples))
+    return sum(member.offset + member.length > size for member in ends)
+
+
+def _count_problems(manifest: Manifest, pixels: dict[str, int]) -> list[Problem]:
+    """The pixel counts must add up to the sizes of the images."""
+    problems = []
+    for name, split in manifest.splits.items():
+        counted = sum(split.class_pixels) + split.ignored_pixels
+        if counted != pixels[name]:
+            reason = f"split {name}: counts {counted} pixels, its images have {pixels[name]}"
+            problems.append(Problem(name=MANIFEST_NAME, reason=reason))
+    return problems
+
+
+def _extra_files(storage: Storage, manifest: Manifest) -> list[Problem]:
+    if storage.url.startswith(("http://", "https://")):
+        return []
+    known = {MANIFEST_NAME, RECORD_NAME}
+    for split in manifest.splits.values():
+        for shard in split.shards:
+            known |= {shard.name, shard.index_name, shard.sidecar_name}
+    return [
+        Problem(name=name, reason=_LEFT_OVER if PARTIAL_MARK in name else _EXTRA)
+        for name in storage.list()
+        if name not in known and not name.startswith(".")
+    ]
