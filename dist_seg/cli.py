@@ -1,0 +1,281 @@
+"""The command line. Nothing heavy is imported before a command runs, so that --help answers at once."""
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from dist_seg import __version__
+from dist_seg.errors import UserError
+
+EXIT_FAULT, EXIT_USER_ERROR = 1, 2
+_started = time.time()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code: 0 good, 1 fault, 2 the user's error, 143 preempted."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    options = build_parser().parse_args(argv)
+    _set_up_logging()
+    run: Callable[[argparse.Namespace, list[str]], int] = options.run
+    try:
+        return run(options, argv)
+    except UserError as error:
+        # Every rank meets the same mistake; one of them says so.
+        if os.environ.get("RANK", "0") == "0":
+            print(f"dist-seg: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except BrokenPipeError:
+        return EXIT_FAULT
+
+
+def _set_up_logging() -> None:
+    rank, world_size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE", "1")
+    prefix = f"[rank {rank}] " if rank is not None and world_size != "1" else ""
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {prefix}%(message)s", datefmt="%H:%M:%S")
+    for name in ("timm", "matplotlib", "PIL", "torch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands with their options."""
+    parser = argparse.ArgumentParser(prog="dist-seg", description="Train image segmentation from packed shards.")
+    parser.add_argument("--version", action="version", version=f"dist-seg {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_pack(commands)
+    _add_verify(commands)
+    _add_inspect(commands)
+    _add_train(commands)
+    _add_eval(commands)
+    _add_predict(commands)
+    _add_report(commands)
+    _add_audit(commands)
+    return parser
+
+
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _command(commands: _Commands, name: str, summary: str, details: str = "") -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=details,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _add_pack(commands: _Commands) -> None:
+    parser = _command(commands, "pack", "pack images and masks into WebDataset shards")
+    formats = parser.add_subparsers(title="formats", metavar="FORMAT", required=True)
+    camvid = _command(formats, "camvid", "the CamVid layout: train/, trainannot/, val/, valannot/")
+    camvid.add_argument("source", type=Path, metavar="FOLDER", help="folder that holds train/ and trainannot/")
+    folder = _command(formats, "folder", "two folders of images and masks with equal names")
+    folder.add_argument("images", type=Path, metavar="IMAGES", help="folder of images (sub-folders too)")
+    folder.add_argument("masks", type=Path, metavar="MASKS", help="folder of masks with the images' stems")
+    reading = folder.add_argument_group("masks")
+    reading.add_argument(
+        "--classes", type=Path, metavar="FILE", help="class names, one a line, in the order of the ids"
+    )
+    reading.add_argument("--colors", type=Path, metavar="FILE", help="for RGB masks: lines of `R G B name`")
+    splitting = folder.add_argument_group("split")
+    splitting.add_argument("--val", type=float, default=0.1, metavar="SHARE", help="share for validation (%(default)s)")
+    splitting.add_argument(
+        "--group-by", metavar="REGEX", help="images whose match (or first group) is equal stay on one side"
+    )
+    synthetic = _command(formats, "synthetic", "shapes on textured backgrounds, drawn here")
+    synthetic.add_argument("--train-images", type=int, default=480, metavar="N", help="training images (%(default)s)")
+    synthetic.add_argument("--val-images", type=int, default=96, metavar="N", help="validation images (%(default)s)")
+    synthetic.add_argument("--size", type=int, nargs=2, default=(128, 128), metavar=("H", "W"), help="pixels (128 128)")
+    synthetic.add_argument("--seed", type=int, default=0, help="another seed draws other images (%(default)s)")
+    own = _command(formats, "reader", "your own reader, by dotted path")
+    own.add_argument("reader", metavar="MODULE:FUNCTION", help="a function without arguments that returns a Source")
+    for kind, parser_of_kind in (("camvid", camvid), ("folder", folder), ("synthetic", synthetic), ("reader", own)):
+        parser_of_kind.add_argument("out", type=Path, metavar="OUT", help="folder to write the shards to")
+        writing = parser_of_kind.add_argument_group("writing")
+        writing.add_argument("--workers", type=int, default=None, metavar="N", help="processes (default: the cores)")
+        writing.add_argument("--shard-mb", type=float, default=64, metavar="MB", help="size of a shard (%(default)s)")
+        writing.add_argument("--overwrite", action="store_true", help="replace another data set in OUT")
+        faults = parser_of_kind.add_argument_group("faults")
+        faults.add_argument("--skip-bad", action="store_true", help="leave unusable samples out and count them")
+        faults.add_argument("--max-pixels", type=int, default=None, metavar="N", help="refuse images with more pixels")
+        parser_of_kind.set_defaults(run=_run_pack, format=kind)
+
+
+def _run_pack(options: argparse.Namespace, argv: list[str]) -> int:
+    from dist_seg.commands.data import run_pack
+
+    return run_pack(options)
+
+
+def _add_verify(commands: _Commands) -> None:
+    parser = _command(commands, "verify", "check every byte of a packed data set; exit 1 if anything is wrong")
+    parser.add_argument("shards", metavar="SHARDS", help="folder or URL that holds manifest.json")
+    parser.set_defaults(run=_run_verify)
+
+
+def _run_verify(options: argparse.Namespace, argv: list[str]) -> int:
+    from dist_seg.commands.data import run_verify
+
+    return run_verify(options)
+
+
+def _add_inspect(commands: _Commands) -> None:
+    parser = _command(commands, "inspect", "count classes and pixels, and draw a contact sheet of images and masks")
+    parser.add_argument("shards", metavar="SHARDS", help="folder or URL that holds manifest.json")
+    parser.add_argument("--split", default=None, help="one split only (default: all in the counts, train on the sheet)")
+    parser.add_argument("--out", type=Path, default=Path("contact_sheet.png"), help="contact sheet (%(default)s)")
+    parser.add_argument("--samples", type=int, default=16, metavar="N", help="images on the sheet (%(default)s)")
+    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the counts as JSON, too")
+    parser.set_defaults(run=_run_inspect)
+
+
+def _run_inspect(options: argparse.Namespace, argv: list[str]) -> int:
+    from dist_seg.commands.data import run_inspect
+
+    return run_inspect(options)
+
+
+_TRAIN_DETAILS = """\
+examples:
+  dist-seg train                                   the synthetic recipe (pack it first: dist-seg pack synthetic data/synthetic)
+  dist-seg train data.shards=data/mine             crop, batch and steps fitted to data and machine
+  dist-seg train configs/camvid_deeplabv3plus.yaml optim.lr=0.01 run.dir=runs/other
+  torchrun --nproc-per-node 2 -m dist_seg train configs/camvid_deeplabv3plus.yaml
+
+exit codes: 0 done, 1 fault, 2 something to mend in the call or the data, 143 stopped by SIGTERM or Ctrl-C with a checkpoint
+"""
+
+
+def _add_train(commands: _Commands) -> None:
+    parser = _command(commands, "train", "train a model, or go on with a run that was stopped", _TRAIN_DETAILS)
+    parser.add_argument(
+        "settings", nargs="*", metavar="FILE.yaml | KEY=VALUE", help="configuration files and overrides, the later win"
+    )
+    parser.add_argument(
+        "--nproc", default=None, metavar="N", help="start N processes with torchrun; auto: one per visible GPU"
+    )
+    before = parser.add_argument_group("before the start")
+    before.add_argument("--print-config", action="store_true", help="show the resolved configuration and stop")
+    before.add_argument("--dry-run", action="store_true", help="check everything before the first step, estimate, stop")
+    existing = parser.add_argument_group("a run folder that holds a run")
+    choice = existing.add_mutually_exclusive_group()
+    choice.add_argument("--fresh", action="store_true", help="start anew; the old folder is moved aside")
+    choice.add_argument("--resume-with-changes", action="store_true", help="go on although settings or data differ")
+    parser.set_defaults(run=_run_train)
+
+
+def _run_train(options: argparse.Namespace, argv: list[str]) -> int:
+    files = [Path(text) for text in options.settings if "=" not in text]
+    overrides = [text for text in options.settings if "=" in text]
+    if not files and not any(text.startswith("data.shards=") for text in overrides):
+        from dist_seg.config.recipes import recipe_path
+
+        files = [recipe_path("synthetic.yaml")]
+    if options.nproc is not None and "RANK" not in os.environ:
+        return _launch_train(options, argv, files, overrides)
+    from dist_seg.commands.train import TrainOptions, train
+
+    return train(
+        TrainOptions(
+            files=files,
+            overrides=overrides,
+            print_config=options.print_config,
+            dry_run=options.dry_run,
+            fresh=options.fresh,
+            resume_with_changes=options.resume_with_changes,
+        ),
+        _started,
+    )
+
+
+def _launch_train(options: argparse.Namespace, argv: list[str], files: list[Path], overrides: list[str]) -> int:
+    from dist_seg.commands.launch import launch, processes, run_dir_of
+    from dist_seg.config.load import load_config
+
+    run_dir = run_dir_of(load_config(files, overrides))
+    at = argv.index("--nproc") if "--nproc" in argv else None
+    rest = argv[:at] + argv[at + 2 :] if at is not None else [a for a in argv if not a.startswith("--nproc=")]
+    return launch(processes(options.nproc), rest, run_dir)
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    choice = parser.add_argument_group("model")
+    choice.add_argument("--checkpoint", default="last", metavar="best|last|STEP", help="which checkpoint (%(default)s)")
+    choice.add_argument("--weights", choices=("ema", "raw"), default=None, help="default: ema where it was kept")
+
+
+def _add_eval(commands: _Commands) -> None:
+    parser = _command(commands, "eval", "score a run's model on a split; exact at any number of ranks")
+    parser.add_argument("run_dir", type=Path, metavar="RUN", help="folder of the run")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as eval.flip=true or data.loader=torch")
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", default=None, metavar="SHARDS", help="other shards than those of the training")
+    data.add_argument("--split", default=None, help="default: the run's validation split")
+    _add_model_options(parser)
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", type=Path, default=None, metavar="FILE", help="default: RUN/eval-SPLIT.json")
+    output.add_argument("--allow-bad", action="store_true", help="exit 0 even if samples had to be left out")
+    parser.set_defaults(run=_run_eval)
+
+
+def _run_eval(options: argparse.Namespace, argv: list[str]) -> int:
+    from dist_seg.commands.evaluate import run_eval
+
+    return run_eval(options)
+
+
+def _add_predict(commands: _Commands) -> None:
+    parser = _command(commands, "predict", "segment pictures with a run's model")
+    parser.add_argument("run_dir", type=Path, metavar="RUN", help="folder of the run")
+    parser.add_argument("input", type=Path, metavar="IMAGE_OR_FOLDER", help="a picture, or a folder of them")
+    parser.add_argument("--out", type=Path, required=True, help="folder for class-id PNGs and colour overlays")
+    parser.add_argument(
+        "--window", type=int, default=None, metavar="PIXELS", help="side of the windows of large pictures"
+    )
+    _add_model_options(parser)
+    parser.set_defaults(run=_run_predict)
+
+
+def _run_predict(options: argparse.Namespace, argv: list[str]) -> int:
+    from dist_seg.commands.predict import run_predict
+
+    return run_predict(options)
+
+
+def _add_report(commands: _Commands) -> None:
+    parser = _command(commands, "report", "draw a run's report again")
+    parser.add_argument("run_dir", type=Path, metavar="RUN", help="folder of the run")
+    parser.set_defaults(run=_run_report)
+
+
+def _run_report(options: argparse.Namespace, argv: list[str]) -> int:
+    from dist_seg.commands.report import run_report
+
+    return run_report(options)
+
+
+def _add_audit(commands: _Commands) -> None:
+    parser = _command(
+        commands, "audit", "compare two runs, batch by batch; exit 0 if they agree, 1 at the first difference"
+    )
+    parser.add_argument("run_a", type=Path, metavar="RUN_A")
+    parser.add_argument("run_b", type=Path, metavar="RUN_B")
+    parser.set_defaults(run=_run_audit)
+
+
+def _run_audit(options: argparse.Namespace, argv: list[str]) -> int:
+    from dist_seg.audit import audit, describe
+
+    result = audit(options.run_a, options.run_b)
+    print(describe(result))
+    return 0 if result.agrees else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""`dist-seg eval`: the exact score of a trained model on any shards of the same classes."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+from dist_seg.data.manifest import Manifest, load_manifest
+from dist_seg.engine.evaluator import evaluate
+from dist_seg.engine.restore import TrainedModel, load_trained
+from dist_seg.engine.run import make_deterministic
+from dist_seg.engine.run_folder import open_run_folder, pick_checkpoint
+from dist_seg.engine.stop import StopSignal
+from dist_seg.errors import ConfigError, UserError
+from dist_seg.runtime.storage import Storage, open_storage
+from dist_seg.runtime.world import World, detect_world, process_group, set_threads
+from dist_seg.tasks.task import EvalResult
+from dist_seg.telemetry.progress import progress
+
+_TIMEOUT_S = 3600.0
+EXIT_STOPPED = 143
+
+
+def run_eval(options: argparse.Namespace) -> int:
+    """The command, on this rank."""
+    world = detect_world()
+    folder = open_run_folder(options.run_dir, must_exist=True)
+    checkpoint = pick_checkpoint(folder, options.checkpoint)
+    num_threads = set_threads(world, None)
+    with StopSignal() as stop, process_group(world, _TIMEOUT_S):
+        trained = load_trained(checkpoint, options.weights, world.device, options.overrides)
+        make_deterministic(trained.config, world.device)
+        shards = str(options.data or trained.config.data.shards)
+        storage = open_storage(shards)
+        manifest = load_manifest(storage)
+        _check_classes(trained, manifest, storage)
+        split = options.split or trained.config.data.val_split
+        result = _evaluate(trained, storage, manifest, split, world, num_threads, stop)
+        if result is None:
+            return EXIT_STOPPED
+    if world.is_main:
+        document = {
+            **result.document,
+            "class_names": list(manifest.class_names),
+            "checkpoint": {"step": trained.step, "weights": trained.weights, "path": str(checkpoint)},
+            "manifest_hash": manifest.hash,
+            "trained_on_manifest_hash": trained.manifest_hash,
+            "shards": shards,
+            "split": split,
+        }
+        out = options.out or folder.path / f"eval-{split}.json"
+        _write(out, document)
+        _show(document, out)
+    left_out = cast(Sequence[object], result.document["left_out"])
+    return 1 if left_out and not (options.allow_bad or trained.config.eval.allow_bad_samples) else 0
+
+
+def _evaluate(
+    trained: TrainedModel,
+    storage: Storage,
+    manifest: Manifest,
+    split: str,
+    world: World,
+    num_threads: int,
+    stop: StopSignal,
+) -> EvalResult | None:
+    num_images = manifest.split(split).num_samples
+    if num_images == 0:
+        raise ConfigError(f"{storage.url}: split {split!r} has no samples")
+    with progress(-(-num_images // world.size), f"evaluate {split}", show=world.is_main) as bar:
+        return evaluate(
+            trained.model,
+            task=trained.task,
+            config=trained.config,
+            storage=storage,
+            manifest=manifest,
+            split=split,
+            world=world,
+            num_threads=num_threads,
+            on_images=bar.advance,
+            stop_requested=lambda: stop.requested,
+        )
+
+
+def _check_classes(trained: TrainedModel, manifest: Manifest, storage: Storage) -> None:
+    if manifest.class_names != trained.classes.names:
+        raise UserError(
+            f"{storage.url} has the classes {', '.join(manifest.class_names)}, but the model was trained for "
+            f"{', '.join(trained.classes.names)}: they must be the same, in the same order"
+        )
+
+
+def _write(out: Path, document: dict[str, object]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.tmp")
+    temporary.write_text(json.dumps(document, indent=1) + "\n")
+    temporary.rename(out)
+
+
+def _show(document: dict[str, object], out: Path) -> None:
+    def number(value: object) -> str:
+        return f"{value:.4f}" if isinstance(value, float) else "    -"
+
+    low, high = cast(Sequence[object], document["miou_interval"])
+    for name, iou in cast(dict[str, object], document["iou"]).items():
+        print(f"  {name:20s} IoU {number(iou)}")
+    print(
+        f"mIoU {number(document['miou'])} (95% interval {number(low)} to {number(high)}), pixel accuracy "
+        f"{number(document['pixel_accuracy'])}, {document['images']} images"
+    )
+    for sample in cast(Sequence[dict[str, str]], document["left_out"]):
+        print(f"left out: {sample['key']} ({sample['shard']}): {sample['reason']}")
+    print(f"result      {out}")

@@ -1,0 +1,241 @@
+"""`dist-seg train`: from configuration files and overrides to a trained, scored and reported run."""
+
+import dataclasses
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from dist_seg import capacity
+from dist_seg.commands.launch import run_dir_of
+from dist_seg.commands.report import render_report
+from dist_seg.config.load import config_from_tree, load_config, to_tree, to_yaml
+from dist_seg.config.schema import Config
+from dist_seg.data.loader import choose_loader
+from dist_seg.data.manifest import Manifest, load_manifest
+from dist_seg.data.plan import EvalPlan
+from dist_seg.engine.run import TrainingOutcome, build_plan, run_training
+from dist_seg.engine.run_folder import RunFolder, check_same_run, open_run_folder
+from dist_seg.engine.stop import StopSignal
+from dist_seg.errors import ConfigError, DataError, UserError
+from dist_seg.runtime.collectives import gather_json, on_main
+from dist_seg.runtime.storage import Storage, open_storage
+from dist_seg.runtime.world import World, detect_world, process_group, set_threads
+from dist_seg.telemetry.accounting import time_account
+from dist_seg.telemetry.build import build_sinks
+from dist_seg.telemetry.events import RunEnded
+from dist_seg.telemetry.jsonl import read_log
+from dist_seg.telemetry.progress import duration, progress
+
+_log = logging.getLogger(__name__)
+EXIT_PREEMPTED = 143
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """The command line of `train`."""
+
+    files: Sequence[Path]
+    overrides: Sequence[str]
+    print_config: bool
+    dry_run: bool
+    fresh: bool
+    resume_with_changes: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Prepared:
+    """Everything that was settled before the first step, equal on every rank."""
+
+    config: Config
+    folder: RunFolder
+    storage: Storage
+    manifest: Manifest
+
+
+def train(options: TrainOptions, process_started: float) -> int:
+    """Runs the command on this rank; returns the exit code."""
+    config = load_config(options.files, options.overrides)
+    if options.print_config and config.data.shards is None:
+        print(to_yaml(config), end="")
+        return 0
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(run_dir_of(config))))
+    world = detect_world()
+    num_threads = set_threads(world, config.train.num_threads)
+    with StopSignal() as stop, process_group(world, config.train.timeout_s):
+        prepared = _prepare(config, options, world, num_threads)
+        if options.print_config or options.dry_run:
+            return 0
+        return _run(prepared, world, config.data.num_threads or num_threads, stop, process_started)
+
+
+def _prepare(config: Config, options: TrainOptions, world: World, num_threads: int) -> _Prepared:
+    if config.data.shards is None:
+        raise ConfigError("data.shards is not set: give the folder that `dist-seg pack` wrote")
+    storage = open_storage(config.data.shards)
+    manifest = load_manifest(storage)
+    if manifest.task != config.task:
+        raise ConfigError(f"{storage.url} is packed for the task {manifest.task!r}, but task={config.task}")
+    folder = RunFolder(path=run_dir_of(config))
+
+    def settle() -> dict[str, object]:
+        if options.fresh and not options.dry_run and not options.print_config:
+            aside = folder.move_aside()
+            if aside is not None:
+                _log.info("the old run was moved to %s", aside)
+        return to_tree(_settle(config, options, folder, storage, manifest, world, num_threads))
+
+    resolved = config_from_tree(cast(dict[str, object], on_main(settle)), "rank 0")
+    return _Prepared(config=resolved, folder=folder, storage=storage, manifest=manifest)
+
+
+def _settle(
+    config: Config,
+    options: TrainOptions,
+    folder: RunFolder,
+    storage: Storage,
+    manifest: Manifest,
+    world: World,
+    num_threads: int,
+) -> Config:
+    """Fits what is left open, checks everything that can be checked before the first step, and shows both."""
+    stored = None if options.fresh else folder.stored_config()
+    if stored is not None:
+        config = capacity.fill_from(config, stored)
+    facts = capacity.data_facts(storage, manifest, config.data.train_split)
+    config = capacity.fit_sizes(config, facts, world)
+    if not options.fresh and not options.resume_with_changes and config.checkpoint.resume != "none":
+        check_same_run(folder, config, manifest.hash)
+    build_plan(config, manifest)
+    if not manifest.split(config.data.val_split).num_samples:
+        raise DataError(f"{storage.url}: split {config.data.val_split!r} has no samples to evaluate on")
+    choose_loader(config)
+    if config.train.max_steps is None or options.dry_run or _is_fitted(options):
+        measured = capacity.measure(config, manifest, world)
+        config = capacity.fit_steps(config, facts, world, measured)
+        if not options.print_config:
+            _show_plan(config, facts, world, measured, manifest, num_threads)
+    else:
+        config = capacity.fit_steps(config, facts, world, _NOTHING_MEASURED)
+    if options.print_config:
+        print(to_yaml(config), end="")
+    elif not options.dry_run:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.config_file.write_text(to_yaml(config))
+    return config
+
+
+_NOTHING_MEASURED = capacity.Measured(seconds=0.0, parameter_bytes=0, activation_bytes=0)
+
+
+def _is_fitted(options: TrainOptions) -> bool:
+    """Without a file of settings the user has not seen what will be trained, nor how long."""
+    return not options.files
+
+
+def _show_plan(
+    config: Config,
+    facts: capacity.DataFacts,
+    world: World,
+    measured: capacity.Measured,
+    manifest: Manifest,
+    num_threads: int,
+) -> None:
+    train, augment = config.train, config.augment
+    guess = capacity.estimate(config, world, measured)
+    val = EvalPlan([s.samples for s in manifest.split(config.data.val_split).shards], batch=config.eval.batch)
+    assert train.global_batch and train.micro_batch
+    mebibyte = 2**20
+    lines = [
+        f"data        {config.data.shards}: {facts.num_train} training and {val.num_samples} validation images of about "
+        f"{facts.width}x{facts.height}, {len(manifest.class_names)} classes ({', '.join(manifest.class_names[:8])}"
+        f"{', ...' if len(manifest.class_names) > 8 else ''})",
+        f"model       {config.model.name}, {config.model.encoder}, weights {config.model.weights}, "
+        f"{measured.parameter_bytes / 4e6:.1f} M parameters",
+        f"training    {train.max_steps} steps of {train.global_batch} images ({train.global_batch // train.micro_batch} "
+        f"lanes of {train.micro_batch}), crops of {augment.crop_width}x{augment.crop_height}, input scale "
+        f"{config.data.input_scale:g}; {world.size} rank(s) on {world.device.type}, {num_threads} thread(s) each",
+        f"memory      a rank: {guess.device_bytes / mebibyte:.0f} MiB for the model and its training, "
+        f"{guess.host_bytes / mebibyte:.0f} MiB for batches decoded ahead; all ranks here: "
+        f"{(guess.device_bytes + guess.host_bytes) * world.local_size / mebibyte:.0f} MiB",
+        f"time        about {duration(guess.seconds)} without evaluation, from one micro-batch measured now "
+        f"({measured.seconds:.2f} s)",
+    ]
+    if config.model.norm == "sync":
+        lines.append("note        model.norm=sync: the loss curve depends on the number of ranks")
+    print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def _run(prepared: _Prepared, world: World, num_threads: int, stop: StopSignal, process_started: float) -> int:
+    config, folder = prepared.config, prepared.folder
+    if world.is_main:
+        folder.write_json("outcome.json", {"outcome": "running", "started": process_started})
+    telemetry = build_sinks(config.telemetry, folder.path, rank=world.rank, local_rank=world.local_rank)
+    ports = gather_json(telemetry.prometheus_port)
+    if world.is_main:
+        folder.write_json("ports.json", {"prometheus": ports})
+    val_images = prepared.manifest.split(config.data.val_split).num_samples
+    bar = progress(-(-val_images // world.size), "evaluate", show=False)
+    ended, reason, outcome = "failed", "", None
+    try:
+        outcome = run_training(
+            config,
+            world=world,
+            folder=folder,
+            storage=prepared.storage,
+            manifest=prepared.manifest,
+            num_threads=num_threads,
+            emit=telemetry.sink.emit,
+            stop=stop,
+            on_eval_images=bar.advance,
+            process_started=process_started,
+        )
+        ended = "complete" if outcome.complete else "preempted"
+    except BaseException as error:
+        reason = f"{type(error).__name__}: {error}"
+        if not isinstance(error, UserError):
+            reason += "\n" + "".join(traceback.format_tb(error.__traceback__)[-1:])
+        raise
+    finally:
+        step = outcome.step if outcome else -1
+        telemetry.sink.emit(
+            RunEnded(step=step, outcome=ended, reason=reason, wall_s=time.time() - process_started, seconds={})
+        )
+        telemetry.sink.close()
+        if world.is_main:
+            code = {"complete": 0, "preempted": EXIT_PREEMPTED}.get(ended, 1)
+            folder.write_json("outcome.json", {"outcome": ended, "exit_code": code, "step": step, "reason": reason})
+    if not outcome.complete:
+        if world.is_main:
+            print(f"stopped at step {outcome.step}; the same command goes on from there", file=sys.stderr)
+        return EXIT_PREEMPTED
+    return _finish(prepared, outcome, world)
+
+
+def _finish(prepared: _Prepared, outcome: TrainingOutcome, world: World) -> int:
+    """The result and the report of a complete run."""
+    config, folder = prepared.config, prepared.folder
+    assert outcome.result is not None
+    document = dict(outcome.result.document)
+    if world.is_main:
+        document |= {
+            "checkpoint": {"step": outcome.step, "weights": "ema" if config.train.ema_decay else "raw"},
+            "manifest_hash": prepared.manifest.hash,
+            "split": config.data.val_split,
+            "class_names": list(prepared.manifest.class_names),
+        }
+        folder.write_json("result.json", document)
+        report = render_report(folder, world)
+        low, high = cast(Sequence[float], document["miou_interval"])
+        print(
+            f"mIoU {document['miou']:.4f} (95% interval {low:.4f} to {high:.4f}) on {document['images']} images\n"
+            f"report      {report}\n"
+            f"checkpoint  {folder.checkpoints.path(outcome.step)}\n"
+            f"result      {folder.result_file}"
+        )
+    left_out = cast(Sequence[object], document["left_out"])
+    return 1 if left_out and not config.eval.allow_bad_samples else 0

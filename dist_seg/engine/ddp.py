@@ -1,0 +1,70 @@
+"""Data-parallel training: the whole model on every rank, gradients summed by torch's DistributedDataParallel."""
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from dist_seg.engine.optim import load_optimizer_state, optimizer_state, set_learning_rate
+from dist_seg.runtime.world import World
+
+
+class DdpStrategy:
+    """A `Strategy`. With one rank the model is not wrapped at all."""
+
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer, *, world: World, lanes: int, clip_norm: float, compile: bool
+    ) -> None:
+        self.module = model
+        self._optimizer = optimizer
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        # DDP divides the sum over ranks by their number, the contract by the number of lanes.
+        self._loss_scale = world.size / lanes
+        self._clip_norm = clip_norm or math.inf
+        self._ddp: DistributedDataParallel | None = None
+        called: nn.Module = model
+        if world.size > 1:
+            # Buffers are the statistics' affair; see engine.statistics.
+            self._ddp = called = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        self._forward: Callable[[torch.Tensor], torch.Tensor] = torch.compile(called) if compile else called
+
+    def forward(self, images: torch.Tensor, *, last: bool) -> torch.Tensor:
+        if self._ddp is not None:
+            # What DDP.no_sync() sets; as a flag it also spans the backward pass that comes after this returns.
+            self._ddp.require_backward_grad_sync = last
+        return self._forward(images)
+
+    def backward(self, loss: torch.Tensor, *, last: bool) -> None:
+        torch.autograd.backward(loss * self._loss_scale)
+
+    def step(self, lr_factor: float, loss: torch.Tensor) -> tuple[float, bool]:
+        norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_norm, foreach=True)
+        # The one point of a step where the host waits for the device.
+        grad_norm, finite = torch.stack([norm.double(), (norm + loss).isfinite().double()]).tolist()
+        skipped = not finite
+        if not skipped:
+            set_learning_rate(self._optimizer, lr_factor)
+            self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return grad_norm, skipped
+
+    def warm_up(self, loss_of: Callable[[Callable[[torch.Tensor], torch.Tensor]], torch.Tensor]) -> None:
+        """Two passes whose gradients are thrown away; call before any state is loaded.
+
+        DDP rebuilds its buckets after the first step, and the order in which gloo adds depends on them: without this
+        the first step after a resume would differ in the last bit from the same step of a run without the pause.
+        """
+        if self._ddp is None:
+            return
+        for _ in range(2):
+            self.backward(loss_of(lambda images: self.forward(images, last=True)), last=True)
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def optimizer_state(self) -> dict[str, torch.Tensor]:
+        return optimizer_state(self._optimizer, self.module)
+
+    def load_optimizer_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        load_optimizer_state(self._optimizer, self.module, state)

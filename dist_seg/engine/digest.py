@@ -1,0 +1,42 @@
+"""Fingerprints of batches and weights, for the audit."""
+
+import hashlib
+
+import torch
+from torch import nn
+
+from dist_seg.runtime.collectives import gather_json, sum_over_ranks
+
+
+def batch_digest(lane_digests: dict[int, int], lanes: int) -> str:
+    """One digest of a global batch from every lane's, the same for any number of ranks. A collective."""
+    vector = torch.zeros(lanes, dtype=torch.int64)
+    for lane, digest in lane_digests.items():
+        vector[lane] = digest
+    return hashlib.sha256(sum_over_ranks(vector).numpy().tobytes()).hexdigest()[:16]
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A digest of all weights and buffers of this rank's model."""
+    content = hashlib.blake2b(digest_size=8)
+    for name, tensor in model.state_dict().items():
+        content.update(name.encode())
+        content.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return content.hexdigest()
+
+
+class ReplicaMismatchError(RuntimeError):
+    """Ranks that should hold the same weights do not."""
+
+
+def agreed_digest(digest: str) -> str:
+    """The digest, if all ranks have the same; raises ReplicaMismatchError that names the ranks that differ. A collective."""
+    by_rank = [str(entry) for entry in gather_json(digest)]
+    if len(set(by_rank)) > 1:
+        most = max(set(by_rank), key=by_rank.count)
+        odd = [rank for rank, entry in enumerate(by_rank) if entry != most]
+        raise ReplicaMismatchError(
+            f"the weights of ranks {odd} differ from the others' ({by_rank}): memory or network corrupted them, or code "
+            "changed them on some ranks only. The run is stopped before they reach a checkpoint"
+        )
+    return digest

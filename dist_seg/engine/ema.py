@@ -1,0 +1,50 @@
+"""Exponential moving average of a model's weights and running statistics."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+class ExponentialMovingAverage:
+    """An average of every floating-point tensor of the model's state, moved once a step.
+
+    The decay rises as (1 + t) / (10 + t) up to `decay` (as in TensorFlow's ExponentialMovingAverage), so that the random
+    start is soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._model = model
+        self._decay = decay
+        self._live = {
+            name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if tensor.is_floating_point()
+        }
+        self.averages = {name: tensor.detach().clone() for name, tensor in self._live.items()}
+
+    @torch.no_grad()
+    def update(self, steps_done: int) -> None:
+        """Moves the average after optimiser step number `steps_done`, counted from 1."""
+        decay = min(self._decay, (1 + steps_done) / (10 + steps_done))
+        torch._foreach_lerp_(
+            list(self.averages.values()), [tensor.detach() for tensor in self._live.values()], 1 - decay
+        )
+
+    @torch.no_grad()
+    def load(self, averages: Mapping[str, torch.Tensor]) -> None:
+        """Takes up averages by name."""
+        for name, tensor in self.averages.items():
+            tensor.copy_(averages[name])
+
+    @contextmanager
+    def swapped_in(self) -> Iterator[None]:
+        """The model with the averages as its weights while the context lasts; nothing is copied."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        for name, tensor in self._live.items():
+            tensor.data, self.averages[name] = self.averages[name], tensor.data

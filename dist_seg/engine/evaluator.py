@@ -1,0 +1,58 @@
+"""Scoring a model on a whole split, each sample exactly once, at any number of ranks."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from dist_seg.config.schema import Config
+from dist_seg.data.loader import eval_batches
+from dist_seg.data.manifest import Manifest
+from dist_seg.data.plan import EvalPlan
+from dist_seg.runtime.collectives import sum_over_ranks
+from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
+from dist_seg.runtime.storage import Storage
+from dist_seg.runtime.world import World
+from dist_seg.tasks.task import EvalResult, Task
+
+
+def evaluate(
+    model: nn.Module,
+    *,
+    task: Task,
+    config: Config,
+    storage: Storage,
+    manifest: Manifest,
+    split: str,
+    world: World,
+    num_threads: int,
+    on_images: Callable[[int], None] = lambda count: None,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> EvalResult | None:
+    """The result, the same on every rank, or None where a rank was asked to stop. A collective.
+
+    Leaves the model in the mode (training or evaluation) that it came in. on_images: called with the number of images
+    of this rank that were scored since the last call.
+    """
+    plan = EvalPlan([shard.samples for shard in manifest.split(split).shards], batch=config.eval.batch)
+    precision = resolve_precision(config.train.precision, world.device)
+    metric = task.metric()
+    was_training = model.training
+    model.eval()
+    indices = plan.of_rank(world.rank, world.size)
+    groups = eval_batches(config, manifest, storage, split, plan, indices, world.device, num_threads)
+    try:
+        for group in groups:
+            if stop_requested():
+                break
+            for batch in group:
+                with autocast(precision, world.device):
+                    images = batch.images.to(dtype_of(precision))
+                    prediction = task.predict(model, images, batch.targets.shape[-2:]) if batch.keys else batch.targets
+                metric.update(prediction, batch)
+            on_images(sum(len(batch.keys) for batch in group))
+    finally:
+        model.train(was_training)
+    if int(sum_over_ranks(torch.tensor(int(stop_requested())))):
+        return None
+    return metric.reduce()

@@ -1,0 +1,133 @@
+"""A run's folder: what lies where, and what a start finds in it.
+
+config.yaml  checkpoints/  events.jsonl  result.json  report.html  outcome.json  ports.json
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dist_seg.checkpoint.store import CheckpointStore, load_meta
+from dist_seg.config.load import config_from_tree, differences, load_config
+from dist_seg.config.schema import Config
+from dist_seg.errors import CheckpointError, ConfigError
+
+# Settings that may change between a run and its resumption without changing what is trained.
+_HARMLESS = (
+    "run.",
+    "telemetry.",
+    "checkpoint.",
+    "eval.",
+    "data.loader",
+    "data.num_threads",
+    "data.prefetch",
+    "data.max_bad_samples",
+    "train.eval_interval_steps",
+    "train.num_threads",
+    "train.timeout_s",
+    "train.max_nonfinite_steps",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """Paths in the folder of one run."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def result_file(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def report_file(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def checkpoints(self) -> CheckpointStore:
+        return CheckpointStore(self.path / "checkpoints")
+
+    def stored_config(self) -> Config | None:
+        """The configuration of the run that the folder holds, if any."""
+        return load_config([self.config_file]) if self.config_file.is_file() else None
+
+    def write_json(self, name: str, content: Mapping[str, object]) -> Path:
+        """Writes a small file so that a reader sees the old content or the new one."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        temporary = self.path / f".{name}.tmp-{os.getpid()}"
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        temporary.rename(self.path / name)
+        return self.path / name
+
+    def move_aside(self) -> Path | None:
+        """Renames a folder that is in use, so that a new run can begin; nothing is deleted."""
+        if not self.path.exists() or not any(self.path.iterdir()):
+            return None
+        for number in range(1, 10_000):
+            aside = self.path.with_name(f"{self.path.name}.old-{number}")
+            if not aside.exists():
+                self.path.rename(aside)
+                return aside
+        raise ConfigError(f"{self.path}: there are 9999 older runs beside it; delete some")
+
+
+def open_run_folder(path: Path, *, must_exist: bool = False) -> RunFolder:
+    """The folder of a run; with `must_exist`, a UserError unless a run lies there."""
+    folder = RunFolder(path=path)
+    if must_exist and not folder.config_file.is_file():
+        raise CheckpointError(f"{path}: no run lies here (config.yaml is missing); give the folder that train wrote")
+    return folder
+
+
+def check_same_run(folder: RunFolder, config: Config, manifest_hash: str) -> None:
+    """Raises ConfigError with the list of differences if the folder holds a run of another configuration or data."""
+    old = folder.stored_config()
+    if old is None:
+        return
+    changed = [
+        f"  {key}: {before!r} there, {now!r} here"
+        for key, before, now in differences(old, config)
+        if not key.startswith(_HARMLESS) and key != "data.shards"
+    ]
+    steps = folder.checkpoints.steps()
+    if steps:
+        before = load_meta(folder.checkpoints.path(steps[-1])).manifest.get("hash")
+        if before != manifest_hash:
+            changed.append(f"  data's manifest: {str(before)[:12]} there, {manifest_hash[:12]} here")
+    if changed:
+        raise ConfigError(
+            f"{folder.path} holds a run with other settings:\n" + "\n".join(changed) + "\nGive another run.dir, "
+            "--fresh to start anew (the old folder is moved aside), or --resume-with-changes to go on with the new ones"
+        )
+
+
+def pick_checkpoint(folder: RunFolder, which: str) -> Path:
+    """The folder of the checkpoint that `best`, `last` or a step number names. Raises CheckpointError otherwise."""
+    store = folder.checkpoints
+    steps: Sequence[int] = store.steps()
+    if not steps:
+        raise CheckpointError(f"{folder.path}: the run has no checkpoint yet")
+    match which:
+        case "last":
+            return store.path(steps[-1])
+        case "best":
+            best = store.best_step()
+            if best is None:
+                raise CheckpointError(f"{folder.path}: no checkpoint of the run was evaluated; use --checkpoint last")
+            return store.path(best)
+    if not which.isdigit() or int(which) not in steps:
+        raise CheckpointError(
+            f"{folder.path}: no checkpoint {which!r}; there are: best, last, {', '.join(map(str, steps))}"
+        )
+    return store.path(int(which))
+
+
+def config_of_checkpoint(folder: Path) -> Config:
+    """The resolved configuration that a checkpoint was trained with."""
+    return config_from_tree(load_meta(folder).config, str(folder / "meta.json"))

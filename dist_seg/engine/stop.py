@@ -1,0 +1,30 @@
+"""SIGTERM and Ctrl-C as a wish to stop, which the training loop grants between two steps."""
+
+import signal
+from types import FrameType
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# A terminal's Ctrl-C reaches the ranks twice, directly and through torchrun; only an insisting user presses it thrice.
+_INSISTING = 3
+
+
+class StopSignal:
+    """Installed as a context manager in the main thread; `requested` tells whether a signal has come."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._interrupts = 0
+
+    def __enter__(self) -> "StopSignal":
+        self._previous = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        self._interrupts += number == signal.SIGINT
+        if self._interrupts >= _INSISTING:
+            raise KeyboardInterrupt

@@ -1,0 +1,14 @@
+"""From a configuration to its task."""
+
+from collections.abc import Sequence
+
+from dist_seg.config.schema import Config
+from dist_seg.tasks.semantic import SemanticTask
+from dist_seg.tasks.task import ClassInfo, Task
+
+
+def build_task(config: Config, classes: ClassInfo, class_pixels: Sequence[int] = ()) -> Task:
+    """The task that `config.task` names."""
+    match config.task:
+        case "semantic":
+            return SemanticTask(config, classes, class_pixels)

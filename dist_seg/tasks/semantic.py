@@ -1,0 +1,147 @@
+"""Semantic segmentation: one class for every pixel."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dist_seg.config.schema import Config
+from dist_seg.data.batch import Batch
+from dist_seg.losses import build_loss
+from dist_seg.metrics.confusion import (
+    bootstrap_interval,
+    confusion_matrix,
+    intersection_and_union,
+    mean_iou,
+    scores,
+)
+from dist_seg.models import build_model
+from dist_seg.runtime.collectives import gather_json, gather_rows, sum_over_ranks
+from dist_seg.tasks.task import ClassInfo, EvalResult
+
+_NUM_EXTREMES = 6
+
+
+class SemanticTask:
+    """A `Task`. `class_pixels` is the training data's histogram, which class weights are made of."""
+
+    def __init__(self, config: Config, classes: ClassInfo, class_pixels: Sequence[int] = ()) -> None:
+        self._config = config
+        self._classes = classes
+        self._class_pixels = class_pixels
+        self._loss: Callable[[torch.Tensor, torch.Tensor], dict[str, torch.Tensor]] | None = None
+
+    def build_model(self) -> nn.Module:
+        return build_model(self._config.model, len(self._classes.names))
+
+    def losses(self, forward: Callable[[torch.Tensor], torch.Tensor], batch: Batch) -> Mapping[str, torch.Tensor]:
+        if self._loss is None:
+            self._loss = build_loss(
+                self._config.loss, len(self._classes.names), self._classes.ignore_index, self._class_pixels
+            )
+        logits = forward(batch.images)
+        if logits.dtype == torch.bfloat16:
+            logits = logits.float()
+        return self._loss(logits, batch.targets)
+
+    def blank_batch(self, device: torch.device) -> Batch:
+        train, augment = self._config.train, self._config.augment
+        assert train.micro_batch is not None and augment.crop_height is not None and augment.crop_width is not None
+        shape = (train.micro_batch, augment.crop_height, augment.crop_width)
+        images = torch.zeros(shape[0], 3, *shape[1:], device=device)
+        if train.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        targets = torch.zeros(shape, dtype=torch.int64, device=device)
+        return Batch(images=images, targets=targets, keys=("",) * shape[0])
+
+    @torch.inference_mode()
+    def predict(self, model: nn.Module, images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+        """Class ids (N, height, width) int64 at `size`, from logits resized bilinearly."""
+        return self.predict_logits(model, images, size).argmax(dim=1)
+
+    @torch.inference_mode()
+    def predict_logits(self, model: nn.Module, images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+        """(N, C, height, width); probabilities instead of logits where the mirrored image is averaged in."""
+        logits: torch.Tensor = model(images).float()
+        if self._config.eval.flip:
+            mirrored = model(images.flip(-1)).float().flip(-1)
+            logits = (logits.softmax(dim=1) + mirrored.softmax(dim=1)) / 2
+        if tuple(logits.shape[-2:]) != tuple(size):
+            logits = F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
+        return logits
+
+    def metric(self) -> "SemanticMetric":
+        return SemanticMetric(
+            self._classes, bootstrap_samples=self._config.eval.bootstrap_samples, seed=self._config.train.seed
+        )
+
+
+class SemanticMetric:
+    """A `Metric`: the confusion matrix of all pixels, and each image's intersections and unions for the interval."""
+
+    def __init__(self, classes: ClassInfo, *, bootstrap_samples: int, seed: int) -> None:
+        self._classes = classes
+        self._bootstrap_samples = bootstrap_samples
+        self._seed = seed
+        num_classes = len(classes.names)
+        self._matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        self._per_image: list[torch.Tensor] = []
+        self._keys: list[str] = []
+        self._left_out: list[dict[str, str]] = []
+
+    def update(self, prediction: torch.Tensor, batch: Batch) -> None:
+        """prediction: (N, H, W) class ids, as large as the targets."""
+        self._left_out.extend(dataclasses.asdict(bad) for bad in batch.bad)
+        for i, key in enumerate(batch.keys):
+            matrix = confusion_matrix(
+                prediction[i], batch.targets[i], len(self._classes.names), self._classes.ignore_index
+            ).cpu()
+            self._matrix += matrix
+            hits, union = intersection_and_union(matrix[None].numpy())
+            self._per_image.append(torch.from_numpy(np.concatenate([hits[0], union[0]])))
+            self._keys.append(key)
+
+    def reduce(self) -> EvalResult:
+        num_classes = len(self._classes.names)
+        matrix = sum_over_ranks(self._matrix).numpy()
+        empty = torch.zeros(0, 2 * num_classes, dtype=torch.int64)
+        rows = gather_rows(torch.stack(self._per_image) if self._per_image else empty).numpy()
+        hits, union = rows[:, :num_classes], rows[:, num_classes:]
+        gathered = gather_json([self._keys, self._left_out])
+        keys: list[str] = [key for part in gathered for key in part[0]]  # type: ignore[index]  # as sent above
+        left_out = [sample for part in gathered for sample in part[1]]  # type: ignore[index]
+        low, high = bootstrap_interval(hits, union, num_resamples=self._bootstrap_samples, seed=self._seed)
+        result = scores(matrix)
+        by_class = {
+            field: dict(zip(self._classes.names, getattr(result, field), strict=True))
+            for field in ("iou", "dice", "class_accuracy")
+        }
+        headline = {
+            field: getattr(result, field)
+            for field in ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "mean_dice")
+        }
+        ranked = sorted(
+            (float(score), key) for score, key in zip(mean_iou(hits, union), keys, strict=True) if not math.isnan(score)
+        )
+        document = {
+            **{name: _finite(value) for name, value in headline.items()},
+            "miou_interval": [_finite(low), _finite(high)],
+            **by_class,
+            "absent_classes": [self._classes.names[c] for c in result.absent],
+            "confusion_matrix": matrix.tolist(),
+            "images": len(keys),
+            "left_out": left_out,
+            "per_image": {
+                "worst": [{"key": key, "miou": score} for score, key in ranked[:_NUM_EXTREMES]],
+                "best": [{"key": key, "miou": score} for score, key in ranked[::-1][:_NUM_EXTREMES]],
+            },
+        }
+        return EvalResult(headline=headline, document=document, images=len(keys))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

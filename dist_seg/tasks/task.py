@@ -1,0 +1,60 @@
+"""What differs between kinds of training, and nothing else."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from dist_seg.data.batch import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassInfo:
+    """What a model must know of its data's classes; kept in every checkpoint."""
+
+    names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    ignore_index: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalResult:
+    """An evaluation's outcome, the same on every rank."""
+
+    headline: Mapping[str, float]
+    """Numbers for curves and metrics; `miou` is among them."""
+    document: Mapping[str, object]
+    """Everything, JSON-ready: what `result.json` holds."""
+    images: int
+
+
+class Metric(Protocol):
+    """Collects predictions on one rank and reduces them over all."""
+
+    def update(self, prediction: torch.Tensor, batch: Batch) -> None: ...
+
+    def reduce(self) -> EvalResult:
+        """A collective: every rank calls it once, also one that saw no image."""
+        ...
+
+
+class Task(Protocol):
+    """Everything the engine needs to know of a kind of segmentation."""
+
+    def build_model(self) -> nn.Module: ...
+
+    def losses(self, forward: Callable[[torch.Tensor], torch.Tensor], batch: Batch) -> Mapping[str, torch.Tensor]:
+        """Scalars by name; `loss` is the one that is trained, the mean over the micro-batch."""
+        ...
+
+    def blank_batch(self, device: torch.device) -> Batch:
+        """A micro-batch of the training's shape without any content, for warming up and for estimates."""
+        ...
+
+    def predict(self, model: nn.Module, images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+        """What `Metric.update` takes, at `size` (height, width)."""
+        ...
+
+    def metric(self) -> Metric: ...
