@@ -1,4 +1,4 @@
-"""NVIDIA DALI: decoding and geometry of whole micro-batches in native threads, with a GPU on the GPU.
+"""NVIDIA DALI: micro-batches decoded, with a GPU also placed, in native threads.
 
 The only module that imports `nvidia.dali`. Samples are fed in as encoded bytes with their drawn transforms, so that
 the plan, the reading and what happens to bad samples are the same as with the torch loader.
@@ -8,27 +8,30 @@ import io
 import logging
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import numpy as np
 import nvidia.dali.fn as fn
 import torch
 from nvidia.dali import Pipeline
 from nvidia.dali.data_node import DataNode
-from nvidia.dali.types import DALIDataType, DALIImageType, DALIInterpType
+from nvidia.dali.types import Constant, DALIDataType, DALIImageType, DALIInterpType
 from PIL import Image
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from dist_seg.data.assemble import Recipe, decode_reference, reject_undecodable, to_batches
+from dist_seg.data.assemble import Recipe, decode_reference, place, reject_undecodable, to_batches
 from dist_seg.data.augment import SampleTransform
+from dist_seg.data.background import in_background
 from dist_seg.data.batch import Batch, EncodedSample
 from dist_seg.data.fetch import DrawnSample, Fetched, Fetcher, Unit, drawn_samples, read_ahead
 
 _READ_THREADS = 8
 _READ_AHEAD = 2
 """Micro-batches that are read before they can be fed."""
+_Tensors = Tensor | Sequence[Tensor]
 _log = logging.getLogger(__name__)
 
 
@@ -45,20 +48,37 @@ def dali_batches(
     prefetch: int,
     num_threads: int,
     device: torch.device,
-) -> Iterator[list[Batch]]:
+    geometry: Literal["dali", "torch"] | None = None,
+) -> Generator[list[Batch], None, None]:
     """The micro-batch of every unit, in order; in evaluation as several batches where its pictures' sizes differ.
 
-    While one is being used, `prefetch` more are decoded by `num_threads` threads.
+    While one is being used, `prefetch` more are decoded by `num_threads` threads. geometry: who places the decoded
+    regions; None takes DALI on a GPU, where all stays on the device, and torch on the CPU, where it is faster.
     """
-    graph = _Graph(recipe, max_batch, num_threads, device, depth=prefetch)
+    on_gpu = device.type == "cuda"
+    graph = _Graph(
+        recipe,
+        max_batch=max_batch,
+        num_threads=num_threads,
+        device=device,
+        depth=prefetch,
+        places=on_gpu if geometry is None else geometry == "dali",
+    )
+    batches = _batches(graph, fetcher, units, recipe, prefetch)
+    # On a GPU the rest is asynchronous anyway, and belongs to the consumer's stream.
+    return batches if on_gpu else in_background(batches, ahead=prefetch)
+
+
+def _batches(
+    graph: "_Graph", fetcher: Fetcher[Unit], units: Iterable[Unit], recipe: Recipe, prefetch: int
+) -> Generator[list[Batch], None, None]:
     pool = ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="read")
     try:
         source = read_ahead(fetcher, units, pool, ahead=_READ_AHEAD)
         running: deque[list[Fetched]] = deque()
         _start(graph, source, running, prefetch)
         while running:
-            fetched = running.popleft()
-            images, masks, fetched = _decoded(graph, fetcher, fetched, recipe, device)
+            images, masks, fetched = _decoded(graph, fetcher, running.popleft(), recipe)
             _start(graph, source, running, prefetch)
             yield to_batches(images, masks, fetched, recipe)
     finally:
@@ -72,15 +92,14 @@ def _start(graph: "_Graph", source: Iterator[list[Fetched]], running: deque[list
 
 
 def _decoded(
-    graph: "_Graph", fetcher: Fetcher[Unit], fetched: list[Fetched], recipe: Recipe, device: torch.device
-) -> tuple[Tensor | Sequence[Tensor], Tensor | Sequence[Tensor], list[Fetched]]:
+    graph: "_Graph", fetcher: Fetcher[Unit], fetched: list[Fetched], recipe: Recipe
+) -> tuple[_Tensors, _Tensors, list[Fetched]]:
     """What the graph made of the batch that was started first; without the samples that cannot be decoded.
 
     Which these are is found by the reference decoder, one by one, so that both loaders agree.
     """
-    samples = drawn_samples(fetched)
     try:
-        return *graph.take(len(samples)), fetched
+        return *graph.take(drawn_samples(fetched)), fetched
     except _DecodeError as error:
         first_error = error
     while (usable := reject_undecodable(fetcher, fetched)) != fetched:
@@ -91,8 +110,8 @@ def _decoded(
     except _DecodeError:
         keys = ", ".join(sample.encoded.key for sample in samples)
         _log.warning("DALI cannot decode what PIL can, one of %s; decoded by PIL (%s)", keys, first_error)
-    images, masks = decode_reference(samples, recipe)
-    return [image.to(device) for image in images], [mask.to(device) for mask in masks], fetched
+    images, masks = place(decode_reference(samples), samples, recipe)
+    return [image.to(graph.device) for image in images], [mask.to(graph.device) for mask in masks], fetched
 
 
 class _Graph:
@@ -101,8 +120,18 @@ class _Graph:
     A batch that cannot be decoded fails alone: those after it come out as if nothing had happened.
     """
 
-    def __init__(self, recipe: Recipe, max_batch: int, num_threads: int, device: torch.device, depth: int) -> None:
-        self._recipe, self._max_batch, self._num_threads, self._device = recipe, max_batch, num_threads, device
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        max_batch: int,
+        num_threads: int,
+        device: torch.device,
+        depth: int,
+        places: bool,
+    ) -> None:
+        self.device = device
+        self._recipe, self._max_batch, self._num_threads, self._places = recipe, max_batch, num_threads, places
         device_id = None
         if device.type == "cuda":
             device_id = torch.cuda.current_device() if device.index is None else device.index
@@ -110,7 +139,7 @@ class _Graph:
             batch_size=max_batch, num_threads=num_threads, device_id=device_id, prefetch_queue_depth=depth
         )
         with self._pipeline:
-            self._pipeline.set_outputs(*_define(recipe, on_gpu=device.type == "cuda"))
+            self._pipeline.set_outputs(*_define(recipe, places=places, on_gpu=device.type == "cuda"))
         self._pipeline.build()
         # The first run of a pipeline starts `depth` at once. Small stand-ins let every later one start just itself.
         for _ in range(depth):
@@ -125,28 +154,35 @@ class _Graph:
             self._feed(samples)
             self._pipeline.schedule_run()
 
-    def take(self, num_samples: int) -> tuple[Tensor | list[Tensor], Tensor | list[Tensor]]:
-        """Wait for the batch that was started first: images and masks as `to_batches` takes them."""
-        if num_samples == 0:
+    def take(self, samples: Sequence[DrawnSample]) -> tuple[_Tensors, _Tensors]:
+        """Wait for the batch that was started first, these samples: images and masks as `to_batches` takes them."""
+        if not samples:
             return [], []
         # The outputs are bound to the stream that uses them: their memory is not reused before that use is over.
-        stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
+        stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
         try:
             images, masks = self._pipeline.outputs(stream)
         except RuntimeError as error:
             raise _DecodeError(str(error)) from error
-        if self._recipe.training:
-            return from_dlpack(images.as_tensor()), from_dlpack(masks.as_tensor())[..., 0]
-        return (
-            [from_dlpack(images[i]) for i in range(num_samples)],
-            [from_dlpack(masks[i])[..., 0] for i in range(num_samples)],
-        )
+        images_hwc = [from_dlpack(images[i]) for i in range(len(samples))]
+        masks_hw = [from_dlpack(masks[i])[..., 0] for i in range(len(samples))]
+        if not self._places:
+            parts = ((i.numpy(), m.numpy()) for i, m in zip(images_hwc, masks_hw, strict=True))
+            return place(parts, samples, self._recipe)
+        return [image_hwc.permute(2, 0, 1) for image_hwc in images_hwc], masks_hw
 
-    def run_alone(self, samples: Sequence[DrawnSample]) -> tuple[Tensor | list[Tensor], Tensor | list[Tensor]]:
+    def run_alone(self, samples: Sequence[DrawnSample]) -> tuple[_Tensors, _Tensors]:
         """A batch out of turn, past those that are running, through a graph of its own."""
-        graph = _Graph(self._recipe, self._max_batch, self._num_threads, self._device, depth=1)
+        graph = _Graph(
+            self._recipe,
+            max_batch=self._max_batch,
+            num_threads=self._num_threads,
+            device=self.device,
+            depth=1,
+            places=self._places,
+        )
         graph.start(samples)
-        return graph.take(len(samples))
+        return graph.take(samples)
 
     def _feed(self, samples: Sequence[DrawnSample]) -> None:
         transforms = [sample.transform for sample in samples]
@@ -155,6 +191,8 @@ class _Graph:
         feed("target", [np.frombuffer(sample.encoded.target, np.uint8) for sample in samples])
         feed("roi_start", np.array([t.roi[:2] for t in transforms], np.int32))
         feed("roi_shape", np.array([t.roi[2:] for t in transforms], np.int32))
+        if not self._places:
+            return
         if self._recipe.resizes:
             feed("size", np.array([t.resized for t in transforms], np.float32))
         if self._recipe.blurs:
@@ -175,8 +213,8 @@ def _relative_place(t: SampleTransform, axis: int) -> float:
     return t.offset[axis] / max(1, t.canvas[axis] - t.resized[axis])
 
 
-def _define(recipe: Recipe, *, on_gpu: bool) -> tuple[DataNode, DataNode]:
-    """The graph, of only those operators that the recipe needs."""
+def _define(recipe: Recipe, *, places: bool, on_gpu: bool) -> tuple[DataNode, DataNode]:
+    """The graph, of only those operators that the recipe needs: an image (H, W, 3) and a mask (H, W, 1)."""
     start, shape = _input("roi_start", DALIDataType.INT32, 1), _input("roi_shape", DALIDataType.INT32, 1)
     image = fn.decoders.image_slice(
         _input("image", DALIDataType.UINT8, 1),
@@ -187,7 +225,7 @@ def _define(recipe: Recipe, *, on_gpu: bool) -> tuple[DataNode, DataNode]:
         jpeg_fancy_upsampling=True,
         adjust_orientation=False,
     )
-    # Masks are small PNGs, which DALI decodes on the CPU everywhere; uint8 is also the cheapest thing to copy.
+    # Masks are small PNGs, which DALI decodes on the CPU everywhere; as uint8 they are also the cheapest to copy.
     mask = fn.decoders.image_slice(
         _input("target", DALIDataType.UINT8, 1),
         start,
@@ -196,6 +234,12 @@ def _define(recipe: Recipe, *, on_gpu: bool) -> tuple[DataNode, DataNode]:
         output_type=DALIImageType.GRAY,
         adjust_orientation=False,
     )
+    if places:
+        image, mask = _define_placing(image, mask, recipe)
+    return image, mask.gpu() if on_gpu else mask
+
+
+def _define_placing(image: DataNode, mask: DataNode, recipe: Recipe) -> tuple[DataNode, DataNode]:
     if recipe.resizes:
         size = _input("size", DALIDataType.FLOAT, 1)
         image = fn.resize(image, size=size, interp_type=DALIInterpType.INTERP_LINEAR, antialias=True)
@@ -203,18 +247,16 @@ def _define(recipe: Recipe, *, on_gpu: bool) -> tuple[DataNode, DataNode]:
         sigma, window = _input("sigma", DALIDataType.FLOAT, 0), _input("window", DALIDataType.INT32, 0)
         image = fn.gaussian_blur(image, sigma=sigma, window_size=window)
     if not recipe.training:
-        image = fn.crop_mirror_normalize(image, mean=list(recipe.norm.padding))
-    elif recipe.rotates:
-        image, mask = _warp(image, mask, recipe)
-    else:
-        if recipe.resizes:
-            mask = fn.resize(mask, size=size, interp_type=DALIInterpType.INTERP_NN)
-        image, mask = _place(image, mask, recipe)
-    return image, mask.gpu() if on_gpu else mask
+        return image, mask
+    if recipe.rotates:
+        return _warp(image, mask, recipe)
+    if recipe.resizes:
+        mask = fn.resize(mask, size=size, interp_type=DALIInterpType.INTERP_NN)
+    return _place(image, mask, recipe)
 
 
 def _warp(image: DataNode, mask: DataNode, recipe: Recipe) -> tuple[DataNode, DataNode]:
-    # The warp fills with one number, so the padding colour is moved to 0 before it.
+    # The warp fills with one number for all channels, so the padding colour is moved to 0 and back.
     image = fn.crop_mirror_normalize(image, mean=list(recipe.norm.padding), output_layout="HWC")
     image = fn.warp_affine(
         image, matrix=_input("image_warp", DALIDataType.FLOAT, 2), size=recipe.canvas, fill_value=0.0
@@ -226,7 +268,7 @@ def _warp(image: DataNode, mask: DataNode, recipe: Recipe) -> tuple[DataNode, Da
         fill_value=float(recipe.ignore_index),
         interp_type=DALIInterpType.INTERP_NN,
     )
-    return fn.transpose(image, perm=[2, 0, 1]), mask
+    return image + Constant(recipe.norm.padding, dtype=DALIDataType.FLOAT, shape=(1, 1, 3)), mask
 
 
 def _place(image: DataNode, mask: DataNode, recipe: Recipe) -> tuple[DataNode, DataNode]:
@@ -239,8 +281,9 @@ def _place(image: DataNode, mask: DataNode, recipe: Recipe) -> tuple[DataNode, D
         crop_pos_x=x,
         mirror=flip,
         out_of_bounds_policy="pad",
-        fill_values=0.0,
-        mean=list(recipe.norm.padding),
+        fill_values=list(recipe.norm.padding),
+        dtype=DALIDataType.UINT8,
+        output_layout="HWC",
     )
     mask = fn.crop_mirror_normalize(
         mask,

@@ -61,7 +61,7 @@ def train_batches(
         crop=(crop[0], crop[1]),
         seed=cfg.train.seed,
     )
-    recipe = train_recipe(cfg, (crop[0], crop[1]), manifest.ignore_index)
+    recipe = train_recipe(cfg.data, cfg.augment, (crop[0], crop[1]), manifest.ignore_index)
     for batches in _batches(cfg, fetcher, units, recipe, plan.micro_batch, device, num_threads):
         yield batches[0]
 
@@ -83,7 +83,7 @@ def eval_batches(
     """
     reader = ShardReader(storage, manifest, split)
     fetcher = EvalFetcher(reader, plan, input_scale=cfg.data.input_scale or 1.0)
-    recipe = eval_recipe(cfg, manifest.ignore_index)
+    recipe = eval_recipe(cfg.data, manifest.ignore_index)
     max_batch = len(plan.batch(0)) if indices else 1
     yield from _batches(cfg, fetcher, indices, recipe, max_batch, device, num_threads)
 

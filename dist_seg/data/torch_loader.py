@@ -16,13 +16,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dist_seg.config.schema import AugmentConfig, DataConfig
-from dist_seg.data.assemble import Recipe, decode_reference, reject_undecodable, to_batches
-from dist_seg.data.augment import draw, eval_transform
-from dist_seg.data.batch import Batch
-from dist_seg.data.decode import decode_image, decode_mask, finish, normalization, place_image, place_mask
-from dist_seg.data.fetch import Fetcher, Unit, drawn_samples
+from dist_seg.data.assemble import (
+    Recipe,
+    decode_reference,
+    eval_recipe,
+    place,
+    reject_undecodable,
+    to_batches,
+    train_recipe,
+)
+from dist_seg.data.augment import SampleTransform, draw, eval_transform
+from dist_seg.data.batch import Batch, EncodedSample
+from dist_seg.data.fetch import DrawnSample, Fetcher, Unit, drawn_samples
 from dist_seg.data.headers import UndecodableError
 from dist_seg.data.manifest import load_manifest
+from dist_seg.data.normalize import normalize
 from dist_seg.data.reader import ShardReader
 from dist_seg.errors import DataError, UserError
 from dist_seg.runtime.storage import Storage, open_storage
@@ -64,7 +72,12 @@ class SegmentationDataset(Dataset[Sample]):
         self._augment, self._seed, self._epoch = augment, seed, epoch
         data = data or DataConfig()
         self._input_scale = data.input_scale or 1.0
-        self._norm = normalization(data)
+        self._crop = None
+        self._recipe = eval_recipe(data, manifest.ignore_index)
+        if augment is not None:
+            if augment.crop_height is not None and augment.crop_width is not None:
+                self._crop = (augment.crop_height, augment.crop_width)
+            self._recipe = train_recipe(data, augment, self._crop, manifest.ignore_index)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -80,26 +93,26 @@ class SegmentationDataset(Dataset[Sample]):
         index %= len(self)
         shard = int(torch.searchsorted(self._ends, index, right=True))
         encoded = self._reader.read(shard, index - (int(self._ends[shard - 1]) if shard else 0))
-        height, width = encoded.height, encoded.width
+        sample = DrawnSample(encoded=encoded, transform=self._draw(encoded))
         try:
-            image_hwc, mask_hw = decode_image(encoded.image), decode_mask(encoded.target)
+            images, masks = place(decode_reference([sample]), [sample], self._recipe)
         except UndecodableError as error:
             raise DataError(f"{self._reader.shard_name(shard)}: sample {encoded.key}: {error}") from error
+        image = normalize(images, [sample.transform], self._recipe.norm)[0]
+        return Sample(image=image, mask=masks[0].long(), key=encoded.key)
+
+    def _draw(self, encoded: EncodedSample) -> SampleTransform:
+        height, width = encoded.height, encoded.width
         if self._augment is None:
-            transform = eval_transform(input_scale=self._input_scale, height=height, width=width)
-        else:
-            crop = (self._augment.crop_height, self._augment.crop_width)
-            transform = draw(
-                self._augment,
-                input_scale=self._input_scale,
-                height=height,
-                width=width,
-                crop=(crop[0], crop[1]) if crop[0] is not None and crop[1] is not None else None,
-                rng=generator("augment", self._seed, self._epoch, encoded.key),
-            )
-            mask_hw = place_mask(mask_hw, transform, self.ignore_index)
-        image = finish(place_image(image_hwc, transform, self._norm.padding)[None], [transform], self._norm)[0]
-        return Sample(image=image, mask=torch.from_numpy(mask_hw).long(), key=encoded.key)
+            return eval_transform(input_scale=self._input_scale, height=height, width=width)
+        return draw(
+            self._augment,
+            input_scale=self._input_scale,
+            height=height,
+            width=width,
+            crop=self._crop,
+            rng=generator("augment", self._seed, self._epoch, encoded.key),
+        )
 
 
 @dataclass(frozen=True)
@@ -157,7 +170,7 @@ def load_unit(fetcher: Fetcher[Unit], unit: Unit, recipe: Recipe) -> list[Batch]
     while True:
         samples = drawn_samples(fetched)
         try:
-            images, masks = decode_reference(samples, recipe)
+            images, masks = place(decode_reference(samples), samples, recipe)
             return to_batches(images, masks, fetched, recipe)
         except UndecodableError:
             fetched = reject_undecodable(fetcher, fetched)

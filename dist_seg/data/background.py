@@ -1,0 +1,69 @@
+"""A generator that runs ahead of its consumer in a thread of its own."""
+
+import queue
+import threading
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class _End:
+    """The generator is exhausted or, with an error, has failed."""
+
+    error: BaseException | None = None
+
+
+def in_background(items: Generator[T, None, None], *, ahead: int) -> Generator[T, None, None]:
+    """The items, up to `ahead` of them made before they are asked for; errors arrive in their place.
+
+    torch's kernels run on one core in that thread. The thread starts with the first item and ends with `close()`.
+    """
+    waiting: queue.Queue[T | _End] = queue.Queue(maxsize=ahead)
+    stopped, started = threading.Event(), threading.Event()
+
+    def produce() -> None:
+        torch.set_num_threads(1)  # of this thread, and the default of those that begin later
+        started.set()
+        end = _End()
+        try:
+            for item in items:
+                if not _put(waiting, item, stopped):
+                    break
+        except BaseException as error:  # whatever it is, it is the consumer's to handle
+            end = _End(error)
+        finally:
+            items.close()
+        _put(waiting, end, stopped)
+
+    thread = threading.Thread(target=produce, name="loader", daemon=True)
+    thread.start()
+    started.wait()
+    torch.set_num_threads(torch.get_num_threads())  # gives threads that begin later the consumer's number back
+    try:
+        while True:
+            item = waiting.get()
+            if isinstance(item, _End):
+                if item.error is not None:
+                    raise item.error
+                return
+            yield item
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def _put(waiting: "queue.Queue[T | _End]", item: T | _End, stopped: threading.Event) -> bool:
+    while not stopped.is_set():
+        try:
+            waiting.put(item, timeout=_POLL_S)
+        except queue.Full:
+            continue
+        return True
+    return False
