@@ -7,6 +7,7 @@ from torch import nn
 from dist_seg.config.schema import ModelConfig
 from dist_seg.errors import ConfigError
 from dist_seg.models.aspp import ASPP, conv_norm_relu, separable_conv
+from dist_seg.models.depthwise import speed_up_dilated_depthwise
 from dist_seg.models.encoder import Encoder
 from dist_seg.models.norm import batch_norms
 
@@ -37,6 +38,7 @@ class DeepLabV3Plus(nn.Module):
         nn.init.normal_(self.classifier.weight, std=0.01)
         assert self.classifier.bias is not None
         nn.init.zeros_(self.classifier.bias)
+        speed_up_dilated_depthwise(self)
         self._always_eval = tuple(bn for head in heads for bn in batch_norms(head)) if cfg.norm == "frozen" else ()
         self.train(self.training)
 

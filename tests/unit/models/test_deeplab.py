@@ -9,7 +9,13 @@ from dist_seg.errors import ConfigError
 from dist_seg.models import build_model
 from dist_seg.models.deeplab import DeepLabV3Plus
 
-SMALL = {"encoder": "mobilenetv3_small_050", "aspp_channels": 16, "low_level_channels": 8, "decoder_channels": 16}
+SMALL = {
+    "encoder": "mobilenetv3_small_050",
+    "aspp_channels": 16,
+    "low_level_channels": 8,
+    "decoder_channels": 16,
+    "weights": None,
+}
 
 
 def small(**changes: object) -> DeepLabV3Plus:
