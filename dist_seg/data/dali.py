@@ -10,7 +10,6 @@ import math
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
 
 import numpy as np
 import nvidia.dali.fn as fn
@@ -48,12 +47,10 @@ def dali_batches(
     prefetch: int,
     num_threads: int,
     device: torch.device,
-    geometry: Literal["dali", "torch"] | None = None,
 ) -> Generator[list[Batch], None, None]:
     """The micro-batch of every unit, in order; in evaluation as several batches where its pictures' sizes differ.
 
-    While one is being used, `prefetch` more are decoded by `num_threads` threads. geometry: who places the decoded
-    regions; None takes DALI on a GPU, where all stays on the device, and torch on the CPU, where it is faster.
+    While one is being used, `prefetch` more are decoded by `num_threads` threads.
     """
     on_gpu = device.type == "cuda"
     graph = _Graph(
@@ -62,11 +59,16 @@ def dali_batches(
         num_threads=num_threads,
         device=device,
         depth=prefetch,
-        places=on_gpu if geometry is None else geometry == "dali",
+        places=_places_by_itself(device),
     )
     batches = _batches(graph, fetcher, units, recipe, prefetch)
     # On a GPU the rest is asynchronous anyway, and belongs to the consumer's stream.
     return batches if on_gpu else in_background(batches, ahead=prefetch)
+
+
+def _places_by_itself(device: torch.device) -> bool:
+    """Whether DALI also does geometry and blur: on a GPU, where all stays on the device. On the CPU torch is faster."""
+    return device.type == "cuda"
 
 
 def _batches(

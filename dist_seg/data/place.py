@@ -45,7 +45,7 @@ def place_mask(part_hw: NDArray[np.uint8], t: SampleTransform, ignore_index: int
         border = float(ignore_index)
         part_chw = torch.from_numpy(part_hw).float()[None] - border
         return _sampled(part_chw, t, "nearest")[0].add_(border).to(torch.uint8)
-    rows, columns = _nearest(part_hw.shape[0], t.resized[0]), _nearest(part_hw.shape[1], t.resized[1])
+    rows, columns = _nearest_rows(part_hw.shape[0], t.resized[0]), _nearest_columns(part_hw.shape[1], t.resized[1])
     part = torch.from_numpy(part_hw.take(columns[::-1] if t.flip else columns, axis=1).take(rows, axis=0))
     if t.resized == t.canvas:
         return part
@@ -86,11 +86,17 @@ def _mirrored(size: int, radius: int) -> Tensor:
     return torch.minimum(folded, period - folded)
 
 
-def _nearest(source: int, size: int) -> NDArray[np.intp]:
-    """The source pixel under the centre of every one of `size` pixels.
+# The source pixel under the centre of every one of `size` pixels. Centres on the border between two pixels go where
+# DALI's float32 arithmetic sends them: it multiplies along a row and sums up along a column.
 
-    Summed up in float32 as DALI does, so that centres on the border between two pixels go the same way.
-    """
+
+def _nearest_columns(source: int, size: int) -> NDArray[np.intp]:
+    step = np.float32(source) / np.float32(size)
+    centres = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * step
+    return np.minimum(centres.astype(np.intp), source - 1)
+
+
+def _nearest_rows(source: int, size: int) -> NDArray[np.intp]:
     steps = np.full(size, np.float32(source) / np.float32(size), dtype=np.float32)
     steps[0] *= np.float32(0.5)
     return np.minimum(np.cumsum(steps, dtype=np.float32).astype(np.intp), source - 1)
