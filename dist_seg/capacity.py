@@ -144,7 +144,7 @@ def measure(config: Config, manifest: Manifest, world: World) -> Measured:
     model = task.build_model().to(world.device, dtype_of(precision)).train()
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    parameters = [parameter for parameter in model.parameters()]
+    parameters = list(model.parameters())
     batch = task.blank_batch(world.device)
     kept: dict[int, int] = {}
 

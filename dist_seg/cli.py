@@ -75,6 +75,9 @@ def _add_pack(commands: _Commands) -> None:
     formats = parser.add_subparsers(title="formats", metavar="FORMAT", required=True)
     camvid = _command(formats, "camvid", "the CamVid layout: train/, trainannot/, val/, valannot/")
     camvid.add_argument("source", type=Path, metavar="FOLDER", help="folder that holds train/ and trainannot/")
+    camvid.add_argument(
+        "--dev-prefix", default="", metavar="TEXT", help="training images with this prefix become the split `dev`"
+    )
     folder = _command(formats, "folder", "two folders of images and masks with equal names")
     folder.add_argument("images", type=Path, metavar="IMAGES", help="folder of images (sub-folders too)")
     folder.add_argument("masks", type=Path, metavar="MASKS", help="folder of masks with the images' stems")
@@ -88,13 +91,17 @@ def _add_pack(commands: _Commands) -> None:
     splitting.add_argument(
         "--group-by", metavar="REGEX", help="images whose match (or first group) is equal stay on one side"
     )
+    splitting.add_argument(
+        "--split", default="train", metavar="NAME", help="name of the split of the rest (%(default)s)"
+    )
     synthetic = _command(formats, "synthetic", "shapes on textured backgrounds, drawn here")
     synthetic.add_argument("--train-images", type=int, default=480, metavar="N", help="training images (%(default)s)")
     synthetic.add_argument("--val-images", type=int, default=96, metavar="N", help="validation images (%(default)s)")
     synthetic.add_argument("--size", type=int, nargs=2, default=(128, 128), metavar=("H", "W"), help="pixels (128 128)")
     synthetic.add_argument("--seed", type=int, default=0, help="another seed draws other images (%(default)s)")
     own = _command(formats, "reader", "your own reader, by dotted path")
-    own.add_argument("reader", metavar="MODULE:FUNCTION", help="a function without arguments that returns a Source")
+    own.add_argument("reader", metavar="MODULE:FUNCTION", help="a function that returns a Source")
+    own.add_argument("--arguments", nargs="*", default=(), metavar="TEXT", help="what the function is called with")
     for kind, parser_of_kind in (("camvid", camvid), ("folder", folder), ("synthetic", synthetic), ("reader", own)):
         parser_of_kind.add_argument("out", type=Path, metavar="OUT", help="folder to write the shards to")
         writing = parser_of_kind.add_argument_group("writing")
@@ -143,12 +150,13 @@ def _run_inspect(options: argparse.Namespace, argv: list[str]) -> int:
 
 _TRAIN_DETAILS = """\
 examples:
-  dist-seg train                                   the synthetic recipe (pack it first: dist-seg pack synthetic data/synthetic)
-  dist-seg train data.shards=data/mine             crop, batch and steps fitted to data and machine
+  dist-seg train                          the synthetic recipe, after `dist-seg pack synthetic data/synthetic`
+  dist-seg train data.shards=data/mine    crop, batch and steps fitted to data and machine
   dist-seg train configs/camvid_deeplabv3plus.yaml optim.lr=0.01 run.dir=runs/other
   torchrun --nproc-per-node 2 -m dist_seg train configs/camvid_deeplabv3plus.yaml
 
-exit codes: 0 done, 1 fault, 2 something to mend in the call or the data, 143 stopped by SIGTERM or Ctrl-C with a checkpoint
+exit codes: 0 done, 1 fault, 2 something to mend in the call or the data, 143 stopped by SIGTERM or Ctrl-C,
+with a checkpoint of the last step
 """
 
 

@@ -19,7 +19,7 @@ class CheckpointWriter:
     def __init__(
         self, store: CheckpointStore, retention: Retention, on_saved: Callable[[int, Path, float, float], None]
     ) -> None:
-        """on_saved: called in the caller's thread with (step, path, stall in s, write time in s) once a state is whole."""
+        """on_saved: called in the caller's thread with (step, path, stall_s, write_s) once a state is whole on disk."""
         self._store = store
         self._retention = retention
         self._on_saved = on_saved

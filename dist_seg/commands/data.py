@@ -3,12 +3,16 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Self
 
 from dist_seg.data.formats import Source, load_source
 from dist_seg.data.formats.camvid import CamvidSource
+from dist_seg.data.formats.folder import open_folder
 from dist_seg.data.formats.images import MAX_PIXELS
 from dist_seg.data.formats.synthetic import SyntheticSource
+from dist_seg.data.inspect import inspect
 from dist_seg.data.pack import pack
+from dist_seg.data.verify import verify
 from dist_seg.runtime.world import visible_cores
 from dist_seg.telemetry.progress import ProgressDisplay
 
@@ -17,15 +21,7 @@ def run_pack(options: argparse.Namespace) -> int:
     """The command."""
     source = _source(options)
     out: Path = options.out
-    display: ProgressDisplay | None = None
-
-    def show(done: int, total: int) -> None:
-        nonlocal display
-        if display is None:
-            display = ProgressDisplay(total, "pack")
-        display.update(done)
-
-    try:
+    with _Bar("pack") as bar:
         result = pack(
             source,
             out,
@@ -34,11 +30,8 @@ def run_pack(options: argparse.Namespace) -> int:
             skip_bad=options.skip_bad,
             max_pixels=options.max_pixels or MAX_PIXELS,
             overwrite=options.overwrite,
-            progress=show,
+            progress=bar.show,
         )
-    finally:
-        if display is not None:
-            display.close()
     for refusal in result.skipped:
         print(f"left out: {refusal}", file=sys.stderr)
     splits = result.manifest.splits
@@ -51,10 +44,69 @@ def run_pack(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_verify(options: argparse.Namespace) -> int:
+    """The command: 1 if anything differs from the manifest."""
+    with _Bar("verify") as bar:
+        problems = verify(options.shards, workers=visible_cores(), progress=bar.show)
+    for problem in problems:
+        print(problem)
+    print(f"{options.shards}: {f'{len(problems)} problems' if problems else 'as it was packed'}")
+    return 1 if problems else 0
+
+
+def run_inspect(options: argparse.Namespace) -> int:
+    """The command."""
+    with _Bar("inspect") as bar:
+        inspection = inspect(
+            options.shards, split=options.split, out_png=options.out, num_images=options.samples, progress=bar.show
+        )
+    print(inspection.to_text(), end="")
+    print(f"contact sheet: {options.out}")
+    if options.json is not None:
+        options.json.write_text(inspection.to_json())
+    return 0
+
+
+class _Bar:
+    """A progress display that begins when the total is known."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._display: ProgressDisplay | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._display is not None:
+            self._display.close()
+
+    def show(self, done: int, total: int) -> None:
+        if self._display is None:
+            self._display = ProgressDisplay(total, self._label)
+        self._display.update(done)
+
+
 def _source(options: argparse.Namespace) -> Source:
     match options.format:
+        case "folder":
+            with _Bar("read masks") as bar:
+                source = open_folder(
+                    options.images,
+                    options.masks,
+                    classes=options.classes,
+                    colors=options.colors,
+                    val=options.val,
+                    group_by=options.group_by,
+                    split=options.split,
+                    max_pixels=options.max_pixels or MAX_PIXELS,
+                    progress=bar.show,
+                )
+            for note in source.notes:
+                print(note)
+            return source
         case "camvid":
-            return CamvidSource(root=options.source)
+            return CamvidSource(root=options.source, dev_prefix=options.dev_prefix)
         case "synthetic":
             height, width = options.size
             return SyntheticSource(
@@ -65,4 +117,4 @@ def _source(options: argparse.Namespace) -> Source:
                 seed=options.seed,
             )
         case _:
-            return load_source(options.reader)
+            return load_source(options.reader, options.arguments)

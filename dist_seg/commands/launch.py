@@ -35,7 +35,7 @@ def processes(wanted: str) -> int:
 
 
 def launch(nproc: int, arguments: Sequence[str], run_dir: Path | None) -> int:
-    """Runs `dist-seg ARGUMENTS` on `nproc` ranks; returns its exit code, which torchrun hides, from the run's outcome."""
+    """Runs `dist-seg ARGUMENTS` on `nproc` ranks; returns their exit code, read from the run folder."""
     outcome_file = run_dir / "outcome.json" if run_dir is not None else None
     before = outcome_file.stat().st_mtime_ns if outcome_file is not None and outcome_file.exists() else None
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(nproc)]

@@ -5,7 +5,7 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -19,16 +19,14 @@ from dist_seg.data.loader import choose_loader
 from dist_seg.data.manifest import Manifest, load_manifest
 from dist_seg.data.plan import EvalPlan
 from dist_seg.engine.run import TrainingOutcome, build_plan, run_training
-from dist_seg.engine.run_folder import RunFolder, check_same_run, open_run_folder
+from dist_seg.engine.run_folder import RunFolder, check_same_run
 from dist_seg.engine.stop import StopSignal
 from dist_seg.errors import ConfigError, DataError, UserError
 from dist_seg.runtime.collectives import gather_json, on_main
 from dist_seg.runtime.storage import Storage, open_storage
 from dist_seg.runtime.world import World, detect_world, process_group, set_threads
-from dist_seg.telemetry.accounting import time_account
 from dist_seg.telemetry.build import build_sinks
 from dist_seg.telemetry.events import RunEnded
-from dist_seg.telemetry.jsonl import read_log
 from dist_seg.telemetry.progress import duration, progress
 
 _log = logging.getLogger(__name__)
@@ -149,15 +147,15 @@ def _show_plan(
     guess = capacity.estimate(config, world, measured)
     val = EvalPlan([s.samples for s in manifest.split(config.data.val_split).shards], batch=config.eval.batch)
     assert train.global_batch and train.micro_batch
-    mebibyte = 2**20
+    mebibyte, names = 2**20, manifest.class_names
     lines = [
-        f"data        {config.data.shards}: {facts.num_train} training and {val.num_samples} validation images of about "
-        f"{facts.width}x{facts.height}, {len(manifest.class_names)} classes ({', '.join(manifest.class_names[:8])}"
-        f"{', ...' if len(manifest.class_names) > 8 else ''})",
+        f"data        {config.data.shards}: {facts.num_train} training and {val.num_samples} validation images of "
+        f"about {facts.width}x{facts.height}, {len(names)} classes "
+        f"({', '.join(names[:8])}{', ...' * (len(names) > 8)})",
         f"model       {config.model.name}, {config.model.encoder}, weights {config.model.weights}, "
         f"{measured.parameter_bytes / 4e6:.1f} M parameters",
-        f"training    {train.max_steps} steps of {train.global_batch} images ({train.global_batch // train.micro_batch} "
-        f"lanes of {train.micro_batch}), crops of {augment.crop_width}x{augment.crop_height}, input scale "
+        f"training    {train.max_steps} steps of {train.global_batch} images ({train.global_batch // train.micro_batch}"
+        f" lanes of {train.micro_batch}), crops of {augment.crop_width}x{augment.crop_height}, input scale "
         f"{config.data.input_scale:g}; {world.size} rank(s) on {world.device.type}, {num_threads} thread(s) each",
         f"memory      a rank: {guess.device_bytes / mebibyte:.0f} MiB for the model and its training, "
         f"{guess.host_bytes / mebibyte:.0f} MiB for batches decoded ahead; all ranks here: "

@@ -31,8 +31,8 @@ class BadSample:
 class Batch:
     """One micro-batch, on the device.
 
-    images: (B, 3, H, W) float32, normalised. targets: (B, H, W) int64 class ids with the ignore index. In evaluation the
-    targets keep the original size, which differs from the images' where `data.input_scale` is not 1.
+    images: (B, 3, H, W) float32, normalised. targets: (B, H, W) int64 class ids with the ignore index. In evaluation
+    the targets keep the original size, which differs from the images' where `data.input_scale` is not 1.
     """
 
     images: torch.Tensor

@@ -30,13 +30,13 @@ class ReplicaMismatchError(RuntimeError):
 
 
 def agreed_digest(digest: str) -> str:
-    """The digest, if all ranks have the same; raises ReplicaMismatchError that names the ranks that differ. A collective."""
+    """The digest, if all ranks have the same. A collective; raises ReplicaMismatchError that names the odd ranks."""
     by_rank = [str(entry) for entry in gather_json(digest)]
     if len(set(by_rank)) > 1:
         most = max(set(by_rank), key=by_rank.count)
         odd = [rank for rank, entry in enumerate(by_rank) if entry != most]
         raise ReplicaMismatchError(
-            f"the weights of ranks {odd} differ from the others' ({by_rank}): memory or network corrupted them, or code "
-            "changed them on some ranks only. The run is stopped before they reach a checkpoint"
+            f"the weights of ranks {odd} differ from the others' ({by_rank}): memory or network corrupted them, or "
+            "code changed them on some ranks only. The run is stopped before they reach a checkpoint"
         )
     return digest

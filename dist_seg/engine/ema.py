@@ -10,8 +10,8 @@ from torch import nn
 class ExponentialMovingAverage:
     """An average of every floating-point tensor of the model's state, moved once a step.
 
-    The decay rises as (1 + t) / (10 + t) up to `decay` (as in TensorFlow's ExponentialMovingAverage), so that the random
-    start is soon forgotten.
+    The decay rises as (1 + t) / (10 + t) up to `decay` (as in TensorFlow's ExponentialMovingAverage), so that the
+    random start is soon forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

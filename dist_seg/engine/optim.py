@@ -13,8 +13,8 @@ from dist_seg.config.schema import OptimConfig
 def build_optimizer(config: OptimConfig, model: nn.Module) -> Optimizer:
     """The optimiser over the trained parameters of `model`, in groups that keep their own learning rate as `base_lr`.
 
-    Parameters under `encoder.` learn at `lr * encoder_lr_factor`. Weight decay spares biases and everything of fewer than
-    two dimensions, which are the scales and shifts of normalisation layers.
+    Parameters under `encoder.` learn at `lr * encoder_lr_factor`. Weight decay spares biases and everything of fewer
+    than two dimensions, which are the scales and shifts of normalisation layers.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -34,7 +34,7 @@ def build_optimizer(config: OptimConfig, model: nn.Module) -> Optimizer:
 
 
 def lr_factor(config: OptimConfig, step: int, max_steps: int) -> float:
-    """What the base learning rate is multiplied by at step `step`, counted from 0: a linear warm-up, then the schedule."""
+    """The learning rate's factor at step `step`, counted from 0: a linear warm-up, then the schedule."""
     warmup = round(config.warmup_fraction * max_steps)
     if step < warmup:
         return (step + 1) / (warmup + 1)

@@ -118,8 +118,8 @@ def run_training(
     plan = build_plan(config, manifest)
     if world.size > plan.lanes:
         raise ConfigError(
-            f"{world.size} ranks, but train.global_batch / train.micro_batch gives {plan.lanes} lanes: every rank needs "
-            f"one. Start at most {plan.lanes} ranks, or lower train.micro_batch"
+            f"{world.size} ranks, but train.global_batch / train.micro_batch gives {plan.lanes} lanes: every rank "
+            f"needs one. Start at most {plan.lanes} ranks, or lower train.micro_batch"
         )
     task = build_task(config, class_info(manifest), manifest.split(config.data.train_split).class_pixels)
     precision = resolve_precision(config.train.precision, world.device)

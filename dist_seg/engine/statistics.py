@@ -1,7 +1,7 @@
 """Running statistics of batch norm that do not know how many ranks there are.
 
-Every micro-batch is normalised with its own moments. The running statistics move once a step, by the mean of the moments
-of all micro-batches of all ranks, and only if the step counts.
+Every micro-batch is normalised with its own moments. The running statistics move once a step, by the mean of the
+moments of all micro-batches of all ranks, and only if the step counts.
 """
 
 import torch
@@ -16,9 +16,9 @@ _DEFAULT_MOMENTUM = 0.1
 class RunningStatistics:
     """Takes the updating of running means and variances over from the batch-norm layers of a model.
 
-    Between steps the model's buffers hold the running statistics. Inside a step they hold the last micro-batch's moments:
-    with momentum 1, batch norm leaves them there at no extra cost. Layers in evaluation mode (frozen) are left alone, so
-    put the model into training mode first.
+    Between steps the model's buffers hold the running statistics. Inside a step they hold the last micro-batch's
+    moments: with momentum 1, batch norm leaves them there at no extra cost. Layers in evaluation mode (frozen) are
+    left alone, so put the model into training mode first.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -243,9 +243,9 @@ class Trainer:
         self.progress.nonfinite_in_a_row = self.progress.nonfinite_in_a_row + 1 if skipped else 0
         if self.progress.nonfinite_in_a_row >= self._config.train.max_nonfinite_steps:
             raise TrainingFailedError(
-                f"loss or gradient were not finite in {self.progress.nonfinite_in_a_row} steps in a row (the last: loss "
-                f"{loss}, gradient norm {grad_norm}): training has diverged. Lower optim.lr or set optim.clip_norm; "
-                "the last checkpoint is from before"
+                f"loss or gradient were not finite in {self.progress.nonfinite_in_a_row} steps in a row (the last: "
+                f"loss {loss}, gradient norm {grad_norm}): training has diverged. Lower optim.lr or set "
+                "optim.clip_norm; the last checkpoint is from before"
             )
 
     def _is_eval_step(self) -> bool:

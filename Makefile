@@ -1,0 +1,31 @@
+# Two commands from nothing: `make train` and `make test`. Both make the environment first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Set by CI and slow connections at will; pip's cache is used as it is.
+PIP_FLAGS ?= -q
+
+.PHONY: train test lint benchmarks clean
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install $(PIP_FLAGS) -e '.[all,test]'
+	touch $@
+
+train: $(VENV)/installed
+	$(BIN)/dist-seg pack synthetic data/synthetic
+	$(BIN)/dist-seg train configs/synthetic.yaml --nproc 2
+	$(BIN)/dist-seg predict runs/synthetic data/synthetic-pictures --out runs/synthetic/pictures
+	@echo "report      runs/synthetic/report.html"
+	@echo "pictures    runs/synthetic/pictures"
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest tests
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check dist_seg tests benchmarks
+	$(BIN)/ruff format --check dist_seg tests benchmarks
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) data runs

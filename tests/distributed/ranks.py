@@ -1,0 +1,43 @@
+"""Runs a function on real ranks: spawned processes that talk over gloo on the loopback interface."""
+
+import importlib
+import json
+import os
+import socket
+from pathlib import Path
+
+import torch
+import torch.multiprocessing as mp
+
+from dist_seg.runtime.world import World, process_group
+
+
+def run_ranks(function: str, world_size: int, tmp_path: Path, **arguments: object) -> list[object]:
+    """Calls `module:function(world, **arguments)` on every rank; returns what each gave back (JSON-ready), by rank.
+
+    arguments must be JSON-ready, too. A rank that raises fails the caller.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    out = tmp_path / f"ranks-{world_size}-{port}"
+    out.mkdir(parents=True)
+    mp.spawn(_rank, args=(function, world_size, port, str(out), json.dumps(arguments)), nprocs=world_size)
+    return [json.loads((out / f"{rank}.json").read_text()) for rank in range(world_size)]
+
+
+def _rank(rank: int, function: str, world_size: int, port: int, out: str, arguments: str) -> None:
+    os.environ.update(
+        RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        LOCAL_RANK=str(rank),
+        LOCAL_WORLD_SIZE=str(world_size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    torch.set_num_threads(1)
+    world = World(rank=rank, size=world_size, local_rank=rank, local_size=world_size)
+    module, _, name = function.partition(":")
+    with process_group(world, timeout_s=120):
+        result = getattr(importlib.import_module(module), name)(world, **json.loads(arguments))
+    (Path(out) / f"{rank}.json").write_text(json.dumps(result))
