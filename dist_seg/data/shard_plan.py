@@ -42,6 +42,8 @@ def plan_shards(samples: Sequence[SampleRef], shard_bytes: int, classes: object)
     for sample in samples:
         if not _SPLIT_NAME.fullmatch(sample.split):
             raise DataError(f"{sample.where}: split {sample.split!r} must be of letters, digits, _ and -")
+        if not sample.key:
+            raise DataError(f"{sample.where}: has an empty key")
         known, key = by_split.setdefault(sample.split, {}), shard_key(sample.key)
         if key in known:
             raise DataError(

@@ -22,7 +22,7 @@ from dist_seg.errors import DataError
 from dist_seg.runtime.storage import StorageError
 
 MAX_PIXELS = 178_956_970
-"""Largest image that is decoded unless the user allows more: where Pillow, too, begins to refuse."""
+"""Largest image that is decoded unless the user allows more: where Pillow, too, refuses."""
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
 # Only these decoders of Pillow's are let near a file: some of the others run programs.
@@ -96,8 +96,9 @@ def read_mask(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> RawMask:
         opaque, _ = _without_alpha(shown, where)
         if opaque.mode == "L":
             return RawMask(values=np.asarray(opaque))
-        if opaque.mode != "RGB":
-            raise DataError(f"{where}: a mask of mode {image.mode}; it must be grey, palette or RGB, best as PNG")
+        if opaque.mode != "RGB" or _is_deep(image, data):
+            kind = f"mode {image.mode}" + (" with more than 8 bits a channel" if _is_deep(image, data) else "")
+            raise DataError(f"{where}: a mask of {kind}; it must be grey, palette or 8-bit RGB, best as PNG")
         return RawMask(values=np.asarray(opaque))
 
 
@@ -118,7 +119,7 @@ def _opened(data: bytes, where: str, max_pixels: int) -> Iterator[Image.Image]:
     """A whole decoded image. What the decoders raise on bad bytes becomes a `DataError`."""
     if not data:
         raise DataError(f"{where}: the file is empty")
-    with warnings.catch_warnings(), _pillow_limit(max_pixels):
+    with warnings.catch_warnings(), _own_limit():
         warnings.simplefilter("ignore")
         try:
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
@@ -142,10 +143,10 @@ def _opened(data: bytes, where: str, max_pixels: int) -> Iterator[Image.Image]:
 
 
 @contextmanager
-def _pillow_limit(max_pixels: int) -> Iterator[None]:
-    """Pillow refuses above twice its own, global limit: lift it where the user allows more."""
+def _own_limit() -> Iterator[None]:
+    """Pillow's limit is global, and fixed: step aside for the caller's."""
     before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None if max_pixels > MAX_PIXELS else before
+    Image.MAX_IMAGE_PIXELS = None
     try:
         yield
     finally:

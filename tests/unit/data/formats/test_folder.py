@@ -1,0 +1,206 @@
+"""Two folders as a data set, as people have them."""
+
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dist_seg.data.formats.folder import FolderSource, open_folder
+from dist_seg.data.pack import pack
+from dist_seg.errors import DataError
+
+from ..raw_data import picture, write_pair
+
+
+def _open(root: Path, **options: object) -> FolderSource:
+    return open_folder(root / "images", root / "masks", **options)  # type: ignore[arg-type]
+
+
+def _splits(source: FolderSource) -> dict[str, str]:
+    return {ref.key: ref.split for ref in source.samples()}
+
+
+def test_pairs_are_found_in_sub_folders_by_equal_stems(tmp_path: Path) -> None:
+    for stem in ("b", "sub/a", "sub/deeper.v2/a"):
+        write_pair(tmp_path, stem)
+    assert list(_splits(_open(tmp_path))) == ["b", "sub/a", "sub/deeper.v2/a"]
+    result = pack(_open(tmp_path), tmp_path / "out")
+    assert result.manifest.splits["train"].num_samples == 3
+
+
+def test_system_files_are_passed_over_and_others_counted(tmp_path: Path) -> None:
+    write_pair(tmp_path, "a")
+    for name in (".DS_Store", "._a.png", "Thumbs.db", "readme.md"):
+        (tmp_path / "images" / name).write_text("")
+    assert [ref.key for ref in _open(tmp_path).samples()] == ["a"]
+    assert [note for note in _open(tmp_path).notes if "readme.md" in note] == [
+        f"1 files are no images and passed over, {tmp_path / 'images' / 'readme.md'} the first"
+    ]
+
+
+def test_classes_file_is_found_beside_the_masks(tmp_path: Path) -> None:
+    write_pair(tmp_path, "a")
+    (tmp_path / "classes.txt").write_text("x\ny\nz\n")
+    assert _open(tmp_path).class_names == ("x", "y", "z")
+
+
+def test_masks_inside_the_images_folder_are_no_images(tmp_path: Path) -> None:
+    write_pair(tmp_path, "a")
+    shutil.move(tmp_path / "masks", tmp_path / "images" / "masks")
+    source = open_folder(tmp_path / "images", tmp_path / "images" / "masks")
+    assert [ref.key for ref in source.samples()] == ["a"]
+
+
+def test_without_a_list_the_classes_are_found_and_told(tmp_path: Path) -> None:
+    write_pair(tmp_path, "a", np.full((4, 4), 3, np.uint8))
+    write_pair(tmp_path, "b", np.full((4, 4), 8, np.uint8))
+    source = _open(tmp_path)
+    assert source.class_names == ("class_3", "class_8")
+    assert "3 class_3, 8 class_8" in source.notes[0]
+
+
+def test_black_and_white_masks_are_background_and_foreground(tmp_path: Path) -> None:
+    mask = np.zeros((4, 4), np.uint8)
+    mask[1:3] = 255
+    write_pair(tmp_path, "a", mask)
+    assert pack(_open(tmp_path), tmp_path / "out").manifest.splits["train"].class_pixels == (8, 8)
+
+
+def test_black_and_white_masks_with_two_named_classes(tmp_path: Path) -> None:
+    mask = np.zeros((4, 4), np.uint8)
+    mask[1:3] = 255
+    write_pair(tmp_path, "a", mask)
+    (tmp_path / "classes.txt").write_text("paper\nink\n")
+    result = pack(_open(tmp_path), tmp_path / "out")
+    assert result.manifest.class_names == ("paper", "ink")
+    assert result.manifest.splits["train"].class_pixels == (8, 8)
+
+
+def test_palette_masks_are_read_by_index_with_their_colours(tmp_path: Path) -> None:
+    write_pair(tmp_path, "a", np.array([[0, 1], [2, 1]], np.uint8), palette=[9, 9, 9, 128, 0, 0, 0, 128, 0])
+    source = _open(tmp_path)
+    assert source.palette == ((9, 9, 9), (128, 0, 0), (0, 128, 0))
+    assert source.load(source.samples()[0]).mask.tolist() == [[0, 1], [2, 1]]
+
+
+def test_coloured_masks_are_read_by_the_colour_map(tmp_path: Path) -> None:
+    write_pair(tmp_path, "a", np.array([[[255, 0, 0], [0, 0, 255]]], np.uint8))
+    (tmp_path / "colors.txt").write_text("0 0 255 water\n255 0 0 fire\n")
+    source = _open(tmp_path)
+    assert (source.class_names, source.palette) == (("water", "fire"), ((0, 0, 255), (255, 0, 0)))
+    assert source.load(source.samples()[0]).mask.tolist() == [[1, 0]]
+
+
+def test_a_changed_colour_map_changes_the_samples_versions(tmp_path: Path) -> None:
+    write_pair(tmp_path, "a", np.array([[[255, 0, 0], [0, 0, 255]]], np.uint8))
+    (tmp_path / "colors.txt").write_text("0 0 255 water\n255 0 0 fire\n")
+    before = _open(tmp_path).samples()
+    (tmp_path / "colors.txt").write_text("255 0 0 water\n0 0 255 fire\n")
+    assert _open(tmp_path).samples()[0].version != before[0].version
+
+
+def test_a_missing_mask_and_a_missing_image_are_named(tmp_path: Path) -> None:
+    write_pair(tmp_path, "a")
+    write_pair(tmp_path, "b")
+    (tmp_path / "masks" / "b.png").rename(tmp_path / "masks" / "c.png")
+    with pytest.raises(DataError, match=r"no mask in .*masks for .*images/b\.jpg"):
+        _open(tmp_path)
+    (tmp_path / "images" / "b.jpg").unlink()
+    with pytest.raises(DataError, match=r"no image in .*images for .*masks/c\.png"):
+        _open(tmp_path)
+
+
+def test_names_that_never_match_say_what_is_there(tmp_path: Path) -> None:
+    write_pair(tmp_path, "a")
+    (tmp_path / "masks" / "a.png").rename(tmp_path / "masks" / "a_mask.png")
+    with pytest.raises(DataError, match=r"its image's name up to the suffix, here are such as .*a_mask\.png"):
+        _open(tmp_path)
+
+
+def test_two_images_of_one_stem_are_named(tmp_path: Path) -> None:
+    write_pair(tmp_path, "a")
+    Image.fromarray(picture()).save(tmp_path / "images" / "a.png")
+    with pytest.raises(DataError, match=r"images/a\.jpg and .*images/a\.png have the same name"):
+        _open(tmp_path)
+
+
+@pytest.mark.parametrize("missing", ["images", "masks"])
+def test_a_missing_or_empty_folder_is_named(tmp_path: Path, missing: str) -> None:
+    write_pair(tmp_path, "a")
+    shutil.rmtree(tmp_path / missing)
+    with pytest.raises(DataError, match=rf"{missing}: no such folder"):
+        _open(tmp_path)
+    (tmp_path / missing).mkdir()
+    with pytest.raises(DataError, match=rf"{missing}: holds no images"):
+        _open(tmp_path)
+
+
+def test_one_folder_for_both_is_refused(tmp_path: Path) -> None:
+    write_pair(tmp_path, "a")
+    with pytest.raises(DataError, match="must be two folders"):
+        open_folder(tmp_path / "images", tmp_path / "masks" / ".." / "images")
+
+
+def test_a_mask_of_another_size_is_named_when_packed(tmp_path: Path) -> None:
+    write_pair(tmp_path, "a")
+    Image.fromarray(np.zeros((5, 6), np.uint8)).save(tmp_path / "masks" / "a.png")
+    with pytest.raises(DataError, match=r"masks/a\.png: the mask is 6x5 .*images/a\.jpg 30x20"):
+        pack(_open(tmp_path), tmp_path / "out")
+
+
+def test_an_id_out_of_range_is_named_when_packed(tmp_path: Path) -> None:
+    mask = np.zeros((4, 4), np.uint8)
+    mask[2, 1] = 9
+    write_pair(tmp_path, "a", mask)
+    (tmp_path / "classes.txt").write_text("x\ny\n")
+    with pytest.raises(DataError, match=r"masks/a\.png: class id 9 at \(x=1, y=2\).*0 x, 1 y; ignored: 255"):
+        pack(_open(tmp_path), tmp_path / "out")
+
+
+def test_an_undecodable_mask_does_not_stop_the_search_for_classes(tmp_path: Path) -> None:
+    write_pair(tmp_path, "a")
+    write_pair(tmp_path, "b")
+    (tmp_path / "masks" / "b.png").write_bytes(b"garbage")
+    source = _open(tmp_path)
+    with pytest.raises(DataError, match=r"masks/b\.png: is not an image"):
+        pack(source, tmp_path / "out")
+    assert pack(source, tmp_path / "out", skip_bad=True).manifest.splits["train"].num_samples == 1
+
+
+def test_a_group_is_never_on_both_sides(tmp_path: Path) -> None:
+    stems = [f"slide{slide}_{i}" for slide in range(10) for i in range(3)]
+    for stem in stems:
+        write_pair(tmp_path, stem, np.zeros((2, 2), np.uint8))
+    splits = _splits(_open(tmp_path, val=0.2, group_by=r"^(slide\d+)_"))
+    by_group = {stem.split("_")[0]: {splits[s] for s in stems if s.startswith(stem.split("_")[0])} for stem in stems}
+    assert all(len(found) == 1 for found in by_group.values())
+    assert list(splits.values()).count("val") == 6
+
+
+def test_a_single_group_shows_before_packing(tmp_path: Path) -> None:
+    write_pair(tmp_path, "slide1_a")
+    write_pair(tmp_path, "slide1_b")
+    with pytest.raises(DataError, match="one group"):
+        _open(tmp_path, val=0.5, group_by=r"^(slide\d+)_")
+
+
+def test_sub_folders_named_after_splits_are_the_splits(tmp_path: Path) -> None:
+    for stem in ("train/a", "train/b", "val/a"):
+        write_pair(tmp_path, stem)
+    assert _splits(_open(tmp_path)) == {"train/a": "train", "train/b": "train", "val/a": "val"}
+    with pytest.raises(DataError, match="divided into train, val already"):
+        _open(tmp_path, val=0.1)
+
+
+def test_the_only_split_may_be_named(tmp_path: Path) -> None:
+    write_pair(tmp_path, "a")
+    assert _splits(_open(tmp_path, split="test")) == {"a": "test"}
+
+
+def test_survives_pickle(tmp_path: Path) -> None:
+    write_pair(tmp_path, "a")
+    source = _open(tmp_path)
+    assert pickle.loads(pickle.dumps(source)) == source

@@ -1,0 +1,175 @@
+"""Which raw images pass as they are, which are converted, and which are refused."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from dist_seg.data.formats.images import check_image, encode_mask, read_mask
+from dist_seg.errors import DataError
+
+from ..raw_data import encoded, picture
+
+_RGB = picture()
+_GREY = _RGB[..., 0]
+_OPAQUE = np.dstack([_RGB, np.full((20, 30), 255, np.uint8)])
+_SEE_THROUGH = _OPAQUE.copy()
+_SEE_THROUGH[3, 4, 3] = 100
+
+
+def _png(depth: int, color: int, row: bytes, width: int = 8, height: int = 2) -> bytes:
+    """A PNG of equal rows, of depths that Pillow does not write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
+    rows = zlib.compress((b"\0" + row) * height)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def _oriented(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def _pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+@pytest.mark.parametrize(
+    ("data", "suffix"),
+    [
+        (encoded(Image.fromarray(_RGB), "JPEG"), "jpg"),
+        (encoded(Image.fromarray(_RGB), "JPEG", progressive=True), "jpg"),
+        (encoded(Image.fromarray(_GREY), "JPEG"), "jpg"),
+        (encoded(Image.fromarray(_RGB), "PNG"), "png"),
+        (encoded(Image.fromarray(_GREY), "PNG"), "png"),
+        (encoded(Image.fromarray(_RGB), "JPEG", exif=_oriented(1)), "jpg"),
+        (encoded(Image.fromarray(_RGB), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff"), "jpg"),
+        (encoded(Image.fromarray(_RGB), "MPO", save_all=True, append_images=[Image.fromarray(_RGB)]), "jpg"),
+    ],
+)
+def test_8_bit_rgb_and_grey_keep_their_bytes(data: bytes, suffix: str) -> None:
+    checked = check_image(data, "x")
+    assert (checked.data, checked.suffix, checked.height, checked.width) == (data, suffix, 20, 30)
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_an_exif_orientation_is_baked_in_without_loss(orientation: int, kind: str) -> None:
+    options: dict[str, object] = {"lossless": True} if kind == "WEBP" else {}
+    data = encoded(Image.fromarray(_RGB), kind, exif=_oriented(orientation), **options)
+    image = Image.fromarray(_RGB)
+    image.getexif()[0x0112] = orientation
+    checked = check_image(data, "x")
+    assert np.array_equal(_pixels(checked.data), np.asarray(ImageOps.exif_transpose(image)))
+    assert not Image.open(io.BytesIO(checked.data)).getexif()
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_a_turned_jpeg_stays_a_jpeg_close_to_it(orientation: int) -> None:
+    y, x = np.mgrid[:32, :48]
+    smooth = np.dstack([5 * x, 7 * y, 3 * x + 2 * y]).astype(np.uint8)
+    checked = check_image(encoded(Image.fromarray(smooth), "JPEG", quality=95, exif=_oriented(orientation)), "x")
+    turned = np.asarray(
+        Image.fromarray(smooth).transpose({3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_270}[orientation])
+    )
+    assert (checked.suffix, checked.height, checked.width) == ("jpg", *turned.shape[:2])
+    assert np.abs(_pixels(checked.data).astype(int) - turned).mean() < 3
+    assert not Image.open(io.BytesIO(checked.data)).getexif()
+
+
+@pytest.mark.parametrize(
+    ("data", "mode"),
+    [
+        (encoded(Image.fromarray(_RGB), "BMP"), "RGB"),
+        (encoded(Image.fromarray(_RGB), "TIFF"), "RGB"),
+        (encoded(Image.fromarray(_OPAQUE), "PNG"), "RGB"),
+        (encoded(Image.fromarray(_OPAQUE[..., [0, 3]]), "PNG"), "L"),
+        (encoded(Image.fromarray(_RGB).quantize(200), "PNG"), "RGB"),
+        (encoded(Image.fromarray(_GREY > 100), "PNG"), "L"),
+        (encoded(Image.fromarray(_RGB).convert("CMYK"), "JPEG"), "RGB"),
+    ],
+)
+def test_other_8_bit_images_become_png_with_the_same_pixels(data: bytes, mode: str) -> None:
+    checked = check_image(data, "x")
+    written = Image.open(io.BytesIO(checked.data))
+    assert (checked.suffix, written.mode) == ("png", mode)
+    assert np.array_equal(np.asarray(written), np.asarray(Image.open(io.BytesIO(data)).convert(mode)))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (encoded(Image.fromarray(_SEE_THROUGH), "PNG"), r"transparent pixels, the first such at \(x=4, y=3\)"),
+        (encoded(Image.fromarray(_GREY.astype(np.uint16) * 257), "PNG"), "more than 8 bits a channel"),
+        (_png(16, 2, bytes(48)), "more than 8 bits a channel"),
+        (_png(16, 6, bytes(64)), "more than 8 bits a channel"),
+        (encoded(Image.fromarray(_GREY.astype(np.float32)), "TIFF"), "more than 8 bits a channel"),
+        (
+            encoded(Image.fromarray(_RGB), "GIF", save_all=True, append_images=[Image.fromarray(255 - _RGB)]),
+            "2 pictures",
+        ),
+        (encoded(Image.fromarray(_RGB), "JPEG")[:500], "cannot be decoded"),
+        (encoded(Image.fromarray(_RGB), "PNG")[:700], "cannot be decoded: image file is truncated"),
+        (b"\xff\xd8\xff" + bytes(100), "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "not an image"),
+        (b"", "the file is empty"),
+        (_png(8, 0, b"", width=65000, height=65000)[:60], "65000x65000 pixels are more than the allowed"),
+    ],
+)
+def test_what_is_refused_is_named_with_the_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(DataError, match=rf"a/b\.png: .*{reason}"):
+        check_image(data, "a/b.png")
+
+
+def test_the_limit_may_be_raised_over_pillow_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert check_image(encoded(Image.fromarray(_RGB), "PNG"), "x", max_pixels=600).width == 30
+    assert Image.MAX_IMAGE_PIXELS == 10
+
+
+@pytest.mark.parametrize(
+    ("depth", "row", "ids"),
+    [
+        (1, b"\xa0", [1, 0, 1, 0, 0, 0, 0, 0]),
+        (2, b"\x1b\x1b", [0, 1, 2, 3, 0, 1, 2, 3]),
+        (4, b"\x01\x23\x45\x6f", [0, 1, 2, 3, 4, 5, 6, 15]),
+        (8, bytes(range(8)), [0, 1, 2, 3, 4, 5, 6, 7]),
+        (16, b"".join(i.to_bytes(2, "big") for i in (0, 1, 255, 256, 1000, 2, 3, 4)), [0, 1, 255, 256, 1000, 2, 3, 4]),
+    ],
+)
+def test_grey_masks_of_every_depth_give_the_stored_ids(depth: int, row: bytes, ids: list[int]) -> None:
+    assert read_mask(_png(depth, 0, row), "x").values.tolist() == [ids, ids]
+
+
+def test_a_palette_mask_gives_indices_and_colours() -> None:
+    indices = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    image = Image.fromarray(indices).convert("P")
+    image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0, 0, 0, 128, 7, 8, 9])
+    mask = read_mask(encoded(image, "PNG"), "x")
+    assert np.array_equal(mask.values, indices)
+    assert mask.palette is not None
+    assert mask.palette[:6] == ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128), (7, 8, 9))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (encoded(Image.fromarray(_GREY), "JPEG"), "JPEG, which blurs class ids"),
+        (encoded(Image.fromarray(_GREY.astype(np.float32)), "TIFF"), "mode F"),
+        (_png(16, 2, bytes(48)), "more than 8 bits"),
+    ],
+)
+def test_masks_that_cannot_hold_ids_are_refused(data: bytes, reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        read_mask(data, "x")
+
+
+def test_a_mask_survives_encoding() -> None:
+    assert np.array_equal(_pixels(encode_mask(_GREY)), _GREY)

@@ -1,0 +1,117 @@
+"""The manifest: the same after reading, and every mistake named."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dist_seg.data.manifest import Manifest, ShardInfo, Split, load_manifest, parse_manifest, recorded_hash
+from dist_seg.errors import DataError
+from dist_seg.runtime.storage import open_storage
+
+
+def _manifest(name: str = "train-000000.tar") -> Manifest:
+    shard = ShardInfo(name=name, bytes=10240, sha256="ab", samples=3, index_sha256="cd", sidecar_sha256="ef")
+    return Manifest(
+        class_names=("sky", "Straße"),
+        palette=((0, 0, 0), (255, 128, 0)),
+        splits={"train": Split(shards=(shard,), class_pixels=(5, 7), ignored_pixels=2, skipped_samples=1)},
+    )
+
+
+def _changed(path: tuple[str | int, ...], value: object) -> bytes:
+    document = json.loads(_manifest().to_json())
+    at = document
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    return json.dumps(document).encode()
+
+
+def test_survives_json() -> None:
+    manifest = _manifest()
+    assert parse_manifest(manifest.to_json().encode(), "m") == manifest
+
+
+def test_hash_stands_in_the_file_and_changes_with_the_contents() -> None:
+    manifest = _manifest()
+    assert recorded_hash(manifest.to_json().encode()) == manifest.hash
+    assert parse_manifest(_changed(("class_names", 0), "ski"), "m").hash != manifest.hash
+
+
+def test_names_of_the_files_beside_a_shard() -> None:
+    shard = _manifest().split("train").shards[0]
+    assert (shard.index_name, shard.sidecar_name) == ("train-000000.idx", "train-000000.samples")
+
+
+def test_an_unknown_split_is_told_which_there_are() -> None:
+    with pytest.raises(DataError, match=r"no split 'test'.*train"):
+        _manifest().split("test")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"manifest\.json: no such file"):
+        load_manifest(open_storage(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/etc/x.tar",
+        "../x.tar",
+        "a/../../x.tar",
+        "a//x.tar",
+        "./x.tar",
+        "C:\\x.tar",
+        "s3://b/x.tar",
+        "x.txt",
+        ".tar/..",
+        "",
+    ],
+)
+def test_a_shard_outside_the_folder_is_refused(name: str) -> None:
+    with pytest.raises(DataError, match=r"m: splits\.train\.shards\[0\]\.name is"):
+        parse_manifest(_changed(("splits", "train", "shards", 0, "name"), name), "m")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("format_version",), 99, "format_version is 99"),
+        (("format_version",), "1", "format_version is '1', must be of type int"),
+        (("task",), "depth", "task is 'depth'"),
+        (("class_names",), ["a", "a"], "different names"),
+        (("class_names", 1), 3, r"class_names\[1\] is 3"),
+        (("palette",), [[0, 0, 0]], "as many colours"),
+        (("palette", 1), [0, 0, 256], r"palette\[1\]"),
+        (("ignore_index",), 1, "ignore_index is 1"),
+        (("splits",), [], "splits must be a JSON object"),
+        (("splits", "train", "class_pixels"), [1], r"splits\.train\.class_pixels must be 2 counts"),
+        (("splits", "train", "shards", 0, "samples"), -1, r"shards\[0\]\.samples is -1"),
+        (("splits", "train", "shards", 0, "bytes"), True, r"shards\[0\]\.bytes is True"),
+        (("splits", "train", "shards", 0, "sha256"), None, r"shards\[0\]\.sha256 is None"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_key(path: tuple[str | int, ...], value: object, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        parse_manifest(_changed(path, value), "m")
+
+
+def test_a_missing_key_is_named() -> None:
+    document = json.loads(_manifest().to_json())
+    del document["splits"]["train"]["ignored_pixels"]
+    with pytest.raises(DataError, match=r"splits\.train\.ignored_pixels is missing"):
+        parse_manifest(json.dumps(document).encode(), "m")
+
+
+def test_the_same_shard_twice_is_refused() -> None:
+    document = json.loads(_manifest().to_json())
+    document["splits"]["val"] = document["splits"]["train"]
+    with pytest.raises(DataError, match=r"train-000000\.tar is listed more than once"):
+        parse_manifest(json.dumps(document).encode(), "m")
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[]", b"3"])
+def test_what_is_no_manifest_is_no_traceback(data: bytes) -> None:
+    with pytest.raises(DataError, match="m: "):
+        parse_manifest(data, "m")

@@ -1,0 +1,320 @@
+"""Packing: the same bytes however it is done, nothing bad let in, nothing lost when it is cut off."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from dist_seg.data.formats import RawSample, SampleRef
+from dist_seg.data.formats.synthetic import SyntheticSource
+from dist_seg.data.manifest import load_manifest
+from dist_seg.data.pack import pack
+from dist_seg.data.shard_plan import plan_shards
+from dist_seg.data.sidecar import Sidecar
+from dist_seg.errors import DataError
+from dist_seg.runtime.storage import StorageError, open_storage
+
+from .raw_data import encoded, picture
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """Samples from memory."""
+
+    masks: dict[str, NDArray[np.integer]]
+    images: dict[str, bytes] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ("a", "b", "c")
+    palette: tuple[tuple[int, int, int], ...] = ((0, 0, 0), (1, 1, 1), (2, 2, 2))
+    ignore_index: int = 255
+
+    def samples(self) -> Sequence[SampleRef]:
+        return [
+            SampleRef(
+                key=key, split="train", where=f"{key}.jpg", mask_where=f"{key}.png", version=self.versions.get(key, "")
+            )
+            for key in self.masks
+        ]
+
+    def load(self, sample: SampleRef) -> RawSample:
+        mask = self.masks[sample.key]
+        image = self.images.get(sample.key)
+        if image is None:
+            image = encoded(Image.fromarray(picture(*mask.shape)), "PNG")
+        return RawSample(image=image, mask=mask)
+
+
+@dataclass(frozen=True)
+class BrokenDiskSource(ArraySource):
+    def load(self, sample: SampleRef) -> RawSample:
+        raise StorageError("x: cannot be read: Input/output error")
+
+
+def _mask(*values: int) -> NDArray[np.uint8]:
+    """(4, 5), zero but for the values given first."""
+    mask = np.zeros(20, np.uint8)
+    mask[: len(values)] = values
+    return mask.reshape(4, 5)
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+_SYNTHETIC = SyntheticSource(num_train=12, num_val=4, height=32, width=32)
+
+
+def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path) -> None:
+    for workers in (1, 2):
+        pack(_SYNTHETIC, tmp_path / str(workers), workers=workers, shard_bytes=10_000)
+    one, two = _contents(tmp_path / "1"), _contents(tmp_path / "2")
+    assert len(one) == 2 + 3 * 6
+    assert one == two
+
+
+def test_what_is_read_back_is_what_was_there(tmp_path: Path) -> None:
+    result = pack(_SYNTHETIC, tmp_path, shard_bytes=10_000)
+    storage = open_storage(tmp_path)
+    read = {}
+    for split in load_manifest(storage).splits.values():
+        for shard in split.shards:
+            sidecar = Sidecar.parse(storage.read(shard.sidecar_name))
+            for i in range(sidecar.num_samples):
+                member = sidecar.member(i, "image")
+                read[sidecar.key(i)] = storage.read_range(shard.name, member.offset, member.length)
+    assert read == {ref.key: _SYNTHETIC.load(ref).image for ref in _SYNTHETIC.samples()}
+    assert load_manifest(storage) == result.manifest
+
+
+def test_pixels_are_counted_by_class(tmp_path: Path) -> None:
+    result = pack(ArraySource({"x": _mask(1, 1, 2, 255), "y": _mask(2)}), tmp_path)
+    assert result.manifest.splits["train"].class_pixels == (35, 2, 2)
+    assert result.manifest.splits["train"].ignored_pixels == 1
+
+
+def test_progress_counts_samples_to_the_end(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    pack(_SYNTHETIC, tmp_path, progress=lambda done, total: seen.append((done, total)))
+    assert seen[0] == (0, 16)
+    assert seen[-1] == (16, 16)
+    assert seen == sorted(seen)
+
+
+def test_packing_again_keeps_every_shard(tmp_path: Path) -> None:
+    first = pack(_SYNTHETIC, tmp_path, shard_bytes=10_000)
+    before = _contents(tmp_path)
+    again = pack(_SYNTHETIC, tmp_path, shard_bytes=10_000)
+    assert (again.written_shards, again.kept_shards) == (0, first.written_shards)
+    assert (_contents(tmp_path), again.manifest) == (before, first.manifest)
+
+
+def test_packing_again_mends_a_damaged_shard(tmp_path: Path) -> None:
+    pack(_SYNTHETIC, tmp_path, shard_bytes=10_000)
+    before = _contents(tmp_path)
+    damaged = bytearray(before["train-000001.tar"])
+    damaged[700] ^= 1
+    (tmp_path / "train-000001.tar").write_bytes(damaged)
+    (tmp_path / "train-000000.idx").unlink()
+    again = pack(_SYNTHETIC, tmp_path, shard_bytes=10_000)
+    assert again.written_shards == 2
+    assert _contents(tmp_path) == before
+
+
+_PACK_SCRIPT = """
+import sys, time
+from pathlib import Path
+from dist_seg.data.formats.synthetic import SyntheticSource
+from dist_seg.data.pack import pack
+from dist_seg.data.shard_plan import plan_shards
+class Slow(SyntheticSource):
+    def load(self, sample):
+        time.sleep(0.02)
+        return super().load(sample)
+if __name__ == "__main__":
+    source = Slow(num_train=60, num_val=4, height=32, width=32)
+    pack(source, Path(sys.argv[1]), workers=int(sys.argv[2]), shard_bytes=10_000)
+"""
+
+
+def _start_packing(script: Path, out: Path, workers: int) -> subprocess.Popen[bytes]:
+    script.write_text(_PACK_SCRIPT)
+    root = str(Path(__file__).resolve().parents[3])
+    return subprocess.Popen(
+        [sys.executable, str(script), str(out), str(workers)], env={**os.environ, "PYTHONPATH": root}
+    )
+
+
+def _wait_for_shards(out: Path, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(list(out.glob(".pack/*.json"))) < count:
+        assert time.monotonic() < deadline, "packing did not begin"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_packing_that_was_killed_goes_on(tmp_path: Path, workers: int) -> None:
+    source = SyntheticSource(num_train=60, num_val=4, height=32, width=32)
+    process = _start_packing(tmp_path / "script.py", tmp_path / "out", workers)
+    _wait_for_shards(tmp_path / "out", 2)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    result = pack(source, tmp_path / "out", shard_bytes=10_000)
+    assert result.kept_shards >= 2
+    pack(source, tmp_path / "whole", shard_bytes=10_000)
+    assert _contents(tmp_path / "out") == _contents(tmp_path / "whole")
+
+
+def test_the_workers_of_a_killed_packing_end(tmp_path: Path) -> None:
+    process = _start_packing(tmp_path / "script.py", tmp_path / "out", 2)
+    _wait_for_shards(tmp_path / "out", 1)
+    workers = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}/cwd").exists() for pid in workers):
+        assert time.monotonic() < deadline, "a worker lives on"
+        time.sleep(0.05)
+
+
+def test_two_packings_into_one_folder_are_refused(tmp_path: Path) -> None:
+    process = _start_packing(tmp_path / "script.py", tmp_path / "out", 1)
+    try:
+        _wait_for_shards(tmp_path / "out", 1)
+        with pytest.raises(DataError, match="by another process"):
+            pack(_SYNTHETIC, tmp_path / "out")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_after_an_interruption_only_changed_samples_are_packed_again(tmp_path: Path) -> None:
+    masks = {f"k{i:02d}": _mask(i % 3) for i in range(30)}
+    last = plan_shards(ArraySource(masks).samples(), 300_000, ())[-1].samples[0].key
+    with pytest.raises(DataError, match=rf"{last}\.png"):
+        pack(ArraySource({**masks, last: _mask(9)}), tmp_path / "out", shard_bytes=300_000)
+    mended = ArraySource(masks, versions={last: "new"})
+    result = pack(mended, tmp_path / "out", shard_bytes=300_000)
+    assert (result.kept_shards, result.written_shards) == (6, 1)
+    pack(mended, tmp_path / "whole", shard_bytes=300_000)
+    assert _contents(tmp_path / "out") == _contents(tmp_path / "whole")
+
+
+def test_a_finished_data_set_is_replaced_only_on_demand(tmp_path: Path) -> None:
+    pack(ArraySource({f"k{i}": _mask() for i in range(9)}), tmp_path, shard_bytes=200_000)
+    changed = ArraySource({"k0": _mask(1)}, versions={"k0": "2"})
+    with pytest.raises(DataError, match=r"source has changed.*--overwrite"):
+        pack(changed, tmp_path)
+    pack(changed, tmp_path, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "manifest.json",
+        "pack.json",
+        "train-000000.idx",
+        "train-000000.samples",
+        "train-000000.tar",
+    ]
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.docx").write_text("")
+    with pytest.raises(DataError, match=r"holds other files \(thesis\.docx"):
+        pack(ArraySource({"x": _mask()}), tmp_path)
+
+
+def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(DataError, match="cannot be made a folder"):
+        pack(ArraySource({"x": _mask()}), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (
+            _mask(0, 0, 0, 0, 0, 0, 7),
+            r"x\.png: class id 7 at \(x=1, y=1\) \(1 such pixels\); the data set has 3 classes",
+        ),
+        (_mask().astype(np.int32) - 1, r"x\.png: class id -1 at \(x=0, y=0\) \(20 such pixels\)"),
+        (np.full((4, 5), 256, np.int32), r"class id 256 at"),
+        (np.zeros((5, 4), np.uint8), r"x\.png: the mask is 4x5 .*x\.jpg 5x4.*EXIF"),
+        (np.zeros((2, 2), np.uint8), r"x\.png: the mask is 2x2 \(width x height\), its image x\.jpg 5x4"),
+        (np.zeros((4, 5, 3), np.uint8), r"the mask is 3x5x4"),
+    ],
+)
+def test_a_wrong_mask_is_refused_by_file_value_and_position(
+    tmp_path: Path, mask: NDArray[np.integer], message: str
+) -> None:
+    image = encoded(Image.fromarray(picture(4, 5)), "PNG")
+    with pytest.raises(DataError, match=message):
+        pack(ArraySource({"x": mask}, {"x": image}), tmp_path)
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_every_bad_sample_of_a_shard_is_named(tmp_path: Path) -> None:
+    masks = {f"k{i}": _mask(9 if i in (2, 5) else 0) for i in range(8)}
+    with pytest.raises(DataError, match=r"(?s)2 samples cannot be packed.*k2\.png.*k5\.png.*--skip-bad"):
+        pack(ArraySource(masks), tmp_path)
+
+
+def test_bad_samples_may_be_left_out_and_are_counted(tmp_path: Path) -> None:
+    half = encoded(Image.fromarray(picture(40, 50)), "JPEG")[:700]
+    source = ArraySource({"good": _mask(1), "bad": _mask(9), "half": _mask()}, {"half": half})
+    result = pack(source, tmp_path, skip_bad=True)
+    assert sorted(refusal.key for refusal in result.skipped) == ["bad", "half"]
+    assert any("half.jpg: cannot be decoded" in refusal.reason for refusal in result.skipped)
+    split = load_manifest(open_storage(tmp_path)).splits["train"]
+    assert (split.num_samples, split.skipped_samples, split.class_pixels) == (1, 2, (19, 1, 0))
+
+
+def test_a_shard_of_which_all_is_bad_is_left_out(tmp_path: Path) -> None:
+    masks = {f"k{i}": _mask(9 if i < 9 else 0) for i in range(10)}
+    source = ArraySource(masks)
+    result = pack(source, tmp_path, skip_bad=True, shard_bytes=1)
+    assert result.manifest.splits["train"].num_samples == 1
+    assert len(list(tmp_path.glob("*.tar"))) == 1
+    assert pack(source, tmp_path, skip_bad=True, shard_bytes=1).written_shards == 0
+
+
+def test_skipped_samples_are_refused_again_without_leave(tmp_path: Path) -> None:
+    source = ArraySource({"good": _mask(), "bad": _mask(9)})
+    pack(source, tmp_path, skip_bad=True)
+    with pytest.raises(DataError, match=r"bad\.png"):
+        pack(source, tmp_path)
+
+
+def test_nothing_but_bad_samples_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"not one sample of split train.*bad\.png"):
+        pack(ArraySource({"bad": _mask(9)}), tmp_path, skip_bad=True)
+
+
+def test_a_failing_disk_is_not_a_bad_sample(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="Input/output error"):
+        pack(BrokenDiskSource({"x": _mask()}), tmp_path, skip_bad=True)
+
+
+def test_bad_samples_in_workers_are_named(tmp_path: Path) -> None:
+    masks = {f"k{i:02d}": _mask(9 if i == 3 else 0) for i in range(12)}
+    with pytest.raises(DataError, match=r"k03\.png: class id 9 at \(x=0, y=0\)"):
+        pack(ArraySource(masks), tmp_path, workers=2, shard_bytes=200_000)
+
+
+def test_images_over_the_limit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"x\.jpg: 5x4 pixels are more than the allowed 19"):
+        pack(ArraySource({"x": _mask()}), tmp_path, max_pixels=19)
+
+
+def test_unreadable_records_count_as_nothing_packed(tmp_path: Path) -> None:
+    pack(_SYNTHETIC, tmp_path)
+    for record in ("{", "[]", "[{}]", json.dumps([{"split": 1}])):
+        (tmp_path / "pack.json").write_text(record)
+        assert pack(_SYNTHETIC, tmp_path, overwrite=True).kept_shards == 0
