@@ -191,6 +191,20 @@ class TestDaliPipeline:
         for a, b in zip(usual, other, strict=True):
             assert torch.equal(a.images, b.images) and torch.equal(a.targets, b.targets)
 
+    def test_what_dali_alone_cannot_decode_is_decoded_by_pil(
+        self, scenes: PackedData, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        dali = pytest.importorskip("dist_seg.data.dali")
+
+        def refuse(graph: object, samples: object) -> None:
+            raise dali._DecodeError("refused")
+
+        monkeypatch.setattr(dali._Graph, "take", refuse)
+        (batch,) = train(scenes, config(AUGMENTATIONS["all"], loader="dali"), [(0, 0)])
+        (reference,) = train(scenes, config(AUGMENTATIONS["all"]), [(0, 0)])
+        assert torch.equal(batch.images, reference.images) and batch.bad == ()
+        assert "DALI cannot decode what PIL can" in caplog.text
+
     def test_torchs_threads_are_left_alone(self, scenes: PackedData) -> None:
         pytest.importorskip("nvidia.dali")
         before = torch.get_num_threads()

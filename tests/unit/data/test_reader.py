@@ -1,0 +1,100 @@
+import pickle
+from pathlib import Path
+
+import pytest
+
+from dist_seg.data.reader import BadSampleError, ShardReader
+from dist_seg.data.shards import EncodedMembers
+from dist_seg.errors import DataError
+from dist_seg.runtime.storage import LocalStorage, StorageError
+from tests.loader_cases import PackedData, scene_sample, write_dataset
+
+SAMPLES = [scene_sample(i, form="png" if i % 2 else "jpeg420") for i in range(7)]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> PackedData:
+    """7 samples, 5 in the first shard."""
+    return write_dataset(tmp_path, SAMPLES, per_shard=5)
+
+
+class FaultyStorage(LocalStorage):
+    """Damages the first `faults` ranges that are read, or refuses to read."""
+
+    def __init__(self, root: str, *, faults: int = 0, refuses: bool = False) -> None:
+        super().__init__(root)
+        self.faults, self.refuses, self.reads = faults, refuses, 0
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        self.reads += 1
+        if self.refuses:
+            raise StorageError(f"{name}: the disk is gone")
+        contents = super().read_range(name, offset, length)
+        return contents[:50] + bytes([contents[50] ^ 1]) + contents[51:] if self.reads <= self.faults else contents
+
+
+def _reader(data: PackedData, storage: LocalStorage | None = None) -> ShardReader:
+    return ShardReader(storage or data.storage, data.manifest, "train")
+
+
+def test_a_sample_comes_as_it_was_packed(data: PackedData) -> None:
+    sample = _reader(data).read(1, 1)
+    assert (sample.key, sample.image, sample.target) == (SAMPLES[6].key, SAMPLES[6].image, SAMPLES[6].target)
+    assert (sample.height, sample.width) == (120, 150)
+
+
+def test_info_reads_no_shard(data: PackedData) -> None:
+    storage = FaultyStorage(data.storage.url, refuses=True)
+    info = _reader(data, storage).info(0, 2)
+    assert (info.key, info.height, info.width) == (SAMPLES[2].key, 120, 150)
+
+
+def test_image_and_mask_are_read_at_once(data: PackedData) -> None:
+    storage = FaultyStorage(data.storage.url)
+    _reader(data, storage).read(0, 0)
+    assert storage.reads == 1
+
+
+def test_a_checksum_that_is_wrong_once_is_read_again(data: PackedData) -> None:
+    storage = FaultyStorage(data.storage.url, faults=1)
+    assert _reader(data, storage).read(0, 3).image == SAMPLES[3].image
+    assert storage.reads == 2
+
+
+def test_a_checksum_that_stays_wrong_makes_a_bad_sample_with_name_and_shard(data: PackedData) -> None:
+    storage = FaultyStorage(data.storage.url, faults=2)
+    with pytest.raises(
+        BadSampleError, match=r"train-000000\.tar: sample png-0003: png: its checksum is wrong"
+    ) as raised:
+        _reader(data, storage).read(0, 3)
+    assert (raised.value.bad.key, raised.value.bad.shard) == ("png-0003", "train-000000.tar")
+
+
+def test_a_storage_error_is_no_bad_sample(data: PackedData) -> None:
+    with pytest.raises(StorageError, match="the disk is gone"):
+        _reader(data, FaultyStorage(data.storage.url, refuses=True)).read(0, 0)
+
+
+def test_an_image_that_is_not_of_the_indexed_size_is_bad(tmp_path: Path) -> None:
+    image = SAMPLES[0]
+    wrong = EncodedMembers(key="k", height=120, width=151, image=image.image, image_suffix="jpg", target=image.target)
+    with pytest.raises(BadSampleError, match="image: 150x120 pixels, its index says 151x120"):
+        _reader(write_dataset(tmp_path, [wrong])).read(0, 0)
+
+
+def test_an_index_of_another_shard_is_an_error_that_names_it(data: PackedData, tmp_path: Path) -> None:
+    (tmp_path / "train-000000.samples").write_bytes((tmp_path / "train-000001.samples").read_bytes())
+    with pytest.raises(DataError, match=r"train-000000\.samples: 2 samples, the manifest says 5"):
+        _reader(data).read(0, 0)
+
+
+def test_a_pickled_reader_reads(data: PackedData) -> None:
+    reader = _reader(data)
+    reader.read(0, 0)
+    assert pickle.loads(pickle.dumps(reader)).read(0, 4).key == SAMPLES[4].key
+
+
+def test_a_bad_sample_error_survives_pickling(data: PackedData) -> None:
+    with pytest.raises(BadSampleError) as raised:
+        _reader(data, FaultyStorage(data.storage.url, faults=2)).read(0, 0)
+    assert pickle.loads(pickle.dumps(raised.value)).bad == raised.value.bad
