@@ -6,6 +6,7 @@ not finished, hold what that takes.
 """
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +57,9 @@ def pack(
     identity = (source.class_names, source.ignore_index, max_pixels)
     jobs = plan_shards(source.samples(), shard_bytes, identity)
     with open_state(out, [(job.name, job.fingerprint) for job in jobs], overwrite=overwrite) as state:
-        kept = {job.name: found for job in jobs if (found := state.kept(job.name, job.fingerprint, skip_bad))}
+        with ThreadPoolExecutor(max(1, workers)) as pool:  # reads whole shards to compare their hashes
+            found = pool.map(lambda job: state.kept(job.name, job.fingerprint, skip_bad), jobs)
+            kept = {shard.info.name: shard for shard in found if shard}
         to_do = [job for job in jobs if job.name not in kept]
         packed = dict(kept)
         done, total = sum(len(job.samples) for job in jobs if job.name in kept), sum(len(job.samples) for job in jobs)

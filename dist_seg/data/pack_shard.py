@@ -27,6 +27,9 @@ class Refusal:
     reason: str
     """Names the file."""
 
+    def __str__(self) -> str:
+        return self.reason
+
 
 @dataclass(frozen=True, kw_only=True)
 class PackedShard:
@@ -94,6 +97,8 @@ def encode_sample(sample: SampleRef, source: Source, max_pixels: int) -> tuple[E
         raw = source.load(sample)
     except DataError:
         raise
+    except OSError as error:
+        raise StorageError(f"{sample.where}: cannot be read: {error.strerror or error}") from error
     except Exception as error:
         error.add_note(f"The data set's reader failed on {sample.where}.")
         raise

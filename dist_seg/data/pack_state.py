@@ -160,7 +160,11 @@ def _locked(out: Path) -> Iterator[None]:
     import fcntl
 
     path = out / _LOCK_NAME
-    with path.open("w") as file:
+    try:
+        file = path.open("w")
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written to: {error.strerror}") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

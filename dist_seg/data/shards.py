@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from dist_seg.data.manifest import ShardInfo
 from dist_seg.data.sidecar import Member, SampleEntry, Sidecar, crc32c
+from dist_seg.runtime.storage import StorageError
 
 PARTIAL_MARK = ".partial-"
 """In the name of a file that is being written; what carries it after a crash is garbage."""
@@ -21,7 +22,7 @@ _DALI_INDEX_VERSION = "v1.2"  # the format of DALI's own wds2idx
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Write a file that appears under its name only when it is whole and on the disk."""
+    """Write a file that appears under its name only when it is whole and on the disk. `StorageError` names it."""
     partial = path.with_name(f"{path.name}{PARTIAL_MARK}{os.getpid()}")
     try:
         with partial.open("wb") as file:
@@ -29,10 +30,13 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

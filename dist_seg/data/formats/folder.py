@@ -17,6 +17,7 @@ from dist_seg.data.formats.splitting import group_names, validation_groups
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
 from dist_seg.errors import DataError
 
+DEFAULT_VAL = 0.1
 _SPLIT_FOLDERS = frozenset({"train", "val", "test"})
 _CLASSES_NAME, _COLORS_NAME = "classes.txt", "colors.txt"
 
@@ -89,7 +90,7 @@ def open_folder(
     *,
     classes: Path | None = None,
     colors: Path | None = None,
-    val: float = 0.0,
+    val: float | None = None,
     group_by: str | None = None,
     split: str = "train",
     max_pixels: int = MAX_PIXELS,
@@ -98,9 +99,10 @@ def open_folder(
     """The data set in two folders. Files are paired here; masks are read only where no file tells the classes.
 
     classes, colors: text files; None takes `classes.txt` and `colors.txt` from the masks' folder, or beside it or the
-    images' folder, where there are any. val: share of the images for the split `val`, 0 for none. group_by: regular
-    expression on an image's path below `images` without its suffix; images with the same match stay together. split:
-    name of the split of all the rest. `progress` is told masks read and in all.
+    images' folder, where there are any. val: share of the images for the split `val`, 0 for none; None takes 0.1 where
+    the folders are not divided and `split` is `train`. group_by: regular expression on an image's path below `images`
+    without its suffix; images with the same match stay together. split: name of the split of all the rest. `progress`
+    is told masks read and in all.
     """
     pairs, others = pair_files(images, masks)
     classes = classes or _beside(images, masks, _CLASSES_NAME)
@@ -122,6 +124,9 @@ def open_folder(
     passed_over = [path for path in others if path.name not in (_CLASSES_NAME, _COLORS_NAME)]
     if passed_over:
         notes.append(f"{len(passed_over)} files are no images and passed over, {passed_over[0]} the first")
+    if val is None:
+        divided = _split_folders([pair.stem for pair in pairs])
+        val = 0.0 if divided or split != "train" else DEFAULT_VAL
     source = FolderSource(
         images=images,
         masks=masks,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dist_seg.data.formats.images import IMAGE_SUFFIXES
 from dist_seg.errors import DataError
+from dist_seg.runtime.storage import StorageError
 
 _MAX_NAMED = 5
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
@@ -47,7 +48,10 @@ def pair_files(images: Path, masks: Path) -> tuple[list[Pair], list[Path]]:
 
 def file_version(*paths: Path) -> tuple[int, str]:
     """Bytes of the files together, and a text that changes when their contents do: sizes and times of change."""
-    stats = [path.stat() for path in paths]
+    try:
+        stats = [path.stat() for path in paths]
+    except OSError as error:
+        raise StorageError(f"{error.filename}: cannot be read: {error.strerror}; a broken link?") from error
     return sum(stat.st_size for stat in stats), " ".join(f"{stat.st_size}@{stat.st_mtime_ns}" for stat in stats)
 
 
@@ -56,7 +60,7 @@ def _files_by_stem(folder: Path, apart_from: Path) -> tuple[dict[str, Path], lis
         raise DataError(f"{folder}: no such folder")
     found: dict[str, Path] = {}
     others: list[Path] = []
-    for path in _files_below(folder, apart_from.resolve()):
+    for path in _files_below(folder, {apart_from.resolve()}):
         if path.suffix.lower() not in IMAGE_SUFFIXES:
             others.append(path)
             continue
@@ -69,14 +73,23 @@ def _files_by_stem(folder: Path, apart_from: Path) -> tuple[dict[str, Path], lis
     return found, others
 
 
-def _files_below(folder: Path, apart_from: Path) -> Iterable[Path]:
-    for path in sorted(folder.iterdir()):
+def _files_below(folder: Path, seen: set[Path]) -> Iterable[Path]:
+    """The files, links to folders followed once: `seen` holds the real folders that are not to be entered (again)."""
+    real = folder.resolve()
+    if real in seen:
+        return
+    seen.add(real)
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be read: {error.strerror}") from error
+    for path in entries:
         if path.name.startswith(".") or path.name.lower() in _SYSTEM_FILES:
             continue
-        if not path.is_dir():
+        if path.is_dir():
+            yield from _files_below(path, seen)
+        else:
             yield path
-        elif path.resolve() != apart_from:
-            yield from _files_below(path, apart_from)
 
 
 def _named(paths: Sequence[Path]) -> str:

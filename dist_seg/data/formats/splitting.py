@@ -53,4 +53,4 @@ def validation_groups(groups: Sequence[str], fraction: float) -> frozenset[str]:
 
 
 def _hash(group: str) -> bytes:
-    return hashlib.blake2b(group.encode(), digest_size=16).digest()
+    return hashlib.blake2b(group.encode(errors="surrogatepass"), digest_size=16).digest()

@@ -313,6 +313,16 @@ def test_images_over_the_limit_are_refused(tmp_path: Path) -> None:
         pack(ArraySource({"x": _mask()}), tmp_path, max_pixels=19)
 
 
+def test_a_full_disk_is_named_and_leaves_no_half_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match=r"train-000000\.\w+: cannot be written: No space left on device"):
+        pack(ArraySource({"x": _mask()}), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".pack"]
+
+
 def test_unreadable_records_count_as_nothing_packed(tmp_path: Path) -> None:
     pack(_SYNTHETIC, tmp_path)
     for record in ("{", "[]", "[{}]", json.dumps([{"split": 1}])):

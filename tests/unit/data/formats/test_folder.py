@@ -16,7 +16,7 @@ from ..raw_data import picture, write_pair
 
 
 def _open(root: Path, **options: object) -> FolderSource:
-    return open_folder(root / "images", root / "masks", **options)  # type: ignore[arg-type]
+    return open_folder(root / "images", root / "masks", **{"val": 0.0, **options})  # type: ignore[arg-type]
 
 
 def _splits(source: FolderSource) -> dict[str, str]:
@@ -50,7 +50,7 @@ def test_classes_file_is_found_beside_the_masks(tmp_path: Path) -> None:
 def test_masks_inside_the_images_folder_are_no_images(tmp_path: Path) -> None:
     write_pair(tmp_path, "a")
     shutil.move(tmp_path / "masks", tmp_path / "images" / "masks")
-    source = open_folder(tmp_path / "images", tmp_path / "images" / "masks")
+    source = open_folder(tmp_path / "images", tmp_path / "images" / "masks", val=0)
     assert [ref.key for ref in source.samples()] == ["a"]
 
 
@@ -190,14 +190,39 @@ def test_a_single_group_shows_before_packing(tmp_path: Path) -> None:
 def test_sub_folders_named_after_splits_are_the_splits(tmp_path: Path) -> None:
     for stem in ("train/a", "train/b", "val/a"):
         write_pair(tmp_path, stem)
-    assert _splits(_open(tmp_path)) == {"train/a": "train", "train/b": "train", "val/a": "val"}
+    assert _splits(_open(tmp_path, val=None)) == {"train/a": "train", "train/b": "train", "val/a": "val"}
     with pytest.raises(DataError, match="divided into train, val already"):
         _open(tmp_path, val=0.1)
+
+
+def test_a_tenth_is_for_validation_unless_said_otherwise(tmp_path: Path) -> None:
+    for i in range(20):
+        write_pair(tmp_path, f"{i}", np.zeros((2, 2), np.uint8))
+    assert list(_splits(_open(tmp_path, val=None)).values()).count("val") == 2
+    assert set(_splits(_open(tmp_path, val=None, split="test")).values()) == {"test"}
 
 
 def test_the_only_split_may_be_named(tmp_path: Path) -> None:
     write_pair(tmp_path, "a")
     assert _splits(_open(tmp_path, split="test")) == {"a": "test"}
+
+
+def test_links_in_a_circle_and_broken_ones(tmp_path: Path) -> None:
+    write_pair(tmp_path, "a")
+    (tmp_path / "images" / "again").symlink_to(tmp_path / "images")
+    assert [ref.key for ref in _open(tmp_path).samples()] == ["a"]
+    write_pair(tmp_path, "b")
+    (tmp_path / "images" / "b.jpg").unlink()
+    (tmp_path / "images" / "b.jpg").symlink_to(tmp_path / "gone.jpg")
+    with pytest.raises(DataError, match=r"images/b\.jpg: cannot be read"):
+        _open(tmp_path).samples()
+
+
+def test_file_names_that_are_no_utf8(tmp_path: Path) -> None:
+    for stem in ("caf\udce9", "b"):
+        write_pair(tmp_path, stem)
+    result = pack(_open(tmp_path, val=0.5), tmp_path / "out")
+    assert sum(split.num_samples for split in result.manifest.splits.values()) == 2
 
 
 def test_survives_pickle(tmp_path: Path) -> None:
