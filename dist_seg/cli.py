@@ -19,7 +19,7 @@ _started = time.time()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code: 0 good, 1 fault, 2 the user's error, 143 preempted."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
-    options = build_parser().parse_args(argv)
+    options = _parse(argv)
     _set_up_logging()
     run: Callable[[argparse.Namespace, list[str]], int] = options.run
     try:
@@ -31,6 +31,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USER_ERROR
     except BrokenPipeError:
         return EXIT_FAULT
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = build_parser()
+    options, rest = parser.parse_known_args(argv)
+    # argparse takes a list of positionals only in one piece: `train a.yaml --nproc 2 optim.lr=0.1` leaves the last over.
+    strays = [text for text in rest if text.startswith("-") or not hasattr(options, "settings")]
+    if strays:
+        parser.error(f"unrecognized arguments: {' '.join(strays)}")
+    if rest:
+        options.settings = [*options.settings, *rest]
+    return options
 
 
 def _set_up_logging() -> None:
@@ -221,7 +233,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
 def _add_eval(commands: _Commands) -> None:
     parser = _command(commands, "eval", "score a run's model on a split; exact at any number of ranks")
     parser.add_argument("run_dir", type=Path, metavar="RUN", help="folder of the run")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as eval.flip=true or data.loader=torch")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="such as eval.flip=true or data.loader=torch")
     data = parser.add_argument_group("data")
     data.add_argument("--data", default=None, metavar="SHARDS", help="other shards than those of the training")
     data.add_argument("--split", default=None, help="default: the run's validation split")

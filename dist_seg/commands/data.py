@@ -13,7 +13,7 @@ from dist_seg.data.formats.synthetic import SyntheticSource
 from dist_seg.data.inspect import inspect
 from dist_seg.data.pack import pack
 from dist_seg.data.verify import verify
-from dist_seg.runtime.world import visible_cores
+from dist_seg.runtime.machine import visible_cores
 from dist_seg.telemetry.progress import ProgressDisplay
 
 

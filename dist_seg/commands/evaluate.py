@@ -29,7 +29,7 @@ def run_eval(options: argparse.Namespace) -> int:
     checkpoint = pick_checkpoint(folder, options.checkpoint)
     num_threads = set_threads(world, None)
     with StopSignal() as stop, process_group(world, _TIMEOUT_S):
-        trained = load_trained(checkpoint, options.weights, world.device, options.overrides)
+        trained = load_trained(checkpoint, options.weights, world.device, options.settings)
         make_deterministic(trained.config, world.device)
         shards = str(options.data or trained.config.data.shards)
         storage = open_storage(shards)

@@ -1,15 +1,14 @@
 """Starting the ranks of one machine with torchrun."""
 
 import json
-import signal
-import subprocess
-import sys
+import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from dist_seg.config.schema import Config
 from dist_seg.errors import ConfigError
+from dist_seg.runtime.machine import visible_cores
 
 
 def run_dir_of(config: Config) -> Path:
@@ -36,22 +35,24 @@ def processes(wanted: str) -> int:
 
 def launch(nproc: int, arguments: Sequence[str], run_dir: Path | None) -> int:
     """Runs `dist-seg ARGUMENTS` on `nproc` ranks; returns their exit code, read from the run folder."""
+    # Set before torch is imported. torchrun itself would set one OpenMP thread a rank and say so at length.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, visible_cores() // nproc)))
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    logging.getLogger("torch.distributed").setLevel(logging.ERROR)
     outcome_file = run_dir / "outcome.json" if run_dir is not None else None
-    before = outcome_file.stat().st_mtime_ns if outcome_file is not None and outcome_file.exists() else None
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(nproc)]
-    process = subprocess.Popen([*command, "-m", "dist_seg", *arguments])
+    before = _written_at(outcome_file)
+    options = ["--standalone", "--nproc-per-node", str(nproc), "-m", "dist_seg", *arguments]
+    try:
+        run.run(run.parse_args(options))
+    except (ChildFailedError, SignalException):  # The ranks have said why; their codes are hidden.
+        if outcome_file is None or _written_at(outcome_file) == before:
+            return 2  # No rank got as far as starting a run: the call or the data is at fault.
+        return int(json.loads(outcome_file.read_text()).get("exit_code", 1)) or 1
+    return 0
 
-    def forward(number: int, frame: FrameType | None) -> None:
-        # A terminal's Ctrl-C reaches the ranks by itself.
-        if number == signal.SIGTERM:
-            process.terminate()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, forward)
-    code = process.wait()
-    if code == 0 or outcome_file is None or not outcome_file.exists():
-        return 0 if code == 0 else 1
-    if outcome_file.stat().st_mtime_ns == before:
-        return 2  # No rank got as far as starting a run: the call or the data is at fault, and it was said why.
-    outcome = json.loads(outcome_file.read_text())
-    return int(outcome.get("exit_code", 1)) or 1
+def _written_at(file: Path | None) -> int | None:
+    return file.stat().st_mtime_ns if file is not None and file.exists() else None

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from dist_seg.errors import UserError
+from dist_seg.runtime.machine import visible_cores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +86,3 @@ def set_threads(world: World, num_threads: int | None) -> int:
     threads = num_threads or max(1, visible_cores() // world.local_size)
     torch.set_num_threads(threads)
     return threads
-
-
-def visible_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
