@@ -328,3 +328,11 @@ def test_unreadable_records_count_as_nothing_packed(tmp_path: Path) -> None:
     for record in ("{", "[]", "[{}]", json.dumps([{"split": 1}])):
         (tmp_path / "pack.json").write_text(record)
         assert pack(_SYNTHETIC, tmp_path, overwrite=True).kept_shards == 0
+
+
+def test_packing_needs_neither_torch_nor_dali() -> None:
+    code = (
+        "import sys, dist_seg.data.pack, dist_seg.data.verify, dist_seg.data.inspect, dist_seg.data.formats.folder\n"
+        "sys.exit(any(name.split('.')[0] in ('torch', 'nvidia') for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,17 +1,23 @@
 """Verifying a packed data set: silent where all is well, and naming what is not."""
 
+import functools
+import http.server
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from dist_seg.data.inspect import inspect
 from dist_seg.data.manifest import load_manifest
 from dist_seg.data.sidecar import Sidecar
 from dist_seg.data.verify import verify
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import open_storage
+
+from ..runtime.range_server import RangeServer
 
 _SHARD = "train-000001"
 
@@ -142,3 +148,19 @@ def test_progress_counts_every_byte(shards: Path) -> None:
     verify(shards, progress=lambda done, total: seen.append((done, total)))
     total = sum(path.stat().st_size for path in shards.glob("*.tar"))
     assert seen[-1] == (total, total)
+
+
+def test_a_data_set_on_a_web_server_is_verified_and_inspected(shards: Path) -> None:
+    pytest.importorskip("obstore", reason="needs obstore (the storage extra)")
+    handler = functools.partial(RangeServer, directory=str(shards))
+    _flip(shards / f"{_SHARD}.tar", 3)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}"
+            assert [problem.name for problem in verify(url)] == [f"{_SHARD}.tar"]
+            assert inspect(url).splits[0].num_samples == 24
+        finally:
+            server.shutdown()
+            thread.join()

@@ -16,6 +16,8 @@ from dist_seg.errors import DataError
 from dist_seg.runtime import storage as storage_module
 from dist_seg.runtime.storage import LocalStorage, Storage, StorageError, open_storage
 
+from .range_server import RangeServer
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -25,32 +27,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-class _RangeServer(http.server.SimpleHTTPRequestHandler):
-    """A file server that knows byte ranges, which Python's own does not."""
-
-    def do_GET(self) -> None:
-        path = Path(self.translate_path(self.path))
-        wanted = self.headers.get("Range")
-        if wanted is None or not path.is_file():
-            super().do_GET()
-            return
-        data = path.read_bytes()
-        first, _, last = wanted.removeprefix("bytes=").partition("-")
-        part = data[int(first) : int(last) + 1]
-        self.send_response(206)
-        self.send_header("Content-Length", str(len(part)))
-        self.send_header("Content-Range", f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}")
-        self.end_headers()
-        self.wfile.write(part)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
 def served(folder: Path) -> Iterator[Storage]:
     pytest.importorskip("obstore", reason="needs obstore (the storage extra)")
-    handler = functools.partial(_RangeServer, directory=str(folder))
+    handler = functools.partial(RangeServer, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

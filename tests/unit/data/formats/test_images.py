@@ -1,11 +1,14 @@
 """Which raw images pass as they are, which are converted, and which are refused."""
 
+import contextlib
 import io
 import struct
 import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from dist_seg.data.formats.images import check_image, encode_mask, read_mask
@@ -173,3 +176,25 @@ def test_masks_that_cannot_hold_ids_are_refused(data: bytes, reason: str) -> Non
 
 def test_a_mask_survives_encoding() -> None:
     assert np.array_equal(_pixels(encode_mask(_GREY)), _GREY)
+
+
+_SEEDS = [
+    encoded(Image.fromarray(_RGB), "JPEG", exif=_oriented(6)),
+    encoded(Image.fromarray(_RGB), "PNG", exif=_oriented(6)),
+    encoded(Image.fromarray(_RGB).quantize(20), "PNG"),
+    encoded(Image.fromarray(_RGB), "TIFF"),
+    encoded(Image.fromarray(_RGB), "WEBP"),
+    encoded(Image.fromarray(_RGB), "GIF"),
+    encoded(Image.fromarray(_RGB), "BMP"),
+]
+
+
+@given(st.sampled_from(_SEEDS), st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8))
+@settings(max_examples=300, deadline=None)
+def test_damaged_files_are_read_or_refused_and_nothing_else(data: bytes, changes: list[tuple[float, int]]) -> None:
+    damaged = bytearray(data)
+    for position, value in changes:
+        damaged[int(position * len(damaged))] = value
+    for read in (check_image, read_mask):
+        with contextlib.suppress(DataError):
+            read(bytes(damaged), "x", 10_000)
