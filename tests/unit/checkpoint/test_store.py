@@ -1,0 +1,139 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from dist_seg.checkpoint.state import CheckpointMeta, TrainingState
+from dist_seg.checkpoint.store import CheckpointStore, Retention, load_checkpoint, load_weights
+from dist_seg.checkpoint.writer import CheckpointWriter
+from dist_seg.errors import CheckpointError
+
+
+def state_of(step: int) -> TrainingState:
+    torch.manual_seed(step)
+    return TrainingState(
+        meta=CheckpointMeta(
+            step=step, config={"train": {"seed": 0}}, manifest={"hash": "abc"}, world_size=2, bad_samples={"k": "why"}
+        ),
+        model={"weight": torch.randn(3, 4), "steps": torch.tensor(step), "double": torch.randn(2, dtype=torch.float64)},
+        ema={"weight": torch.randn(3, 4)},
+        optimizer={"weight/exp_avg": torch.randn(3, 4), "weight/step": torch.tensor(float(step))},
+    )
+
+
+def test_what_was_saved_comes_back_to_the_bit(tmp_path: Path) -> None:
+    state = state_of(7)
+    loaded = load_checkpoint(CheckpointStore(tmp_path).save(state))
+    assert loaded.meta == state.meta
+    for part in ("model", "ema", "optimizer"):
+        saved = getattr(state, part)
+        assert getattr(loaded, part).keys() == saved.keys()
+        assert all(torch.equal(getattr(loaded, part)[key], saved[key]) for key in saved)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "meta.json", "checksums.json"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
+def test_damaged_checkpoint_is_refused_and_the_one_before_taken(tmp_path: Path, name: str, damage: str) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(state_of(1))
+    file = store.save(state_of(2)) / name
+    content = bytearray(file.read_bytes())
+    if damage == "delete":
+        file.unlink()
+    elif damage == "truncate":
+        file.write_bytes(content[: len(content) // 2])
+    else:
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"step-00000002"):
+        load_checkpoint(store.path(2))
+    newest = store.newest_whole()
+    assert newest is not None
+    assert newest.meta.step == 1
+
+
+def test_unfinished_save_is_never_seen_and_swept_away(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    leftover = tmp_path / ".step-00000009.tmp-123"
+    leftover.mkdir()
+    assert store.steps() == []
+    assert store.newest_whole() is None
+    store.save(state_of(1))
+    assert not leftover.exists()
+
+
+def test_pickled_file_in_the_place_of_tensors_is_refused(tmp_path: Path) -> None:
+    import hashlib
+    import pickle
+
+    class Malicious:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {tmp_path}/owned",)
+
+    folder = CheckpointStore(tmp_path).save(state_of(1))
+    payload = pickle.dumps(Malicious())
+    (folder / "model.safetensors").write_bytes(payload)
+    checksums = json.loads((folder / "checksums.json").read_text())
+    checksums["model.safetensors"] = hashlib.sha256(payload).hexdigest()
+    (folder / "checksums.json").write_text(json.dumps(checksums))
+    with pytest.raises(CheckpointError, match="unreadable tensors"):
+        load_checkpoint(folder)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_retention_keeps_the_last_the_best_and_every_nth(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    for step in range(1, 11):
+        store.save(state_of(step))
+    store.record_score(2, 0.9)
+    store.record_score(7, 0.5)
+    store.prune(Retention(keep_last=2, keep_best=True, keep_every_steps=4))
+    assert store.steps() == [2, 4, 8, 9, 10]
+    assert store.best_step() == 2
+
+
+def test_other_format_version_is_refused(tmp_path: Path) -> None:
+    folder = CheckpointStore(tmp_path).save(state_of(1))
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps({**meta, "format_version": 99}))
+    with pytest.raises(CheckpointError, match=r"meta\.json"):
+        load_checkpoint(folder)
+
+
+def test_weights_take_the_average_where_there_is_one(tmp_path: Path) -> None:
+    state = state_of(1)
+    folder = CheckpointStore(tmp_path).save(state)
+    assert torch.equal(load_weights(folder, "ema")["weight"], state.ema["weight"])
+    assert torch.equal(load_weights(folder, "ema")["double"], state.model["double"])
+    assert torch.equal(load_weights(folder, "raw")["weight"], state.model["weight"])
+
+
+def test_folder_that_cannot_be_written_is_an_error_that_leaves_the_older_checkpoint(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(state_of(1))
+    (tmp_path / f".step-00000002.tmp-{os.getpid()}").write_text("in the way")
+    blocked = CheckpointStore(tmp_path / "step-00000001" / "meta.json")
+    with pytest.raises(CheckpointError, match="could not be written"):
+        blocked.save(state_of(2))
+    assert load_checkpoint(store.path(1)).meta.step == 1
+
+
+def test_writer_saves_what_the_state_was_when_it_was_taken(tmp_path: Path) -> None:
+    store, reported = CheckpointStore(tmp_path), []
+    weight = torch.zeros(1000)
+    writer = CheckpointWriter(
+        store,
+        Retention(keep_last=1, keep_best=False, keep_every_steps=0),
+        on_saved=lambda step, path, stall_s, write_s: reported.append(step),
+    )
+    for step in (1, 2):
+        state = TrainingState(meta=state_of(step).meta, model={"w": weight.clone()}, ema={}, optimizer={})
+        writer.save(lambda state=state: state)
+        weight += 1
+    writer.wait()
+    writer.close()
+    assert reported == [1, 2]
+    assert store.steps() == [2]
+    assert torch.equal(load_checkpoint(store.path(2)).model["w"], torch.ones(1000))
