@@ -7,6 +7,7 @@ not finished, hold what that takes.
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,11 +70,13 @@ def pack(
                 progress(done + count, total)
 
         report(0)
-        for shard in pack_shards(
+        packing = pack_shards(
             to_do, source, out, workers=workers, skip_bad=skip_bad, max_pixels=max_pixels, on_progress=report
-        ):
-            state.record(shard)
-            packed[shard.info.name] = shard
+        )
+        with closing(packing):
+            for shard in packing:
+                state.record(shard)
+                packed[shard.info.name] = shard
         shards = [packed[job.name] for job in jobs]
         manifest = _manifest(source, shards)
         state.finish(shards, manifest)

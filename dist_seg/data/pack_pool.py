@@ -5,7 +5,7 @@ import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -30,8 +30,9 @@ def pack_shards(
     skip_bad: bool,
     max_pixels: int,
     on_progress: Callable[[int], None],
-) -> Iterator[PackedShard]:
-    """Pack the jobs and yield each shard as it is done, in any order. `on_progress` is told the samples done.
+) -> Generator[PackedShard, None, None]:
+    """Pack the jobs and yield each shard as it is done, in any order. `on_progress` is told the samples done. Closing
+    the generator ends the processes.
 
     Raises `DataError` naming the samples that are refused, or saying that a worker died.
     """
