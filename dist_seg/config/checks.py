@@ -66,6 +66,8 @@ def _model_problems(model: ModelConfig) -> Iterator[str]:
     for name in ("aspp_channels", "low_level_channels", "decoder_channels"):
         yield from _at_least(f"model.{name}", getattr(model, name), 1)
     yield from _at_least("model.frozen_stages", model.frozen_stages, 0)
+    if not 0 < model.norm_momentum <= 1:
+        yield f"model.norm_momentum={model.norm_momentum}: must lie in (0, 1]"
     if not 0 <= model.dropout < 1:
         yield f"model.dropout={model.dropout}: must lie in [0, 1)"
 

@@ -83,6 +83,8 @@ class ModelConfig:
     model's own from the hub, or null for a random start. auto: the package that fits the encoder where it is installed,
     a random start elsewhere; what was taken is printed and kept."""
     norm: Literal["batch", "sync", "group", "frozen"] = "batch"
+    norm_momentum: float = 0.1
+    """Share by which batch norm's running statistics move towards a step's moments."""
     aspp_channels: int = 256
     aspp_dilations: tuple[int, ...] = (6, 12, 18)
     """At output stride 16; doubled at 8."""

@@ -28,7 +28,9 @@ class DdpStrategy:
         called: nn.Module = model
         if world.size > 1:
             # Buffers are the statistics' affair; see engine.statistics.
-            self._ddp = called = DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
+            self._ddp = called = DistributedDataParallel(
+                model, forward_sync_buffers=False, gradient_as_bucket_view=True
+            )
         self._forward: Callable[[torch.Tensor], torch.Tensor] = torch.compile(called) if compile else called
 
     def forward(self, images: torch.Tensor, *, last: bool) -> torch.Tensor:

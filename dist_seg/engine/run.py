@@ -136,7 +136,7 @@ def run_training(
         clip_norm=config.optim.clip_norm,
         compile=config.train.compile,
     )
-    statistics = RunningStatistics(model)
+    statistics = RunningStatistics(model, config.model.norm_momentum)
     statistics.begin_step()
     blank = task.blank_batch(world.device)
     with autocast(precision, world.device):

@@ -10,8 +10,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dist_seg.runtime.collectives import sum_over_ranks
 
-_DEFAULT_MOMENTUM = 0.1
-
 
 class RunningStatistics:
     """Takes the updating of running means and variances over from the batch-norm layers of a model.
@@ -21,13 +19,14 @@ class RunningStatistics:
     left alone, so put the model into training mode first.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, momentum: float) -> None:
+        """momentum: one for all layers; encoders come with values (0.01, say) that suit epochs of a million images."""
         layers = [
             layer
             for layer in model.modules()
             if isinstance(layer, _BatchNorm) and layer.training and layer.running_mean is not None
         ]
-        self._momentum = [_DEFAULT_MOMENTUM if layer.momentum is None else layer.momentum for layer in layers]
+        self._momentum = momentum
         for layer in layers:
             layer.momentum = 1.0
         pairs = [(layer.running_mean, layer.running_var) for layer in layers]
@@ -60,9 +59,9 @@ class RunningStatistics:
             flat = torch.cat([moments.flatten() for moments in self._sums])
             sum_over_ranks(flat).div_(lanes)
             start = 0
-            for i, running in enumerate(self._running):
+            for running in self._running:
                 mean = flat[start : start + running.numel()].view_as(running)
-                running.lerp_(mean, self._momentum[i // 2])
+                running.lerp_(mean, self._momentum)
                 start += running.numel()
             torch._foreach_add_(self._running_steps, 1)
         torch._foreach_copy_(self._buffers, self._running)

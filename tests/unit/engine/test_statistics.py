@@ -11,8 +11,8 @@ def two_micro_batches() -> list[torch.Tensor]:
 
 
 def test_running_statistics_move_once_by_the_mean_of_the_moments() -> None:
-    norm = nn.BatchNorm2d(3, momentum=0.25)
-    statistics = RunningStatistics(norm)
+    norm = nn.BatchNorm2d(3)
+    statistics = RunningStatistics(norm, momentum=0.25)
     statistics.begin_step()
     batches = two_micro_batches()
     for batch in batches:
@@ -28,7 +28,7 @@ def test_running_statistics_move_once_by_the_mean_of_the_moments() -> None:
 
 def test_one_micro_batch_moves_them_as_torch_does() -> None:
     ours, reference = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
-    statistics = RunningStatistics(ours)
+    statistics = RunningStatistics(ours, momentum=0.1)
     for batch in two_micro_batches():
         statistics.begin_step()
         ours(batch)
@@ -43,7 +43,7 @@ def test_one_micro_batch_moves_them_as_torch_does() -> None:
 def test_skipped_step_leaves_them_untouched() -> None:
     norm = nn.BatchNorm2d(3)
     before = {name: buffer.clone() for name, buffer in norm.named_buffers()}
-    statistics = RunningStatistics(norm)
+    statistics = RunningStatistics(norm, momentum=0.1)
     statistics.begin_step()
     norm(two_micro_batches()[0] * float("nan"))
     statistics.collect()
@@ -54,7 +54,7 @@ def test_skipped_step_leaves_them_untouched() -> None:
 
 def test_frozen_layers_are_left_alone() -> None:
     norm = nn.BatchNorm2d(3).eval()
-    statistics = RunningStatistics(norm)
+    statistics = RunningStatistics(norm, momentum=0.1)
     statistics.begin_step()
     norm(two_micro_batches()[0])
     statistics.collect()
