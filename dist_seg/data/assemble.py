@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dist_seg.config.schema import AugmentConfig, DataConfig
-from dist_seg.data.augment import digest
-from dist_seg.data.batch import Batch
+from dist_seg.data.augment import SampleTransform, digest
+from dist_seg.data.batch import BadSample, Batch
 from dist_seg.data.decode import decode_image, decode_mask, why_undecodable
 from dist_seg.data.fetch import DrawnSample, Fetched, Fetcher, Unit, bad_samples, drawn_samples
 from dist_seg.data.normalize import Normalization, normalization, normalize
@@ -61,7 +61,7 @@ def eval_recipe(data: DataConfig, ignore_index: int) -> Recipe:
 def place(
     parts: Iterable[tuple[NDArray[np.uint8], NDArray[np.uint8]]], samples: Sequence[DrawnSample], recipe: Recipe
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Geometry and blur of samples whose regions are decoded: images (3, H, W) and masks (H, W) for `to_batches`.
+    """Geometry and blur of samples whose regions are decoded: images (3, H, W) and masks (H, W) for `group_by_size`.
 
     parts: of every sample the image (h, w, 3) and the mask (h, w), uint8.
     """
@@ -89,43 +89,56 @@ def reject_undecodable(fetcher: Fetcher[Unit], fetched: Sequence[Fetched]) -> li
     ]
 
 
-def to_batches(
-    images: Tensor | Sequence[Tensor],
-    masks: Tensor | Sequence[Tensor],
-    fetched: Sequence[Fetched],
-    recipe: Recipe,
-) -> list[Batch]:
-    """One batch for every size among the samples; one without samples where there are none.
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """A batch of one size before its normalisation: compact, to be moved between processes and devices."""
 
-    images: (B, 3, H, W) or B times (3, H, W), RGB in 0..255, uint8 or float32. masks: likewise (H, W), uint8.
-    Bad samples are named in the first batch.
+    images: Tensor | Sequence[Tensor]
+    """(B, 3, H, W) or B times (3, H, W), uint8 RGB."""
+    masks: Tensor | Sequence[Tensor]
+    """(B, H, W) or B times (H, W), uint8."""
+    keys: tuple[str, ...]
+    transforms: tuple[SampleTransform, ...]
+    bad: tuple[BadSample, ...]
+
+
+def group_by_size(images: Sequence[Tensor], masks: Sequence[Tensor], fetched: Sequence[Fetched]) -> list[Placed]:
+    """One batch for every size among the samples, bad ones named in the first; where all are bad, one of no samples.
+
+    images: B times (3, H, W), uint8 RGB. masks: B times (H, W), uint8.
     """
     samples, bad = drawn_samples(fetched), bad_samples(fetched)
     groups: dict[tuple[torch.Size, torch.Size], list[int]] = {}
     for i in range(len(samples)):
         groups.setdefault((images[i].shape, masks[i].shape), []).append(i)
-    batches: list[Batch] = []
-    for members in groups.values():
-        chosen = [samples[i] for i in members]
-        keys = tuple(sample.encoded.key for sample in chosen)
-        transforms = [sample.transform for sample in chosen]
-        batches.append(
-            Batch(
-                images=normalize(_chosen(images, members), transforms, recipe.norm),
-                targets=_stacked(_chosen(masks, members)).long(),
-                keys=keys,
-                bad=() if batches else bad,
-                digest=digest(keys, transforms),
-            )
+    if not groups:
+        no_images, no_masks = torch.empty(0, 3, 1, 1), torch.empty(0, 1, 1, dtype=torch.uint8)
+        return [Placed(images=no_images, masks=no_masks, keys=(), transforms=(), bad=bad)]
+    return [
+        Placed(
+            images=[images[i] for i in members],
+            masks=[masks[i] for i in members],
+            keys=tuple(samples[i].encoded.key for i in members),
+            transforms=tuple(samples[i].transform for i in members),
+            bad=() if number else bad,
         )
-    if not batches:
-        batches = [Batch(images=torch.empty(0, 3, 1, 1), targets=torch.empty(0, 1, 1).long(), keys=(), bad=bad)]
-    return batches
+        for number, members in enumerate(groups.values())
+    ]
 
 
-def _chosen(tensors: Tensor | Sequence[Tensor], members: Sequence[int]) -> Tensor | Sequence[Tensor]:
-    return tensors if len(members) == len(tensors) else [tensors[i] for i in members]
+def finish(placed: Placed, norm: Normalization, device: torch.device) -> Batch:
+    """Move to the device, then colour, normalisation and types."""
+    images, masks = _moved(placed.images, device), _moved(placed.masks, device)
+    return Batch(
+        images=normalize(images, placed.transforms, norm),
+        targets=(masks if isinstance(masks, Tensor) else torch.stack(list(masks))).long(),
+        keys=placed.keys,
+        bad=placed.bad,
+        digest=digest(placed.keys, placed.transforms),
+    )
 
 
-def _stacked(tensors: Tensor | Sequence[Tensor]) -> Tensor:
-    return tensors if isinstance(tensors, Tensor) else torch.stack(list(tensors))
+def _moved(tensors: Tensor | Sequence[Tensor], device: torch.device) -> Tensor | Sequence[Tensor]:
+    if isinstance(tensors, Tensor):
+        return tensors.to(device, non_blocking=True)
+    return [tensor.to(device, non_blocking=True) for tensor in tensors]

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from dist_seg.data.assemble import Recipe, decode_reference, place, reject_undecodable, to_batches
+from dist_seg.data.assemble import Recipe, decode_reference, finish, group_by_size, place, reject_undecodable
 from dist_seg.data.augment import SampleTransform
 from dist_seg.data.background import in_background
 from dist_seg.data.batch import Batch, EncodedSample
@@ -30,7 +30,6 @@ from dist_seg.data.fetch import DrawnSample, Fetched, Fetcher, Unit, drawn_sampl
 _READ_THREADS = 8
 _READ_AHEAD = 2
 """Micro-batches that are read before they can be fed."""
-_Tensors = Tensor | Sequence[Tensor]
 _log = logging.getLogger(__name__)
 
 
@@ -82,7 +81,7 @@ def _batches(
         while running:
             images, masks, fetched = _decoded(graph, fetcher, running.popleft(), recipe)
             _start(graph, source, running, prefetch)
-            yield to_batches(images, masks, fetched, recipe)
+            yield [finish(placed, recipe.norm, graph.device) for placed in group_by_size(images, masks, fetched)]
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -95,7 +94,7 @@ def _start(graph: "_Graph", source: Iterator[list[Fetched]], running: deque[list
 
 def _decoded(
     graph: "_Graph", fetcher: Fetcher[Unit], fetched: list[Fetched], recipe: Recipe
-) -> tuple[_Tensors, _Tensors, list[Fetched]]:
+) -> tuple[list[Tensor], list[Tensor], list[Fetched]]:
     """What the graph made of the batch that was started first; without the samples that cannot be decoded.
 
     Which these are is found by the reference decoder, one by one, so that both loaders agree.
@@ -112,8 +111,7 @@ def _decoded(
     except _DecodeError:
         keys = ", ".join(sample.encoded.key for sample in samples)
         _log.warning("DALI cannot decode what PIL can, one of %s; decoded by PIL (%s)", keys, first_error)
-    images, masks = place(decode_reference(samples), samples, recipe)
-    return [image.to(graph.device) for image in images], [mask.to(graph.device) for mask in masks], fetched
+    return *place(decode_reference(samples), samples, recipe), fetched
 
 
 class _Graph:
@@ -156,8 +154,8 @@ class _Graph:
             self._feed(samples)
             self._pipeline.schedule_run()
 
-    def take(self, samples: Sequence[DrawnSample]) -> tuple[_Tensors, _Tensors]:
-        """Wait for the batch that was started first, these samples: images and masks as `to_batches` takes them."""
+    def take(self, samples: Sequence[DrawnSample]) -> tuple[list[Tensor], list[Tensor]]:
+        """Wait for the batch that was started first, these samples: images and masks as `group_by_size` takes them."""
         if not samples:
             return [], []
         # The outputs are bound to the stream that uses them: their memory is not reused before that use is over.
@@ -165,6 +163,8 @@ class _Graph:
         try:
             images, masks = self._pipeline.outputs(stream)
         except RuntimeError as error:
+            if ".decoders." not in str(error):  # the operator that failed is named
+                raise
             raise _DecodeError(str(error)) from error
         images_hwc = [from_dlpack(images[i]) for i in range(len(samples))]
         masks_hw = [from_dlpack(masks[i])[..., 0] for i in range(len(samples))]
@@ -173,7 +173,7 @@ class _Graph:
             return place(parts, samples, self._recipe)
         return [image_hwc.permute(2, 0, 1) for image_hwc in images_hwc], masks_hw
 
-    def run_alone(self, samples: Sequence[DrawnSample]) -> tuple[_Tensors, _Tensors]:
+    def run_alone(self, samples: Sequence[DrawnSample]) -> tuple[list[Tensor], list[Tensor]]:
         """A batch out of turn, past those that are running, through a graph of its own."""
         graph = _Graph(
             self._recipe,
@@ -237,11 +237,11 @@ def _define(recipe: Recipe, *, places: bool, on_gpu: bool) -> tuple[DataNode, Da
         adjust_orientation=False,
     )
     if places:
-        image, mask = _define_placing(image, mask, recipe)
+        image, mask = _define_placing(image, mask, recipe, "gpu" if on_gpu else "cpu")
     return image, mask.gpu() if on_gpu else mask
 
 
-def _define_placing(image: DataNode, mask: DataNode, recipe: Recipe) -> tuple[DataNode, DataNode]:
+def _define_placing(image: DataNode, mask: DataNode, recipe: Recipe, device: str) -> tuple[DataNode, DataNode]:
     if recipe.resizes:
         size = _input("size", DALIDataType.FLOAT, 1)
         image = fn.resize(image, size=size, interp_type=DALIInterpType.INTERP_LINEAR, antialias=True)
@@ -251,13 +251,13 @@ def _define_placing(image: DataNode, mask: DataNode, recipe: Recipe) -> tuple[Da
     if not recipe.training:
         return image, mask
     if recipe.rotates:
-        return _warp(image, mask, recipe)
+        return _warp(image, mask, recipe, device)
     if recipe.resizes:
         mask = fn.resize(mask, size=size, interp_type=DALIInterpType.INTERP_NN)
     return _place(image, mask, recipe)
 
 
-def _warp(image: DataNode, mask: DataNode, recipe: Recipe) -> tuple[DataNode, DataNode]:
+def _warp(image: DataNode, mask: DataNode, recipe: Recipe, device: str) -> tuple[DataNode, DataNode]:
     # The warp fills with one number for all channels, so the padding colour is moved to 0 and back.
     image = fn.crop_mirror_normalize(image, mean=list(recipe.norm.padding), output_layout="HWC")
     image = fn.warp_affine(
@@ -270,7 +270,8 @@ def _warp(image: DataNode, mask: DataNode, recipe: Recipe) -> tuple[DataNode, Da
         fill_value=float(recipe.ignore_index),
         interp_type=DALIInterpType.INTERP_NN,
     )
-    return image + Constant(recipe.norm.padding, dtype=DALIDataType.FLOAT, shape=(1, 1, 3)), mask
+    padding = Constant(recipe.norm.padding, dtype=DALIDataType.FLOAT, shape=(1, 1, 3), device=device)
+    return fn.cast(image + padding, dtype=DALIDataType.UINT8), mask
 
 
 def _place(image: DataNode, mask: DataNode, recipe: Recipe) -> tuple[DataNode, DataNode]:

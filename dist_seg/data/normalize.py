@@ -42,9 +42,11 @@ def normalization(cfg: DataConfig) -> Normalization:
 def normalize(images: Tensor | Sequence[Tensor], transforms: Sequence[SampleTransform], norm: Normalization) -> Tensor:
     """Colour and normalisation: (B, 3, H, W) float32, contiguous, on the images' device.
 
-    images: (B, 3, H, W) or B times (3, H, W), RGB in 0..255, uint8 or float32, in any order in memory. Colours are not
-    clamped: what the jitter brightens beyond white stays apart.
+    images: (B, 3, H, W) or B times (3, H, W), uint8 RGB, in any order in memory. Colours are not clamped: what
+    the jitter brightens beyond white stays apart.
     """
+    if len(images) == 0:
+        return torch.empty(0, 3, 1, 1)
     maps = torch.from_numpy(np.stack([_color_map(t, norm) for t in transforms])).to(images[0].device)
     _, height, width = images[0].shape
     pixels = torch.empty(len(images), 3, height, width, device=images[0].device)

@@ -18,7 +18,7 @@ from dist_seg.data.augment import SampleTransform
 
 
 def place_image(part_hwc: NDArray[np.uint8], t: SampleTransform, padding: tuple[int, int, int]) -> Tensor:
-    """(3, H, W) RGB in 0..255 on the canvas of `t`, uint8 or, warped, float32; `padding` outside the picture.
+    """(3, H, W) uint8 RGB on the canvas of `t`, in any order in memory; `padding` outside the picture.
 
     part_hwc: the decoded region `t.roi`.
     """
@@ -29,7 +29,7 @@ def place_image(part_hwc: NDArray[np.uint8], t: SampleTransform, padding: tuple[
         part_chw = gaussian_blur(part_chw, t.blur_sigma)
     if t.warp is not None:
         border = torch.tensor(padding, dtype=torch.float32)[:, None, None]
-        return _sampled(part_chw.float() - border, t, "bilinear").add_(border)
+        return _sampled(part_chw.float() - border, t, "bilinear").add_(border + 0.5).to(torch.uint8)
     if t.flip:
         part_chw = part_chw.flip(2)
     if t.resized == t.canvas:

@@ -67,7 +67,7 @@ class TestImage:
     def test_a_warp_agrees_with_the_mask(self) -> None:
         t = SampleTransform(roi=(0, 0, 2, 3), resized=(2, 3), canvas=(3, 2), warp=(0, 1, 0, -1, 0, 2))
         image, mask = place_image(_picture(MASK), t, (255, 255, 255)), place_mask(MASK, t, 255)
-        assert torch.allclose(image[0], mask.float(), atol=1e-4)
+        assert torch.equal(image[0], mask)
 
     def test_halving_averages_over_the_filter(self) -> None:
         grey = np.tile(np.array([0, 200], dtype=np.uint8), (8, 8))
@@ -85,9 +85,9 @@ class TestImage:
     def test_the_warp_may_enlarge_by_itself(self) -> None:
         ramp = np.tile(np.arange(0, 160, 10, dtype=np.uint8), (4, 1))
         t = SampleTransform(roi=(0, 0, 4, 16), resized=(4, 16), canvas=(4, 32), warp=(0.5, 0, 0, 0, 1, 0))
-        image = place_image(_picture(ramp), t, PADDING)[0, 1, 2:-2]
+        image = place_image(_picture(ramp), t, PADDING)[0, 1, 2:-2].float()
         expected = (torch.arange(2, 30) + 0.5) / 2 * 10 - 5
-        assert torch.allclose(image, expected, atol=1e-3)
+        assert (image - expected).abs().max() <= 0.51
 
 
 class TestBlur:
