@@ -25,7 +25,7 @@ Field = NDArray[np.float64]
 """(H, W) floats: one number a pixel."""
 
 _HUES = (0.02, 0.22, 0.42, 0.62, 0.82)
-_HUE_SPREAD = 0.05
+_HUE_SPREAD = 0.04
 _PNG_EVERY = 4  # the rest are JPEG, so that both are met
 
 
