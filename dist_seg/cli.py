@@ -12,7 +12,7 @@ from typing import TypeAlias
 from dist_seg import __version__
 from dist_seg.errors import UserError
 
-EXIT_FAULT, EXIT_USER_ERROR = 1, 2
+EXIT_FAULT, EXIT_USER_ERROR, EXIT_STOPPED = 1, 2, 143
 _started = time.time()
 
 
@@ -29,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("RANK", "0") == "0":
             print(f"dist-seg: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("dist-seg: stopped by Ctrl-C; the same command goes on or starts again", file=sys.stderr)
+        return EXIT_STOPPED
     except BrokenPipeError:
         return EXIT_FAULT
 
@@ -99,7 +102,7 @@ def _add_pack(commands: _Commands) -> None:
     )
     reading.add_argument("--colors", type=Path, metavar="FILE", help="for RGB masks: lines of `R G B name`")
     splitting = folder.add_argument_group("split")
-    splitting.add_argument("--val", type=float, default=0.1, metavar="SHARE", help="share for validation (%(default)s)")
+    splitting.add_argument("--val", type=float, default=None, metavar="SHARE", help="share for validation (0.1, unless the folders are divided already)")
     splitting.add_argument(
         "--group-by", metavar="REGEX", help="images whose match (or first group) is equal stay on one side"
     )

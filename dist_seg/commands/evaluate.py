@@ -13,6 +13,7 @@ from dist_seg.engine.run import make_deterministic
 from dist_seg.engine.run_folder import open_run_folder, pick_checkpoint
 from dist_seg.engine.stop import StopSignal
 from dist_seg.errors import ConfigError, UserError
+from dist_seg.runtime.allocator import keep_freed_memory
 from dist_seg.runtime.storage import Storage, open_storage
 from dist_seg.runtime.world import World, detect_world, process_group, set_threads
 from dist_seg.tasks.task import EvalResult
@@ -24,6 +25,7 @@ EXIT_STOPPED = 143
 
 def run_eval(options: argparse.Namespace) -> int:
     """The command, on this rank."""
+    keep_freed_memory()
     world = detect_world()
     folder = open_run_folder(options.run_dir, must_exist=True)
     checkpoint = pick_checkpoint(folder, options.checkpoint)

@@ -22,6 +22,7 @@ from dist_seg.engine.run import TrainingOutcome, build_plan, run_training
 from dist_seg.engine.run_folder import RunFolder, check_same_run
 from dist_seg.engine.stop import StopSignal
 from dist_seg.errors import ConfigError, DataError, UserError
+from dist_seg.runtime.allocator import keep_freed_memory
 from dist_seg.runtime.collectives import gather_json, on_main
 from dist_seg.runtime.storage import Storage, open_storage
 from dist_seg.runtime.world import World, detect_world, process_group, set_threads
@@ -57,6 +58,7 @@ class _Prepared:
 
 def train(options: TrainOptions, process_started: float) -> int:
     """Runs the command on this rank; returns the exit code."""
+    keep_freed_memory()
     config = load_config(options.files, options.overrides)
     if options.print_config and config.data.shards is None:
         print(to_yaml(config), end="")
