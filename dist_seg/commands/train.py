@@ -26,8 +26,9 @@ from dist_seg.runtime.allocator import keep_freed_memory
 from dist_seg.runtime.collectives import gather_json, on_main
 from dist_seg.runtime.storage import Storage, open_storage
 from dist_seg.runtime.world import World, detect_world, process_group, set_threads
+from dist_seg.telemetry.accounting import ProcessAccount
 from dist_seg.telemetry.build import build_sinks
-from dist_seg.telemetry.events import RunEnded
+from dist_seg.telemetry.events import Event, RunEnded
 from dist_seg.telemetry.progress import duration, progress
 
 _log = logging.getLogger(__name__)
@@ -180,7 +181,12 @@ def _run(prepared: _Prepared, world: World, num_threads: int, stop: StopSignal, 
         folder.write_json("ports.json", {"prometheus": ports})
     val_images = prepared.manifest.split(config.data.val_split).num_samples
     bar = progress(-(-val_images // world.size), "evaluate", show=False)
-    ended, reason, outcome = "failed", "", None
+    ended, reason, outcome, account = "failed", "", None, ProcessAccount()
+
+    def emit(event: Event) -> None:
+        account.emit(event)
+        telemetry.sink.emit(event)
+
     try:
         outcome = run_training(
             config,
@@ -189,7 +195,7 @@ def _run(prepared: _Prepared, world: World, num_threads: int, stop: StopSignal, 
             storage=prepared.storage,
             manifest=prepared.manifest,
             num_threads=num_threads,
-            emit=telemetry.sink.emit,
+            emit=emit,
             stop=stop,
             on_eval_images=bar.advance,
             process_started=process_started,
@@ -202,8 +208,9 @@ def _run(prepared: _Prepared, world: World, num_threads: int, stop: StopSignal, 
         raise
     finally:
         step = outcome.step if outcome else -1
+        wall_s = time.time() - process_started
         telemetry.sink.emit(
-            RunEnded(step=step, outcome=ended, reason=reason, wall_s=time.time() - process_started, seconds={})
+            RunEnded(step=step, outcome=ended, reason=reason, wall_s=wall_s, seconds=account.seconds(wall_s))
         )
         telemetry.sink.close()
         if world.is_main:

@@ -26,6 +26,32 @@ class TimeAccount:
     reason: str = ""
 
 
+class ProcessAccount:
+    """Sums up one process's time as its events come."""
+
+    def __init__(self) -> None:
+        self._seconds = dict.fromkeys(PARTS, 0.0)
+
+    def emit(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                self._seconds["startup"] += event.startup_s
+            case StepDone():
+                for part, value in _step_parts(event).items():
+                    self._seconds[part] += value
+            case EvalDone():
+                self._seconds["evaluation"] += event.eval_s
+            case CheckpointSaved():
+                self._seconds["checkpoint"] += event.stall_s
+            case _:
+                pass
+
+    def seconds(self, wall_s: float) -> dict[str, float]:
+        """By part; what no event accounts for is `other`, so that the parts sum to `wall_s`."""
+        unexplained_s = max(0.0, wall_s - sum(self._seconds.values()))
+        return {**self._seconds, "other": self._seconds["other"] + unexplained_s}
+
+
 @dataclass
 class _Process:
     """What one process of the run has logged."""
@@ -85,25 +111,12 @@ def _of_process(process: _Process, resumed_at: float) -> dict[str, float]:
 
 def _from_events(process: _Process) -> dict[str, float]:
     """The account of a process that never came to write its own."""
-    events: list[Event] = [process.started.event, *(record.event for record in process.records)]
-    seconds = dict.fromkeys(PARTS, 0.0)
-    for event in events:
-        match event:
-            case RunStarted():
-                seconds["startup"] += event.startup_s
-            case StepDone():
-                for part, value in _step_parts(event).items():
-                    seconds[part] += value
-            case EvalDone():
-                seconds["evaluation"] += event.eval_s
-            case CheckpointSaved():
-                seconds["checkpoint"] += event.stall_s
-            case _:
-                pass
+    account = ProcessAccount()
+    for record in (process.started, *process.records):
+        account.emit(record.event)
+    assert isinstance(process.started.event, RunStarted)
     last_s = process.records[-1].time_s if process.records else process.started.time_s
-    alive_s = seconds["startup"] + last_s - process.started.time_s
-    seconds["other"] += max(0.0, alive_s - sum(seconds.values()))
-    return seconds
+    return account.seconds(process.started.event.startup_s + last_s - process.started.time_s)
 
 
 def _step_parts(step: StepDone) -> dict[str, float]:
