@@ -1,5 +1,6 @@
 """A generator that runs ahead of its consumer in a thread of its own."""
 
+import atexit
 import queue
 import threading
 from collections.abc import Generator
@@ -11,6 +12,7 @@ import torch
 T = TypeVar("T")
 
 _POLL_S = 0.1
+_LONGEST_END_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,13 @@ def in_background(items: Generator[T, None, None], *, ahead: int) -> Generator[T
             items.close()
         _put(waiting, end, stopped)
 
+    def stop() -> None:
+        stopped.set()
+        thread.join(_LONGEST_END_S)
+
     thread = threading.Thread(target=produce, name="loader", daemon=True)
+    # A process that ends without close(), by an error say, must not pull native code away from under the thread.
+    atexit.register(stop)
     thread.start()
     started.wait()
     torch.set_num_threads(torch.get_num_threads())  # gives threads that begin later the consumer's number back
@@ -55,8 +63,8 @@ def in_background(items: Generator[T, None, None], *, ahead: int) -> Generator[T
                 return
             yield item
     finally:
-        stopped.set()
-        thread.join()
+        stop()
+        atexit.unregister(stop)
 
 
 def _put(waiting: "queue.Queue[T | _End]", item: T | _End, stopped: threading.Event) -> bool:

@@ -23,7 +23,6 @@ from torch.utils.dlpack import from_dlpack
 
 from dist_seg.data.assemble import Recipe, decode_reference, finish, group_by_size, place, reject_undecodable
 from dist_seg.data.augment import SampleTransform
-from dist_seg.data.background import in_background
 from dist_seg.data.batch import Batch, EncodedSample
 from dist_seg.data.fetch import DrawnSample, Fetched, Fetcher, Unit, drawn_samples, read_ahead
 
@@ -51,7 +50,6 @@ def dali_batches(
 
     While one is being used, `prefetch` more are decoded by `num_threads` threads.
     """
-    on_gpu = device.type == "cuda"
     graph = _Graph(
         recipe,
         max_batch=max_batch,
@@ -60,9 +58,7 @@ def dali_batches(
         depth=prefetch,
         places=_places_by_itself(device),
     )
-    batches = _batches(graph, fetcher, units, recipe, prefetch)
-    # On a GPU the rest is asynchronous anyway, and belongs to the consumer's stream.
-    return batches if on_gpu else in_background(batches, ahead=prefetch)
+    return _batches(graph, fetcher, units, recipe, prefetch)
 
 
 def _places_by_itself(device: torch.device) -> bool:

@@ -3,13 +3,14 @@
 import importlib
 import importlib.util
 import logging
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Literal
 
 import torch
 
 from dist_seg.config.schema import Config
 from dist_seg.data.assemble import Recipe, eval_recipe, train_recipe
+from dist_seg.data.background import in_background
 from dist_seg.data.batch import Batch
 from dist_seg.data.fetch import EvalFetcher, Fetcher, TrainFetcher, Unit
 from dist_seg.data.manifest import Manifest
@@ -81,11 +82,12 @@ def eval_batches(
     One list a number, of a batch for every size of picture in it; bad samples are left out and named in the first. A
     number with nothing but bad samples gives one batch without samples.
     """
+    if not indices:
+        return
     reader = ShardReader(storage, manifest, split)
     fetcher = EvalFetcher(reader, plan, input_scale=cfg.data.input_scale or 1.0)
     recipe = eval_recipe(cfg.data, manifest.ignore_index)
-    max_batch = len(plan.batch(0)) if indices else 1
-    yield from _batches(cfg, fetcher, indices, recipe, max_batch, device, num_threads)
+    yield from _batches(cfg, fetcher, indices, recipe, len(plan.batch(0)), device, num_threads)
 
 
 def _batches(
@@ -96,21 +98,28 @@ def _batches(
     max_batch: int,
     device: torch.device,
     num_threads: int,
-) -> Iterator[list[Batch]]:
+) -> Generator[list[Batch], None, None]:
     prefetch = max(1, cfg.data.prefetch)
     if choose_loader(cfg) == "torch":
-        return torch_batches(fetcher, units, recipe=recipe, prefetch=prefetch, num_workers=num_threads, device=device)
-    from dist_seg.data.dali import dali_batches  # optional, and slow to import
+        batches = torch_batches(
+            fetcher, units, recipe=recipe, prefetch=prefetch, num_workers=num_threads, device=device
+        )
+        if num_threads == 0:
+            return batches
+    else:
+        from dist_seg.data.dali import dali_batches  # optional, and slow to import
 
-    return dali_batches(
-        fetcher,
-        units,
-        recipe=recipe,
-        max_batch=max_batch,
-        prefetch=prefetch,
-        num_threads=max(1, num_threads),
-        device=device,
-    )
+        batches = dali_batches(
+            fetcher,
+            units,
+            recipe=recipe,
+            max_batch=max_batch,
+            prefetch=prefetch,
+            num_threads=max(1, num_threads),
+            device=device,
+        )
+    # On a GPU what is left to do here is asynchronous anyway, and belongs to the consumer's stream.
+    return in_background(batches, ahead=1) if device.type == "cpu" else batches
 
 
 def _why_no_dali() -> str | None:

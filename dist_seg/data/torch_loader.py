@@ -7,7 +7,7 @@
 """
 
 import dataclasses
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypedDict
 
@@ -32,7 +32,7 @@ from dist_seg.data.batch import Batch, EncodedSample
 from dist_seg.data.fetch import DrawnSample, Fetcher, Unit, drawn_samples
 from dist_seg.data.headers import UndecodableError
 from dist_seg.data.manifest import load_manifest
-from dist_seg.data.normalize import normalize
+from dist_seg.data.normalize import Normalization, normalize
 from dist_seg.data.reader import ShardReader
 from dist_seg.errors import DataError, UserError
 from dist_seg.runtime.storage import Storage, open_storage
@@ -161,10 +161,16 @@ def torch_batches(
         collate_fn=_as_it_is,
         generator=torch.Generator(),  # else starting the workers would move torch's own generator
     )
-    for item in loader:
+    return _finished(iter(loader), recipe.norm, device)  # the workers start here, in the caller's thread
+
+
+def _finished(
+    items: Iterator[list[Placed] | _Failure], norm: Normalization, device: torch.device
+) -> Generator[list[Batch], None, None]:
+    for item in items:
         if isinstance(item, _Failure):
             raise item.kind(item.text)
-        yield [finish(placed, recipe.norm, device) for placed in item]
+        yield [finish(placed, norm, device) for placed in item]
 
 
 def load_unit(fetcher: Fetcher[Unit], unit: Unit, recipe: Recipe) -> list[Placed]:

@@ -1,5 +1,6 @@
 """Two loaders, one set of batches."""
 
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -210,6 +211,18 @@ class TestDaliPipeline:
         before = torch.get_num_threads()
         train(scenes, config(loader="dali"), [(0, 0)])
         assert torch.get_num_threads() == before
+
+    def test_a_process_that_ends_without_closing_ends_in_order(self, scenes: PackedData) -> None:
+        pytest.importorskip("nvidia.dali")
+        script = (
+            "import sys; from tests.loader_cases import *; from dist_seg.data.manifest import load_manifest\n"
+            f"storage = open_storage({scenes.storage.url!r}); data = PackedData(storage, load_manifest(storage))\n"
+            "units = ((step, 0) for step in range(10**6)); cfg = config(loader='dali')\n"
+            "batches = train_batches(cfg, data.manifest, storage, data.train_plan(), units, CPU, 2)\n"
+            "next(batches); sys.exit(5)"
+        )
+        ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+        assert (ended.returncode, "terminate" in ended.stderr) == (5, False), ended.stderr
 
 
 class TestTorchWorkers:

@@ -1,0 +1,222 @@
+"""Does DALI feed a trainer faster than a well-tuned torch DataLoader, on the same cores?
+
+    python benchmarks/loader.py ../shared/data/camvid            # about seven minutes
+    python benchmarks/loader.py ../shared/data/camvid --pairs 3 --seconds 3 --hue-deg 0
+
+All read the same shards in the same order and make the same micro-batches of 288x384 crops: random scale 0.5 to 2,
+crop, mirror, jitter of brightness, contrast, saturation and hue, normalised float32 images with int64 targets; once
+without and once with a rotation of up to 10 degrees. There are two torch peers:
+
+- `torchvision`: what a careful user writes with torchvision's v2 functionals. Tuned: libjpeg-turbo by way of
+  `torchvision.io`, crop before resize, everything in uint8 (its AVX2 resize), one thread a worker, persistent workers,
+  whole micro-batches made by the worker and handed over as bytes, normalised on arrival. The target is set by it.
+- `torch`: `data.loader=torch`, this project's own loader for where DALI is not installed. Its jitter is one affine
+  map of RGB, and its geometry is that of the DALI loader on the CPU, so it beats torchvision's functionals, too.
+
+The loaders take turns, so that other work on the machine hits all of them. A ratio is the median over the turns.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.io import ImageReadMode, decode_jpeg, decode_png
+from torchvision.transforms.v2 import InterpolationMode, functional
+
+from dist_seg.config.schema import AugmentConfig, Config, DataConfig
+from dist_seg.data.augment import SampleTransform
+from dist_seg.data.batch import Batch
+from dist_seg.data.fetch import TrainFetcher, drawn_samples
+from dist_seg.data.formats.camvid import CamvidSource
+from dist_seg.data.loader import train_batches
+from dist_seg.data.manifest import Manifest, load_manifest
+from dist_seg.data.pack import pack
+from dist_seg.data.plan import TrainPlan
+from dist_seg.data.reader import ShardReader
+from dist_seg.runtime.storage import Storage, open_storage
+from dist_seg.runtime.streams import generator
+
+CROP = (288, 384)
+MICRO_BATCH = 8
+PREFETCH = 4
+JITTER = 0.3
+ROTATE_DEG = 10.0
+TARGETS = {"without rotation": 1.5, "with rotation": 1.4}
+LOADERS = ("dali", "torchvision", "torch")
+
+Units = Iterator[tuple[int, int]]
+
+
+class TorchvisionDataset(Dataset[tuple[Tensor, Tensor]]):
+    """A micro-batch an item, as bytes: images (B, 3, H, W) and masks (B, H, W)."""
+
+    def __init__(self, fetcher: TrainFetcher, augment: AugmentConfig, ignore_index: int) -> None:
+        self._fetcher, self._augment, self._ignore_index = fetcher, augment, ignore_index
+
+    def __getitem__(self, unit: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        samples = drawn_samples([self._fetcher.fetch(slot) for slot in self._fetcher.slots(unit)])
+        pairs = [
+            self._sample(sample.encoded.image, sample.encoded.target, sample.transform, sample.encoded.key)
+            for sample in samples
+        ]
+        return torch.stack([image for image, _ in pairs]), torch.stack([mask for _, mask in pairs])
+
+    def _sample(self, image_bytes: bytes, mask_bytes: bytes, t: SampleTransform, key: str) -> tuple[Tensor, Tensor]:
+        y, x, h, w = t.roi
+        image = decode_jpeg(_as_tensor(image_bytes), mode=ImageReadMode.RGB)[:, y : y + h, x : x + w]
+        mask = decode_png(_as_tensor(mask_bytes), mode=ImageReadMode.GRAY)[:, y : y + h, x : x + w]
+        if t.warp is None:
+            image = functional.resize(image, list(t.resized), antialias=True)
+            mask = functional.resize(mask, list(t.resized), interpolation=InterpolationMode.NEAREST_EXACT)
+            image, mask = self._padded(image, mask, t)
+        else:
+            image, mask = self._rotated(image, mask, key)
+        if t.flip:
+            image, mask = functional.horizontal_flip(image), functional.horizontal_flip(mask)
+        return self._jittered(image, key), mask[0]
+
+    def _padded(self, image: Tensor, mask: Tensor, t: SampleTransform) -> tuple[Tensor, Tensor]:
+        if t.resized == t.canvas:
+            return image, mask
+        top, left = t.offset
+        sides = [left, top, t.canvas[1] - t.resized[1] - left, t.canvas[0] - t.resized[0] - top]
+        return functional.pad(image, sides, fill=[124, 116, 104]), functional.pad(mask, sides, fill=self._ignore_index)
+
+    def _rotated(self, image: Tensor, mask: Tensor, key: str) -> tuple[Tensor, Tensor]:
+        """Resized, so that the crop is covered, rotated about its middle and cropped: what users compose."""
+        angle = ROTATE_DEG * (2 * float(generator("angle", key).random()) - 1)
+        # What has to be there for the crop to be covered at the largest angle.
+        sine, cosine = math.sin(math.radians(ROTATE_DEG)), math.cos(math.radians(ROTATE_DEG))
+        size = [round(CROP[0] * cosine + CROP[1] * sine), round(CROP[1] * cosine + CROP[0] * sine)]
+        image = functional.resize(image, size, antialias=True)
+        mask = functional.resize(mask, size, interpolation=InterpolationMode.NEAREST_EXACT)
+        image = functional.rotate(image, angle, InterpolationMode.BILINEAR, fill=[124.0, 116.0, 104.0])
+        mask = functional.rotate(mask, angle, InterpolationMode.NEAREST, fill=float(self._ignore_index))
+        return functional.center_crop(image, list(CROP)), functional.center_crop(mask, list(CROP))
+
+    def _jittered(self, image: Tensor, key: str) -> Tensor:
+        brightness, contrast, saturation, hue = 2 * generator("jitter", key).random(4) - 1
+        image = functional.adjust_brightness(image, 1 + JITTER * brightness)
+        image = functional.adjust_contrast(image, 1 + JITTER * contrast)
+        image = functional.adjust_saturation(image, 1 + JITTER * saturation)
+        if self._augment.hue_deg == 0:
+            return image
+        return functional.adjust_hue(image, self._augment.hue_deg / 360 * hue)
+
+
+def recipes(hue_deg: float) -> dict[str, AugmentConfig]:
+    return {
+        name: AugmentConfig(
+            crop_height=CROP[0],
+            crop_width=CROP[1],
+            brightness=JITTER,
+            contrast=JITTER,
+            saturation=JITTER,
+            hue_deg=hue_deg,
+            rotate_deg=degrees,
+        )
+        for name, degrees in (("without rotation", 0.0), ("with rotation", ROTATE_DEG))
+    }
+
+
+def _as_tensor(data: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
+def torchvision_batches(
+    cfg: Config, manifest: Manifest, storage: Storage, plan: TrainPlan, units: Units, num_workers: int
+) -> Generator[Batch, None, None]:
+    """The torchvision peer."""
+    reader = ShardReader(storage, manifest, cfg.data.train_split)
+    fetcher = TrainFetcher(reader, plan, cfg.augment, input_scale=1.0, crop=CROP, seed=cfg.train.seed)
+    loader = DataLoader(
+        TorchvisionDataset(fetcher, cfg.augment, manifest.ignore_index),
+        sampler=units,
+        batch_size=None,
+        num_workers=num_workers,
+        prefetch_factor=PREFETCH // num_workers,
+        persistent_workers=True,
+    )
+    mean, std = (torch.tensor(values).view(3, 1, 1) * 255 for values in (cfg.data.mean, cfg.data.std))
+    for images, masks in loader:
+        yield Batch(images=images.float().sub_(mean).div_(std), targets=masks.long(), keys=("",) * len(images))
+
+
+def measure(name: str, augment: AugmentConfig, root: Path, *, seconds: float, num_threads: int) -> float:
+    """Samples a second of one loader, after it has warmed up."""
+    storage = open_storage(root)
+    manifest = load_manifest(storage)
+    samples = [shard.samples for shard in manifest.split("train").shards]
+    plan = TrainPlan(samples, seed=0, global_batch=MICRO_BATCH, micro_batch=MICRO_BATCH, shuffle_window=8192)
+    units = ((step, 0) for step in range(10**9))
+    cfg = Config(augment=augment, data=DataConfig(loader="torch" if name == "torch" else "dali", prefetch=PREFETCH))
+    if name == "torchvision":
+        batches = torchvision_batches(cfg, manifest, storage, plan, units, num_threads)
+    else:
+        batches = train_batches(cfg, manifest, storage, plan, units, torch.device("cpu"), num_threads)
+    try:
+        for _ in range(3 * PREFETCH):  # workers started, what was made ahead used up
+            next(batches)
+        start, count = time.perf_counter(), 0
+        while (elapsed := time.perf_counter() - start) < seconds:
+            count += len(next(batches).images)
+        return count / elapsed
+    finally:
+        batches.close()
+
+
+def compare(root: Path, *, pairs: int, seconds: float, num_threads: int, hue_deg: float) -> dict[str, object]:
+    """Every loader's samples a second, turn by turn, and DALI's ratio to the others within each turn."""
+    results: dict[str, object] = {}
+    for recipe, augment in recipes(hue_deg).items():
+        rates: dict[str, list[float]] = {name: [] for name in LOADERS}
+        for turn in range(pairs):
+            for name in LOADERS if turn % 2 else reversed(LOADERS):
+                rates[name].append(measure(name, augment, root, seconds=seconds, num_threads=num_threads))
+        print(f"\n{recipe}: {pairs} turns of {seconds:g} s, {num_threads} threads or workers")
+        print(f"{'loader':<12} {'samples/s':>10} {'range':>16} {'DALI is faster by':>18} {'range':>14}")
+        for name in LOADERS:
+            ratios = [dali / other for dali, other in zip(rates["dali"], rates[name], strict=True)]
+            rate, ratio = statistics.median(rates[name]), statistics.median(ratios)
+            spread = f"{min(rates[name]):.0f} to {max(rates[name]):.0f}"
+            factors = f"{min(ratios):.2f} to {max(ratios):.2f}"
+            print(f"{name:<12} {rate:>10.0f} {spread:>16} {ratio:>18.2f} {factors:>14}")
+            results[f"{recipe}/{name}"] = {
+                "samples_per_s": rates[name],
+                "dali_ratio_median": ratio,
+                "dali_ratio_min": min(ratios),
+                "dali_ratio_max": max(ratios),
+            }
+        print(f"target: {TARGETS[recipe]} times torchvision")
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("camvid", type=Path, help="the raw CamVid folder")
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of every measurement")
+    parser.add_argument("--hue-deg", type=float, default=18.0, help="0 leaves hue, torchvision's dearest jitter, out")
+    parser.add_argument("--num-threads", type=int, default=2, help="DALI's threads, torch's workers")
+    args = parser.parse_args()
+    torch.set_num_threads(1)  # the cores are the loaders'
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "camvid"
+        pack(CamvidSource(root=args.camvid), root)
+        results = compare(
+            root, pairs=args.pairs, seconds=args.seconds, num_threads=args.num_threads, hue_deg=args.hue_deg
+        )
+    print(json.dumps({"benchmark": "loader", "cores": os.cpu_count(), "hue_deg": args.hue_deg, "results": results}))
+
+
+if __name__ == "__main__":
+    main()
