@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Set by CI and slow connections at will; pip's cache is used as it is.
 PIP_FLAGS ?= -q
 
-.PHONY: train test lint benchmarks clean
+.PHONY: train test lint clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -15,9 +15,6 @@ $(VENV)/installed: pyproject.toml
 train: $(VENV)/installed
 	$(BIN)/dist-seg pack synthetic data/synthetic
 	$(BIN)/dist-seg train configs/synthetic.yaml --nproc 2
-	$(BIN)/dist-seg predict runs/synthetic data/synthetic-pictures --out runs/synthetic/pictures
-	@echo "report      runs/synthetic/report.html"
-	@echo "pictures    runs/synthetic/pictures"
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest tests

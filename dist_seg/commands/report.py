@@ -15,6 +15,7 @@ from dist_seg.data.loader import eval_batches
 from dist_seg.data.manifest import Manifest, load_manifest
 from dist_seg.data.plan import EvalPlan
 from dist_seg.data.reader import ShardReader
+from dist_seg.drawing import contact_sheet, overlay
 from dist_seg.engine.restore import TrainedModel, load_trained
 from dist_seg.engine.run_folder import RunFolder, open_run_folder, pick_checkpoint
 from dist_seg.errors import DataError
@@ -45,10 +46,12 @@ def render_report(folder: RunFolder, world: World) -> Path:
     storage = open_storage(trained.config.data.shards)
     manifest = load_manifest(storage)
     split = str(result["split"])
+    pictures = _pictures(result, trained, storage, manifest, split, world)
+    _draw_sheet(pictures, trained).save(folder.pictures_file)
     return write_report(
         folder.path,
         result,
-        _pictures(result, trained, storage, manifest, split, world),
+        pictures,
         trained.classes.names,
         trained.classes.palette,
         trained.classes.ignore_index,
@@ -90,6 +93,22 @@ def _pictures(
             )
         )
     return pictures
+
+
+def _draw_sheet(pictures: Sequence[ReportPicture], trained: TrainedModel) -> Image.Image:
+    """Image, truth and prediction of every picture, for those who want a file rather than a page."""
+    classes = trained.classes
+
+    def painted(picture: ReportPicture, mask: NDArray[np.integer]) -> NDArray[np.uint8]:
+        return overlay(picture.image, mask, classes.palette, classes.ignore_index, alpha=0.7)
+
+    return contact_sheet(
+        [[p.image, painted(p, p.truth), painted(p, p.prediction)] for p in pictures],
+        [f"{p.kind}: {p.key}, mIoU {p.score:.3f} (image, truth, prediction)" for p in pictures],
+        legend=list(zip(classes.names, classes.palette, strict=True)),
+        title=f"step {trained.step}, {trained.weights} weights",
+        columns=2,
+    )
 
 
 def _slots_of(keys: set[str], reader: ShardReader) -> dict[str, int]:

@@ -241,6 +241,7 @@ def _finish(prepared: _Prepared, outcome: TrainingOutcome, world: World) -> int:
         print(
             f"mIoU {document['miou']:.4f} (95% interval {low:.4f} to {high:.4f}) on {document['images']} images\n"
             f"report      {report}\n"
+            f"pictures    {folder.pictures_file}\n"
             f"checkpoint  {folder.checkpoints.path(outcome.step)}\n"
             f"result      {folder.result_file}"
         )

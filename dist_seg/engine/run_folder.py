@@ -1,6 +1,6 @@
 """A run's folder: what lies where, and what a start finds in it.
 
-config.yaml  checkpoints/  events.jsonl  result.json  report.html  outcome.json  ports.json
+config.yaml  checkpoints/  events.jsonl  result.json  report.html  pictures.png  outcome.json  ports.json
 """
 
 import json
@@ -48,6 +48,11 @@ class RunFolder:
     @property
     def report_file(self) -> Path:
         return self.path / "report.html"
+
+    @property
+    def pictures_file(self) -> Path:
+        """A sheet of the worst and best predictions."""
+        return self.path / "pictures.png"
 
     @property
     def checkpoints(self) -> CheckpointStore:
