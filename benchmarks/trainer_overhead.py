@@ -2,13 +2,14 @@
 
     python benchmarks/trainer_overhead.py [--model tiny|recipe] [--pairs 7]
 
-Both train the same network with the same optimiser in the same process, in alternating blocks of steps. The bare loop is
-forward, loss, backward, optimiser. The trainer does the same and all it is there for: the agreement of ranks, seeding,
+Both train the same network with the same optimiser in the same process, in alternating blocks of steps. The bare loop
+is forward, loss, backward, optimiser. The trainer does the same and all it is there for: the agreement of ranks, seeding,
 running statistics, clipping, moving average, finite check, account of time, and every sink switched on (JSON lines,
 Prometheus, TensorBoard, progress). Prints the added milliseconds a step and the ratio, median and spread over the pairs.
 """
 
 import argparse
+import contextlib
 import json
 import statistics
 import tempfile
@@ -121,7 +122,7 @@ def _trainer_block(config: Config, folder: Path, block: int) -> Callable[[], flo
         telemetry.sink.emit(event)
         marks.append(time.perf_counter())
 
-    class Paused(Exception):
+    class PausedError(Exception):
         """Ends a block of steps between two of them."""
 
     progress = Progress()
@@ -129,7 +130,7 @@ def _trainer_block(config: Config, folder: Path, block: int) -> Callable[[], flo
     def batches_of(units: Iterable[tuple[int, int]]) -> Iterator[Batch]:
         for step, _ in units:
             if step and step % block == 0 and progress.step == step and not resumed.pop(step, False):
-                raise Paused
+                raise PausedError
             yield batch
 
     resumed: dict[int, bool] = {}
@@ -169,10 +170,8 @@ def _trainer_block(config: Config, folder: Path, block: int) -> Callable[[], flo
     def run() -> float:
         resumed[progress.step] = True
         begin = time.perf_counter()
-        try:
+        with contextlib.suppress(PausedError):
             trainer.run()
-        except Paused:
-            pass
         return time.perf_counter() - begin
 
     return run

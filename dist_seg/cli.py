@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = build_parser()
     options, rest = parser.parse_known_args(argv)
-    # argparse takes a list of positionals only in one piece: `train a.yaml --nproc 2 optim.lr=0.1` leaves the last over.
+    # argparse takes a list of positionals in one piece only: `train a.yaml --nproc 2 optim.lr=0.1` leaves the last over.
     strays = [text for text in rest if text.startswith("-") or not hasattr(options, "settings")]
     if strays:
         parser.error(f"unrecognized arguments: {' '.join(strays)}")
@@ -102,7 +102,9 @@ def _add_pack(commands: _Commands) -> None:
     )
     reading.add_argument("--colors", type=Path, metavar="FILE", help="for RGB masks: lines of `R G B name`")
     splitting = folder.add_argument_group("split")
-    splitting.add_argument("--val", type=float, default=None, metavar="SHARE", help="share for validation (0.1, unless the folders are divided already)")
+    splitting.add_argument(
+        "--val", type=float, default=None, metavar="SHARE", help="for validation (0.1, unless the folders are divided)"
+    )
     splitting.add_argument(
         "--group-by", metavar="REGEX", help="images whose match (or first group) is equal stay on one side"
     )

@@ -46,7 +46,7 @@ def launch(nproc: int, arguments: Sequence[str], run_dir: Path | None) -> int:
     before = _written_at(outcome_file)
     options = ["--standalone", "--nproc-per-node", str(nproc), "-m", "dist_seg", *arguments]
     try:
-        run.run(run.parse_args(options))
+        run.run(run.parse_args(options))  # type: ignore[no-untyped-call]  # torchrun's own entry is not annotated
     except (ChildFailedError, SignalException):  # The ranks have said why; their codes are hidden.
         if outcome_file is None or _written_at(outcome_file) == before:
             return 2  # No rank got as far as starting a run: the call or the data is at fault.

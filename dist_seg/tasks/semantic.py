@@ -65,14 +65,14 @@ class SemanticTask:
 
     @torch.inference_mode()
     def predict_logits(self, model: nn.Module, images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-        """(N, C, height, width); probabilities instead of logits where the mirrored image is averaged in."""
+        """(N, C, height, width); logarithms of mean probabilities where the mirrored image is averaged in."""
         logits: torch.Tensor = model(images).float()
         if self._config.eval.flip:
             mirrored = model(images.flip(-1)).float().flip(-1)
             logits = (logits.softmax(dim=1) + mirrored.softmax(dim=1)) / 2
         if tuple(logits.shape[-2:]) != tuple(size):
             logits = F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
-        return logits
+        return logits.clamp_min(1e-30).log() if self._config.eval.flip else logits
 
     def metric(self) -> "SemanticMetric":
         return SemanticMetric(

@@ -74,8 +74,6 @@ def test_imports_go_one_way(file: Path) -> None:
             allowed = other in BASE[part]
         elif part.startswith("report") and other.startswith("report"):
             allowed = True
-        elif part == "predict" and other == "data":
-            allowed = True
         if not allowed:
             wrong.append(name)
     assert wrong == []

@@ -1,0 +1,104 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dist_seg.config.schema import DataConfig
+from dist_seg.errors import DataError
+from dist_seg.predict import find_pictures, predict_mask, predict_pictures
+
+PALETTE = ((0, 0, 0), (255, 0, 0), (0, 255, 0))
+UNIT = DataConfig(normalize="unit", input_scale=1.0)
+CPU = torch.device("cpu")
+
+
+def brightest_channel(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Logits that depend on the pixel alone: class = brightest channel."""
+    return torch.nn.functional.interpolate(images, size, mode="nearest") * 10
+
+
+@pytest.fixture
+def photo() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (150, 211, 3), dtype=np.uint8)
+
+
+def test_mask_has_the_size_and_the_classes_of_the_picture(photo: np.ndarray) -> None:
+    mask = predict_mask(photo, brightest_channel, data=UNIT, device=CPU)
+    assert mask.dtype == np.uint8
+    assert np.array_equal(mask, photo.argmax(axis=2))
+
+
+@pytest.mark.parametrize("window", [64, 100, 149])
+def test_windows_give_the_result_of_the_whole_picture(photo: np.ndarray, window: int) -> None:
+    whole = predict_mask(photo, brightest_channel, data=UNIT, device=CPU)
+    assert np.array_equal(predict_mask(photo, brightest_channel, data=UNIT, device=CPU, window=window), whole)
+
+
+def test_windows_of_a_network_with_context_show_no_seam() -> None:
+    torch.manual_seed(0)
+    context = torch.nn.Conv2d(3, 3, 9, padding=4)
+    smooth = np.kron(np.random.default_rng(1).integers(0, 255, (10, 14, 3)), np.ones((16, 16, 1))).astype(np.uint8)
+
+    @torch.inference_mode()
+    def network(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        return context(images)
+
+    whole = predict_mask(smooth, network, data=UNIT, device=CPU)
+    windowed = predict_mask(smooth, network, data=UNIT, device=CPU, window=64)
+    assert np.mean(whole == windowed) > 0.97
+
+
+def test_input_scale_shrinks_what_the_network_sees_and_not_the_mask(photo: np.ndarray) -> None:
+    seen = []
+
+    def network(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        seen.append(tuple(images.shape[-2:]))
+        return torch.nn.functional.interpolate(images, size, mode="bilinear")
+
+    half = DataConfig(normalize="unit", input_scale=0.5)
+    assert predict_mask(photo, network, data=half, device=CPU).shape == (150, 211)
+    assert seen == [(75, 106)] or seen == [(75, 105)]
+
+
+def test_outputs_keep_the_structure_and_never_collide(tmp_path: Path, photo: np.ndarray) -> None:
+    for name in ("a.png", "a.jpg", "b.png", "b_overlay.png", "sub/b.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photo).save(tmp_path / "in" / name)
+    (tmp_path / "in" / "notes.txt").write_text("no picture")
+    pictures, passed_over = find_pictures(tmp_path / "in")
+    assert passed_over == 1
+    summary = predict_pictures(pictures, tmp_path / "out", brightest_channel, data=UNIT, palette=PALETTE, device=CPU)
+    assert summary.written == 5
+    written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png")}
+    assert len(written) == 10
+    assert {"a.jpg.png", "a.png.png", "sub/b.png", "sub/b_overlay.png"} <= written
+
+
+def test_unreadable_picture_is_named_and_the_others_are_written(tmp_path: Path, photo: np.ndarray) -> None:
+    Image.fromarray(photo).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes((tmp_path / "good.png").read_bytes()[:500])
+    pictures, _ = find_pictures(tmp_path)
+    summary = predict_pictures(pictures, tmp_path / "out", brightest_channel, data=UNIT, palette=PALETTE, device=CPU)
+    assert summary.written == 1
+    assert len(summary.failed) == 1
+    assert "bad.png" in summary.failed[0]
+
+
+def test_picture_turned_by_exif_is_segmented_as_it_is_seen(tmp_path: Path, photo: np.ndarray) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(photo).save(tmp_path / "turned.png", exif=exif)
+    predict_pictures(
+        find_pictures(tmp_path)[0], tmp_path / "out", brightest_channel, data=UNIT, palette=PALETTE, device=CPU
+    )
+    with Image.open(tmp_path / "out" / "turned.png") as mask:
+        assert np.array_equal(np.asarray(mask), np.rot90(photo, -1).argmax(axis=2))
+
+
+def test_folder_without_pictures_is_the_users_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no pictures"):
+        find_pictures(tmp_path)
+    with pytest.raises(DataError, match="no such file"):
+        find_pictures(tmp_path / "absent")
