@@ -3,9 +3,10 @@
     python benchmarks/trainer_overhead.py [--model tiny|recipe] [--pairs 7]
 
 Both train the same network with the same optimiser in the same process, in alternating blocks of steps. The bare loop
-is forward, loss, backward, optimiser. The trainer does the same and all it is there for: the agreement of ranks, seeding,
-running statistics, clipping, moving average, finite check, account of time, and every sink switched on (JSON lines,
-Prometheus, TensorBoard, progress). Prints the added milliseconds a step and the ratio, median and spread over the pairs.
+is forward, loss, backward, optimiser. The trainer does the same and all it is there for: the agreement of ranks,
+seeding, running statistics, clipping, moving average, finite check, account of time, and every sink switched on (JSON lines,
+Prometheus, TensorBoard, progress). Prints the added milliseconds a step and the ratio, median and spread of the
+pairs.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 
 import torch
@@ -127,7 +128,7 @@ def _trainer_block(config: Config, folder: Path, block: int) -> Callable[[], flo
 
     progress = Progress()
 
-    def batches_of(units: Iterable[tuple[int, int]]) -> Iterator[Batch]:
+    def batches_of(units: Iterable[tuple[int, int]]) -> Generator[Batch, None, None]:
         for step, _ in units:
             if step and step % block == 0 and progress.step == step and not resumed.pop(step, False):
                 raise PausedError
@@ -144,7 +145,7 @@ def _trainer_block(config: Config, folder: Path, block: int) -> Callable[[], flo
         plan=TrainPlan([4 * block], seed=0, global_batch=4, micro_batch=4, shuffle_window=64),
         batches_of=batches_of,
         evaluate=lambda model: EvalResult(headline={"miou": 0.0}, document={}, images=0),
-        scored_steps={},
+        scored_steps=(),
         writer=None,
         manifest_meta={},
         emit=emit,

@@ -138,10 +138,13 @@ def _filled(section: Section, stored: Section, names: tuple[str, ...]) -> Sectio
 
 def measure(config: Config, manifest: Manifest, world: World) -> Measured:
     """Trains a blank micro-batch three times and takes the fastest; also finds shapes that do not fit."""
+    # One rank measures while the others wait: synchronised norms would wait for them in turn.
+    norm = "batch" if config.model.norm == "sync" else config.model.norm
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, norm=norm))
     task = build_task(config, class_info(manifest), manifest.split(config.data.train_split).class_pixels)
     precision = resolve_precision(config.train.precision, world.device)
     torch.manual_seed(seed_of("model", config.train.seed))
-    model = task.build_model().to(world.device, dtype_of(precision)).train()
+    model = task.build_model().to(world.device, dtype_of(precision))
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
     parameters = list(model.parameters())

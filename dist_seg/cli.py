@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from dist_seg import __version__
-from dist_seg.errors import UserError
+from dist_seg.errors import ConfigError, RunFailedError, UserError
 
 EXIT_FAULT, EXIT_USER_ERROR, EXIT_STOPPED = 1, 2, 143
 _started = time.time()
@@ -24,11 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace, list[str]], int] = options.run
     try:
         return run(options, argv)
-    except UserError as error:
-        # Every rank meets the same mistake; one of them says so.
-        if os.environ.get("RANK", "0") == "0":
-            print(f"dist-seg: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+    except (UserError, RunFailedError) as error:
+        rank = os.environ.get("RANK", "0")
+        # Configuration is read by every rank alike, and a shared error raised by all of them: one says so.
+        if rank == "0" or not (isinstance(error, ConfigError) or getattr(error, "shared", False)):
+            print(f"dist-seg: {'' if rank == '0' else f'rank {rank}: '}{error}", file=sys.stderr)
+        return EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_FAULT
     except KeyboardInterrupt:
         print("dist-seg: stopped by Ctrl-C; the same command goes on or starts again", file=sys.stderr)
         return EXIT_STOPPED
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = build_parser()
     options, rest = parser.parse_known_args(argv)
-    # argparse takes a list of positionals in one piece only: `train a.yaml --nproc 2 optim.lr=0.1` leaves the last over.
+    # argparse takes a list of positionals in one piece only: `train a.yaml --nproc 2 optim.lr=0.1` leaves one over.
     strays = [text for text in rest if text.startswith("-") or not hasattr(options, "settings")]
     if strays:
         parser.error(f"unrecognized arguments: {' '.join(strays)}")

@@ -7,6 +7,13 @@ A message says what was given, where (file, key, sample), and what to do about i
 class UserError(Exception):
     """Something the user gave cannot be used. Ends a command with exit code 2."""
 
+    shared = False
+    """Every rank raises this very error, so one of them saying it is enough."""
+
+
+class RunFailedError(Exception):
+    """A run cannot go on, for a reason that is no bug of ours. Ends a command with exit code 1, without a traceback."""
+
 
 class ConfigError(UserError):
     """A configuration key or value that cannot be used."""

@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -62,15 +62,14 @@ class CheckpointStore:
             self.root.mkdir(parents=True, exist_ok=True)
             self._sweep()
             temporary.mkdir()
-            contents = {f"{name}.safetensors": save(dict(getattr(state, name))) for name in _TENSOR_FILES}
-            contents["meta.json"] = json.dumps(dataclasses.asdict(state.meta), indent=1).encode()
-            checksums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-            contents["checksums.json"] = json.dumps(checksums, indent=1).encode()
-            for name, content in contents.items():
+            checksums: dict[str, str] = {}
+            for name, content in _contents(state):  # One after the other: only one is held in memory.
+                checksums[name] = hashlib.sha256(content).hexdigest()
                 _write_durably(temporary / name, content)
+            _write_durably(temporary / "checksums.json", json.dumps(checksums, indent=1).encode())
             _sync_folder(temporary)
-            if final.exists():  # The same step of an earlier run of this folder, resumed from before it.
-                shutil.rmtree(final)
+            if final.exists():  # Of this step already: renamed first, as a half deleted one must not look whole.
+                final.rename(self.root / f".deleted-{final.name}-{os.getpid()}")
             temporary.rename(final)
             _sync_folder(self.root)
         except OSError as error:
@@ -81,9 +80,34 @@ class CheckpointStore:
             ) from error
         return final
 
+    def begin_at(self, step: int) -> list[int]:
+        """Sets checkpoints and scores beyond `step` aside, in `superseded-N/`: another history begins here.
+
+        Returns their steps. Nothing is deleted, and neither retention nor `best_step` sees them any more.
+        """
+        beyond = [other for other in self.steps() if other > step]
+        scores = self.scores()
+        if beyond:
+            number = next(n for n in range(1, 10**6) if not (self.root / f"superseded-{n}").exists())
+            aside = self.root / f"superseded-{number}"
+            aside.mkdir()
+            for other in beyond:
+                self.path(other).rename(aside / self.path(other).name)
+        if any(other > step for other in scores):
+            self._write_scores({other: miou for other, miou in scores.items() if other <= step})
+        return beyond
+
     def record_score(self, step: int, miou: float) -> None:
-        """Remembers how the weights of a step scored, for `best_step` and so that no evaluation is done twice."""
-        scores = {**self.scores(), step: miou}
+        """Remembers how the weights of a step scored, for `best_step` and so that no evaluation is done twice.
+
+        Raises CheckpointError where it cannot be written.
+        """
+        try:
+            self._write_scores({**self.scores(), step: miou})
+        except OSError as error:
+            raise CheckpointError(f"{self.root / 'scores.json'}: cannot be written: {error.strerror}") from error
+
+    def _write_scores(self, scores: Mapping[int, float]) -> None:
         temporary = self.root / f".scores.tmp-{os.getpid()}"
         self.root.mkdir(parents=True, exist_ok=True)
         _write_durably(temporary, json.dumps(scores).encode())
@@ -115,13 +139,23 @@ class CheckpointStore:
             shutil.rmtree(doomed, ignore_errors=True)
         return deleted
 
-    def newest_whole(self) -> TrainingState | None:
-        """The newest checkpoint whose checksums hold; damaged ones are named in the log and passed over."""
-        for step in reversed(self.steps()):
+    def newest_whole(self) -> Path | None:
+        """The folder of the newest checkpoint whose checksums hold, or None where there is no checkpoint.
+
+        Damaged ones are named in the log and passed over. Raises CheckpointError where all are damaged.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
             try:
-                return load_checkpoint(self.path(step))
+                verify_checkpoint(self.path(step))
             except CheckpointError as error:
                 _log.warning("passed over: %s", error)
+            else:
+                return self.path(step)
+        if steps:
+            raise CheckpointError(
+                f"{self.root}: none of its {len(steps)} checkpoints is whole; restore one, or start anew with --fresh"
+            )
         return None
 
     def _sweep(self) -> None:
@@ -129,22 +163,34 @@ class CheckpointStore:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def load_checkpoint(folder: Path) -> TrainingState:
-    """A whole checkpoint, its checksums verified. Raises CheckpointError that names the file at fault."""
+def verify_checkpoint(folder: Path, tensor_files: Sequence[str] = _TENSOR_FILES) -> None:
+    """Raises CheckpointError that names the file whose content does not match its checksum."""
     checksums = _read_json(folder / "checksums.json")
-    names = [f"{name}.safetensors" for name in _TENSOR_FILES]
-    for name in [*names, "meta.json"]:
+    for name in [*(f"{name}.safetensors" for name in tensor_files), "meta.json"]:
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name}: missing; this is not a whole checkpoint")
         with (folder / name).open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != checksums.get(name):
                 raise CheckpointError(f"{folder / name}: its content does not match checksums.json; it is damaged")
-    meta = load_meta(folder)
+
+
+def load_checkpoint(folder: Path) -> TrainingState:
+    """A whole checkpoint, its checksums verified. Raises CheckpointError that names the file at fault."""
+    verify_checkpoint(folder)
+    return TrainingState(meta=load_meta(folder), **{name: _load_tensors(folder, name) for name in _TENSOR_FILES})
+
+
+def _load_tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
     try:
-        tensors = {name: load_file(folder / f"{name}.safetensors") for name in _TENSOR_FILES}
+        return load_file(folder / f"{name}.safetensors")
     except SafetensorError as error:
-        raise CheckpointError(f"{folder}: unreadable tensors: {error}") from error
-    return TrainingState(meta=meta, **tensors)
+        raise CheckpointError(f"{folder / name}.safetensors: unreadable tensors: {error}") from error
+
+
+def _contents(state: TrainingState) -> Iterator[tuple[str, bytes]]:
+    for name in _TENSOR_FILES:
+        yield f"{name}.safetensors", save(dict(getattr(state, name)))
+    yield "meta.json", json.dumps(dataclasses.asdict(state.meta), indent=1).encode()
 
 
 def load_meta(folder: Path) -> CheckpointMeta:
@@ -164,10 +210,11 @@ def load_meta(folder: Path) -> CheckpointMeta:
 
 def load_weights(folder: Path, weights: str) -> dict[str, torch.Tensor]:
     """A checkpoint's model state: `raw`, or `ema` with the average in place of every tensor that has one."""
-    state = load_checkpoint(folder)
-    if weights == "ema" and not state.ema:
+    verify_checkpoint(folder, ("model", "ema"))
+    average = _load_tensors(folder, "ema") if weights == "ema" else {}
+    if weights == "ema" and not average:
         raise CheckpointError(f"{folder}: no moving average was kept (train.ema_decay=0); use --weights raw")
-    return {**state.model, **(state.ema if weights == "ema" else {})}
+    return {**_load_tensors(folder, "model"), **average}
 
 
 def _read_json(file: Path) -> Mapping[str, object]:

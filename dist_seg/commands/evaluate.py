@@ -1,8 +1,7 @@
 """`dist-seg eval`: the exact score of a trained model on any shards of the same classes."""
 
 import argparse
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -10,10 +9,11 @@ from dist_seg.data.manifest import Manifest, load_manifest
 from dist_seg.engine.evaluator import evaluate
 from dist_seg.engine.restore import TrainedModel, load_trained
 from dist_seg.engine.run import make_deterministic
-from dist_seg.engine.run_folder import open_run_folder, pick_checkpoint
+from dist_seg.engine.run_folder import RunFolder, open_run_folder, pick_checkpoint
 from dist_seg.engine.stop import StopSignal
 from dist_seg.errors import ConfigError, UserError
 from dist_seg.runtime.allocator import keep_freed_memory
+from dist_seg.runtime.collectives import on_every_rank, on_main
 from dist_seg.runtime.storage import Storage, open_storage
 from dist_seg.runtime.world import World, detect_world, process_group, set_threads
 from dist_seg.tasks.task import EvalResult
@@ -28,17 +28,20 @@ def run_eval(options: argparse.Namespace) -> int:
     keep_freed_memory()
     world = detect_world()
     folder = open_run_folder(options.run_dir, must_exist=True)
-    checkpoint = pick_checkpoint(folder, options.checkpoint)
     num_threads = set_threads(world, None)
     with StopSignal() as stop, process_group(world, _TIMEOUT_S):
-        trained = load_trained(checkpoint, options.weights, world.device, options.settings)
+        # Chosen once: a run that is still training may commit a newer checkpoint between two ranks' looks.
+        checkpoint = Path(str(on_main(lambda: str(pick_checkpoint(folder, options.checkpoint)))))
+        trained = on_every_rank(lambda: load_trained(checkpoint, options.weights, world.device, options.settings))
         make_deterministic(trained.config, world.device)
         shards = str(options.data or trained.config.data.shards)
         storage = open_storage(shards)
         manifest = load_manifest(storage)
         _check_classes(trained, manifest, storage)
         split = options.split or trained.config.data.val_split
-        result = _evaluate(trained, storage, manifest, split, world, num_threads, stop)
+        wanted = trained.config.data.num_threads
+        loader_threads = num_threads if wanted is None else wanted
+        result = _evaluate(trained, storage, manifest, split, world, loader_threads, stop)
         if result is None:
             return EXIT_STOPPED
     if world.is_main:
@@ -94,23 +97,26 @@ def _check_classes(trained: TrainedModel, manifest: Manifest, storage: Storage) 
 
 
 def _write(out: Path, document: dict[str, object]) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.tmp")
-    temporary.write_text(json.dumps(document, indent=1) + "\n")
-    temporary.rename(out)
+    RunFolder(path=out.parent).write_json(out.name, document)
 
 
-def _show(document: dict[str, object], out: Path) -> None:
-    def number(value: object) -> str:
-        return f"{value:.4f}" if isinstance(value, float) else "    -"
-
+def summary_line(document: Mapping[str, object]) -> str:
+    """The result in one line."""
     low, high = cast(Sequence[object], document["miou_interval"])
-    for name, iou in cast(dict[str, object], document["iou"]).items():
-        print(f"  {name:20s} IoU {number(iou)}")
-    print(
-        f"mIoU {number(document['miou'])} (95% interval {number(low)} to {number(high)}), pixel accuracy "
-        f"{number(document['pixel_accuracy'])}, {document['images']} images"
+    return (
+        f"mIoU {_number(document['miou'])} (95% interval {_number(low)} to {_number(high)}), pixel accuracy "
+        f"{_number(document['pixel_accuracy'])}, {document['images']} images"
     )
-    for sample in cast(Sequence[dict[str, str]], document["left_out"]):
+
+
+def _show(document: Mapping[str, object], out: Path) -> None:
+    for name, iou in cast(Mapping[str, object], document["iou"]).items():
+        print(f"  {name:20s} IoU {_number(iou)}")
+    print(summary_line(document))
+    for sample in cast(Sequence[Mapping[str, str]], document["left_out"]):
         print(f"left out: {sample['key']} ({sample['shard']}): {sample['reason']}")
     print(f"result      {out}")
+
+
+def _number(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else "-"

@@ -47,10 +47,13 @@ def launch(nproc: int, arguments: Sequence[str], run_dir: Path | None) -> int:
     options = ["--standalone", "--nproc-per-node", str(nproc), "-m", "dist_seg", *arguments]
     try:
         run.run(run.parse_args(options))  # type: ignore[no-untyped-call]  # torchrun's own entry is not annotated
-    except (ChildFailedError, SignalException):  # The ranks have said why; their codes are hidden.
-        if outcome_file is None or _written_at(outcome_file) == before:
-            return 2  # No rank got as far as starting a run: the call or the data is at fault.
-        return int(json.loads(outcome_file.read_text()).get("exit_code", 1)) or 1
+    except (ChildFailedError, SignalException) as error:  # The ranks have said why.
+        if outcome_file is not None and _written_at(outcome_file) not in (None, before):
+            return int(json.loads(outcome_file.read_text()).get("exit_code", 1)) or 1
+        if isinstance(error, SignalException):
+            return 143
+        codes = [failure.exitcode for failure in error.failures.values()]
+        return 2 if 2 in codes else 1
     return 0
 
 

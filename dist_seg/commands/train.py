@@ -4,13 +4,14 @@ import dataclasses
 import logging
 import sys
 import time
-import traceback
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 from dist_seg import capacity
+from dist_seg.commands.evaluate import summary_line
 from dist_seg.commands.launch import run_dir_of
 from dist_seg.commands.report import render_report
 from dist_seg.config.load import config_from_tree, load_config, to_tree, to_yaml
@@ -18,18 +19,18 @@ from dist_seg.config.schema import Config
 from dist_seg.data.loader import choose_loader
 from dist_seg.data.manifest import Manifest, load_manifest
 from dist_seg.data.plan import EvalPlan
-from dist_seg.engine.run import TrainingOutcome, build_plan, run_training
+from dist_seg.engine.run import TrainingOutcome, build_plan, check_lanes, run_training
 from dist_seg.engine.run_folder import RunFolder, check_same_run
 from dist_seg.engine.stop import StopSignal
-from dist_seg.errors import ConfigError, DataError, UserError
+from dist_seg.errors import CheckpointError, ConfigError, DataError, UserError
 from dist_seg.runtime.allocator import keep_freed_memory
-from dist_seg.runtime.collectives import gather_json, on_main
+from dist_seg.runtime.collectives import gather_json, on_every_rank, on_main
 from dist_seg.runtime.storage import Storage, open_storage
 from dist_seg.runtime.world import World, detect_world, process_group, set_threads
 from dist_seg.telemetry.accounting import ProcessAccount
 from dist_seg.telemetry.build import build_sinks
 from dist_seg.telemetry.events import Event, RunEnded
-from dist_seg.telemetry.progress import duration, progress
+from dist_seg.telemetry.progress import duration
 
 _log = logging.getLogger(__name__)
 EXIT_PREEMPTED = 143
@@ -71,7 +72,8 @@ def train(options: TrainOptions, process_started: float) -> int:
         prepared = _prepare(config, options, world, num_threads)
         if options.print_config or options.dry_run:
             return 0
-        return _run(prepared, world, config.data.num_threads or num_threads, stop, process_started)
+        loader_threads = num_threads if config.data.num_threads is None else config.data.num_threads
+        return _run(prepared, world, loader_threads, stop, process_started)
 
 
 def _prepare(config: Config, options: TrainOptions, world: World, num_threads: int) -> _Prepared:
@@ -84,11 +86,13 @@ def _prepare(config: Config, options: TrainOptions, world: World, num_threads: i
     folder = RunFolder(path=run_dir_of(config))
 
     def settle() -> dict[str, object]:
-        if options.fresh and not options.dry_run and not options.print_config:
+        settled = _settle(config, options, folder, storage, manifest, world, num_threads)
+        # Not again when the launcher restarts the ranks: what lies there then is the run itself.
+        if options.fresh and not (options.dry_run or options.print_config or world.restarts):
             aside = folder.move_aside()
             if aside is not None:
                 _log.info("the old run was moved to %s", aside)
-        return to_tree(_settle(config, options, folder, storage, manifest, world, num_threads))
+        return to_tree(settled)
 
     resolved = config_from_tree(cast(dict[str, object], on_main(settle)), "rank 0")
     return _Prepared(config=resolved, folder=folder, storage=storage, manifest=manifest)
@@ -104,14 +108,16 @@ def _settle(
     num_threads: int,
 ) -> Config:
     """Fits what is left open, checks everything that can be checked before the first step, and shows both."""
-    stored = None if options.fresh else folder.stored_config()
+    fresh = options.fresh and not world.restarts
+    stored = None if fresh or not folder.checkpoints.steps() else folder.stored_config()
     if stored is not None:
         config = capacity.fill_from(config, stored)
     facts = capacity.data_facts(storage, manifest, config.data.train_split)
     config = capacity.fit_sizes(config, facts, world)
-    if not options.fresh and not options.resume_with_changes and config.checkpoint.resume != "none":
+    if not fresh and not options.resume_with_changes:
         check_same_run(folder, config, manifest.hash)
-    build_plan(config, manifest)
+    check_lanes(config, build_plan(config, manifest), world.size)
+    _check_shards(config, storage, manifest)
     if not manifest.split(config.data.val_split).num_samples:
         raise DataError(f"{storage.url}: split {config.data.val_split!r} has no samples to evaluate on")
     choose_loader(config)
@@ -124,10 +130,19 @@ def _settle(
         config = capacity.fit_steps(config, facts, world, _NOTHING_MEASURED)
     if options.print_config:
         print(to_yaml(config), end="")
-    elif not options.dry_run:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        folder.config_file.write_text(to_yaml(config))
     return config
+
+
+def _check_shards(config: Config, storage: Storage, manifest: Manifest) -> None:
+    """Every shard that will be read is there and as long as the manifest says; contents are checked when read."""
+    for split in (config.data.train_split, config.data.val_split):
+        for shard in manifest.split(split).shards:
+            size = storage.size(shard.name)
+            if size != shard.bytes:
+                raise DataError(
+                    f"{storage.url}: shard {shard.name} has {size} bytes, the manifest says {shard.bytes}; run "
+                    f"`dist-seg verify {storage.url}` and pack the data again"
+                )
 
 
 _NOTHING_MEASURED = capacity.Measured(seconds=0.0, parameter_bytes=0, activation_bytes=0)
@@ -172,16 +187,41 @@ def _show_plan(
 
 
 def _run(prepared: _Prepared, world: World, num_threads: int, stop: StopSignal, process_started: float) -> int:
+    """Trains and finishes the run; how it ended stands in `outcome.json`, as torchrun hides the ranks' exit codes."""
+    folder = prepared.folder
+    ended, reason, step, code = "failed", "", -1, 1
+    with ExitStack() as stack:
+        on_main(lambda: stack.enter_context(folder.locked()))
+        on_main(lambda: str(folder.write_json("outcome.json", {"outcome": "running", "started": process_started})))
+        try:
+            outcome = _train_and_log(prepared, world, num_threads, stop, process_started)
+            step, ended = outcome.step, "complete" if outcome.complete else "preempted"
+            code = _finish(prepared, outcome, world) if outcome.complete else EXIT_PREEMPTED
+        except BaseException as error:
+            ended, reason, code = "failed", f"{type(error).__name__}: {error}", 2 if isinstance(error, UserError) else 1
+            raise
+        finally:
+            if world.is_main:
+                ending = {"outcome": ended, "exit_code": code, "step": step, "reason": reason}
+                try:
+                    folder.write_json("outcome.json", ending)
+                except CheckpointError as error:  # A full disk must not hide why the run ended.
+                    _log.error("%s", error)
+    if ended == "preempted" and world.is_main:
+        print(f"stopped at step {step}; the same command goes on from there", file=sys.stderr)
+    return code
+
+
+def _train_and_log(
+    prepared: _Prepared, world: World, num_threads: int, stop: StopSignal, process_started: float
+) -> TrainingOutcome:
     config, folder = prepared.config, prepared.folder
-    if world.is_main:
-        folder.write_json("outcome.json", {"outcome": "running", "started": process_started})
-    telemetry = build_sinks(config.telemetry, folder.path, rank=world.rank, local_rank=world.local_rank)
+    telemetry = on_every_rank(
+        lambda: build_sinks(config.telemetry, folder.path, rank=world.rank, local_rank=world.local_rank)
+    )
     ports = gather_json(telemetry.prometheus_port)
-    if world.is_main:
-        folder.write_json("ports.json", {"prometheus": ports})
-    val_images = prepared.manifest.split(config.data.val_split).num_samples
-    bar = progress(-(-val_images // world.size), "evaluate", show=False)
-    ended, reason, outcome, account = "failed", "", None, ProcessAccount()
+    on_main(lambda: str(folder.write_json("ports.json", {"prometheus": ports})))
+    account, outcome, ended, reason = ProcessAccount(), None, "failed", ""
 
     def emit(event: Event) -> None:
         account.emit(event)
@@ -197,34 +237,29 @@ def _run(prepared: _Prepared, world: World, num_threads: int, stop: StopSignal, 
             num_threads=num_threads,
             emit=emit,
             stop=stop,
-            on_eval_images=bar.advance,
             process_started=process_started,
         )
         ended = "complete" if outcome.complete else "preempted"
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}"
-        if not isinstance(error, UserError):
-            reason += "\n" + "".join(traceback.format_tb(error.__traceback__)[-1:])
         raise
     finally:
-        step = outcome.step if outcome else -1
         wall_s = time.time() - process_started
         telemetry.sink.emit(
-            RunEnded(step=step, outcome=ended, reason=reason, wall_s=wall_s, seconds=account.seconds(wall_s))
+            RunEnded(
+                step=outcome.step if outcome else -1,
+                outcome=ended,
+                reason=reason,
+                wall_s=wall_s,
+                seconds=account.seconds(wall_s),
+            )
         )
         telemetry.sink.close()
-        if world.is_main:
-            code = {"complete": 0, "preempted": EXIT_PREEMPTED}.get(ended, 1)
-            folder.write_json("outcome.json", {"outcome": ended, "exit_code": code, "step": step, "reason": reason})
-    if not outcome.complete:
-        if world.is_main:
-            print(f"stopped at step {outcome.step}; the same command goes on from there", file=sys.stderr)
-        return EXIT_PREEMPTED
-    return _finish(prepared, outcome, world)
+    return outcome
 
 
 def _finish(prepared: _Prepared, outcome: TrainingOutcome, world: World) -> int:
-    """The result and the report of a complete run."""
+    """The result and the report of a complete run; the exit code."""
     config, folder = prepared.config, prepared.folder
     assert outcome.result is not None
     document = dict(outcome.result.document)
@@ -237,9 +272,8 @@ def _finish(prepared: _Prepared, outcome: TrainingOutcome, world: World) -> int:
         }
         folder.write_json("result.json", document)
         report = render_report(folder, world)
-        low, high = cast(Sequence[float], document["miou_interval"])
         print(
-            f"mIoU {document['miou']:.4f} (95% interval {low:.4f} to {high:.4f}) on {document['images']} images\n"
+            f"{summary_line(document)}\n"
             f"report      {report}\n"
             f"pictures    {folder.pictures_file}\n"
             f"checkpoint  {folder.checkpoints.path(outcome.step)}\n"

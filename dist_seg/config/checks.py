@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from dist_seg.config.schema import AugmentConfig, Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig
 from dist_seg.errors import ConfigError
 
+LONGEST_RETRY_S = 240.0
+"""No reading of storage goes on for longer before it is given up."""
+
 
 def check_config(config: Config) -> None:
     """Raises one ConfigError that lists everything wrong with the values, each with its key and what is allowed."""
@@ -105,7 +108,8 @@ def _train_problems(train: TrainConfig) -> Iterator[str]:
     yield from _at_least("train.eval_interval_steps", train.eval_interval_steps, 0)
     yield from _at_least("train.max_nonfinite_steps", train.max_nonfinite_steps, 1)
     yield from _at_least("train.num_threads", train.num_threads, 1)
-    yield from _above("train.timeout_s", train.timeout_s, 0)
+    # Longer than a reader may retry a failing storage: peers wait in a collective meanwhile.
+    yield from _above("train.timeout_s", train.timeout_s, LONGEST_RETRY_S)
     if not 0 <= train.ema_decay < 1:
         yield f"train.ema_decay={train.ema_decay}: must lie in [0, 1); 0 keeps no average"
     batch, micro = train.global_batch, train.micro_batch

@@ -56,7 +56,7 @@ def load_config(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
         *sections, name = key.split(".")
         for section in sections:
             leaf[section] = leaf = {}
-        leaf[name] = _parse_value(text, key)
+        leaf[name] = text if _is_text(key) and text not in ("null", "~", "") else _parse_value(text, key)
         _merge(tree, nested, "the command line", sources)
     config = _build(tree, sources)
     check_config(config)
@@ -137,10 +137,19 @@ def _merge(into: Tree, tree: Mapping[str, object], source: str, sources: dict[st
         target = cast(Tree, into.setdefault(section, {}))
         for name, value in content.items():
             _check_key(name, _field_names(section_type), source, prefix=f"{section}.")
-            # A name, path or dotted path that looks like a number or a date is still text.
-            is_text = "str" in str(get_type_hints(section_type)[name]) and not isinstance(value, list | dict)
-            target[name] = str(value) if is_text and value is not None else value
+            # In a file, too, a name or path that looks like a number is still text.
+            is_text = _is_text(f"{section}.{name}") and value is not None
+            target[name] = str(value) if is_text else value
             sources[f"{section}.{name}"] = source
+
+
+def _is_text(key: str) -> bool:
+    """Whether a dotted key stands for one piece of text: a name, path or dotted path."""
+    section, _, name = key.partition(".")
+    section_type = get_type_hints(Config).get(section)
+    if not dataclasses.is_dataclass(section_type):
+        return False
+    return get_type_hints(section_type).get(name) in (str, str | None)
 
 
 def _field_names(kind: object) -> list[str]:

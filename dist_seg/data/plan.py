@@ -7,7 +7,6 @@ Nothing here knows the number of processes, and any step is found without the st
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,8 +63,7 @@ class TrainPlan:
         self.micro_batch = micro_batch
         self._seed = seed
         self._num_blocks = -(-self.num_samples // shuffle_window)
-        # Two epochs are needed at a time while a loader reads ahead across their border.
-        self._epoch = lru_cache(maxsize=3)(self._lay_out)
+        self._epochs: dict[int, _Epoch] = {}
 
     def epoch_of(self, step: int) -> int:
         """The epoch of a step, both counted from 0."""
@@ -94,9 +92,15 @@ class TrainPlan:
         candidate = self._locate(epoch, np.array([first + offset]))[0]
         return PlannedSample(shard=candidate.shard, index=candidate.index, slot=slot)
 
-    def _lay_out(self, epoch: int) -> _Epoch:
-        shards = generator("shards", self._seed, epoch).permutation(len(self._shard_samples))
-        return _Epoch(shards=shards, ends=np.cumsum(self._shard_samples[shards]))
+    def _epoch(self, epoch: int) -> _Epoch:
+        layout = self._epochs.get(epoch)
+        if layout is None:
+            shards = generator("shards", self._seed, epoch).permutation(len(self._shard_samples))
+            # Replaced, not changed: threads read it. Two epochs are needed while a loader reads across their border.
+            kept = {number: layout for number, layout in self._epochs.items() if abs(number - epoch) == 1}
+            layout = _Epoch(shards=shards, ends=np.cumsum(self._shard_samples[shards]))
+            self._epochs = {**kept, epoch: layout}
+        return layout
 
     def _locate(self, epoch: int, slots: NDArray[np.int64]) -> list[PlannedSample]:
         layout = self._epoch(epoch)

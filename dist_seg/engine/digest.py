@@ -5,6 +5,7 @@ import hashlib
 import torch
 from torch import nn
 
+from dist_seg.errors import RunFailedError
 from dist_seg.runtime.collectives import gather_json, sum_over_ranks
 
 
@@ -25,7 +26,7 @@ def weights_digest(model: nn.Module) -> str:
     return content.hexdigest()
 
 
-class ReplicaMismatchError(RuntimeError):
+class ReplicaMismatchError(RunFailedError):
     """Ranks that should hold the same weights do not."""
 
 

@@ -9,7 +9,7 @@ from dist_seg.config.schema import Config
 from dist_seg.data.loader import eval_batches
 from dist_seg.data.manifest import Manifest
 from dist_seg.data.plan import EvalPlan
-from dist_seg.runtime.collectives import sum_over_ranks
+from dist_seg.runtime.collectives import raise_if_any, sum_over_ranks
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
 from dist_seg.runtime.storage import Storage
 from dist_seg.runtime.world import World
@@ -37,10 +37,12 @@ def evaluate(
     plan = EvalPlan([shard.samples for shard in manifest.split(split).shards], batch=config.eval.batch)
     precision = resolve_precision(config.train.precision, world.device)
     metric = task.metric()
-    was_training = model.training
+    # Remembered one by one: a model may keep parts of itself in evaluation mode while it trains.
+    training = [module for module in model.modules() if module.training]
     model.eval()
     indices = plan.of_rank(world.rank, world.size)
     groups = eval_batches(config, manifest, storage, split, plan, indices, world.device, num_threads)
+    failure: Exception | None = None
     try:
         for group in groups:
             if stop_requested():
@@ -51,8 +53,13 @@ def evaluate(
                     prediction = task.predict(model, images, batch.targets.shape[-2:]) if batch.keys else batch.targets
                 metric.update(prediction, batch)
             on_images(sum(len(batch.keys) for batch in group))
+    except Exception as error:  # Not swallowed: the other ranks wait in a collective, and must learn of it first.
+        failure = error
     finally:
-        model.train(was_training)
-    if int(sum_over_ranks(torch.tensor(int(stop_requested())))):
-        return None
-    return metric.reduce()
+        groups.close()
+        for module in training:
+            module.training = True
+    flags = sum_over_ranks(torch.tensor([stop_requested(), failure is not None], dtype=torch.int64)).tolist()
+    if flags[1]:
+        raise_if_any(failure)
+    return None if flags[0] else metric.reduce()

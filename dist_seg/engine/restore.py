@@ -50,7 +50,9 @@ def load_trained(
         ignore_index=cast(int, meta.manifest["ignore_index"]),
     )
     # The encoder's ImageNet weights would be overwritten at once, and their file may not be here.
-    blank = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=None))
+    # Synchronised batch norm differs from plain one in training only, and cannot be built without a GPU.
+    norm = "batch" if config.model.norm == "sync" else config.model.norm
+    blank = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=None, norm=norm))
     task = build_task(blank, classes)
     precision = resolve_precision(config.train.precision, device)
     model = task.build_model().to(device, dtype_of(precision))

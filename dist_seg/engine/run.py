@@ -2,16 +2,19 @@
 
 import dataclasses
 import logging
+import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
+from torch import nn
 
-from dist_seg.checkpoint.state import TrainingState
-from dist_seg.checkpoint.store import CheckpointStore, Retention, load_checkpoint
+from dist_seg.checkpoint.store import CheckpointStore, Retention, load_checkpoint, verify_checkpoint
 from dist_seg.checkpoint.writer import CheckpointWriter
+from dist_seg.config.load import to_yaml
 from dist_seg.config.schema import Config
 from dist_seg.data.batch import Batch
 from dist_seg.data.loader import train_batches
@@ -26,12 +29,13 @@ from dist_seg.engine.statistics import RunningStatistics
 from dist_seg.engine.stop import StopSignal
 from dist_seg.engine.trainer import Progress, Trainer
 from dist_seg.errors import CheckpointError, ConfigError
+from dist_seg.runtime.collectives import gather_json, on_every_rank, on_main
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
 from dist_seg.runtime.storage import Storage
 from dist_seg.runtime.streams import seed_of
 from dist_seg.runtime.world import World
 from dist_seg.tasks.build import build_task
-from dist_seg.tasks.task import ClassInfo, EvalResult
+from dist_seg.tasks.task import ClassInfo, EvalResult, Task
 from dist_seg.telemetry.events import CheckpointSaved, Event, RunStarted
 
 _log = logging.getLogger(__name__)
@@ -52,7 +56,10 @@ def make_deterministic(config: Config, device: torch.device) -> None:
     wanted = config.train.deterministic
     if wanted is None:
         wanted = device.type == "cpu"
-    torch.use_deterministic_algorithms(wanted, warn_only=device.type == "cuda")
+    if wanted and device.type == "cuda":
+        # Read by cuBLAS when it first starts; without it torch refuses its matrix products.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted)
     # The promise is about kernels; filling fresh memory as well would only cost time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property of the module's class
     torch.backends.cudnn.benchmark = not wanted
@@ -71,6 +78,19 @@ def build_plan(config: Config, manifest: Manifest) -> TrainPlan:
     )
 
 
+def check_lanes(config: Config, plan: TrainPlan, world_size: int) -> None:
+    """Raises ConfigError where the ranks cannot share out the lanes."""
+    if world_size > plan.lanes:
+        raise ConfigError(
+            f"{world_size} ranks, but train.global_batch / train.micro_batch gives {plan.lanes} lanes: every rank "
+            f"needs one. Start at most {plan.lanes} ranks, or lower train.micro_batch"
+        )
+    if config.model.norm == "sync" and plan.lanes % world_size:
+        raise ConfigError(
+            f"model.norm=sync needs as many lanes on every rank: {plan.lanes} lanes on {world_size} ranks do not divide"
+        )
+
+
 def class_info(manifest: Manifest) -> ClassInfo:
     return ClassInfo(names=manifest.class_names, palette=manifest.palette, ignore_index=manifest.ignore_index)
 
@@ -86,15 +106,21 @@ def manifest_meta(manifest: Manifest) -> dict[str, object]:
     }
 
 
-def find_resume_state(config: Config, checkpoints: CheckpointStore) -> TrainingState | None:
-    """What `checkpoint.resume` asks to start from. Raises CheckpointError where a named checkpoint is not whole."""
+def find_checkpoint(config: Config, checkpoints: CheckpointStore, *, restarted: bool) -> Path | None:
+    """The checkpoint that `checkpoint.resume` asks to start from. Raises CheckpointError for one that is not whole.
+
+    restarted: the launcher has started the ranks anew, so that the run's own newest checkpoint comes before all else.
+    """
+    if restarted and checkpoints.steps():
+        return checkpoints.newest_whole()
     match config.checkpoint.resume:
         case "auto":
             return checkpoints.newest_whole()
         case "none":
             return None
         case path:
-            return load_checkpoint(Path(path))
+            verify_checkpoint(Path(path))
+            return Path(path)
 
 
 def run_training(
@@ -107,7 +133,6 @@ def run_training(
     num_threads: int,
     emit: Callable[[Event], None],
     stop: StopSignal,
-    on_eval_images: Callable[[int], None],
     process_started: float,
 ) -> TrainingOutcome:
     """Trains on every rank until the end or a stop signal. A collective.
@@ -116,18 +141,13 @@ def run_training(
     """
     make_deterministic(config, world.device)
     plan = build_plan(config, manifest)
-    if world.size > plan.lanes:
-        raise ConfigError(
-            f"{world.size} ranks, but train.global_batch / train.micro_batch gives {plan.lanes} lanes: every rank "
-            f"needs one. Start at most {plan.lanes} ranks, or lower train.micro_batch"
-        )
-    task = build_task(config, class_info(manifest), manifest.split(config.data.train_split).class_pixels)
-    precision = resolve_precision(config.train.precision, world.device)
-    torch.manual_seed(seed_of("model", config.train.seed))
-    model = task.build_model().to(world.device, dtype_of(precision))
-    if config.train.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    model.train()
+    checkpoint = _agreed_checkpoint(config, folder, restarted=world.restarts > 0)
+    if checkpoint is not None:  # It holds all weights: a lost file of pretrained ones must not stand in the way.
+        config_of_model = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=None))
+    else:
+        config_of_model = config
+    task = build_task(config_of_model, class_info(manifest), manifest.split(config.data.train_split).class_pixels)
+    model = on_every_rank(lambda: _build_model(config, task, world))
     strategy = DdpStrategy(
         model,
         build_optimizer(config.optim, model),
@@ -136,28 +156,15 @@ def run_training(
         clip_norm=config.optim.clip_norm,
         compile=config.train.compile,
     )
-    statistics = RunningStatistics(model, config.model.norm_momentum)
-    statistics.begin_step()
-    blank = task.blank_batch(world.device)
-    with autocast(precision, world.device):
-        strategy.warm_up(
-            lambda forward: task.losses(lambda images: forward(images.to(dtype_of(precision))), blank)["loss"]
-        )
-    statistics.end_step(plan.lanes, skipped=True)
+    statistics = _warmed_up(config, task, strategy, world, plan.lanes)
     ema = ExponentialMovingAverage(model, config.train.ema_decay) if config.train.ema_decay else None
+    progress = on_every_rank(lambda: _resumed(config, checkpoint, strategy, ema))
+    _check_same_start(progress, manifest)
+    scored_steps = cast(list[int], on_main(lambda: _claim(folder, config, progress.step)))
+    on_disk = checkpoint is not None and checkpoint == folder.checkpoints.path(progress.step)
+    writer = _build_writer(config, folder.checkpoints, emit, progress.step if on_disk else None)
 
-    progress = Progress()
-    state = find_resume_state(config, folder.checkpoints)
-    if state is not None:
-        _load_state(state, model, strategy, ema)
-        progress = Progress(
-            step=state.meta.step,
-            bad_samples=dict(state.meta.bad_samples),
-            nonfinite_in_a_row=state.meta.nonfinite_in_a_row,
-        )
-    writer = _build_writer(config, folder.checkpoints, emit) if world.is_main else None
-
-    def batches_of(units: Iterable[tuple[int, int]]) -> Iterator[Batch]:
+    def batches_of(units: Iterable[tuple[int, int]]) -> Generator[Batch, None, None]:
         return train_batches(config, manifest, storage, plan, units, world.device, num_threads)
 
     trainer = Trainer(
@@ -178,11 +185,10 @@ def run_training(
             split=config.data.val_split,
             world=world,
             num_threads=num_threads,
-            on_images=on_eval_images,
             stop_requested=lambda: stop.requested,
         ),
-        scored_steps=folder.checkpoints.scores() if progress.step else {},
-        writer=writer,
+        scored_steps=scored_steps,
+        writer=writer if world.is_main else None,
         manifest_meta=manifest_meta(manifest),
         emit=emit,
         stop=stop,
@@ -207,12 +213,96 @@ def run_training(
     try:
         complete = trainer.run()
     finally:
-        if writer is not None:
-            writer.close()
+        writer.close()
     return TrainingOutcome(complete=complete, step=progress.step, result=trainer.last_result if complete else None)
 
 
-def _build_writer(config: Config, store: CheckpointStore, emit: Callable[[Event], None]) -> CheckpointWriter:
+def _agreed_checkpoint(config: Config, folder: RunFolder, *, restarted: bool) -> Path | None:
+    """What rank 0 found to start from: ranks that looked for themselves might find different ones."""
+    found = on_main(lambda: str(find_checkpoint(config, folder.checkpoints, restarted=restarted) or ""))
+    return Path(str(found)) if found else None
+
+
+def _build_model(config: Config, task: Task, world: World) -> nn.Module:
+    precision = resolve_precision(config.train.precision, world.device)
+    torch.manual_seed(seed_of("model", config.train.seed))
+    model = task.build_model().to(world.device, dtype_of(precision))
+    return model.to(memory_format=torch.channels_last) if config.train.channels_last else model
+
+
+def _warmed_up(config: Config, task: Task, strategy: DdpStrategy, world: World, lanes: int) -> RunningStatistics:
+    """The running statistics, after passes through the whole model that leave no trace in it."""
+    precision = resolve_precision(config.train.precision, world.device)
+    statistics = RunningStatistics(strategy.module, config.model.norm_momentum)
+    statistics.begin_step()
+    blank = task.blank_batch(world.device)
+    with autocast(precision, world.device):
+        strategy.warm_up(
+            lambda forward: task.losses(lambda images: forward(images.to(dtype_of(precision))), blank)["loss"]
+        )
+    statistics.end_step(lanes, skipped=True)
+    return statistics
+
+
+def _resumed(
+    config: Config, checkpoint: Path | None, strategy: DdpStrategy, ema: ExponentialMovingAverage | None
+) -> Progress:
+    """Takes a checkpoint up, if there is one; where that leaves the run."""
+    if checkpoint is None:
+        return Progress()
+    if not checkpoint.is_dir():
+        raise CheckpointError(
+            f"{checkpoint}: rank 0 sees this checkpoint, others do not; run.dir must lie on shared storage"
+        )
+    state = load_checkpoint(checkpoint)
+    assert config.train.max_steps is not None
+    if state.meta.step > config.train.max_steps:
+        raise ConfigError(
+            f"{checkpoint} is at step {state.meta.step}, beyond train.max_steps={config.train.max_steps}; raise it, or "
+            "start from an earlier checkpoint with checkpoint.resume=PATH"
+        )
+    optimizer = cast(Mapping[str, object], state.meta.config["optim"])["name"]
+    try:
+        strategy.module.load_state_dict(dict(state.model))
+        if optimizer == config.optim.name:
+            strategy.load_optimizer_state(state.optimizer)
+        else:
+            _log.warning("optim.name was %s and is %s: its moments begin anew", optimizer, config.optim.name)
+    except (RuntimeError, KeyError) as error:
+        raise CheckpointError(f"{checkpoint} does not fit the model: {error}") from error
+    if ema is not None:
+        ema.load({**state.model, **state.ema})
+    return Progress(
+        step=state.meta.step,
+        bad_samples=dict(state.meta.bad_samples),
+        nonfinite_in_a_row=state.meta.nonfinite_in_a_row,
+    )
+
+
+def _claim(folder: RunFolder, config: Config, step: int) -> list[int]:
+    """From here on the folder is this run's: its configuration, and no checkpoint of a later step.
+
+    Returns the steps whose weights have been scored already.
+    """
+    superseded = folder.checkpoints.begin_at(step)
+    if superseded:
+        _log.warning("checkpoints of steps %s were set aside: this run goes on from step %d", superseded, step)
+    folder.write_text("config.yaml", to_yaml(config))
+    return list(folder.checkpoints.scores())
+
+
+def _check_same_start(progress: Progress, manifest: Manifest) -> None:
+    starts = gather_json([progress.step, manifest.hash])
+    if any(start != starts[0] for start in starts):
+        raise ConfigError(
+            f"ranks would start from different steps or data (step, manifest by rank: {starts}); run.dir and "
+            "data.shards must be the same for all of them"
+        )
+
+
+def _build_writer(
+    config: Config, store: CheckpointStore, emit: Callable[[Event], None], last_step: int | None
+) -> CheckpointWriter:
     kept = config.checkpoint
     return CheckpointWriter(
         store,
@@ -220,19 +310,5 @@ def _build_writer(config: Config, store: CheckpointStore, emit: Callable[[Event]
         on_saved=lambda step, path, stall_s, write_s: emit(
             CheckpointSaved(step=step, path=str(path), stall_s=stall_s, write_s=write_s)
         ),
+        last_step=last_step,
     )
-
-
-def _load_state(
-    state: TrainingState,
-    model: torch.nn.Module,
-    strategy: DdpStrategy,
-    ema: ExponentialMovingAverage | None,
-) -> None:
-    try:
-        model.load_state_dict(dict(state.model))
-        strategy.load_optimizer_state(state.optimizer)
-    except (RuntimeError, KeyError) as error:
-        raise CheckpointError(f"the checkpoint of step {state.meta.step} does not fit the model: {error}") from error
-    if ema is not None:
-        ema.load(state.ema or state.model)

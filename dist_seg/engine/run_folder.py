@@ -3,12 +3,15 @@
 config.yaml  checkpoints/  events.jsonl  result.json  report.html  pictures.png  outcome.json  ports.json
 """
 
+import fcntl
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from dist_seg.checkpoint.state import CheckpointMeta
 from dist_seg.checkpoint.store import CheckpointStore, load_meta
 from dist_seg.config.load import config_from_tree, differences, load_config
 from dist_seg.config.schema import Config
@@ -63,12 +66,32 @@ class RunFolder:
         return load_config([self.config_file]) if self.config_file.is_file() else None
 
     def write_json(self, name: str, content: Mapping[str, object]) -> Path:
-        """Writes a small file so that a reader sees the old content or the new one."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Writes a small file whole or not at all. Raises CheckpointError where that is not possible."""
+        return self.write_text(name, json.dumps(content, indent=1) + "\n")
+
+    def write_text(self, name: str, content: str) -> Path:
+        """As `write_json`."""
         temporary = self.path / f".{name}.tmp-{os.getpid()}"
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-        temporary.rename(self.path / name)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(content)
+            temporary.rename(self.path / name)
+        except OSError as error:
+            raise CheckpointError(f"{self.path / name}: cannot be written: {error.strerror or error}") from error
         return self.path / name
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps a second process from training in the folder; raises CheckpointError where one does."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "run.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise CheckpointError(
+                    f"{self.path}: another process trains in this folder; wait for its end, or give another run.dir"
+                ) from error
+            yield
 
     def move_aside(self) -> Path | None:
         """Renames a folder that is in use, so that a new run can begin; nothing is deleted."""
@@ -93,23 +116,31 @@ def open_run_folder(path: Path, *, must_exist: bool = False) -> RunFolder:
 def check_same_run(folder: RunFolder, config: Config, manifest_hash: str) -> None:
     """Raises ConfigError with the list of differences if the folder holds a run of another configuration or data."""
     old = folder.stored_config()
-    if old is None:
+    meta = _newest_meta(folder.checkpoints)
+    if old is None or meta is None:  # Nothing has been trained yet that could be mixed up.
         return
     changed = [
         f"  {key}: {before!r} there, {now!r} here"
         for key, before, now in differences(old, config)
         if not key.startswith(_HARMLESS) and key != "data.shards"
     ]
-    steps = folder.checkpoints.steps()
-    if steps:
-        before = load_meta(folder.checkpoints.path(steps[-1])).manifest.get("hash")
-        if before != manifest_hash:
-            changed.append(f"  data's manifest: {str(before)[:12]} there, {manifest_hash[:12]} here")
+    if meta.manifest.get("hash") != manifest_hash:
+        changed.append(f"  data's manifest: {str(meta.manifest.get('hash'))[:12]} there, {manifest_hash[:12]} here")
     if changed:
         raise ConfigError(
             f"{folder.path} holds a run with other settings:\n" + "\n".join(changed) + "\nGive another run.dir, "
             "--fresh to start anew (the old folder is moved aside), or --resume-with-changes to go on with the new ones"
         )
+
+
+def _newest_meta(checkpoints: CheckpointStore) -> CheckpointMeta | None:
+    """Of the newest checkpoint whose description can be read."""
+    for step in reversed(checkpoints.steps()):
+        try:
+            return load_meta(checkpoints.path(step))
+        except CheckpointError:
+            continue  # Named when a checkpoint is chosen to start from.
+    return None
 
 
 def pick_checkpoint(folder: RunFolder, which: str) -> Path:

@@ -2,8 +2,10 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import cast
 
 import torch
 from torch import nn
@@ -20,8 +22,8 @@ from dist_seg.engine.optim import lr_factor
 from dist_seg.engine.statistics import RunningStatistics
 from dist_seg.engine.stop import StopSignal
 from dist_seg.engine.strategy import Strategy
-from dist_seg.errors import DataError
-from dist_seg.runtime.collectives import barrier, gather_json, sum_over_ranks
+from dist_seg.errors import CheckpointError, DataError, RunFailedError
+from dist_seg.runtime.collectives import gather_json, raise_if_any, sum_over_ranks
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
 from dist_seg.runtime.streams import seed_of
 from dist_seg.runtime.world import World
@@ -29,10 +31,6 @@ from dist_seg.tasks.task import EvalResult, Task
 from dist_seg.telemetry.events import BadSampleFound, DigestTaken, EvalDone, Event, NonFiniteStep, StepDone
 
 _log = logging.getLogger(__name__)
-
-
-class TrainingFailedError(RuntimeError):
-    """Training cannot go on; the message says why and what to do."""
 
 
 @dataclass(kw_only=True)
@@ -54,6 +52,26 @@ class StepTimes:
     optimizer: float = 0.0
 
 
+@dataclass(kw_only=True)
+class _Lanes:
+    """What a rank's micro-batches of one step have given."""
+
+    sums: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Losses by name, summed over this rank's lanes, in double precision."""
+    digests: dict[int, int] = field(default_factory=dict)
+    keys: list[str] = field(default_factory=list)
+    bad: list[BadSample] = field(default_factory=list)
+    failure: Exception | None = None
+
+    def add(self, lane: int, batch: Batch, losses: Mapping[str, torch.Tensor]) -> None:
+        for name, value in losses.items():
+            value = value.detach().double()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.digests[lane] = batch.digest
+        self.keys.extend(batch.keys)
+        self.bad.extend(batch.bad)
+
+
 class Trainer:
     """Trains from `progress.step` to `max_steps`, or until a stop signal.
 
@@ -70,9 +88,9 @@ class Trainer:
         statistics: RunningStatistics,
         ema: ExponentialMovingAverage | None,
         plan: TrainPlan,
-        batches_of: Callable[[Iterable[tuple[int, int]]], Iterator[Batch]],
+        batches_of: Callable[[Iterable[tuple[int, int]]], Generator[Batch, None, None]],
         evaluate: Callable[[nn.Module], EvalResult | None],
-        scored_steps: Mapping[int, float],
+        scored_steps: Iterable[int],
         writer: CheckpointWriter | None,
         manifest_meta: Mapping[str, object],
         emit: Callable[[Event], None],
@@ -81,7 +99,7 @@ class Trainer:
     ) -> None:
         self._config, self._world, self._task, self._strategy = config, world, task, strategy
         self._statistics, self._ema, self._plan, self._batches_of = statistics, ema, plan, batches_of
-        self._evaluate, self._scored_steps, self._writer = evaluate, dict(scored_steps), writer
+        self._evaluate, self._scored_steps, self._writer = evaluate, set(scored_steps), writer
         self._manifest_meta, self._emit, self._stop, self.progress = manifest_meta, emit, stop, progress
         train: TrainConfig = config.train
         assert train.max_steps is not None
@@ -89,6 +107,7 @@ class Trainer:
         self._lanes = lanes_of_rank(plan.lanes, world.rank, world.size)
         self._precision = resolve_precision(train.precision, world.device)
         self._dtype = dtype_of(self._precision)
+        self._writer_failure: CheckpointError | None = None
         self.last_result: EvalResult | None = None
 
     def run(self) -> bool:
@@ -103,124 +122,132 @@ class Trainer:
                     return self._stopped()
                 if self._is_checkpoint_step() or self._is_eval_step():
                     self._save()
-                if self._writer is not None:
-                    self._writer.poll()
+                self._with_writer(CheckpointWriter.poll)
                 if self._is_eval_step() and not self._score():
                     return self._stopped()
         finally:
-            close = getattr(batches, "close", None)
-            if close is not None:
-                close()
-        if self._writer is not None:
-            self._writer.wait()
-        barrier()
+            batches.close()
+        self._with_writer(CheckpointWriter.wait)
+        raise_if_any(self._writer_failure)
         return True
 
     def _train_step(self, batches: Iterator[Batch]) -> bool:
         """One optimiser step; False if all ranks agreed to stop before it."""
-        step, config, times = self.progress.step, self._config, StepTimes()
+        step, times = self.progress.step, StepTimes()
         begin = time.perf_counter()
         first, failure = _next_or_failure(batches)
         times.data_wait = time.perf_counter() - begin
-        if not self._agree_to_go_on(first, failure):
+        if not self._agree_to_go_on(failure or self._writer_failure):
             return False
         assert first is not None
-
         self._statistics.begin_step()
-        parts: dict[str, torch.Tensor] = {}
-        digests: dict[int, int] = {}
-        keys: list[str] = []
-        samples = 0
-        for lane in self._lanes:
-            last = lane == self._lanes[-1]
-            mark = time.perf_counter()
-            batch = first if lane == self._lanes[0] else next(batches)
-            times.data_wait += time.perf_counter() - mark if lane != self._lanes[0] else 0.0
-            # Dropout and the like depend on (seed, step, lane) alone: not on the rank, nor on what ran before.
-            torch.manual_seed(seed_of("lane", config.train.seed, step, lane))
-            mark = time.perf_counter()
-            with autocast(self._precision, self._world.device):
-                losses = self._task.losses(
-                    lambda images, last=last: self._strategy.forward(images.to(self._dtype), last=last),  # type: ignore[misc]  # `last` is bound on purpose
-                    batch,
-                )
-            middle = time.perf_counter()
-            self._strategy.backward(losses["loss"], last=last)
-            self._statistics.collect()
-            times.forward += middle - mark
-            times.backward += time.perf_counter() - middle
-            for name, value in losses.items():
-                value = value.detach().double()
-                parts[name] = parts[name] + value if name in parts else value
-            digests[lane] = batch.digest
-            keys.extend(batch.keys)
-            samples += len(batch.keys)
+        done = self._run_lanes(step, first, batches, times)
+        self._agree_on_data(done)
 
         mark = time.perf_counter()
-        means = sum_over_ranks(torch.stack(list(parts.values()))) / self._plan.lanes
-        loss = means[list(parts).index("loss")]
-        factor = lr_factor(config.optim, step, self._max_steps)
+        means = sum_over_ranks(torch.stack(list(done.sums.values()))) / self._plan.lanes
+        loss = means[list(done.sums).index("loss")]
+        factor = lr_factor(self._config.optim, step, self._max_steps)
         grad_norm, skipped = self._strategy.step(factor, loss)
         self._statistics.end_step(self._plan.lanes, skipped=skipped)
         if self._ema is not None and not skipped:
             self._ema.update(step + 1)
         times.optimizer = time.perf_counter() - mark
+
         self.progress.step = step + 1
-        numbers = dict(zip(parts, means.tolist(), strict=True))
-        self._report_step(numbers, grad_norm, skipped, keys, samples, times, time.perf_counter() - begin)
+        numbers = dict(zip(done.sums, means.tolist(), strict=True))
+        self._report_step(numbers, grad_norm, skipped, done.keys, times, time.perf_counter() - begin)
         self._check_finite(skipped, numbers["loss"], grad_norm)
-        every = config.telemetry.digest_interval_steps
+        every = self._config.telemetry.digest_interval_steps
         if every and (self.progress.step % every == 0 or self.progress.step == self._max_steps):
-            batch_hash = batch_digest(digests, self._plan.lanes)
+            batch_hash = batch_digest(done.digests, self._plan.lanes)
             weights_hash = agreed_digest(weights_digest(self._strategy.module))
             self._emit(DigestTaken(step=self.progress.step, batch=batch_hash, weights=weights_hash))
         return True
 
-    def _agree_to_go_on(self, first: Batch | None, failure: Exception | None) -> bool:
-        """What every rank must know before the forward pass: whether one wants to stop, failed, or met bad samples."""
-        bad = first.bad if first is not None else ()
-        flags = torch.tensor([self._stop.requested, failure is not None, len(bad)], dtype=torch.int64)
-        stop, failed, num_bad = sum_over_ranks(flags).tolist()
-        if failed:
-            raise (
-                failure
-                if failure is not None
-                else TrainingFailedError("another rank could not read its data; see its message")
-            )
-        if stop:
-            return False
-        if num_bad:
-            self._record_bad_samples(bad)
-        return True
+    def _run_lanes(self, step: int, first: Batch, batches: Iterator[Batch], times: StepTimes) -> _Lanes:
+        """Forward and backward of this rank's micro-batches; the gradient is summed over ranks with the last one."""
+        done = _Lanes()
+        for lane in self._lanes:
+            last, batch = lane == self._lanes[-1], first
+            if lane != self._lanes[0] and done.failure is None:
+                mark = time.perf_counter()
+                following, done.failure = _next_or_failure(batches)
+                times.data_wait += time.perf_counter() - mark
+                # Without its batch the lane goes through the same collectives with another; the step will not count.
+                batch = following or first
+            # Dropout and the like depend on (seed, step, lane) alone: not on the rank, nor on what ran before.
+            torch.manual_seed(seed_of("lane", self._config.train.seed, step, lane))
+            mark = time.perf_counter()
+            with autocast(self._precision, self._world.device):
+                losses = self._task.losses(partial(self._forward, last=last), batch)
+            middle = time.perf_counter()
+            self._strategy.backward(losses["loss"], last=last)
+            self._statistics.collect()
+            times.forward += middle - mark
+            times.backward += time.perf_counter() - middle
+            done.add(lane, batch, losses)
+        return done
 
-    def _record_bad_samples(self, own: Iterable[BadSample]) -> None:
+    def _forward(self, images: torch.Tensor, *, last: bool) -> torch.Tensor:
+        return self._strategy.forward(images.to(self._dtype), last=last)
+
+    def _agree_to_go_on(self, failure: Exception | None) -> bool:
+        """What every rank must know before the forward pass: whether one wants to stop, or has failed."""
+        flags = torch.tensor([self._stop.requested, failure is not None], dtype=torch.int64)
+        stop, failed = sum_over_ranks(flags).tolist()
+        if failed:
+            raise_if_any(failure)
+        return not stop
+
+    def _agree_on_data(self, done: _Lanes) -> None:
+        """What the lanes met: a failure ends all ranks before the step counts; bad samples are put on record."""
+        flags = torch.tensor([done.failure is not None, len(done.bad)], dtype=torch.int64)
+        failed, num_bad = sum_over_ranks(flags).tolist()
+        if failed:
+            raise_if_any(done.failure)
+        if num_bad:
+            self._record_bad_samples(done.bad)
+
+    def _record_bad_samples(self, own: Sequence[BadSample]) -> None:
         step = self.progress.step + 1
         for sample in own:
             self._emit(BadSampleFound(step=step, key=sample.key, shard=sample.shard, reason=sample.reason))
-        for found in gather_json([[sample.key, sample.reason] for sample in own]):
-            self.progress.bad_samples.update(found)  # type: ignore[call-overload]  # pairs, as sent above
+        for found in gather_json([[sample.key, sample.shard, sample.reason] for sample in own]):
+            for key, shard, reason in cast(list[tuple[str, str, str]], found):
+                if key not in self.progress.bad_samples and self._world.is_main:
+                    _log.warning("step %d: sample %s of %s was replaced: %s", step, key, shard, reason)
+                self.progress.bad_samples[key] = reason
         most = self._config.data.max_bad_samples
         if len(self.progress.bad_samples) > most:
             named = ", ".join(sorted(self.progress.bad_samples)[:5])
-            raise DataError(
+            error = DataError(
                 f"{len(self.progress.bad_samples)} training samples could not be decoded, more than "
                 f"data.max_bad_samples={most} (among them {named}). Run `dist-seg verify {self._config.data.shards}`, "
                 "pack the data again, or raise data.max_bad_samples"
             )
+            error.shared = True
+            raise error
 
     def _report_step(
         self,
         numbers: Mapping[str, float],
         grad_norm: float,
         skipped: bool,
-        keys: list[str],
-        samples: int,
+        keys: Sequence[str],
         times: StepTimes,
         step_s: float,
     ) -> None:
         step, optim = self.progress.step, self._config.optim
         if skipped:
             self._emit(NonFiniteStep(step=step, loss=numbers["loss"], grad_norm=grad_norm, keys=keys))
+            _log.warning(
+                "step %d skipped: loss %g, gradient norm %g; samples %s",
+                step,
+                numbers["loss"],
+                grad_norm,
+                ", ".join(keys),
+            )
         self._emit(
             StepDone(
                 step=step,
@@ -230,7 +257,7 @@ class Trainer:
                 lr=current_lr(optim, step - 1, self._max_steps),
                 grad_norm=grad_norm,
                 skipped=skipped,
-                samples=samples,
+                samples=len(keys),
                 step_s=step_s,
                 data_wait_s=times.data_wait,
                 forward_s=times.forward,
@@ -242,7 +269,7 @@ class Trainer:
     def _check_finite(self, skipped: bool, loss: float, grad_norm: float) -> None:
         self.progress.nonfinite_in_a_row = self.progress.nonfinite_in_a_row + 1 if skipped else 0
         if self.progress.nonfinite_in_a_row >= self._config.train.max_nonfinite_steps:
-            raise TrainingFailedError(
+            raise RunFailedError(
                 f"loss or gradient were not finite in {self.progress.nonfinite_in_a_row} steps in a row (the last: "
                 f"loss {loss}, gradient norm {grad_norm}): training has diverged. Lower optim.lr or set "
                 "optim.clip_norm; the last checkpoint is from before"
@@ -257,8 +284,16 @@ class Trainer:
         return bool(every and self.progress.step % every == 0)
 
     def _save(self) -> None:
-        if self._writer is not None:
-            self._writer.save(self.state)
+        self._with_writer(lambda writer: writer.save(self.state))
+
+    def _with_writer(self, work: Callable[[CheckpointWriter], object]) -> None:
+        """Rank 0 alone writes; what fails there is raised on all ranks when they next agree to go on."""
+        if self._writer is None:
+            return
+        try:
+            work(self._writer)
+        except CheckpointError as error:
+            self._writer_failure = error
 
     def _score(self) -> bool:
         """Evaluates the weights of this step, unless that was done before; False if a signal cut it short."""
@@ -275,9 +310,8 @@ class Trainer:
         if result is None:
             return False
         self.last_result = result
-        self._scored_steps[step] = result.headline["miou"]
-        if self._writer is not None:
-            self._writer.record_score(step, result.headline["miou"])
+        self._scored_steps.add(step)
+        self._with_writer(lambda writer: writer.record_score(step, result.headline["miou"]))
         self._emit(
             EvalDone(
                 step=step,
@@ -292,11 +326,10 @@ class Trainer:
 
     def _stopped(self) -> bool:
         """After a signal: leaves a checkpoint of this very step, on disk."""
-        if self._writer is not None:
-            if self._writer.last_step != self.progress.step:
-                self._save()
-            self._writer.wait()
-        barrier()
+        if self._writer is not None and self._writer.last_step != self.progress.step:
+            self._save()
+        self._with_writer(CheckpointWriter.wait)
+        raise_if_any(self._writer_failure)
         return False
 
     def state(self) -> TrainingState:

@@ -41,6 +41,9 @@ def confusion_matrix(
     return counts[:outside].reshape(num_classes, num_classes)
 
 
+Counts = NDArray[np.int64] | NDArray[np.float64]
+
+
 @dataclass(frozen=True, kw_only=True)
 class SegmentationScores:
     """Scores of a confusion matrix. Per-class tuples hold None for a class absent from truth and prediction."""
@@ -94,7 +97,7 @@ def intersection_and_union(matrices: NDArray[np.int64]) -> tuple[NDArray[np.int6
     return hits, matrices.sum(axis=2) + matrices.sum(axis=1) - hits
 
 
-def mean_iou(intersection: NDArray[np.int64], union: NDArray[np.int64]) -> NDArray[np.float64]:
+def mean_iou(intersection: Counts, union: Counts) -> NDArray[np.float64]:
     """Over the last axis (classes), classes of empty union left out; NaN where none is left."""
     present = union > 0
     iou = np.where(present, intersection / np.maximum(union, 1), 0.0)
@@ -119,10 +122,12 @@ def bootstrap_interval(
     if num_images == 0 or num_resamples == 0:
         return float("nan"), float("nan")
     random = generator("bootstrap", seed, num_images)
+    # As floats, which matrix products are fast for; sums of counts below 2^53 stay exact.
+    hits, total = intersection.astype(np.float64), union.astype(np.float64)
     resampled = np.empty(num_resamples)
     for i in range(num_resamples):
         times = random.multinomial(num_images, np.full(num_images, 1 / num_images))
-        resampled[i] = mean_iou(times @ intersection, times @ union)
+        resampled[i] = mean_iou(times @ hits, times @ total)
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(resampled, [tail, 1 - tail])
     return float(low), float(high)

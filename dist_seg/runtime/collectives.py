@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Callable
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
-from dist_seg.errors import UserError
+from dist_seg.errors import RunFailedError, UserError
+
+Result = TypeVar("Result")
 
 
 def world_size() -> int:
@@ -22,13 +24,6 @@ def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     """The element-wise sum over all ranks, in place; any shape, one dtype and device type on all of them."""
     if dist.is_initialized():
         dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
-    return tensor
-
-
-def max_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
-    """The element-wise maximum over all ranks, in place."""
-    if dist.is_initialized():
-        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return tensor
 
 
@@ -53,17 +48,50 @@ def broadcast_json(value: object) -> object:
 
 
 def on_main(work: Callable[[], object]) -> object:
-    """Does the work on rank 0 and gives its JSON-ready result to every rank; a UserError is raised on all of them."""
+    """Does the work on rank 0 and gives its JSON-ready result to every rank; all ranks raise what it raises."""
     outcome: dict[str, object] = {}
+    failure: Exception | None = None
     if rank() == 0:
         try:
             outcome = {"result": work()}
-        except UserError as error:
-            outcome = {"error": str(error)}
+        except Exception as error:  # Not swallowed: raised below, once the other ranks know.
+            failure = error
+            outcome = {"error": str(error), "is_users": isinstance(error, UserError)}
     outcome = cast(dict[str, object], broadcast_json(outcome))
     if "error" in outcome:
-        raise UserError(str(outcome["error"]))
+        raise _shared(failure, str(outcome["error"]), is_users=bool(outcome["is_users"]))
     return outcome["result"]
+
+
+def on_every_rank(work: Callable[[], Result]) -> Result:
+    """Does the work on every rank; if it fails on some, all ranks raise the first one's error. A collective."""
+    failure: Exception | None = None
+    result: Result | None = None
+    try:
+        result = work()
+    except Exception as error:  # Not swallowed: raised below, once every rank knows.
+        failure = error
+    raise_if_any(failure)
+    return cast(Result, result)
+
+
+def raise_if_any(failure: Exception | None) -> None:
+    """All ranks raise the failure of the first rank that gives one. A collective."""
+    own = None if failure is None else [str(failure) or type(failure).__name__, isinstance(failure, UserError)]
+    reports = cast(list[list[object] | None], gather_json(own))
+    for number, report in enumerate(reports):
+        if report is not None:
+            where = f"rank {number}: " if world_size() > 1 else ""
+            raise _shared(failure if number == rank() else None, f"{where}{report[0]}", is_users=bool(report[1]))
+
+
+def _shared(failure: Exception | None, text: str, *, is_users: bool) -> Exception:
+    """What to raise on this rank: its own error, to be traced if it is a bug; elsewhere the failing rank's words."""
+    if not is_users:
+        return failure or RunFailedError(text)
+    error = failure if isinstance(failure, UserError) else UserError(text)
+    error.shared = True
+    return error
 
 
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ def resolve_precision(wanted: Literal["auto", "fp32", "bf16", "fp64"], device: t
     """`auto` is bf16 on a GPU that has it, fp32 elsewhere: on most CPUs bf16 is far slower than fp32."""
     if wanted != "auto":
         return wanted
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[None]:

@@ -140,7 +140,8 @@ class SemanticMetric:
                 "best": [{"key": key, "miou": score} for score, key in ranked[::-1][:_NUM_EXTREMES]],
             },
         }
-        return EvalResult(headline=headline, document=document, images=len(keys))
+        by_name = {f"iou/{name}": iou for name, iou in by_class["iou"].items() if iou is not None}
+        return EvalResult(headline={**headline, **by_name}, document=document, images=len(keys))
 
 
 def _finite(value: float) -> float | None:

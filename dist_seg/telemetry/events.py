@@ -113,9 +113,7 @@ class RunEnded:
     """Wall time by what it went to: startup, data_wait, forward, backward, optimizer, checkpoint, evaluation, other."""
 
 
-Event = (
-    RunStarted | StepDone | BadSampleFound | NonFiniteStep | EvalDone | CheckpointSaved | DigestTaken | RunEnded
-)
+Event = RunStarted | StepDone | BadSampleFound | NonFiniteStep | EvalDone | CheckpointSaved | DigestTaken | RunEnded
 
 
 class Sink(Protocol):

@@ -90,7 +90,6 @@ def train_on(
             num_threads=0,
             emit=emit,
             stop=stop,
-            on_eval_images=lambda count: None,
             process_started=0.0,
         )
     finally:

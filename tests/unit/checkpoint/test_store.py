@@ -49,9 +49,7 @@ def test_damaged_checkpoint_is_refused_and_the_one_before_taken(tmp_path: Path, 
         file.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"step-00000002"):
         load_checkpoint(store.path(2))
-    newest = store.newest_whole()
-    assert newest is not None
-    assert newest.meta.step == 1
+    assert store.newest_whole() == store.path(1)
 
 
 def test_unfinished_save_is_never_seen_and_swept_away(tmp_path: Path) -> None:
@@ -92,6 +90,27 @@ def test_retention_keeps_the_last_the_best_and_every_nth(tmp_path: Path) -> None
     store.prune(Retention(keep_last=2, keep_best=True, keep_every_steps=4))
     assert store.steps() == [2, 4, 8, 9, 10]
     assert store.best_step() == 2
+
+
+def test_store_without_a_whole_checkpoint_is_an_error_and_not_a_new_start(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    (store.save(state_of(1)) / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="none of its 1 checkpoints is whole"):
+        store.newest_whole()
+
+
+def test_another_history_sets_later_checkpoints_and_scores_aside(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    for step in (2, 4, 6):
+        store.save(state_of(step))
+        store.record_score(step, step / 10)
+    assert store.begin_at(2) == [4, 6]
+    assert store.steps() == [2]
+    assert store.scores() == {2: 0.2}
+    assert load_checkpoint(tmp_path / "superseded-1" / "step-00000004").meta.step == 4
+    store.save(state_of(3))
+    store.prune(Retention(keep_last=1, keep_best=False, keep_every_steps=0))
+    assert store.steps() == [3]
 
 
 def test_other_format_version_is_refused(tmp_path: Path) -> None:

@@ -26,7 +26,9 @@ def test_later_sources_win(tmp_path: Path) -> None:
 
 
 def test_text_that_looks_like_a_number_stays_text() -> None:
-    assert load_config([], ["run.dir=2024", "checkpoint.resume=none"]).run.dir == "2024"
+    for text in ("2024", "no", "007", "12e5", "2024-01-01"):
+        assert load_config([], [f"run.dir={text}"]).run.dir == text
+    assert load_config([], ["run.dir=null"]).run.dir is None
 
 
 def test_yaml_round_trip(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,6 +46,12 @@ def test_a_step_is_found_without_the_steps_before_it(counts: list[int], data: st
 def test_lanes_found_together_are_those_found_alone() -> None:
     plan = plan_of([30, 20, 25], lanes=6)
     assert plan.micro_batches_at(3, range(6)) == [plan.micro_batch_at(3, lane) for lane in range(6)]
+
+
+def test_plan_travels_to_worker_processes() -> None:
+    plan = plan_of([30, 20])
+    plan.micro_batch_at(0, 0)
+    assert pickle.loads(pickle.dumps(plan)).micro_batch_at(9, 2) == plan.micro_batch_at(9, 2)
 
 
 def test_epochs_and_seeds_differ() -> None:
