@@ -1,6 +1,9 @@
 """Who this process is among the ranks, detected once and passed on."""
 
+import gc
+import importlib
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -73,12 +76,28 @@ def process_group(world: World, timeout_s: float) -> Iterator[None]:
     if world.size == 1:
         yield
         return
+    # DDP imports it, and its functions keep whatever group there is by then as their default, for good.
+    importlib.import_module("torch.distributed.nn.functional")
     backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
     try:
         yield
+    except BaseException as error:
+        _let_go(error)
+        raise
     finally:
         dist.destroy_process_group()
+        # gloo's threads end with the group, which DDP's wrapper, part of a cycle, still holds. A thread that is putting
+        # away a tensor when the interpreter shuts down would abort the process, whatever its exit code was to be.
+        gc.collect()
+
+
+def _let_go(error: BaseException) -> None:
+    """Clears the frames of an error, and of those behind it, of what they hold."""
+    behind: BaseException | None = error
+    while behind is not None:
+        traceback.clear_frames(behind.__traceback__)
+        behind = behind.__cause__ or behind.__context__
 
 
 def set_threads(world: World, num_threads: int | None) -> int:

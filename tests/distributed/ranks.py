@@ -13,10 +13,16 @@ from dist_seg.runtime.world import World, process_group
 
 
 def run_ranks(function: str, world_size: int, tmp_path: Path, **arguments: object) -> list[object]:
-    """Calls `module:function(world, **arguments)` on every rank; returns what each gave back (JSON-ready), by rank.
+    """Calls `module:function(world, **arguments)` on every rank, inside a process group of all ranks.
 
-    arguments must be JSON-ready, too. A rank that raises fails the caller.
+    Returns what each gave back (JSON-ready), by rank. arguments must be JSON-ready, too. A rank that raises fails the
+    caller.
     """
+    return launch_ranks(f"{__name__}:in_process_group", world_size, tmp_path, inside=function, arguments=arguments)
+
+
+def launch_ranks(function: str, world_size: int, tmp_path: Path, **arguments: object) -> list[object]:
+    """As `run_ranks`, without a process group: the function makes its own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -24,6 +30,16 @@ def run_ranks(function: str, world_size: int, tmp_path: Path, **arguments: objec
     out.mkdir(parents=True)
     mp.spawn(_rank, args=(function, world_size, port, str(out), json.dumps(arguments)), nprocs=world_size)
     return [json.loads((out / f"{rank}.json").read_text()) for rank in range(world_size)]
+
+
+def in_process_group(world: World, inside: str, arguments: dict[str, object]) -> object:
+    with process_group(world, timeout_s=120):
+        return _call(inside, world, arguments)
+
+
+def _call(function: str, world: World, arguments: dict[str, object]) -> object:
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(module), name)(world, **arguments)
 
 
 def _rank(rank: int, function: str, world_size: int, port: int, out: str, arguments: str) -> None:
@@ -37,7 +53,4 @@ def _rank(rank: int, function: str, world_size: int, port: int, out: str, argume
     )
     torch.set_num_threads(1)
     world = World(rank=rank, size=world_size, local_rank=rank, local_size=world_size)
-    module, _, name = function.partition(":")
-    with process_group(world, timeout_s=120):
-        result = getattr(importlib.import_module(module), name)(world, **json.loads(arguments))
-    (Path(out) / f"{rank}.json").write_text(json.dumps(result))
+    (Path(out) / f"{rank}.json").write_text(json.dumps(_call(function, world, json.loads(arguments))))
