@@ -2,14 +2,15 @@
 
 import hashlib
 import json
-import re
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TextIO
 
-from dist_seg.data.manifest import MANIFEST_NAME, Manifest, ShardInfo
+from dist_seg.data.manifest import MANIFEST_NAME, Manifest, ShardInfo, parse_manifest
 from dist_seg.data.pack_shard import PackedShard, Refusal
 from dist_seg.data.shards import PARTIAL_MARK, atomic_write
 from dist_seg.errors import DataError
@@ -20,7 +21,8 @@ UNFINISHED_NAME = ".pack"
 """A folder with a record for every shard that is whole, until the data set is finished."""
 
 _LOCK_NAME = ".pack.lock"
-_OWN_FILES = re.compile(r"\w[\w-]*-\d{6}\.(tar|idx|samples)")
+_NAMES_NAME = "names"
+"""In the folder above: the shards that may lie there, from before the first is written."""
 _HASH_CHUNK = 2**20
 
 
@@ -47,7 +49,7 @@ class PackState:
         if not shard.info.samples:
             for name in (shard.info.name, shard.info.index_name, shard.info.sidecar_name):
                 (self.out / name).unlink(missing_ok=True)
-        with atomic_write(self.out / UNFINISHED_NAME / f"{shard.info.name}.json") as file:
+        with atomic_write(_record_path(self.out, shard.info.name)) as file:
             file.write(json.dumps([asdict(shard)]).encode())
 
     def finish(self, shards: Sequence[PackedShard], manifest: Manifest) -> None:
@@ -72,20 +74,23 @@ def open_state(out: Path, plan: Sequence[tuple[str, str]], *, overwrite: bool) -
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{out}: cannot be made a folder: {error.strerror}") from error
-    _refuse_foreign(out)
     with _locked(out):
         finished = _read_records(out / RECORD_NAME)
+        planned, own = {name for name, _ in plan}, _own_shards(out)
+        _refuse_foreign(out, own, planned)
         same = [(record.info.name, record.fingerprint) for record in finished] == list(plan)
-        if (out / MANIFEST_NAME).exists() and not same:
-            if not overwrite:
-                raise DataError(
-                    f"{out}: holds a data set that was packed from another source, or with other options, or whose "
-                    "source has changed since; pack into another folder, or replace it (--overwrite)"
-                )
-            (out / MANIFEST_NAME).unlink()
-        unfinished = [r for path in sorted((out / UNFINISHED_NAME).glob("*.json")) for r in _read_records(path)]
-        _clear(out, keep={name for name, _ in plan})
+        if (out / MANIFEST_NAME).exists() and not (same or overwrite):
+            raise DataError(
+                f"{out}: holds a data set that was packed from another source, or with other options, or whose "
+                "source has changed since; pack into another folder, or replace it (--overwrite)"
+            )
         (out / UNFINISHED_NAME).mkdir(exist_ok=True)
+        with atomic_write(out / UNFINISHED_NAME / _NAMES_NAME) as file:
+            file.write(json.dumps(sorted(planned.union(own or ()))).encode())
+        if not same:
+            (out / MANIFEST_NAME).unlink(missing_ok=True)
+        unfinished = _unfinished_records(out)
+        _clear(out, own=planned.union(own or ()), planned=planned)
         yield PackState(out=out, records={record.info.name: record for record in [*finished, *unfinished]})
 
 
@@ -101,25 +106,65 @@ def file_sha256(path: Path) -> str | None:
     return digest.hexdigest()
 
 
-def is_own_file(name: str) -> bool:
-    """Whether a file of this name in a data set's folder is packing's."""
-    own = name in (MANIFEST_NAME, RECORD_NAME, UNFINISHED_NAME, _LOCK_NAME)
-    return own or _OWN_FILES.fullmatch(name.split(PARTIAL_MARK)[0]) is not None
+def _own_shards(out: Path) -> set[str] | None:
+    """The shards that packing wrote or was about to write, by the records it left; None where it left none.
+
+    Names alone prove nothing: other tools, too, write `train-000000.tar`.
+    """
+    names = {record.info.name for record in _read_records(out / RECORD_NAME)}
+    names |= {record.info.name for record in _unfinished_records(out)} | _names_written(out)
+    try:
+        manifest = parse_manifest((out / MANIFEST_NAME).read_bytes(), MANIFEST_NAME)
+    except (FileNotFoundError, DataError):
+        is_ours = bool(names) or (out / UNFINISHED_NAME).is_dir()
+    else:
+        is_ours = True
+        names |= {shard.name for split in manifest.splits.values() for shard in split.shards}
+    return {name for name in names if Path(name).name == name} if is_ours else None
 
 
-def _refuse_foreign(out: Path) -> None:
-    found = {path.name for path in out.iterdir()}
-    foreign = sorted(name for name in found if not is_own_file(name) and not name.startswith("."))
-    if foreign and not found & {MANIFEST_NAME, RECORD_NAME, UNFINISHED_NAME}:
-        raise DataError(f"{out}: holds other files ({foreign[0]}, ...); give a new or empty folder")
+def _names_written(out: Path) -> set[str]:
+    try:
+        return {str(name) for name in json.loads((out / UNFINISHED_NAME / _NAMES_NAME).read_bytes())}
+    except (FileNotFoundError, ValueError, TypeError):
+        return set()
 
 
-def _clear(out: Path, keep: set[str]) -> None:
-    """Remove halves of files, and shards that no longer are part of the plan."""
-    stems = {name.removesuffix(".tar") for name in keep}
-    for path in [*out.iterdir(), *(out / UNFINISHED_NAME).glob("*")]:
-        if PARTIAL_MARK in path.name or (_OWN_FILES.fullmatch(path.name) and path.stem not in stems):
+def _files_of(shards: Iterable[str]) -> set[str]:
+    stems = [name.removesuffix(".tar") for name in shards]
+    return {f"{stem}.{suffix}" for stem in stems for suffix in ("tar", "idx", "samples")}
+
+
+def _refuse_foreign(out: Path, own: set[str] | None, planned: set[str]) -> None:
+    """Where nothing of ours lies every file is another's; elsewhere those that packing would write over."""
+    found = {path.name for path in out.iterdir() if not path.name.startswith(".") and PARTIAL_MARK not in path.name}
+    foreign = sorted(found if own is None else found & (_files_of(planned) - _files_of(own)))
+    if foreign:
+        raise DataError(
+            f"{out}: holds files that were not packed here ({foreign[0]}{', ...' if len(foreign) > 1 else ''}); "
+            "give a new or empty folder"
+        )
+
+
+def _clear(out: Path, *, own: set[str], planned: set[str]) -> None:
+    """Remove halves of our files, and our shards that no longer are part of the plan."""
+    files = _files_of(own) | {MANIFEST_NAME, RECORD_NAME}
+    for path in [*out.iterdir(), *(out / UNFINISHED_NAME).iterdir()]:
+        name, mark, _ = path.name.partition(PARTIAL_MARK)
+        if mark and (name in files or path.parent != out):
             path.unlink(missing_ok=True)
+    for shard in own - planned:
+        for file in _files_of([shard]):
+            (out / file).unlink(missing_ok=True)
+        _record_path(out, shard).unlink(missing_ok=True)
+
+
+def _record_path(out: Path, shard: str) -> Path:
+    return out / UNFINISHED_NAME / f"{shard}.json"
+
+
+def _unfinished_records(out: Path) -> list[PackedShard]:
+    return [record for path in sorted((out / UNFINISHED_NAME).glob("*.json")) for record in _read_records(path)]
 
 
 def _read_records(path: Path) -> list[PackedShard]:
@@ -160,18 +205,30 @@ def _locked(out: Path) -> Iterator[None]:
     import fcntl
 
     path = out / _LOCK_NAME
-    try:
-        file = path.open("w")
-    except OSError as error:
-        raise DataError(f"{out}: cannot be written to: {error.strerror}") from error
-    with file:
+    while True:
+        try:
+            file = path.open("w")
+        except OSError as error:
+            raise DataError(f"{out}: cannot be written to: {error.strerror}") from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            file.close()
             raise DataError(f"{out}: is being packed into by another process") from error
         except OSError:  # a file system without locks
-            pass
+            break
+        if _is_at(file, path):
+            break
+        file.close()  # its last holder removed it between our opening and locking it: the lock is no longer there
+    with file:
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _is_at(file: TextIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

@@ -1,5 +1,6 @@
 """Packing: the same bytes however it is done, nothing bad let in, nothing lost when it is cut off."""
 
+import fcntl
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from dist_seg.data.formats import RawSample, SampleRef
 from dist_seg.data.formats.synthetic import SyntheticSource
 from dist_seg.data.manifest import load_manifest
 from dist_seg.data.pack import pack
+from dist_seg.data.pack_state import PackState
 from dist_seg.data.shard_plan import plan_shards
 from dist_seg.data.sidecar import Sidecar
 from dist_seg.errors import DataError
@@ -135,6 +138,7 @@ import sys, time
 from pathlib import Path
 from dist_seg.data.formats.synthetic import SyntheticSource
 from dist_seg.data.pack import pack
+from dist_seg.data.pack_state import PackState
 from dist_seg.data.shard_plan import plan_shards
 class Slow(SyntheticSource):
     def load(self, sample):
@@ -227,8 +231,57 @@ def test_a_finished_data_set_is_replaced_only_on_demand(tmp_path: Path) -> None:
 
 def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.docx").write_text("")
-    with pytest.raises(DataError, match=r"holds other files \(thesis\.docx"):
+    with pytest.raises(DataError, match=r"not packed here \(thesis\.docx"):
         pack(ArraySource({"x": _mask()}), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["imagenet-000000.tar", "train-000000.tar", "manifest.json", "train-000000.idx"])
+def test_another_tool_s_shards_are_refused_and_kept(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("not ours")
+    for overwrite in (False, True):
+        with pytest.raises(DataError, match=rf"holds files that were not packed here \({name}\)"):
+            pack(ArraySource({"x": _mask()}), tmp_path, overwrite=overwrite)
+    assert _contents(tmp_path) == {name: b"not ours"}
+
+
+def test_another_tool_s_shards_beside_ours_are_never_touched(tmp_path: Path) -> None:
+    pack(ArraySource({f"k{i}": _mask() for i in range(4)}), tmp_path, shard_bytes=100_000)
+    (tmp_path / "train-000007.tar").write_text("not ours")
+    pack(ArraySource({"x": _mask()}), tmp_path, overwrite=True)
+    assert (tmp_path / "train-000007.tar").read_text() == "not ours"
+    with pytest.raises(DataError, match=r"train-000007\.tar"):
+        pack(ArraySource({f"k{i}": _mask() for i in range(9)}), tmp_path, shard_bytes=1, overwrite=True)
+    assert (tmp_path / "train-000007.tar").read_text() == "not ours"
+
+
+def test_a_shard_that_was_written_and_not_yet_recorded_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_off(state: PackState, shard: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PackState, "record", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            pack(_SYNTHETIC, tmp_path, shard_bytes=10_000)
+    assert (tmp_path / "train-000000.tar").exists()
+    assert pack(_SYNTHETIC, tmp_path, shard_bytes=10_000).kept_shards == 0
+
+
+def test_a_lock_that_its_last_holder_removed_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another packing ends between our opening its lock file and locking it, and a third one begins."""
+    lock, real = tmp_path / ".pack.lock", fcntl.flock
+    third: list[TextIO] = []
+
+    def overtaken(file: TextIO, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", real)
+        lock.unlink()
+        third.append(lock.open("w"))
+        real(third[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        real(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", overtaken)
+    with pytest.raises(DataError, match="by another process"):
+        pack(ArraySource({"x": _mask()}), tmp_path)
+    third[0].close()
 
 
 def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
@@ -314,8 +367,14 @@ def test_images_over_the_limit_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_named_and_leaves_no_half_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = os.fsync, 0
+
     def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
+        nonlocal calls
+        calls += 1
+        if calls > 2:  # the first two belong to the record of what is going to be written
+            raise OSError(28, "No space left on device")
+        real(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageError, match=r"train-000000\.\w+: cannot be written: No space left on device"):
