@@ -5,10 +5,11 @@ jsonargparse checks the types and builds the dataclasses; this module knows wher
 
 import dataclasses
 import difflib
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import cast, get_type_hints
+from typing import cast, get_args, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
@@ -145,11 +146,16 @@ def _merge(into: Tree, tree: Mapping[str, object], source: str, sources: dict[st
 
 def _is_text(key: str) -> bool:
     """Whether a dotted key stands for one piece of text: a name, path or dotted path."""
+    return _hint_of(key) in (str, str | None)
+
+
+def _hint_of(key: str) -> object:
+    """The type of a dotted key's field; None where there is no such field."""
     section, _, name = key.partition(".")
-    section_type = get_type_hints(Config).get(section)
-    if not dataclasses.is_dataclass(section_type):
-        return False
-    return get_type_hints(section_type).get(name) in (str, str | None)
+    hint: object = get_type_hints(Config).get(section)
+    if not name:
+        return hint
+    return cast(object, get_type_hints(hint).get(name)) if dataclasses.is_dataclass(hint) else None
 
 
 def _field_names(kind: object) -> list[str]:
@@ -172,10 +178,11 @@ def _check_key(name: object, valid: Sequence[str], source: str, prefix: str) -> 
 
 
 def _build(tree: Tree, sources: Mapping[str, str]) -> Config:
+    _check_empty(tree, sources)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Config, nested_key=None, fail_untyped=True)
     try:
-        return Config(**parser.instantiate(parser.parse_object(tree)).as_dict())
+        config = Config(**parser.instantiate(parser.parse_object(tree)).as_dict())
     except ArgumentError as error:
         found = re.search(r'key "([^"]+)"', str(error))
         key = found.group(1) if found else ""
@@ -183,3 +190,22 @@ def _build(tree: Tree, sources: Mapping[str, str]) -> Config:
         expected = re.sub(r"<class '(\w+)'>|typing\.", r"\1", expected)
         value = dict(_leaves(tree)).get(key)
         raise ConfigError(f"{sources.get(key, 'configuration')}: {key}={value!r}: expected {expected}") from error
+    _check_finite(config, sources)
+    return config
+
+
+def _check_empty(tree: Tree, sources: Mapping[str, str]) -> None:
+    """Refuses null, which jsonargparse lets through everywhere, where the field's type does not name it."""
+    for key, value in _leaves(tree):
+        if value is None and type(None) not in get_args(_hint_of(key)):
+            default = dict(_leaves(to_tree(Config())))[key]
+            raise ConfigError(
+                f"{sources[key]}: {key} is empty (null), but needs a value; leave it out for the default, {default!r}"
+            )
+
+
+def _check_finite(config: Config, sources: Mapping[str, str]) -> None:
+    for key, value in _leaves(to_tree(config)):
+        numbers = value if isinstance(value, list) else [value]
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise ConfigError(f"{sources.get(key, 'configuration')}: {key}={value}: must be finite")

@@ -52,6 +52,16 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
         ("optim=3", "optim is a section"),
         ("nonsense", "neither a YAML file nor an override"),
         ("optim.lr=-1", "optim.lr=-1.0: must be greater than 0"),
+        ("optim.lr=null", "the command line: optim.lr is empty (null), but needs a value"),
+        ("train.seed=", "the command line: train.seed is empty (null)"),
+        ("data.mean=null", "leave it out for the default, [0.485, 0.456, 0.406]"),
+        ("checkpoint.resume=", "checkpoint.resume is empty (null)"),
+        ("augment.scale_min=null", "augment.scale_min is empty (null)"),
+        ("task=null", "task is empty (null)"),
+        ("optim.poly_power=1e999", "the command line: optim.poly_power=inf: must be finite"),
+        ("augment.scale_max=.inf", "augment.scale_max=inf: must be finite"),
+        ("train.timeout_s=.nan", "train.timeout_s=nan: must be finite"),
+        ("data.mean=[.nan, 0, 0]", "data.mean=[nan, 0.0, 0.0]: must be finite"),
         ("augment.scale_min=3", "augment.scale_max=2.0: must not be less than augment.scale_min=3.0"),
     ],
 )
@@ -63,6 +73,17 @@ def test_mistake_in_a_file_names_the_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("train: {max_step: 3}\n")
     assert error_of(files=(file,)) == f"{file}: unknown key train.max_step; did you mean train.max_steps?"
+
+
+def test_key_without_a_value_in_a_file_names_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("optim:\n  lr:\n")
+    assert error_of(files=(file,)).startswith(f"{file}: optim.lr is empty")
+
+
+def test_null_is_taken_where_it_means_something() -> None:
+    config = load_config([], ["train.max_steps=null", "model.weights=null", "data.input_scale="])
+    assert (config.train.max_steps, config.model.weights, config.data.input_scale) == (None, None, None)
 
 
 @pytest.mark.parametrize(
