@@ -59,7 +59,7 @@ class DilatedDepthwiseConv2d(nn.Conv2d):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if input.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            convolved: torch.Tensor = _DilatedDepthwise.apply(input, self.weight, self.dilation[0])
+            convolved: torch.Tensor = _DilatedDepthwise.apply(*_autocast(input, self.weight), self.dilation[0])
             return convolved
         return super().forward(input)
 
@@ -86,6 +86,14 @@ def speed_up_dilated_depthwise(module: nn.Module) -> None:
             if is_dilated_depthwise(child):
                 assert isinstance(child, nn.Conv2d)
                 setattr(parent, name, DilatedDepthwiseConv2d(child))
+
+
+def _autocast(images: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both as autocast hands them to a convolution: it does not reach the backward pass, which needs them alike."""
+    if not torch.is_autocast_enabled("cpu") or torch.float64 in (images.dtype, weight.dtype):
+        return images, weight
+    dtype = torch.get_autocast_dtype("cpu")
+    return images.to(dtype), weight.to(dtype)
 
 
 def _same_padding(weight: torch.Tensor, dilation: int) -> int:

@@ -28,6 +28,23 @@ def test_result_and_gradients_are_those_of_torch(kernel: int, dilation: int) -> 
         torch.testing.assert_close(got, expected)
 
 
+def test_result_and_gradients_under_autocast_are_those_of_torch() -> None:
+    torch.manual_seed(0)
+    reference = dilated().float()
+    fast = DilatedDepthwiseConv2d(copy.deepcopy(reference))
+    images = torch.randn(2, 4, 9, 11)
+    results = []
+    for conv in (reference, fast):
+        leaf = images.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = conv(leaf)
+        out.float().square().sum().backward()
+        results.append((out, leaf.grad, conv.weight.grad))
+    for got, expected in zip(results[1], results[0], strict=True):
+        assert got.dtype == expected.dtype
+        torch.testing.assert_close(got, expected, rtol=0.02, atol=0.02)
+
+
 def test_replaced_convolution_keeps_name_and_parameter() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 1), dilated())
     weight = net[1].weight
