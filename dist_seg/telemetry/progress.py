@@ -154,8 +154,8 @@ class ProgressSink:
     def __init__(self, *, terminal: bool | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._terminal, self._clock = terminal, clock
         self._display: ProgressDisplay | None = None
-        self._world_size = 1
-        self._rate = 0.0  # images a second of this rank, a moving average
+        self._global_batch = 0
+        self._rate = 0.0  # images a second of all ranks, a moving average
         self._score = ""
 
     def emit(self, event: Event) -> None:
@@ -163,7 +163,7 @@ class ProgressSink:
             case StepDone():
                 self._step_done(event)
             case RunStarted():
-                self._world_size = event.world_size
+                self._global_batch = event.global_batch
                 self._display = ProgressDisplay(
                     event.max_steps, "train", done=event.step, terminal=self._terminal, clock=self._clock
                 )
@@ -191,7 +191,8 @@ class ProgressSink:
     def _step_done(self, event: StepDone) -> None:
         if self._display is None:
             return
-        rate = event.samples / max(event.step_s, 1e-9)
+        # Not from this rank's samples: ranks may own different numbers of lanes.
+        rate = self._global_batch / max(event.step_s, 1e-9)
         self._rate = rate if self._rate == 0.0 else 0.9 * self._rate + 0.1 * rate
-        parts = [f"loss {event.loss:.4f}", f"{self._rate * self._world_size:.1f} images/s"]
+        parts = [f"loss {event.loss:.4f}", f"{self._rate:.1f} images/s"]
         self._display.update(event.step, ", ".join([*parts, self._score] if self._score else parts))

@@ -77,15 +77,15 @@ def test_the_bar_of_a_terminal_ends_at_its_last_state(monkeypatch: pytest.Monkey
     assert "done soon" in stream.getvalue()
 
 
-def test_training_shows_loss_and_the_images_a_second_of_all_ranks(
+def test_training_shows_loss_and_the_images_a_second_of_all_ranks_however_uneven_their_lanes(
     caplog: pytest.LogCaptureFixture, run_started: Callable[..., RunStarted], step_done: Callable[..., StepDone]
 ) -> None:
     clock = Clock()
     sink = ProgressSink(terminal=False, clock=clock)
-    sink.emit(run_started(step=50, world_size=3))
+    sink.emit(run_started(step=50, world_size=3, global_batch=8, micro_batch=2))
     clock.now_s = 60.0
-    sink.emit(step_done(60, loss=0.25))
-    assert lines_of(caplog) == ["train: 60 of 100 (60%), loss 0.2500, 12.0 images/s, 4 min 00 s left"]
+    sink.emit(step_done(60, loss=0.25, samples=4))
+    assert lines_of(caplog) == ["train: 60 of 100 (60%), loss 0.2500, 8.0 images/s, 4 min 00 s left"]
 
 
 def test_an_evaluation_is_told_with_its_score(caplog: pytest.LogCaptureFixture) -> None:
