@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_seg.errors import ConfigError
-from dist_seg.runtime.streams import generator, keyed_permutation, seed_of
+from dist_seg.runtime.streams import generator, keyed_permutation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +84,28 @@ class TrainPlan:
         return [samples[i : i + self.micro_batch] for i in range(0, len(samples), self.micro_batch)]
 
     def replacement(self, step: int, slot: int, attempt: int) -> PlannedSample:
-        """The candidate number `attempt` (from 1) for a slot whose sample is bad, from the same lane's span."""
+        """The candidate number `attempt` (from 1) for a slot whose sample is bad.
+
+        First the other samples of the same lane's span, each once, then those of the whole epoch; beyond that they come
+        again. Only a split of one sample gives that sample itself.
+        """
         epoch = self.epoch_of(step)
+        candidate = self._locate(epoch, np.array([self._replacing_slot(epoch, slot, attempt)]))[0]
+        return PlannedSample(shard=candidate.shard, index=candidate.index, slot=slot)
+
+    def _replacing_slot(self, epoch: int, slot: int, attempt: int) -> int:
         span = self.steps_per_epoch * self.micro_batch
         first = slot // span * span
-        offset = seed_of("replacement", self._seed, epoch, slot, attempt) % span
-        candidate = self._locate(epoch, np.array([first + offset]))[0]
-        return PlannedSample(shard=candidate.shard, index=candidate.index, slot=slot)
+        others, elsewhere = span - 1, self.num_samples - span
+        if others + elsewhere == 0:
+            return slot
+        number = (attempt - 1) % (others + elsewhere)
+        key = ("replacement", self._seed, epoch, slot)
+        if number < others:
+            drawn = first + int(keyed_permutation(np.array([number]), others, *key)[0])
+            return drawn + (drawn >= slot)  # past the slot itself
+        drawn = int(keyed_permutation(np.array([number - others]), elsewhere, *key, "elsewhere")[0])
+        return drawn + (span if drawn >= first else 0)  # past the span
 
     def _epoch(self, epoch: int) -> _Epoch:
         layout = self._epochs.get(epoch)

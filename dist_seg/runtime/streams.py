@@ -36,30 +36,38 @@ def keyed_permutation(
 ) -> NDArray[np.int64]:
     """Where random permutations send the positions, in O(1) memory a position.
 
-    Position i goes through the permutation of [0, sizes[i]) that `key` and tweaks[i] name; sizes may differ by
-    little. A Feistel network over an even number of bits, walked along its cycle until it is back in range (Black and
-    Rogaway 2002).
+    Position i goes through the permutation of [0, sizes[i]) that `key` and tweaks[i] name, whatever the others are. A
+    Feistel network over an even number of bits, walked along its cycle until it is back in range (Black and Rogaway
+    2002).
     Raises IndexError for a position outside its range.
     """
     limits = np.broadcast_to(np.asarray(sizes, dtype=np.int64), positions.shape)
     if np.any((positions < 0) | (positions >= limits)):
         raise IndexError("a position lies outside the range that is permuted")
-    if positions.size == 0:
-        return positions.copy()
-    half_bits = max(1, ((int(limits.max()) - 1).bit_length() + 1) // 2)
-    half, mask = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
+    halves = _half_bits(limits)
+    masks = (np.uint64(1) << halves) - np.uint64(1)
     round_keys = np.frombuffer(_digest(("feistel", *key), 8 * _ROUNDS), dtype=np.uint64)
     salts = _mix(np.broadcast_to(np.asarray(tweaks), positions.shape).astype(np.uint64) * _MIX_B + np.uint64(1))
     values = positions.astype(np.uint64)
     outside = np.arange(values.size)
     while outside.size:
-        left, right, salt = values[outside] >> half, values[outside] & mask, salts[outside]
+        half, mask, salt = halves[outside], masks[outside], salts[outside]
+        left, right = values[outside] >> half, values[outside] & mask
         for round_key in round_keys:
             left, right = right, left ^ (_mix(right + (salt ^ round_key)) & mask)
         walked = (left << half) | right
         values[outside] = walked
         outside = outside[walked >= limits[outside].astype(np.uint64)]
     return values.astype(np.int64)
+
+
+def _half_bits(sizes: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Half the bits, rounded up, of the largest number below each size: its own, or a neighbour would move the others.
+
+    Exact for sizes up to 2^53.
+    """
+    _, bits = np.frexp((sizes - 1).astype(np.float64))
+    return np.maximum(1, (bits + 1) // 2).astype(np.uint64)
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -43,9 +43,38 @@ def test_a_step_is_found_without_the_steps_before_it(counts: list[int], data: st
     assert sought.micro_batch_at(step, 1) == history[-1]
 
 
-def test_lanes_found_together_are_those_found_alone() -> None:
-    plan = plan_of([30, 20, 25], lanes=6)
-    assert plan.micro_batches_at(3, range(6)) == [plan.micro_batch_at(3, lane) for lane in range(6)]
+@given(counts=shard_lists, window=st.integers(1, 100), lanes=st.integers(1, 4), data=st.data())
+def test_lanes_found_together_are_those_found_alone(
+    counts: list[int], window: int, lanes: int, data: st.DataObject
+) -> None:
+    plan = plan_of(counts, lanes=lanes, window=window)
+    step = data.draw(st.integers(0, 2 * plan.steps_per_epoch))
+    assert plan.micro_batches_at(step, range(lanes)) == [plan.micro_batch_at(step, lane) for lane in range(lanes)]
+
+
+# Blocks of 4^k and 4^k + 1 samples in one plan.
+@pytest.mark.parametrize(("num_samples", "window"), [(33, 30), (129, 70), (513, 300), (1027, 300), (8193, 4097)])
+@pytest.mark.parametrize("micro_batch", [1, 3])
+def test_blocks_on_both_sides_of_a_power_of_four_are_each_permuted_once(
+    num_samples: int, window: int, micro_batch: int
+) -> None:
+    lanes = num_samples // micro_batch // 2
+    plan = plan_of([num_samples], lanes=lanes, micro_batch=micro_batch, window=window)
+    together = [plan.micro_batches_at(step, range(lanes)) for step in range(plan.steps_per_epoch)]
+    found = [sample.index for micro_batches in together for samples in micro_batches for sample in samples]
+    assert len(found) == len(set(found)) == plan.steps_per_epoch * plan.global_batch
+    some = range(0, lanes, max(1, lanes // 40))
+    assert [together[1][lane] for lane in some] == [plan.micro_batch_at(1, lane) for lane in some]
+
+
+@pytest.mark.parametrize(("num_samples", "window"), [(33, 30), (513, 300)])
+def test_a_replacement_is_one_of_its_span_whatever_the_blocks_sizes(num_samples: int, window: int) -> None:
+    plan = plan_of([num_samples], lanes=2, micro_batch=4, window=window)
+    for lane in range(2):
+        span = {s.index for step in range(plan.steps_per_epoch) for s in plan.micro_batch_at(step, lane)}
+        slot = plan.micro_batch_at(1, lane)[2]
+        drawn = [plan.replacement(1, slot.slot, attempt).index for attempt in range(1, len(span))]
+        assert {*drawn, slot.index} == span
 
 
 def test_plan_travels_to_worker_processes() -> None:
@@ -68,25 +97,96 @@ def test_ranks_own_every_lane_once_as_evenly_as_they_go(lanes: int, data: st.Dat
     assert max(map(len, owned)) - min(map(len, owned)) <= 1
 
 
+def shards_of(plan: TrainPlan, lanes: range) -> set[int]:
+    """The shards that an epoch reads for some lanes."""
+    return {s.shard for step in range(plan.steps_per_epoch) for lane in lanes for s in plan.micro_batch_at(step, lane)}
+
+
 def test_ranks_hardly_share_shards() -> None:
     plan = TrainPlan([100] * 64, seed=0, global_batch=64, micro_batch=4, shuffle_window=100)
-    shards_of = [set() for _ in range(4)]
-    for rank, shards in enumerate(shards_of):
-        for lane in lanes_of_rank(plan.lanes, rank, 4):
-            shards |= {s.shard for step in range(plan.steps_per_epoch) for s in plan.micro_batch_at(step, lane)}
-    shared = sum(len(shards_of[a] & shards_of[b]) for a in range(4) for b in range(a))
+    of_rank = [shards_of(plan, lanes_of_rank(plan.lanes, rank, 4)) for rank in range(4)]
+    shared = sum(len(of_rank[a] & of_rank[b]) for a in range(4) for b in range(a))
     assert shared <= 6
-    assert max(map(len, shards_of)) <= 18
+    assert max(map(len, of_rank)) <= 18
 
 
-def test_replacement_comes_from_the_same_span_and_is_a_pure_function() -> None:
-    plan = plan_of([40, 40])
-    slot = plan.micro_batch_at(2, 3)[0].slot
-    span = {(s.shard, s.index) for step in range(plan.steps_per_epoch) for s in plan.micro_batch_at(step, 3)}
-    candidates = [plan.replacement(2, slot, attempt) for attempt in range(1, 20)]
-    assert {(c.shard, c.index) for c in candidates} <= span
-    assert len({(c.shard, c.index) for c in candidates}) > 5
-    assert candidates == [plan_of([40, 40]).replacement(2, slot, attempt) for attempt in range(1, 20)]
+@settings(max_examples=15, deadline=None)
+@given(shards=st.integers(16, 48), per_shard=st.integers(20, 60), seed=st.integers(0, 5), data=st.data())
+def test_neighbouring_lanes_share_shards_and_ranks_only_those_at_their_borders(
+    shards: int, per_shard: int, seed: int, data: st.DataObject
+) -> None:
+    window = data.draw(st.integers(1, 2 * per_shard))
+    plan = TrainPlan([per_shard] * shards, seed=seed, global_batch=64, micro_batch=1, shuffle_window=window)
+    # A window of w samples reaches over at most w / per_shard + 2 shards, and two ranks have one border.
+    at_border = window // per_shard + 2
+    halves = [shards_of(plan, lanes_of_rank(plan.lanes, rank, 2)) for rank in range(2)]
+    assert len(halves[0] & halves[1]) <= at_border
+    assert max(map(len, halves)) <= shards // 2 + at_border + 1  # the 32 lanes of a rank read the same few
+
+
+def test_data_that_fits_into_the_window_is_permuted_as_a_whole() -> None:
+    plan = plan_of([100] * 10, lanes=10, micro_batch=5, window=1000)
+    for lane in range(10):  # 100 samples each, which 10 shards in equal parts would give by 10
+        shards = [s.shard for step in range(plan.steps_per_epoch) for s in plan.micro_batch_at(step, lane)]
+        assert len(set(shards)) == 10
+        assert max(map(shards.count, shards)) <= 25
+
+
+@settings(max_examples=40, deadline=None)
+@given(counts=shard_lists, window=st.integers(1, 60), lanes=st.integers(1, 4), data=st.data())
+def test_all_ranks_together_make_the_same_micro_batches_at_every_world_size(
+    counts: list[int], window: int, lanes: int, data: st.DataObject
+) -> None:
+    plan = plan_of(counts, lanes=lanes, window=window)
+    step = data.draw(st.integers(0, 2 * plan.steps_per_epoch))
+    alone = dict(enumerate(plan.micro_batches_at(step, range(lanes))))
+    for world_size in range(1, lanes + 1):
+        together = {}
+        for rank in range(world_size):
+            of_rank = plan_of(counts, lanes=lanes, window=window)  # each rank has a plan of its own
+            owned = lanes_of_rank(lanes, rank, world_size)
+            together |= dict(zip(owned, of_rank.micro_batches_at(step, owned), strict=True))
+        assert together == alone
+
+
+class TestReplacement:
+    def test_the_others_of_the_span_come_first_and_once_each(self) -> None:
+        plan = plan_of([40, 40])
+        planned = plan.micro_batch_at(2, 3)[0]
+        span = {(s.shard, s.index) for step in range(plan.steps_per_epoch) for s in plan.micro_batch_at(step, 3)}
+        drawn = [plan.replacement(2, planned.slot, attempt) for attempt in range(1, len(span))]
+        assert len({(c.shard, c.index) for c in drawn}) == len(span) - 1
+        assert {(c.shard, c.index) for c in drawn} == span - {(planned.shard, planned.index)}
+
+    @settings(max_examples=40, deadline=None)
+    @given(counts=shard_lists, data=st.data())
+    def test_then_those_of_the_whole_epoch_and_never_the_bad_one(self, counts: list[int], data: st.DataObject) -> None:
+        plan = plan_of(counts)
+        planned = plan.micro_batch_at(0, data.draw(st.integers(0, 3)))[data.draw(st.integers(0, 1))]
+        drawn = [plan.replacement(0, planned.slot, attempt) for attempt in range(1, plan.num_samples)]
+        everything = {(shard, index) for shard, count in enumerate(counts) for index in range(count)}
+        assert {(c.shard, c.index) for c in drawn} == everything - {(planned.shard, planned.index)}
+
+    def test_a_span_of_one_gives_way_to_the_epoch(self) -> None:
+        plan = plan_of([5], lanes=5, micro_batch=1)
+        planned = plan.micro_batch_at(0, 2)[0]
+        drawn = [plan.replacement(0, planned.slot, attempt).index for attempt in range(1, 5)]
+        assert sorted([*drawn, planned.index]) == [0, 1, 2, 3, 4]
+
+    def test_beyond_all_samples_they_come_again(self) -> None:
+        plan = plan_of([8])
+        first, again = (plan.replacement(0, 3, attempt) for attempt in (1, 8))
+        assert first == again
+
+    def test_a_split_of_one_sample_has_no_other(self) -> None:
+        assert plan_of([1], lanes=1, micro_batch=1).replacement(0, 0, 1).index == 0
+
+    def test_it_is_a_pure_function_of_seed_epoch_slot_and_attempt(self) -> None:
+        plan = plan_of([40, 40])
+        drawn = [plan.replacement(2, 5, attempt) for attempt in range(1, 20)]
+        assert drawn == [plan_of([40, 40]).replacement(2, 5, attempt) for attempt in range(1, 20)]
+        assert drawn != [plan_of([40, 40], seed=1).replacement(2, 5, attempt) for attempt in range(1, 20)]
+        assert drawn != [plan.replacement(12, 5, attempt) for attempt in range(1, 20)]
 
 
 def test_global_batch_larger_than_the_split_is_the_users_error() -> None:

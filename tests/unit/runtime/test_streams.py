@@ -19,6 +19,28 @@ def test_keyed_permutation_of_one_position_equals_that_of_all(size: int, data: s
     assert alone[0] == keyed_permutation(np.arange(size), size, "k")[position]
 
 
+@given(pairs=st.lists(st.tuples(st.integers(1, 300), st.integers(0, 299)), min_size=1, max_size=30))
+def test_keyed_permutation_of_mixed_sizes_equals_each_alone(pairs: list[tuple[int, int]]) -> None:
+    sizes = np.array([size for size, _ in pairs])
+    positions = np.array([position % size for size, position in pairs])
+    alone = [keyed_permutation(positions[i : i + 1], sizes[i : i + 1], "k")[0] for i in range(len(pairs))]
+    assert keyed_permutation(positions, sizes, "k").tolist() == alone
+
+
+@pytest.mark.parametrize("power", [16, 256, 4096])
+def test_keyed_permutation_of_neighbouring_sizes_is_a_bijection_of_each(power: int) -> None:
+    positions = np.concatenate([np.arange(power), np.arange(power + 1)])
+    sizes = np.repeat([power, power + 1], [power, power + 1])
+    together = keyed_permutation(positions, sizes, "k")
+    assert sorted(together[:power].tolist()) == list(range(power))
+    assert sorted(together[power:].tolist()) == list(range(power + 1))
+
+
+def test_keyed_permutation_is_the_one_that_recorded_runs_were_made_with() -> None:
+    assert keyed_permutation(np.arange(10), 10, "k", 3).tolist() == [8, 1, 0, 4, 9, 5, 6, 3, 7, 2]
+    assert keyed_permutation(np.array([0, 1, 99_999]), 100_000, "k", tweaks=7).tolist() == [15455, 88078, 8284]
+
+
 def test_keyed_permutation_spreads_neighbours() -> None:
     image = keyed_permutation(np.arange(10_000), 10_000, "spread")
     correlation = np.corrcoef(np.arange(10_000), image)[0, 1]
