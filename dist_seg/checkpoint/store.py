@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save
 
 from dist_seg.checkpoint.state import FORMAT_VERSION, CheckpointMeta, TrainingState
 from dist_seg.errors import CheckpointError
+from dist_seg.runtime.files import path_errors, sync_folder, write_whole
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"step-(\d{8,})")
@@ -45,10 +46,11 @@ class CheckpointStore:
         self.root = root
 
     def steps(self) -> list[int]:
-        """Steps of the committed checkpoints, rising."""
-        if not self.root.is_dir():
-            return []
-        matches = (_NAME.fullmatch(entry.name) for entry in self.root.iterdir() if entry.is_dir())
+        """Steps of the committed checkpoints, rising. Raises CheckpointError where they cannot be listed."""
+        with path_errors(self.root, "cannot be read", CheckpointError):
+            if not self.root.is_dir():
+                return []
+            matches = [_NAME.fullmatch(entry.name) for entry in self.root.iterdir() if entry.is_dir()]
         return sorted(int(match.group(1)) for match in matches if match)
 
     def path(self, step: int) -> Path:
@@ -67,11 +69,11 @@ class CheckpointStore:
                 checksums[name] = hashlib.sha256(content).hexdigest()
                 _write_durably(temporary / name, content)
             _write_durably(temporary / "checksums.json", json.dumps(checksums, indent=1).encode())
-            _sync_folder(temporary)
+            sync_folder(temporary)
             if final.exists():  # Of this step already: renamed first, as a half deleted one must not look whole.
                 final.rename(self.root / f".deleted-{final.name}-{os.getpid()}")
             temporary.rename(final)
-            _sync_folder(self.root)
+            sync_folder(self.root)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise CheckpointError(
@@ -83,16 +85,18 @@ class CheckpointStore:
     def begin_at(self, step: int) -> list[int]:
         """Sets checkpoints and scores beyond `step` aside, in `superseded-N/`: another history begins here.
 
-        Returns their steps. Nothing is deleted, and neither retention nor `best_step` sees them any more.
+        Returns their steps. Nothing is deleted, and neither retention nor `best_step` sees them any more. Raises
+        CheckpointError where that is not possible.
         """
         beyond = [other for other in self.steps() if other > step]
         scores = self.scores()
         if beyond:
             number = next(n for n in range(1, 10**6) if not (self.root / f"superseded-{n}").exists())
             aside = self.root / f"superseded-{number}"
-            aside.mkdir()
-            for other in beyond:
-                self.path(other).rename(aside / self.path(other).name)
+            with path_errors(aside, "later checkpoints cannot be set aside there", CheckpointError):
+                aside.mkdir()
+                for other in beyond:
+                    self.path(other).rename(aside / self.path(other).name)
         if any(other > step for other in scores):
             self._write_scores({other: miou for other, miou in scores.items() if other <= step})
         return beyond
@@ -102,16 +106,10 @@ class CheckpointStore:
 
         Raises CheckpointError where it cannot be written.
         """
-        try:
-            self._write_scores({**self.scores(), step: miou})
-        except OSError as error:
-            raise CheckpointError(f"{self.root / 'scores.json'}: cannot be written: {error.strerror}") from error
+        self._write_scores({**self.scores(), step: miou})
 
     def _write_scores(self, scores: Mapping[int, float]) -> None:
-        temporary = self.root / f".scores.tmp-{os.getpid()}"
-        self.root.mkdir(parents=True, exist_ok=True)
-        _write_durably(temporary, json.dumps(scores).encode())
-        temporary.rename(self.root / "scores.json")
+        write_whole(self.root / "scores.json", json.dumps(scores), CheckpointError)
 
     def scores(self) -> dict[int, float]:
         """The recorded mIoU by step."""
@@ -169,7 +167,7 @@ def verify_checkpoint(folder: Path, tensor_files: Sequence[str] = _TENSOR_FILES)
     for name in [*(f"{name}.safetensors" for name in tensor_files), "meta.json"]:
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name}: missing; this is not a whole checkpoint")
-        with (folder / name).open("rb") as file:
+        with path_errors(folder / name, "cannot be read", CheckpointError), (folder / name).open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != checksums.get(name):
                 raise CheckpointError(f"{folder / name}: its content does not match checksums.json; it is damaged")
 
@@ -181,10 +179,12 @@ def load_checkpoint(folder: Path) -> TrainingState:
 
 
 def _load_tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    file = folder / f"{name}.safetensors"
     try:
-        return load_file(folder / f"{name}.safetensors")
+        with path_errors(file, "cannot be read", CheckpointError):
+            return load_file(file)
     except SafetensorError as error:
-        raise CheckpointError(f"{folder / name}.safetensors: unreadable tensors: {error}") from error
+        raise CheckpointError(f"{file}: unreadable tensors: {error}") from error
 
 
 def _contents(state: TrainingState) -> Iterator[tuple[str, bytes]]:
@@ -234,11 +234,3 @@ def _write_durably(file: Path, content: bytes) -> None:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from dist_seg.data.manifest import ShardInfo
 from dist_seg.data.sidecar import Member, SampleEntry, Sidecar, crc32c
+from dist_seg.runtime.files import sync_folder
 from dist_seg.runtime.storage import StorageError
 
 PARTIAL_MARK = ".partial-"
@@ -37,17 +38,6 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the folder's renames last through a power cut."""
-    if not hasattr(os, "O_DIRECTORY"):  # Windows
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @dataclass(frozen=True, kw_only=True)

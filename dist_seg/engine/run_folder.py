@@ -3,11 +3,9 @@
 config.yaml  checkpoints/  events.jsonl  result.json  report.html  pictures.png  outcome.json  ports.json
 """
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from dist_seg.checkpoint.store import CheckpointStore, load_meta
 from dist_seg.config.load import config_from_tree, differences, load_config
 from dist_seg.config.schema import Config
 from dist_seg.errors import CheckpointError, ConfigError
+from dist_seg.runtime.files import path_errors, process_lock, write_whole
 
 # Settings that may change between a run and its resumption without changing what is trained.
 _HARMLESS = (
@@ -23,7 +22,6 @@ _HARMLESS = (
     "telemetry.",
     "checkpoint.",
     "eval.",
-    "data.loader",
     "data.num_threads",
     "data.prefetch",
     "data.max_bad_samples",
@@ -63,7 +61,9 @@ class RunFolder:
 
     def stored_config(self) -> Config | None:
         """The configuration of the run that the folder holds, if any."""
-        return load_config([self.config_file]) if self.config_file.is_file() else None
+        with path_errors(self.config_file, "cannot be read", CheckpointError):
+            there = self.config_file.is_file()
+        return load_config([self.config_file]) if there else None
 
     def write_json(self, name: str, content: Mapping[str, object]) -> Path:
         """Writes a small file whole or not at all. Raises CheckpointError where that is not possible."""
@@ -71,37 +71,36 @@ class RunFolder:
 
     def write_text(self, name: str, content: str) -> Path:
         """As `write_json`."""
-        temporary = self.path / f".{name}.tmp-{os.getpid()}"
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(content)
-            temporary.rename(self.path / name)
-        except OSError as error:
-            raise CheckpointError(f"{self.path / name}: cannot be written: {error.strerror or error}") from error
-        return self.path / name
+        return write_whole(self.path / name, content, CheckpointError)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps a second process from training in the folder; raises CheckpointError where one does."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "run.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+        """Keeps a second process from training in the folder; raises CheckpointError where one does, or where no run
+        can be written."""
+        with ExitStack() as stack:
+            with path_errors(self.path, "no run can be written there", CheckpointError, "; give another run.dir"):
+                self.path.mkdir(parents=True, exist_ok=True)
+                held = stack.enter_context(process_lock(self.path / "run.lock"))
+            if not held:
                 raise CheckpointError(
                     f"{self.path}: another process trains in this folder; wait for its end, or give another run.dir"
-                ) from error
+                )
             yield
 
     def move_aside(self) -> Path | None:
-        """Renames a folder that is in use, so that a new run can begin; nothing is deleted."""
-        if not self.path.exists() or not any(self.path.iterdir()):
-            return None
-        for number in range(1, 10_000):
-            aside = self.path.with_name(f"{self.path.name}.old-{number}")
-            if not aside.exists():
-                self.path.rename(aside)
-                return aside
+        """Renames a folder that holds anything, so that a new run can begin; nothing is deleted.
+
+        Raises CheckpointError where another process trains in it, or where it cannot be renamed.
+        """
+        with path_errors(self.path, "cannot be moved aside", CheckpointError, "; give another run.dir"):
+            if not self.path.exists() or not any(self.path.iterdir()):
+                return None
+            with self.locked():
+                for number in range(1, 10_000):
+                    aside = self.path.with_name(f"{self.path.name}.old-{number}")
+                    if not aside.exists():
+                        self.path.rename(aside)
+                        return aside
         raise ConfigError(f"{self.path}: there are 9999 older runs beside it; delete some")
 
 

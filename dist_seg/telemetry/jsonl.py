@@ -18,6 +18,7 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from dist_seg.errors import DataError
+from dist_seg.runtime.files import path_errors
 from dist_seg.telemetry.events import BadSampleFound, Event, RunEnded, RunStarted, StepDone
 
 logger = logging.getLogger(__name__)
@@ -33,13 +34,18 @@ def log_path(run_dir: Path, rank: int) -> Path:
 
 
 class JsonLinesSink:
-    """Appends a rank's events to its log, each flushed to the operating system before `emit` returns."""
+    """Appends a rank's events to its log, each flushed to the operating system before `emit` returns.
+
+    Raises UserError where the log cannot be opened.
+    """
 
     def __init__(self, run_dir: Path, *, rank: int, log_interval_steps: int = 1) -> None:
-        run_dir.mkdir(parents=True, exist_ok=True)
         self._rank = rank
         self._interval_steps = log_interval_steps
-        self._file = _open_for_append(log_path(run_dir, rank))
+        path = log_path(run_dir, rank)
+        with path_errors(path):
+            run_dir.mkdir(parents=True, exist_ok=True)
+            self._file = _open_for_append(path)
 
     def emit(self, event: Event) -> None:
         """Steps between two of the log's interval are left out, unless they were skipped by the training."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dist_seg.errors import UserError
+from dist_seg.runtime.files import path_errors
 from dist_seg.telemetry.events import (
     BadSampleFound,
     CheckpointSaved,
@@ -32,7 +33,7 @@ class _Curves(Protocol):
 class TensorBoardSink:
     """Writes one record a step into `run_dir`/tensorboard; steps that a restart does again replace the old ones.
 
-    Raises UserError where TensorBoard is not installed.
+    Raises UserError where TensorBoard is not installed or the folder cannot be written.
     """
 
     def __init__(self, run_dir: Path, *, log_interval_steps: int = 1) -> None:
@@ -90,7 +91,8 @@ def _open(folder: Path) -> _Curves:
         """All scalars of a step in one record: a tenth of the time that one record each would take."""
 
         def __init__(self) -> None:
-            self._writer = EventFileWriter(str(folder), max_queue_size=1000, flush_secs=30)
+            with path_errors(folder):
+                self._writer = EventFileWriter(str(folder), max_queue_size=1000, flush_secs=30)
 
         def restart(self, step: int) -> None:
             # TensorBoard drops what it holds of this step and later ones.

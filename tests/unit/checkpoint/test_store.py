@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 from pathlib import Path
@@ -111,6 +112,56 @@ def test_another_history_sets_later_checkpoints_and_scores_aside(tmp_path: Path)
     store.save(state_of(3))
     store.prune(Retention(keep_last=1, keep_best=False, keep_every_steps=0))
     assert store.steps() == [3]
+
+
+def test_histories_that_were_set_aside_are_all_kept(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    for _ in range(2):
+        store.save(state_of(4))
+        store.begin_at(2)
+    assert store.steps() == []
+    assert [load_checkpoint(tmp_path / f"superseded-{n}" / "step-00000004").meta.step for n in (1, 2)] == [4, 4]
+
+
+def test_going_on_from_the_last_step_sets_nothing_aside(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(state_of(4))
+    store.record_score(4, 0.5)
+    assert store.begin_at(4) == []
+    assert (store.steps(), store.scores()) == ([4], {4: 0.5})
+    assert not list(tmp_path.glob("superseded-*"))
+
+
+def test_checkpoints_that_cannot_be_set_aside_are_an_error_that_names_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(state_of(4))
+
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(CheckpointError, match=r"superseded-1: .* cannot be set aside there: No space left on device"):
+        store.begin_at(2)
+
+
+def test_score_that_cannot_be_written_is_an_error_that_leaves_the_others(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    store.record_score(2, 0.5)
+    (tmp_path / f".scores.json.tmp-{os.getpid()}").mkdir()
+    with pytest.raises(CheckpointError, match=r"scores\.json: cannot be written"):
+        store.record_score(4, 0.9)
+    assert store.scores() == {2: 0.5}
+
+
+def test_folders_are_not_synchronised_where_the_system_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: object, flags: int) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.delattr(os, "O_DIRECTORY")  # As on Windows, where a folder cannot be opened.
+    monkeypatch.setattr(os, "open", refuse)
+    assert CheckpointStore(tmp_path).save(state_of(1)).is_dir()
 
 
 def test_other_format_version_is_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dist_seg.errors import UserError
 from dist_seg.telemetry.events import (
     BadSampleFound,
     CheckpointSaved,
@@ -146,3 +147,9 @@ def test_only_every_nth_step_is_logged_but_every_skipped_one(tmp_path: Path, ste
 def test_a_run_without_a_log_has_no_events(tmp_path: Path) -> None:
     assert read_events(tmp_path) == []
     assert logged_ranks(tmp_path) == []
+
+
+def test_a_log_that_cannot_be_opened_is_the_users_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=r"file/run/events\.jsonl: cannot be written: a file lies where a folder"):
+        JsonLinesSink(tmp_path / "file" / "run", rank=0)

@@ -27,6 +27,13 @@ def test_tensorboard_reads_the_curves_with_a_restart_resolved(
     assert [(point.step, point.value) for point in curves.Scalars("val/miou")] == [(2, 0.5)]
 
 
+def test_a_folder_that_cannot_be_written_is_the_users_error(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    (tmp_path / "tensorboard").write_text("mine")
+    with pytest.raises(UserError, match="tensorboard: cannot be written: a file lies where a folder is needed"):
+        TensorBoardSink(tmp_path)
+
+
 def test_the_missing_package_is_an_error_that_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "tensorboard"]:
         monkeypatch.delitem(sys.modules, name)
