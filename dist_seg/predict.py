@@ -1,9 +1,9 @@
 """Segmenting pictures that lie in files: prepared as packing and evaluation prepare theirs, whole or in windows."""
 
+import io
 import math
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from dist_seg.data.formats.images import MAX_PIXELS, check_image, read_file
 from dist_seg.data.normalize import normalization, normalize
 from dist_seg.data.place import place_image
 from dist_seg.drawing import contact_sheet, overlay
-from dist_seg.errors import DataError
+from dist_seg.errors import DataError, UserError
+from dist_seg.runtime.files import path_errors, write_whole
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
 WHOLE_PIXELS = 2048 * 2048
@@ -48,17 +49,35 @@ class PredictionSummary:
     """What could not be read, each with its reason."""
 
 
-def find_pictures(root: Path) -> tuple[list[Picture], int]:
+def find_pictures(root: Path, out: Path) -> tuple[list[Picture], int]:
     """The pictures at a file or below a folder, in order of their names, and how many other files were passed over.
 
-    Outputs keep the folders' structure. Names that would collide, such as a.jpg and a.png in one folder, keep their
-    suffix: a.jpg.png. Raises DataError where there is no picture.
+    Outputs go to the folder `out` and keep the folders' structure. Where it lies below `root`, what is in it is no
+    input. Names that would collide, such as a.jpg and a.png in one folder, keep their suffix: a.jpg.png. Raises
+    DataError where there is no picture, UserError where an output would take the place of a picture.
     """
-    if root.is_file():
-        return [Picture(file=root, stem=Path(root.stem))], 0
-    if not root.is_dir():
-        raise DataError(f"{root}: no such file or folder")
-    files = sorted(path for path in root.rglob("*") if path.is_file())
+    with path_errors(root, "cannot be read", DataError):
+        if root.is_file():
+            pictures, passed_over = [Picture(file=root, stem=Path(root.stem))], 0
+        elif root.is_dir():
+            pictures, passed_over = _below(root, out)
+        else:
+            raise DataError(f"{root}: no such file or folder")
+        _check_outputs(pictures, out)
+    return pictures, passed_over
+
+
+def _below(root: Path, out: Path) -> tuple[list[Picture], int]:
+    real_root, real_out = root.resolve(), out.resolve()
+    if real_out == real_root:
+        raise UserError(f"--out {out}: the folder of the pictures themselves; give another, such as {root / 'masks'}")
+    # Outputs of an earlier call are pictures, too.
+    outputs = root / real_out.relative_to(real_root) if real_out.is_relative_to(real_root) else None
+    files = sorted(
+        path
+        for path in root.rglob("*")
+        if path.is_file() and not (outputs is not None and path.is_relative_to(outputs))
+    )
     pictures = [path.relative_to(root) for path in files if path.suffix.lower() in SUFFIXES]
     if not pictures:
         raise DataError(f"{root}: no pictures below it ({', '.join(sorted(SUFFIXES))})")
@@ -67,9 +86,30 @@ def find_pictures(root: Path) -> tuple[list[Picture], int]:
     names = set(stems.values())
     # An output `a_overlay.png` of a.jpg must not be the mask of a file that is called a_overlay.jpg.
     clashing = {path for path, stem in stems.items() if stem.with_name(f"{stem.name}_overlay") in names}
-    return [Picture(file=root / path, stem=path if path in clashing else stem) for path, stem in stems.items()], len(
-        files
-    ) - len(pictures)
+    found = [Picture(file=root / path, stem=path if path in clashing else stem) for path, stem in stems.items()]
+    return found, len(files) - len(pictures)
+
+
+def _outputs(picture: Picture, out: Path) -> tuple[Path, Path]:
+    """Where the mask and the overlay of a picture go."""
+    target = out / picture.stem
+    return target.with_name(f"{target.name}.png"), target.with_name(f"{target.name}_overlay.png")
+
+
+def _check_outputs(pictures: Sequence[Picture], out: Path) -> None:
+    inputs = {_identity(picture.file) for picture in pictures}
+    targets: Iterable[Path] = (out / "legend.png", *(file for p in pictures for file in _outputs(p, out)))
+    for target in targets:
+        if target.exists() and _identity(target) in inputs:
+            raise UserError(
+                f"--out {out}: {target} is one of the pictures and would be overwritten; give another folder"
+            )
+
+
+def _identity(file: Path) -> tuple[int, int]:
+    """Equal for two names of one file, links and other ways to write it included."""
+    status = file.stat()
+    return status.st_dev, status.st_ino
 
 
 def predict_pictures(
@@ -85,6 +125,7 @@ def predict_pictures(
 ) -> PredictionSummary:
     """Writes STEM.png (class ids, grey 8 bits) and STEM_overlay.png for every picture, each whole or not at all.
 
+    Raises UserError where that is not possible.
     window: side in pixels of the windows of larger pictures; None takes pictures whole up to `WHOLE_PIXELS`.
     """
     written, failed = 0, []
@@ -95,10 +136,9 @@ def predict_pictures(
             failed.append(str(error))
         else:
             mask_hw = predict_mask(image_hwc, probabilities, data=data, device=device, window=window)
-            target = out / picture.stem
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _save(Image.fromarray(mask_hw), target.with_name(f"{target.name}.png"))
-            _save(Image.fromarray(overlay(image_hwc, mask_hw, palette)), target.with_name(f"{target.name}_overlay.png"))
+            mask_file, overlay_file = _outputs(picture, out)
+            _save(Image.fromarray(mask_hw), mask_file)
+            _save(Image.fromarray(overlay(image_hwc, mask_hw, palette)), overlay_file)
             written += 1
         on_picture()
     return PredictionSummary(written=written, failed=tuple(failed))
@@ -131,7 +171,6 @@ def predict_mask(
 
 def draw_legend(out: Path, class_names: Sequence[str], palette: Sequence[tuple[int, int, int]]) -> None:
     """legend.png: which colour of the overlays is which class."""
-    out.mkdir(parents=True, exist_ok=True)
     _save(
         contact_sheet([], [], legend=list(zip(class_names, palette, strict=True)), title="classes"), out / "legend.png"
     )
@@ -176,6 +215,6 @@ def _decoded(file: Path) -> NDArray[np.uint8]:
 
 
 def _save(image: Image.Image, file: Path) -> None:
-    temporary = file.with_name(f".{file.name}.tmp-{os.getpid()}")
-    image.save(temporary, format="PNG")
-    temporary.replace(file)
+    encoded = io.BytesIO()
+    image.save(encoded, format="PNG")
+    write_whole(file, encoded.getvalue())

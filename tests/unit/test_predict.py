@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from dist_seg.config.schema import DataConfig
-from dist_seg.errors import DataError
-from dist_seg.predict import find_pictures, predict_mask, predict_pictures
+from dist_seg.errors import DataError, UserError
+from dist_seg.predict import Picture, find_pictures, predict_mask, predict_pictures
 
 PALETTE = ((0, 0, 0), (255, 0, 0), (0, 255, 0))
 UNIT = DataConfig(normalize="unit", input_scale=1.0)
@@ -22,6 +22,11 @@ def brightest_channel(images: torch.Tensor, size: tuple[int, int]) -> torch.Tens
 @pytest.fixture
 def photo() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (150, 211, 3), dtype=np.uint8)
+
+
+def save(photo: np.ndarray, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(photo).save(file)
 
 
 def test_mask_has_the_size_and_the_classes_of_the_picture(photo: np.ndarray) -> None:
@@ -67,7 +72,7 @@ def test_outputs_keep_the_structure_and_never_collide(tmp_path: Path, photo: np.
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(photo).save(tmp_path / "in" / name)
     (tmp_path / "in" / "notes.txt").write_text("no picture")
-    pictures, passed_over = find_pictures(tmp_path / "in")
+    pictures, passed_over = find_pictures(tmp_path / "in", tmp_path / "out")
     assert passed_over == 1
     summary = predict_pictures(pictures, tmp_path / "out", brightest_channel, data=UNIT, palette=PALETTE, device=CPU)
     assert summary.written == 5
@@ -79,7 +84,7 @@ def test_outputs_keep_the_structure_and_never_collide(tmp_path: Path, photo: np.
 def test_unreadable_picture_is_named_and_the_others_are_written(tmp_path: Path, photo: np.ndarray) -> None:
     Image.fromarray(photo).save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes((tmp_path / "good.png").read_bytes()[:500])
-    pictures, _ = find_pictures(tmp_path)
+    pictures, _ = find_pictures(tmp_path, tmp_path / "out")
     summary = predict_pictures(pictures, tmp_path / "out", brightest_channel, data=UNIT, palette=PALETTE, device=CPU)
     assert summary.written == 1
     assert len(summary.failed) == 1
@@ -91,7 +96,12 @@ def test_picture_turned_by_exif_is_segmented_as_it_is_seen(tmp_path: Path, photo
     exif[0x0112] = 6
     Image.fromarray(photo).save(tmp_path / "turned.png", exif=exif)
     predict_pictures(
-        find_pictures(tmp_path)[0], tmp_path / "out", brightest_channel, data=UNIT, palette=PALETTE, device=CPU
+        find_pictures(tmp_path, tmp_path / "out")[0],
+        tmp_path / "out",
+        brightest_channel,
+        data=UNIT,
+        palette=PALETTE,
+        device=CPU,
     )
     with Image.open(tmp_path / "out" / "turned.png") as mask:
         assert np.array_equal(np.asarray(mask), np.rot90(photo, -1).argmax(axis=2))
@@ -99,6 +109,54 @@ def test_picture_turned_by_exif_is_segmented_as_it_is_seen(tmp_path: Path, photo
 
 def test_folder_without_pictures_is_the_users_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no pictures"):
-        find_pictures(tmp_path)
+        find_pictures(tmp_path, tmp_path / "out")
     with pytest.raises(DataError, match="no such file"):
-        find_pictures(tmp_path / "absent")
+        find_pictures(tmp_path / "absent", tmp_path / "out")
+
+
+@pytest.mark.parametrize("out", ["in", "in/../in", "link"])
+def test_output_among_the_pictures_is_refused(tmp_path: Path, photo: np.ndarray, out: str) -> None:
+    save(photo, tmp_path / "in" / "a.jpg")
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    with pytest.raises(UserError, match="the folder of the pictures themselves"):
+        find_pictures(tmp_path / "in", tmp_path / out)
+
+
+@pytest.mark.parametrize("name", ["b.png", "legend.png"])
+def test_output_that_would_take_the_place_of_a_picture_is_refused(tmp_path: Path, photo: np.ndarray, name: str) -> None:
+    save(photo, tmp_path / "in" / "a.jpg")
+    save(photo, tmp_path / name)
+    (tmp_path / "in" / name).hardlink_to(tmp_path / name)
+    with pytest.raises(UserError, match=f"{name} is one of the pictures"):
+        find_pictures(tmp_path / "in", tmp_path)
+
+
+def test_output_over_the_only_picture_is_refused(tmp_path: Path, photo: np.ndarray) -> None:
+    save(photo, tmp_path / "a.png")
+    with pytest.raises(UserError, match="would be overwritten"):
+        find_pictures(tmp_path / "a.png", tmp_path)
+
+
+def test_outputs_below_the_pictures_are_no_input_of_the_next_call(tmp_path: Path, photo: np.ndarray) -> None:
+    save(photo, tmp_path / "a.png")
+    save(photo, tmp_path / "sub" / "b.png")
+    for _ in range(2):
+        pictures, _ = find_pictures(tmp_path, tmp_path / "sub" / "masks")
+        assert [str(picture.stem) for picture in pictures] == ["a", "sub/b"]
+        predict_pictures(
+            pictures, tmp_path / "sub" / "masks", brightest_channel, data=UNIT, palette=PALETTE, device=CPU
+        )
+
+
+def test_output_folder_that_is_a_file_is_named(tmp_path: Path, photo: np.ndarray) -> None:
+    save(photo, tmp_path / "a.png")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=r"file/out/a\.png: cannot be written: a file lies where a folder is needed"):
+        predict_pictures(
+            [Picture(file=tmp_path / "a.png", stem=Path("a"))],
+            tmp_path / "file" / "out",
+            brightest_channel,
+            data=UNIT,
+            palette=PALETTE,
+            device=CPU,
+        )
