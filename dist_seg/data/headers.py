@@ -8,7 +8,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
@@ -32,7 +32,7 @@ class Header:
 
 def read_header(data: bytes) -> Header:
     """Raises `UndecodableError` where the bytes are no JPEG or PNG, or end too early."""
-    if data.startswith(_PNG_SIGNATURE):
+    if data.startswith(PNG_SIGNATURE):
         return _read_png(data)
     if data.startswith(b"\xff\xd8\xff"):
         return _read_jpeg(data)
@@ -58,7 +58,7 @@ def check_pair(image: bytes, target: bytes, height: int, width: int) -> None:
 
 
 def _read_png(data: bytes) -> Header:
-    position, header, ended = len(_PNG_SIGNATURE), None, False
+    position, header, ended = len(PNG_SIGNATURE), None, False
     while position + 12 <= len(data) and not ended:
         length, name = struct.unpack_from(">I4s", data, position)
         end = position + 8 + length

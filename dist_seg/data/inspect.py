@@ -1,6 +1,5 @@
 """What is in a packed data set: counts, classes, sizes, and a sheet of its pictures."""
 
-import io
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -11,13 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dist_seg.data.decode import decode_image, decode_mask
+from dist_seg.data.headers import UndecodableError, check_pair
 from dist_seg.data.manifest import Manifest, Rgb, ShardInfo, Split, load_manifest
 from dist_seg.data.sidecar import Sidecar, crc32c
 from dist_seg.drawing import IGNORED_COLOR, colorize, contact_sheet
-from dist_seg.errors import DataError
-from dist_seg.runtime.storage import Storage, open_storage
+from dist_seg.errors import DataError, UserError
+from dist_seg.runtime.storage import Storage, StorageError, open_storage
 
 _NUM_COMMON_SIZES = 5
+_CELL_WIDTH = 240
+"""Of a picture on the contact sheet, in pixels."""
+_SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +90,11 @@ def inspect(
     """Sum up the data set at a folder or URL, or one split of it, from the manifest and the indexes.
 
     out_png: where to write a contact sheet of `num_images` images beside their masks, spread over each split.
-    `progress` is told shards looked at and in all. Raises `DataError` for a split that is not there.
+    `progress` is told shards looked at and in all. Raises `DataError` for a split that is not there and
+    `UserError`, before anything is read, for a sheet that cannot be written.
     """
+    if out_png:
+        check_output(out_png, _SHEET_SUFFIXES)
     storage = open_storage(root)
     manifest = load_manifest(storage)
     chosen = {split: manifest.split(split)} if split else manifest.splits
@@ -103,7 +110,11 @@ def inspect(
                 progress(done, total)
         inspected.append(_inspect_split(name, part, manifest.class_names, sizes))
     if out_png:
-        sample_sheet(storage, manifest, chosen, num_images).save(out_png)
+        sheet = sample_sheet(storage, manifest, chosen, num_images)
+        try:
+            sheet.save(out_png)
+        except OSError as error:
+            raise StorageError(f"{out_png}: cannot be written: {error.strerror or error}") from error
     return Inspection(
         url=storage.url,
         task=manifest.task,
@@ -115,19 +126,29 @@ def inspect(
     )
 
 
+def check_output(path: Path, suffixes: Sequence[str]) -> None:
+    """Raises `UserError` where a file of one of the suffixes cannot be written to the path."""
+    if path.suffix.lower() not in suffixes:
+        raise UserError(f"{path}: must end in {' or '.join(suffixes)}")
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; give the name of a file")
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: there is no folder {path.parent}; make it first")
+
+
 def sample_sheet(storage: Storage, manifest: Manifest, splits: Mapping[str, Split], num_images: int) -> Image.Image:
     """Images beside their masks, `num_images` of each split, evenly spread over it."""
     rows, captions = [], []
     for name, split in splits.items():
         for shard, index in _spread(split.shards, num_images):
             sidecar = _sidecar(storage, shard)
-            image = _decoded(storage, shard, sidecar, index, "image")
-            mask = _decoded(storage, shard, sidecar, index, "target")
-            rows.append([image, colorize(mask, manifest.palette, manifest.ignore_index)])
+            image, mask = _decoded(storage, shard, sidecar, index)
+            # Shrunk here, or the sheet would have to hold every picture at its full size.
+            rows.append([_shrunk(image), _shrunk(colorize(mask, manifest.palette, manifest.ignore_index))])
             captions.append(f"{name}  {sidecar.key(index)}  {sidecar.width(index)}x{sidecar.height(index)}")
     legend = [*zip(manifest.class_names, manifest.palette, strict=True), ("ignored", IGNORED_COLOR)]
     title = f"{storage.url}: " + ", ".join(f"{split.num_samples} {name}" for name, split in splits.items())
-    return contact_sheet(rows, captions, legend=legend, title=title, columns=2)
+    return contact_sheet(rows, captions, legend=legend, title=title, cell_width=_CELL_WIDTH, columns=2)
 
 
 def _spread(shards: Sequence[ShardInfo], count: int) -> list[tuple[ShardInfo, int]]:
@@ -139,14 +160,31 @@ def _spread(shards: Sequence[ShardInfo], count: int) -> list[tuple[ShardInfo, in
     return [(shards[n], int(p - ends[n] + shards[n].samples)) for n, p in zip(numbers, positions, strict=True)]
 
 
-def _decoded(storage: Storage, shard: ShardInfo, sidecar: Sidecar, index: int, role: str) -> NDArray[np.uint8]:
-    """(H, W, 3) for an image in colour, (H, W) for a grey one or a mask."""
-    member = sidecar.member(index, role)
-    data = storage.read_range(shard.name, member.offset, member.length)
-    if crc32c(data) != member.crc32c:
-        raise DataError(f"{storage.url}/{shard.name}: {sidecar.key(index)}.{member.suffix} is damaged; run verify")
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image)
+def _decoded(
+    storage: Storage, shard: ShardInfo, sidecar: Sidecar, index: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Image (H, W, 3) and mask (H, W)."""
+    members = [sidecar.member(index, role) for role in ("image", "target")]
+    image, mask = (storage.read_range(shard.name, member.offset, member.length) for member in members)
+    for member, data in zip(members, (image, mask), strict=True):
+        if crc32c(data) != member.crc32c:
+            raise DataError(f"{storage.url}/{shard.name}: {sidecar.key(index)}.{member.suffix} is damaged; run verify")
+    try:
+        check_pair(image, mask, sidecar.height(index), sidecar.width(index))
+        return decode_image(image), decode_mask(mask)
+    except UndecodableError as error:
+        raise DataError(
+            f"{storage.url}/{shard.name}: sample {sidecar.key(index)} cannot be decoded: {error}; pack the data again"
+        ) from error
+
+
+def _shrunk(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W, 3), to what a cell of the sheet can hold."""
+    factor = min(1.0, _CELL_WIDTH / max(picture.shape[:2]))
+    if factor == 1.0:
+        return picture
+    height, width = (max(1, round(length * factor)) for length in picture.shape[:2])
+    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BOX))
 
 
 def _sidecar(storage: Storage, shard: ShardInfo) -> Sidecar:

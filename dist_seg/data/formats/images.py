@@ -3,7 +3,8 @@
 Images: 8-bit RGB or grey JPEG and PNG keep their bytes. Everything else that has 8 bits (palette, CMYK, 1-bit, BMP,
 TIFF, WebP, GIF) becomes an RGB or grey PNG. An alpha channel is dropped if it is opaque everywhere, and refused
 otherwise. An EXIF orientation is baked in: a JPEG is written anew as JPEG (quality 95, no chroma subsampling, no EXIF),
-others as PNG. Images of more than 8 bits a channel, and files with several pictures, are refused.
+others as PNG. So is a file that Pillow forgives what training would not, such as a wrong checksum. Images of more than
+8 bits a channel, and files with several pictures, are refused.
 """
 
 import io
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from dist_seg.data.headers import UndecodableError, read_header
 from dist_seg.data.manifest import Rgb
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import StorageError
@@ -74,7 +76,7 @@ def check_image(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> Checke
         upright, turned = _upright(image)
         opaque, converted = _without_alpha(upright, where)
         passes = image.format in ("JPEG", "MPO", "PNG") and opaque.mode in ("RGB", "L")
-        if passes and not turned and not converted and not _shallow_png(image, data):
+        if passes and not turned and not converted and _passes_in_training(data, image):
             suffix = "png" if image.format == "PNG" else "jpg"
             return CheckedImage(data=data, suffix=suffix, height=image.height, width=image.width)
         if passes and not converted and image.format != "PNG":
@@ -206,8 +208,13 @@ def _encoded(image: Image.Image, suffix: str) -> CheckedImage:
     return CheckedImage(data=file.getvalue(), suffix=suffix, height=image.height, width=image.width)
 
 
-def _shallow_png(image: Image.Image, data: bytes) -> bool:
-    return image.format == "PNG" and data[_PNG_DEPTH_AT] != 8
+def _passes_in_training(data: bytes, image: Image.Image) -> bool:
+    """Whether the bytes, which Pillow could decode, also stand the test that every sample is put to when it is read."""
+    try:
+        header = read_header(data)
+    except UndecodableError:
+        return False
+    return (header.height, header.width, header.bits) == (image.height, image.width, 8)
 
 
 def _is_deep(image: Image.Image, data: bytes) -> bool:

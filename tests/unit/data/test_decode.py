@@ -37,3 +37,11 @@ def test_the_part_that_is_undecodable_is_named() -> None:
     assert why_undecodable(sample) is None
     broken = EncodedSample(key="k", image=picture, target=mask[:60], height=20, width=30)
     assert (why_undecodable(broken) or "").startswith("mask: ")
+
+
+def test_pil_s_own_limit_does_not_apply(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    picture, mask = scene(0, 20, 30)
+    assert np.array_equal(decode_image(encode(picture, "PNG")), picture)
+    assert decode_image(encode(picture, "JPEG")).shape == (20, 30, 3)
+    assert np.array_equal(decode_mask(encode(mask, "PNG")), mask)

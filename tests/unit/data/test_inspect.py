@@ -2,18 +2,23 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
+from dist_seg.data import inspect as inspect_module
 from dist_seg.data.formats import RawSample, SampleRef
+from dist_seg.data.formats.synthetic import SyntheticSource
 from dist_seg.data.inspect import inspect
 from dist_seg.data.pack import pack
-from dist_seg.errors import DataError
+from dist_seg.errors import DataError, UserError
+from dist_seg.runtime.storage import StorageError
+from tests.loader_cases import scene_sample, write_dataset
 
 from .raw_data import encoded, picture
 
@@ -82,6 +87,58 @@ def test_the_contact_sheet_shows_images_beside_their_masks(packed: Path, tmp_pat
     with Image.open(tmp_path / "sheet.png") as sheet:
         colors = {color for _, color in sheet.convert("RGB").getcolors(2**20) or []}
     assert {(10, 20, 30), (200, 0, 0)} <= colors
+
+
+def test_pictures_over_pil_s_own_limit_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pack(SyntheticSource(num_train=1, num_val=0, height=300, width=300), tmp_path / "large")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)  # which PIL doubles, and applies to text as well
+    inspect(tmp_path / "large", out_png=tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").is_file()
+
+
+def test_pictures_are_shrunk_as_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+
+    def sheet(rows: Sequence[Sequence[NDArray[np.uint8]]], *_: object, **__: object) -> Image.Image:
+        held.extend(max(picture.shape) for row in rows for picture in row)
+        return Image.new("RGB", (1, 1))
+
+    pack(SyntheticSource(num_train=2, num_val=0, height=400, width=900), tmp_path / "large")
+    monkeypatch.setattr(inspect_module, "contact_sheet", sheet)
+    inspect(tmp_path / "large", out_png=tmp_path / "sheet.png")
+    assert len(held) == 4 and max(held) <= 240
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing/sheet.png", "there is no folder .*missing; make it first"),
+        ("sheet.xyz", r"must end in \.png or"),
+        ("sheet", r"must end in \.png or"),
+        ("folder.png", "is a folder"),
+    ],
+)
+def test_a_sheet_that_cannot_be_written_is_refused_before_anything_is_read(
+    tmp_path: Path, name: str, message: str
+) -> None:
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(UserError, match=message):
+        inspect(tmp_path / "no data at all", out_png=tmp_path / name)
+
+
+def test_a_full_disk_is_named(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(StorageError, match=r"sheet\.png: cannot be written: No space left on device"):
+        inspect(packed, out_png=tmp_path / "sheet.png")
+
+
+def test_a_sample_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+    write_dataset(tmp_path, [replace(scene_sample(0), image=b"no picture")])
+    with pytest.raises(DataError, match=r"train-000000\.tar: sample jpeg420-0000 cannot be decoded: image: neither"):
+        inspect(tmp_path, out_png=tmp_path / "sheet.png")
 
 
 def test_an_unknown_split_is_refused(packed: Path) -> None:

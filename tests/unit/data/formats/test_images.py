@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from dist_seg.data.decode import decode_image
 from dist_seg.data.formats.images import check_image, encode_mask, read_mask
+from dist_seg.data.headers import UndecodableError, check_pair, read_header
 from dist_seg.errors import DataError
 
 from ..raw_data import encoded, picture
@@ -131,6 +133,42 @@ def test_what_is_refused_is_named_with_the_reason(data: bytes, reason: str) -> N
         check_image(data, "a/b.png")
 
 
+def _with_junk(jpeg: bytes) -> bytes:
+    """Between its first two segments."""
+    end = 4 + int.from_bytes(jpeg[4:6], "big")
+    return jpeg[:end] + b"junk" + jpeg[end:]
+
+
+def _with_wrong_checksum(png: bytes, chunk: bytes) -> bytes:
+    """Of the last chunk of that kind."""
+    start = png.rindex(chunk)
+    end = start + 4 + int.from_bytes(png[start - 4 : start], "big")
+    return png[:end] + bytes([png[end] ^ 1]) + png[end + 1 :]
+
+
+def _with_text_at_the_end(png: bytes) -> bytes:
+    return png[:-12] + struct.pack(">I", 4) + b"tEXtk\0v" + b"?" * 5 + png[-12:]
+
+
+@pytest.mark.parametrize(
+    ("data", "suffix"),
+    [
+        (_with_junk(encoded(Image.fromarray(_RGB), "JPEG")), "jpg"),
+        (encoded(Image.fromarray(_RGB), "PNG")[:-12], "png"),
+        (_with_wrong_checksum(encoded(Image.fromarray(_RGB), "PNG"), b"IEND"), "png"),
+        (_with_text_at_the_end(encoded(Image.fromarray(_GREY), "PNG")), "png"),
+    ],
+    ids=["junk between segments", "no end", "wrong checksum of the end", "wrong checksum of a text"],
+)
+def test_what_training_would_reject_is_written_anew(data: bytes, suffix: str) -> None:
+    with pytest.raises(UndecodableError):
+        read_header(data)
+    checked = check_image(data, "x")
+    assert checked.suffix == suffix
+    check_pair(checked.data, encode_mask(_GREY), 20, 30)
+    assert np.abs(_pixels(checked.data).astype(int) - _pixels(data)).mean() < (3 if suffix == "jpg" else 0.001)
+
+
 def test_the_limit_may_be_raised_over_pillow_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     assert check_image(encoded(Image.fromarray(_RGB), "PNG"), "x", max_pixels=600).width == 30
@@ -189,12 +227,39 @@ _SEEDS = [
 ]
 
 
-@given(st.sampled_from(_SEEDS), st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8))
-@settings(max_examples=300, deadline=None)
-def test_damaged_files_are_read_or_refused_and_nothing_else(data: bytes, changes: list[tuple[float, int]]) -> None:
+_damages = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8)
+
+
+def _damaged(data: bytes, changes: list[tuple[float, int]]) -> bytes:
     damaged = bytearray(data)
     for position, value in changes:
         damaged[int(position * len(damaged))] = value
+    return bytes(damaged)
+
+
+@given(st.sampled_from(_SEEDS), _damages)
+@settings(max_examples=300, deadline=None)
+def test_damaged_files_are_read_or_refused_and_nothing_else(data: bytes, changes: list[tuple[float, int]]) -> None:
     for read in (check_image, read_mask):
         with contextlib.suppress(DataError):
-            read(bytes(damaged), "x", 10_000)
+            read(_damaged(data, changes), "x", 10_000)
+
+
+@given(
+    st.sampled_from([*_SEEDS, encoded(Image.fromarray(_RGB), "JPEG"), encoded(Image.fromarray(_GREY), "PNG")]),
+    _damages,
+    st.integers(0, 40),
+    st.binary(max_size=20),
+)
+@settings(max_examples=300, deadline=None)
+def test_every_image_that_is_accepted_can_be_trained_on(
+    data: bytes, changes: list[tuple[float, int]], cut: int, behind: bytes
+) -> None:
+    damaged = _damaged(data, changes)
+    try:
+        checked = check_image(damaged[: len(damaged) - cut] + behind, "x", 10_000)
+    except DataError:
+        return
+    mask = encode_mask(np.zeros((checked.height, checked.width), np.uint8))
+    check_pair(checked.data, mask, checked.height, checked.width)
+    assert decode_image(checked.data).shape == (checked.height, checked.width, 3)
