@@ -11,7 +11,8 @@ from dist_seg.data.sidecar import Member, Sidecar, crc32c
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import Storage
 
-_MAX_SIDECARS = 128
+_MAX_SIDECAR_BYTES = 64 << 20
+"""Of the indexes that are kept: of about half a million samples, in however small shards."""
 _LARGEST_GAP = 64 << 10
 """Bytes between two members that are rather read along than skipped by a second request."""
 
@@ -50,6 +51,7 @@ class ShardReader:
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._sidecars: OrderedDict[int, Sidecar] = OrderedDict()
+        self._sidecar_bytes = 0
 
     def __getstate__(self) -> tuple[object, ...]:
         return self._storage, self._shards
@@ -113,7 +115,10 @@ class ShardReader:
                 f"{where}: {sidecar.num_samples} samples, the manifest says {info.samples}; pack or copy the data again"
             )
         with self._lock:
-            self._sidecars[shard] = sidecar
-            if len(self._sidecars) > _MAX_SIDECARS:
-                self._sidecars.popitem(last=False)
+            if shard not in self._sidecars:  # another thread may have been faster
+                self._sidecars[shard] = sidecar
+                self._sidecar_bytes += sidecar.num_bytes
+            while self._sidecar_bytes > _MAX_SIDECAR_BYTES and len(self._sidecars) > 1:
+                _, dropped = self._sidecars.popitem(last=False)
+                self._sidecar_bytes -= dropped.num_bytes
         return sidecar

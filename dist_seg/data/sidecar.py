@@ -112,6 +112,11 @@ class Sidecar:
         return len(self._records)
 
     @property
+    def num_bytes(self) -> int:
+        """What it takes in memory, about: the records are a view of the whole file, the keys a copy."""
+        return self._records.nbytes + 2 * len(self._keys)
+
+    @property
     def heights(self) -> NDArray[np.uint32]:
         """(num_samples,) uint32."""
         heights: NDArray[np.uint32] = self._records["height"]

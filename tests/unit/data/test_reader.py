@@ -1,10 +1,13 @@
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from dist_seg.data import reader as reader_module
 from dist_seg.data.reader import BadSampleError, ShardReader
 from dist_seg.data.shards import EncodedMembers
+from dist_seg.data.sidecar import Member, SampleEntry, Sidecar, crc32c
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import LocalStorage, StorageError
 from tests.loader_cases import PackedData, scene_sample, write_dataset
@@ -23,7 +26,11 @@ class FaultyStorage(LocalStorage):
 
     def __init__(self, root: str, *, faults: int = 0, refuses: bool = False) -> None:
         super().__init__(root)
-        self.faults, self.refuses, self.reads = faults, refuses, 0
+        self.faults, self.refuses, self.reads, self.indexes_read = faults, refuses, 0, 0
+
+    def read(self, name: str) -> bytes:
+        self.indexes_read += 1
+        return super().read(name)
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         self.reads += 1
@@ -53,6 +60,64 @@ def test_image_and_mask_are_read_at_once(data: PackedData) -> None:
     storage = FaultyStorage(data.storage.url)
     _reader(data, storage).read(0, 0)
     assert storage.reads == 1
+
+
+def test_members_that_lie_far_apart_are_read_one_by_one(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path, SAMPLES[:1])
+    (tar,) = tmp_path.glob("*.tar")
+    image, target = SAMPLES[0].image, SAMPLES[0].target
+    tar.write_bytes(image + bytes(100_000) + target)
+    places = ((0, image, "jpg"), (len(image) + 100_000, target, "seg.png"))
+    members = tuple(Member(offset=at, length=len(d), crc32c=crc32c(d), suffix=suffix) for at, d, suffix in places)
+    sidecar = Sidecar.of([SampleEntry(key="k", height=120, width=150, members=members)])
+    tar.with_suffix(".samples").write_bytes(sidecar.to_bytes())
+    storage = FaultyStorage(data.storage.url)
+    sample = _reader(data, storage).read(0, 0)
+    assert (sample.image, sample.target) == (image, target)
+    assert storage.reads == 2
+
+
+@pytest.fixture
+def many_shards(tmp_path: Path) -> PackedData:
+    """150 shards of one sample."""
+    sample = scene_sample(0, height=8, width=8)
+    return write_dataset(tmp_path, [replace(sample, key=f"k{i}") for i in range(150)], per_shard=1)
+
+
+def test_the_indexes_of_many_small_shards_are_read_once(many_shards: PackedData) -> None:
+    storage = FaultyStorage(many_shards.storage.url)
+    reader = _reader(many_shards, storage)
+    for shard in [*range(150), *range(150)]:
+        reader.info(shard, 0)
+    assert storage.indexes_read == 150
+
+
+def test_indexes_beyond_the_limit_are_dropped_the_longest_unused_first(
+    many_shards: PackedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = Sidecar.parse(many_shards.storage.read("train-000010.samples")).num_bytes
+    monkeypatch.setattr(reader_module, "_MAX_SIDECAR_BYTES", 3 * size)
+    storage = FaultyStorage(many_shards.storage.url)
+    reader = _reader(many_shards, storage)
+    for shard in (10, 11, 12, 10, 13):  # 11 has to go
+        reader.info(shard, 0)
+    assert storage.indexes_read == 4
+    for shard in (10, 12, 13):
+        reader.info(shard, 0)
+    assert storage.indexes_read == 4
+    reader.info(11, 0)
+    assert storage.indexes_read == 5
+
+
+def test_an_index_larger_than_the_limit_is_kept_while_it_is_read(
+    data: PackedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader_module, "_MAX_SIDECAR_BYTES", 1)
+    storage = FaultyStorage(data.storage.url)
+    reader = _reader(data, storage)
+    for index in range(5):
+        reader.info(0, index)
+    assert storage.indexes_read == 1
 
 
 def test_a_checksum_that_is_wrong_once_is_read_again(data: PackedData) -> None:
