@@ -1,7 +1,6 @@
 """The report of a run: one HTML file that needs no network, drawn from the run's event log and its result."""
 
 import datetime
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -15,6 +14,7 @@ from dist_seg.drawing import Rgb
 from dist_seg.report_pictures import Panel, ReportPicture, panels
 from dist_seg.report_plots import Curve, curve_svg
 from dist_seg.report_result import LeftOut
+from dist_seg.runtime.files import write_whole
 from dist_seg.telemetry.accounting import PARTS, TimeAccount, time_account
 from dist_seg.telemetry.events import BadSampleFound, EvalDone, RunStarted, StepDone
 from dist_seg.telemetry.jsonl import Record, logged_ranks, read_log, without_superseded
@@ -63,13 +63,14 @@ def write_report(
     config_yaml: str,
     *,
     data_facts: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
     path: Path | None = None,
 ) -> Path:
     """Write the report (`run_dir`/report.html unless `path` says otherwise) and return where it lies.
 
     result: the content of `result.json`. `data_facts`: lines that the card "Data" shows besides the manifest's hash.
-    Curves and the time come from the run's event logs and are left out where there are none. The file appears whole or
-    not at all.
+    `notes`: what the reader is to know first. Curves and the time come from the run's event logs and are left out where
+    there are none. The file appears whole or not at all; raises UserError where it cannot be written.
     """
     path = run_dir / "report.html" if path is None else path
     log = read_log(run_dir)
@@ -77,7 +78,7 @@ def write_report(
         _environment()
         .get_template("report.html.j2")
         .render(
-            _run_part(run_dir, log)
+            _run_part(run_dir, log, notes)
             | _result_part(result, class_names, palette)
             | {
                 "pictures": _picture_groups(pictures, palette, ignore_index),
@@ -93,11 +94,7 @@ def write_report(
             }
         )
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(page, encoding="utf-8")
-    unfinished.replace(path)
-    return path
+    return write_whole(path, page)
 
 
 def _environment() -> jinja2.Environment:
@@ -158,7 +155,7 @@ def _tiles(result: Mapping[str, object]) -> list[_Tile]:
     ]
 
 
-def _run_part(run_dir: Path, log: Sequence[Record]) -> dict[str, object]:
+def _run_part(run_dir: Path, log: Sequence[Record], notes: Sequence[str]) -> dict[str, object]:
     account = time_account(log)
     events = without_superseded(log)
     restarts = [r.event.step for r in events if isinstance(r.event, RunStarted) and r.event.step > 0]
@@ -169,7 +166,7 @@ def _run_part(run_dir: Path, log: Sequence[Record]) -> dict[str, object]:
     return {
         "title": run_dir.resolve().name,
         "subtitle": f"dist-seg {__version__}, {now:%Y-%m-%d %H:%M %Z}",
-        "notes": _notes(account),
+        "notes": [*_notes(account), *notes],
         "charts": _charts(events, restarts, skipped),
         "chart_note": " ".join(remarks),
         "time_parts": _time_parts(account),

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 Object = Mapping[str, object]
 
@@ -30,6 +31,15 @@ class Cell:
     column: int
     share: float
     count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredImage:
+    """One of the images with the lowest or the highest mIoU."""
+
+    kind: Literal["worst", "best"]
+    key: str
+    miou: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +85,7 @@ def matrix(result: Object, num_classes: int) -> list[list[int]]:
     rows = result.get("confusion_matrix")
     if not isinstance(rows, Sequence) or len(rows) != num_classes:
         return []
-    counts = [[int(count) for count in row] if isinstance(row, Sequence) else [] for row in rows]
+    counts = [[c for c in row if type(c) is int and c >= 0] if isinstance(row, Sequence) else [] for row in rows]
     return counts if all(len(row) == num_classes for row in counts) else []
 
 
@@ -106,6 +116,19 @@ def class_rows(result: Object, class_names: Sequence[str], colors: Sequence[str]
         )
         for i, name in enumerate(class_names)
     ]
+
+
+def extremes(result: Object, most: int) -> list[ScoredImage]:
+    """The images with the lowest scores and those with the highest, at most that many of each."""
+    per_image = mapping(result, "per_image")
+    kinds: tuple[Literal["worst", "best"], ...] = ("worst", "best")
+    found: list[ScoredImage] = []
+    for kind in kinds:
+        entries = per_image.get(kind)
+        for entry in entries[:most] if isinstance(entries, list) else []:
+            if isinstance(entry, Mapping) and "key" in entry and (miou := number(entry, "miou")) is not None:
+                found.append(ScoredImage(kind=kind, key=text(entry, "key"), miou=miou))
+    return found
 
 
 def left_out(result: Object) -> list[LeftOut]:

@@ -3,28 +3,34 @@
 import argparse
 import io
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from dist_seg import report_result
 from dist_seg.data.loader import eval_batches
 from dist_seg.data.manifest import Manifest, load_manifest
 from dist_seg.data.plan import EvalPlan
 from dist_seg.data.reader import ShardReader
 from dist_seg.drawing import contact_sheet, overlay
 from dist_seg.engine.restore import TrainedModel, load_trained
-from dist_seg.engine.run_folder import RunFolder, open_run_folder, pick_checkpoint
+from dist_seg.engine.run_folder import RunFolder, config_of_checkpoint, open_run_folder, pick_checkpoint
 from dist_seg.errors import DataError
 from dist_seg.report import write_report
 from dist_seg.report_pictures import ReportPicture
+from dist_seg.report_result import ScoredImage
+from dist_seg.runtime.files import path_errors, write_whole
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
 from dist_seg.runtime.storage import Storage, open_storage
 from dist_seg.runtime.world import World, detect_world
 
+_log = logging.getLogger(__name__)
 _NUM_PICTURES = 4
 
 
@@ -35,48 +41,93 @@ def run_report(options: argparse.Namespace) -> int:
 
 
 def render_report(folder: RunFolder, world: World) -> Path:
-    """Writes a run's report from its event log, its result and its checkpoint; for one process."""
-    if not folder.result_file.is_file():
-        raise DataError(f"{folder.result_file}: missing; the run is not complete. Start it again to finish it")
-    result = cast(Mapping[str, object], json.loads(folder.result_file.read_text()))
-    checkpoint = cast(Mapping[str, object], result["checkpoint"])
-    weights = cast(Literal["ema", "raw"], checkpoint["weights"])
-    trained = load_trained(pick_checkpoint(folder, str(checkpoint["step"])), weights, world.device)
-    assert trained.config.data.shards is not None
-    storage = open_storage(trained.config.data.shards)
+    """Writes a run's report from its event log, its result and its checkpoint; for one process.
+
+    Where the memory is too small to predict the pictures, the report is drawn without them and says so. Raises
+    UserError for a run or data that cannot be used, or where the report cannot be written.
+    """
+    result = _read_result(folder)
+    scored = report_result.mapping(result, "checkpoint")
+    checkpoint = pick_checkpoint(folder, report_result.text(scored, "step") or "last")
+    config = config_of_checkpoint(checkpoint)
+    assert config.data.shards is not None
+    storage = open_storage(config.data.shards)
     manifest = load_manifest(storage)
-    split = str(result["split"])
-    pictures = _pictures(result, trained, storage, manifest, split, world)
-    _draw_sheet(pictures, trained).save(folder.pictures_file)
+    with path_errors(folder.config_file, "cannot be read"):
+        config_yaml = folder.config_file.read_text(encoding="utf-8")
+    notes = []
+    try:
+        weights = report_result.text(scored, "weights")
+        trained = load_trained(checkpoint, "raw" if weights == "raw" else "ema" if weights else None, world.device)
+        _check_classes(trained, manifest, storage)
+        split = report_result.text(result, "split") or config.data.val_split
+        pictures = _pictures(report_result.extremes(result, _NUM_PICTURES), trained, storage, manifest, split, world)
+        sheet = _encoded(_draw_sheet(pictures, trained))
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        pictures = []
+        notes.append("There was not enough memory to predict the pictures: they are not shown.")
+        _log.warning("%s: drawn without pictures: %s", folder.report_file, error)
+    else:
+        write_whole(folder.pictures_file, sheet)
     return write_report(
         folder.path,
         result,
         pictures,
-        trained.classes.names,
-        trained.classes.palette,
-        trained.classes.ignore_index,
-        folder.config_file.read_text(),
+        manifest.class_names,
+        manifest.palette,
+        manifest.ignore_index,
+        config_yaml,
+        notes=notes,
     )
 
 
+def _read_result(folder: RunFolder) -> Mapping[str, object]:
+    file, remedy = folder.result_file, "Start the run again to finish it"
+    if not file.is_file():
+        raise DataError(f"{file}: missing; the run is not complete. {remedy}")
+    try:
+        with path_errors(file, "cannot be read", DataError):
+            result = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{file}: unreadable: {error}. {remedy}") from error
+    if not isinstance(result, dict):
+        raise DataError(f"{file}: expected a JSON object. {remedy}")
+    return cast(dict[str, object], result)
+
+
+def _check_classes(trained: TrainedModel, manifest: Manifest, storage: Storage) -> None:
+    if manifest.class_names != trained.classes.names:
+        raise DataError(
+            f"{storage.url}: its classes are not those that the model was trained for; it was packed anew since the run"
+        )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """On a GPU torch has an error of its own for it, on the CPU only words."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 def _pictures(
-    result: Mapping[str, object], trained: TrainedModel, storage: Storage, manifest: Manifest, split: str, world: World
+    wanted: Sequence[ScoredImage],
+    trained: TrainedModel,
+    storage: Storage,
+    manifest: Manifest,
+    split: str,
+    world: World,
 ) -> list[ReportPicture]:
-    per_image = cast(Mapping[str, Sequence[Mapping[str, object]]], result["per_image"])
-    wanted: list[tuple[Literal["worst", "best"], str, float]] = [
-        (kind, str(entry["key"]), cast(float, entry["miou"]))
-        for kind in ("worst", "best")
-        for entry in per_image[kind][:_NUM_PICTURES]
-    ]
+    if not wanted:
+        return []
     reader = ShardReader(storage, manifest, split)
-    slots = _slots_of({key for _, key, _ in wanted}, reader)
+    slots = _slots_of({image.key for image in wanted}, reader)
     counts = reader.shard_samples
     plan = EvalPlan(counts, batch=1)
-    numbers = [slots[key] for _, key, _ in wanted]
+    numbers = [slots[image.key] for image in wanted]
     precision = resolve_precision(trained.config.train.precision, world.device)
     pictures = []
     groups = eval_batches(trained.config, manifest, storage, split, plan, numbers, world.device, 1)
-    for (kind, key, score), number, group in zip(wanted, numbers, groups, strict=True):
+    for scored, number, group in zip(wanted, numbers, groups, strict=True):
         batch = group[0]
         with autocast(precision, world.device):
             images = batch.images.to(dtype_of(precision))
@@ -84,9 +135,9 @@ def _pictures(
         place = plan.batch(number)[0]
         pictures.append(
             ReportPicture(
-                kind=kind,
-                key=key,
-                score=score,
+                kind=scored.kind,
+                key=scored.key,
+                score=scored.miou,
                 image=_rgb(reader.read(place.shard, place.index).image),
                 truth=batch.targets[0].cpu().numpy(),
                 prediction=prediction[0].cpu().numpy(),
@@ -127,6 +178,12 @@ def _slots_of(keys: set[str], reader: ShardReader) -> dict[str, int]:
     if missing:
         raise DataError(f"the data has no sample {sorted(missing)[0]!r} any more; it was packed anew since the run")
     return found
+
+
+def _encoded(image: Image.Image) -> bytes:
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    return data.getvalue()
 
 
 def _rgb(encoded: bytes) -> NDArray[np.uint8]:

@@ -1,17 +1,32 @@
 import html
 import html.parser
+import json
 import math
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from dist_seg.checkpoint.state import CheckpointMeta, TrainingState
+from dist_seg.commands import report as report_command
+from dist_seg.commands.report import render_report
+from dist_seg.config.load import load_config, to_tree, to_yaml
+from dist_seg.data.manifest import load_manifest
+from dist_seg.data.reader import ShardReader
+from dist_seg.engine.run import class_info, manifest_meta
+from dist_seg.engine.run_folder import RunFolder
+from dist_seg.errors import DataError, UserError
 from dist_seg.report import write_report
 from dist_seg.report_pictures import ReportPicture, error_map, panels
 from dist_seg.report_plots import Curve, curve_svg, smoothed
-from dist_seg.report_result import cells, class_rows, interval, number
+from dist_seg.report_result import cells, class_rows, extremes, interval, number
+from dist_seg.runtime.storage import open_storage
+from dist_seg.runtime.world import World
+from dist_seg.tasks.build import build_task
 from dist_seg.telemetry.events import BadSampleFound, EvalDone, Event, NonFiniteStep, RunEnded, RunStarted, StepDone
 from dist_seg.telemetry.jsonl import JsonLinesSink
 
@@ -231,6 +246,26 @@ def test_numbers_that_are_not_finite_leave_gaps(tmp_path: Path) -> None:
     assert "nan" not in page.lower().replace("&#", "")
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"confusion_matrix": [[None, 10, 0], [5, "x", 0], [0, 0, 0]]},
+        {"confusion_matrix": [[-90, 90, 0], [5, 5, 0], [0, 0, 0]]},
+        {"iou": None, "dice": [], "class_accuracy": 3},
+        {"left_out": [None, "text"], "checkpoint": None, "miou_interval": [None, 1]},
+    ],
+)
+def test_fields_of_another_kind_are_shown_as_absent(tmp_path: Path, damage: dict[str, object]) -> None:
+    read(page_of(tmp_path, RESULT | damage))
+
+
+def test_images_without_a_score_are_not_among_the_extremes() -> None:
+    good = {"key": "a", "miou": 0.5}
+    entries = [{"key": "b", "miou": None}, {"miou": 0.1}, "c", good]
+    assert [image.key for image in extremes({"per_image": {"worst": entries, "best": None}}, 4)] == ["a"]
+    assert extremes({}, 4) == []
+
+
 def test_a_result_with_missing_fields_is_shown_as_far_as_it_goes(tmp_path: Path) -> None:
     page = page_of(tmp_path, {"miou": 0.5})
     assert "0.500" in page
@@ -307,3 +342,85 @@ def test_class_rows_count_the_pixels_of_the_truth() -> None:
 def test_what_is_no_finite_number_is_absent(value: object) -> None:
     assert number({"miou": value}, "miou") is None
     assert interval({"miou_interval": [value, 0.5]}, "miou_interval") is None
+
+
+@pytest.fixture(scope="module")
+def trained(synthetic_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A folder with a checkpoint of random weights and the result of scoring two images with it."""
+    folder = RunFolder(path=tmp_path_factory.mktemp("report") / "run")
+    small = ["model.encoder=resnet18", "model.weights=null", "model.aspp_channels=8", "model.decoder_channels=8"]
+    config = load_config([], [f"data.shards={synthetic_shards}", "data.loader=torch", "data.num_threads=0", *small])
+    manifest = load_manifest(open_storage(str(synthetic_shards)))
+    model = build_task(config, class_info(manifest)).build_model()
+    meta = CheckpointMeta(step=5, config=to_tree(config), manifest=manifest_meta(manifest), world_size=1)
+    weights = model.state_dict()
+    folder.checkpoints.save(TrainingState(meta=meta, model=weights, ema=weights, optimizer={}))
+    folder.write_text("config.yaml", to_yaml(config))
+    keys = [ShardReader(open_storage(str(synthetic_shards)), manifest, "val").info(0, i).key for i in (0, 1)]
+    images = [{"key": key, "miou": 0.5} for key in keys]
+    scored = {"step": 5, "weights": "ema"}
+    folder.write_json(
+        "result.json",
+        {"checkpoint": scored, "split": "val", "miou": 0.5, "per_image": {"worst": images, "best": images}},
+    )
+    return folder
+
+
+@pytest.fixture
+def run(trained: RunFolder, tmp_path: Path) -> RunFolder:
+    """A copy that a test may damage."""
+    return RunFolder(path=shutil.copytree(trained.path, tmp_path / "run"))
+
+
+def test_pictures_are_predicted_and_laid_out_on_a_sheet(run: RunFolder) -> None:
+    page = render_report(run, World()).read_text()
+    assert page.count("<figure") == 4
+    assert run.pictures_file.is_file()
+
+
+@pytest.mark.parametrize("missing", ["checkpoint", "split", "per_image", "miou"])
+def test_a_field_that_the_result_lacks_does_not_stop_the_report(run: RunFolder, missing: str) -> None:
+    result = json.loads(run.result_file.read_text())
+    run.write_json("result.json", {name: value for name, value in result.items() if name != missing})
+    assert render_report(run, World()).is_file()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"miou": '])
+def test_an_unreadable_result_is_named(run: RunFolder, content: str) -> None:
+    run.result_file.write_text(content)
+    with pytest.raises(DataError, match=r"result\.json: .*Start the run again"):
+        render_report(run, World())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("[enforce] can't allocate memory")],
+)
+def test_without_memory_for_the_pictures_the_report_is_drawn_and_says_so(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(report_command, "load_trained", fail)
+    page = render_report(run, World()).read_text()
+    assert "not enough memory to predict the pictures" in page
+    assert "<figure" not in page
+
+
+def test_another_failure_of_the_pictures_is_not_taken_for_a_lack_of_memory(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(report_command, "load_trained", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        render_report(run, World())
+
+
+@pytest.mark.parametrize("name", ["report.html", "pictures.png"])
+def test_an_output_that_cannot_be_written_is_named(run: RunFolder, name: str) -> None:
+    (run.path / name).mkdir()
+    with pytest.raises(UserError, match=f"{name}: cannot be written"):
+        render_report(run, World())
