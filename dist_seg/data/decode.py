@@ -7,6 +7,7 @@ were packed, and what comes from a shard has been compared with the size that st
 import io
 import struct
 import zlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,10 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from dist_seg.data.batch import EncodedSample
 from dist_seg.data.headers import PNG_SIGNATURE, UndecodableError
+
+if TYPE_CHECKING:
+    from dist_seg.data.batch import EncodedSample  # with it comes torch, which looking at data does without
 
 
 def decode_image(data: bytes) -> NDArray[np.uint8]:
@@ -28,7 +31,7 @@ def decode_mask(data: bytes) -> NDArray[np.uint8]:
     return np.array(_decode(data, "L"))
 
 
-def why_undecodable(encoded: EncodedSample) -> str | None:
+def why_undecodable(encoded: "EncodedSample") -> str | None:
     """None where the sample can be decoded."""
     parts = (("image", decode_image, encoded.image), ("mask", decode_mask, encoded.target))
     for role, decode, data in parts:
