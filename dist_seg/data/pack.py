@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from dist_seg.data.formats import Source, check_classes
+from dist_seg.data.formats import Source, check_source
 from dist_seg.data.formats.images import MAX_PIXELS
 from dist_seg.data.manifest import Manifest, Split
 from dist_seg.data.pack_pool import pack_shards
@@ -52,9 +52,7 @@ def pack(
     folder that holds another finished data set is refused unless `overwrite`. Raises `DataError` that names the first
     files that cannot be packed; with `skip_bad` they are left out and counted.
     """
-    check_classes(source.class_names, "class names")
-    if len(source.palette) != len(source.class_names):
-        raise DataError(f"{len(source.class_names)} classes and {len(source.palette)} colours; there must be as many")
+    check_source(source)
     identity = (source.class_names, source.ignore_index, max_pixels)
     jobs = plan_shards(source.samples(), shard_bytes, identity)
     with open_state(out, [(job.name, job.fingerprint) for job in jobs], overwrite=overwrite) as state:

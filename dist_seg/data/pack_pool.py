@@ -3,6 +3,7 @@
 import multiprocessing
 import multiprocessing.connection
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 from dist_seg.data.formats import Source
 from dist_seg.data.pack_shard import MAX_REFUSALS, PackedShard, Refusal, RefusedSamplesError, pack_shard
 from dist_seg.data.shard_plan import ShardJob
-from dist_seg.errors import DataError
+from dist_seg.errors import DataError, UserError
 
 _POLL_S = 0.2
 
@@ -34,13 +35,15 @@ def pack_shards(
     """Pack the jobs and yield each shard as it is done, in any order. `on_progress` is told the samples done. Closing
     the generator ends the processes.
 
-    Raises `DataError` naming the samples that are refused, or saying that a worker died.
+    Raises `DataError` naming the samples that are refused, or saying that a worker died, and `UserError` for a source
+    that cannot be sent to worker processes.
     """
     if workers < 1:
         raise DataError(f"workers is {workers}, must be at least 1")
     if min(workers, len(jobs)) <= 1:
         yield from _packed_here(jobs, source, out, skip_bad, max_pixels, on_progress)
         return
+    _check_picklable(source)
     context = multiprocessing.get_context("spawn")
     done: Synchronized[int] = context.Value("q", 0)
     stop = context.Event()
@@ -60,6 +63,16 @@ def pack_shards(
     finally:
         stop.set()
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _check_picklable(source: Source) -> None:
+    try:
+        pickle.dumps(source)
+    except Exception as error:  # whatever the parts of a user's object raise
+        raise UserError(
+            f"the data set's reader, a {type(source).__name__}, cannot be sent to worker processes: {error}; define "
+            "its class at the top of a module, keep lambdas, locks and open files out of it, or pack with --workers 1"
+        ) from error
 
 
 def _packed_here(

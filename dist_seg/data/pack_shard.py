@@ -104,6 +104,7 @@ def encode_sample(sample: SampleRef, source: Source, max_pixels: int) -> tuple[E
         raise
     image = check_image(raw.image, sample.where, max_pixels)
     mask_where = sample.mask_where or sample.where
+    _check_mask_type(raw.mask, mask_where)
     if raw.mask.shape != (image.height, image.width):
         size = "x".join(str(length) for length in raw.mask.shape[::-1])
         raise DataError(
@@ -120,6 +121,17 @@ def encode_sample(sample: SampleRef, source: Source, max_pixels: int) -> tuple[E
         target=encode_mask(mask),
     )
     return members, mask
+
+
+def _check_mask_type(mask: object, where: str) -> None:
+    if not isinstance(mask, np.ndarray):
+        raise DataError(f"{where}: the reader gave a {type(mask).__name__} for the mask; it must be a NumPy array")
+    if mask.ndim != 2 or mask.dtype.kind not in "bui":
+        shape = "x".join(str(length) for length in mask.shape)
+        raise DataError(
+            f"{where}: the reader gave a mask of shape {shape} and type {mask.dtype}; it must be (height, width) class "
+            "ids of an integer type or bool"
+        )
 
 
 def checked_class_ids(mask: NDArray[np.integer], where: str, num_classes: int, ignore_index: int) -> NDArray[np.uint8]:

@@ -5,7 +5,9 @@ its dotted path. Worker processes receive it by pickle.
 """
 
 import importlib
-from collections.abc import Sequence
+import inspect
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -81,11 +83,46 @@ def load_source(path: str, arguments: Sequence[str] = ()) -> Source:
     function = getattr(module, function_name, None)
     if not callable(function):
         raise UserError(f"reader {path!r}: {module_name} has no function {function_name}")
-    source: Source = function(*arguments)
+    source = _called(path, function, arguments)
     missing = [n for n in ("class_names", "palette", "ignore_index", "samples", "load") if not hasattr(source, n)]
     if missing:
         raise UserError(f"reader {path!r}: what it returned, a {type(source).__name__}, lacks {', '.join(missing)}")
     return source
+
+
+def _called(path: str, function: Callable[..., Source], arguments: Sequence[str]) -> Source:
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        raise UserError(
+            f"reader {path!r} takes {signature} and was given {list(arguments)}: {error}; give what it takes "
+            "(--arguments)"
+        ) from error
+    try:
+        return function(*arguments)
+    except UserError:
+        raise
+    except Exception as error:  # the user's code may raise anything, on arguments that it cannot use as a rule
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        raise UserError(
+            f"reader {path!r}, called with {list(arguments)}, failed at {at.filename}:{at.lineno}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def check_source(source: Source) -> None:
+    """Raises `DataError` where the classes, their colours and the ignore index do not go together."""
+    names, palette = source.class_names, source.palette
+    check_classes(names, "class names")
+    if len(palette) != len(names):
+        raise DataError(f"{len(names)} classes and {len(palette)} colours; there must be as many")
+    ignore_index: object = source.ignore_index
+    is_number = isinstance(ignore_index, int) and not isinstance(ignore_index, bool)
+    if not is_number or not len(names) <= source.ignore_index <= 255:
+        raise DataError(
+            f"ignore_index is {ignore_index!r} with {len(names)} classes; it must be a number from {len(names)} to 255"
+        )
 
 
 def check_classes(names: Sequence[str], where: str) -> None:

@@ -11,8 +11,8 @@ from typing import ClassVar
 import numpy as np
 
 from dist_seg.data.formats import RawSample, SampleRef
-from dist_seg.data.formats.images import read_file, read_mask
-from dist_seg.data.formats.listing import file_version, pair_files
+from dist_seg.data.formats.images import MAX_PIXELS, read_mask
+from dist_seg.data.formats.listing import pair_files, pair_ref, read_pair
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
 from dist_seg.errors import DataError
 
@@ -27,6 +27,10 @@ class CamvidSource:
     root: Path
     dev_prefix: str = ""
     """Training images whose names begin with this become the split `dev`: `0006R0`, say, keeps a sequence apart."""
+    max_pixels: int = MAX_PIXELS
+    """Of a mask."""
+    skip_bad: bool = False
+    """An image without a mask, or a mask without an image, is a bad sample instead of an error."""
 
     class_names: ClassVar[tuple[str, ...]] = (
         *("sky", "building", "pole", "road", "pavement", "tree", "sign_symbol", "fence", "car"),
@@ -54,29 +58,19 @@ class CamvidSource:
         return refs
 
     def _split_samples(self, split: str) -> list[SampleRef]:
-        pairs, _ = pair_files(self.root / split, self._mask_folder(split))
-        refs = []
-        for pair in pairs:
-            num_bytes, version = file_version(pair.image, pair.mask)
-            apart = split == "train" and self.dev_prefix and pair.stem.startswith(self.dev_prefix)
-            refs.append(
-                SampleRef(
-                    key=pair.stem,
-                    split="dev" if apart else split,
-                    where=str(pair.image),
-                    mask_where=str(pair.mask),
-                    num_bytes=num_bytes,
-                    version=version,
-                )
-            )
-        return refs
+        pairs, _ = pair_files(self.root / split, self._mask_folder(split), keep_lone=self.skip_bad)
+        return [pair_ref(pair, "dev" if split == "train" and self._is_apart(pair.stem) else split) for pair in pairs]
+
+    def _is_apart(self, stem: str) -> bool:
+        return bool(self.dev_prefix) and stem.startswith(self.dev_prefix)
 
     def load(self, sample: SampleRef) -> RawSample:
-        raw = read_mask(read_file(Path(sample.mask_where)), sample.mask_where)
+        image, mask_file = read_pair(sample)
+        raw = read_mask(mask_file, sample.mask_where, self.max_pixels)
         if raw.is_color:
             raise DataError(f"{sample.mask_where}: a mask in colours; CamVid's masks here are grey class ids")
         mask = np.where(raw.values == _VOID_ID, self.ignore_index, raw.values)
-        return RawSample(image=read_file(Path(sample.where)), mask=mask)
+        return RawSample(image=image, mask=mask)
 
     def _mask_folder(self, split: str) -> Path:
         return self.root / f"{split}{_MASK_FOLDER_SUFFIX}"

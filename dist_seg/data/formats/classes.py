@@ -5,7 +5,7 @@ Class ids are 0, 1, 2, ... in the order of the classes, whatever numbers stand i
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +36,13 @@ class ClassTable:
     """Class id, or the ignore index, of every number that may stand in a mask."""
     colors: Mapping[Rgb, int] | None = None
     """The same of colours. With it, masks are read as colours."""
+    numbered: bool = field(default=False, repr=False)
+    """The user gave the numbers, which then mean what they say."""
 
     @property
     def is_unnumbered_pair(self) -> bool:
         """Two classes that the user gave no numbers: black and white masks may be meant."""
-        return self.values == {0: 0, 1: 1, IGNORE_INDEX: IGNORE_INDEX}
+        return not self.numbered and self.values == {0: 0, 1: 1, IGNORE_INDEX: IGNORE_INDEX}
 
     def class_ids(self, mask: RawMask, where: str) -> NDArray[np.uint8]:
         """(H, W) uint8. Raises `DataError` naming the value or colour that has no class, and its position."""
@@ -102,7 +104,7 @@ def read_classes(path: Path) -> ClassTable:
         values[value] = _next_class(names, name)
     check_classes(names, str(path))
     values.setdefault(IGNORE_INDEX, IGNORE_INDEX)
-    return ClassTable(names=tuple(names), palette=default_palette(len(names)), values=values)
+    return ClassTable(names=tuple(names), palette=default_palette(len(names)), values=values, numbered=numbered)
 
 
 def read_colors(path: Path, classes: ClassTable | None) -> ClassTable:
@@ -156,10 +158,11 @@ def found_classes(values: Sequence[int], palette: Sequence[Rgb] | None, where: s
 
 
 def mask_numbers(mask: RawMask, where: str) -> list[int]:
-    """The different numbers that stand in a mask. Raises `DataError` for one in colours."""
+    """The different numbers that stand in a mask. Raises `DataError` for one in colours or with no class ids."""
     numbers = _as_numbers(mask, where)
-    if int(numbers.min()) < 0 or int(numbers.max()) > _MAX_VALUE:
-        return [int(value) for value in np.unique(numbers)]
+    for extreme in (int(numbers.min()), int(numbers.max())):
+        if not 0 <= extreme <= _MAX_VALUE:
+            raise DataError(f"{where}: holds the number {extreme}; class ids are 0 to {_MAX_VALUE}")
     return [int(value) for value in np.flatnonzero(np.bincount(numbers.ravel()))]
 
 

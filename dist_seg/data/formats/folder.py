@@ -12,10 +12,10 @@ from pathlib import Path
 from dist_seg.data.formats import RawSample, SampleRef
 from dist_seg.data.formats.classes import ClassTable, found_classes, mask_numbers, read_classes, read_colors
 from dist_seg.data.formats.images import MAX_PIXELS, read_file, read_mask
-from dist_seg.data.formats.listing import Pair, file_version, pair_files
-from dist_seg.data.formats.splitting import group_names, validation_groups
+from dist_seg.data.formats.listing import Pair, pair_files, pair_ref, read_pair
+from dist_seg.data.formats.splitting import check_divided_groups, group_names, validation_groups
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
-from dist_seg.errors import DataError
+from dist_seg.errors import DataError, UserError
 
 DEFAULT_VAL = 0.1
 _SPLIT_FOLDERS = frozenset({"train", "val", "test"})
@@ -33,6 +33,7 @@ class FolderSource:
     group_by: str | None = None
     split: str = "train"
     max_pixels: int = MAX_PIXELS
+    skip_bad: bool = False
     notes: tuple[str, ...] = field(default=())
     """What the user should see before packing: where the classes come from, which files are passed over."""
     ignore_index: int = IGNORE_INDEX
@@ -46,39 +47,25 @@ class FolderSource:
         return self.classes.palette
 
     def samples(self) -> Sequence[SampleRef]:
-        pairs, _ = pair_files(self.images, self.masks)
+        pairs, _ = pair_files(self.images, self.masks, keep_lone=self.skip_bad)
         classes_version = hashlib.sha256(repr(self.classes).encode()).hexdigest()[:16]
-        refs = []
-        for pair, split in zip(pairs, self._splits(pairs), strict=True):
-            num_bytes, version = file_version(pair.image, pair.mask)
-            refs.append(
-                SampleRef(
-                    key=pair.stem,
-                    split=split,
-                    where=str(pair.image),
-                    mask_where=str(pair.mask),
-                    num_bytes=num_bytes,
-                    version=f"{version} {classes_version}",
-                )
-            )
-        return refs
+        splits = self._splits([pair.stem for pair in pairs])
+        return [pair_ref(pair, split, classes_version) for pair, split in zip(pairs, splits, strict=True)]
 
     def load(self, sample: SampleRef) -> RawSample:
-        mask = read_mask(read_file(Path(sample.mask_where)), sample.mask_where, self.max_pixels)
-        image = read_file(Path(sample.where))
+        image, mask_file = read_pair(sample)
+        mask = read_mask(mask_file, sample.mask_where, self.max_pixels)
         return RawSample(image=image, mask=self.classes.class_ids(mask, sample.mask_where))
 
-    def _splits(self, pairs: Sequence[Pair]) -> list[str]:
-        stems = [pair.stem for pair in pairs]
-        if divided := _split_folders(stems):
-            if self.val:
-                raise DataError(
-                    f"{self.images}: is divided into {', '.join(sorted(divided))} already; leave the share for "
-                    f"validation out, or give one of the folders"
-                )
-            return [stem.split("/")[0] for stem in stems]
+    def _splits(self, stems: Sequence[str]) -> list[str]:
+        if _split_folders(stems):
+            splits = [stem.split("/")[0] for stem in stems]
+            if self.group_by is not None:
+                below = [stem.split("/", 1)[1] for stem in stems]
+                check_divided_groups(group_names(below, self.group_by), splits)
+            return splits
         if not self.val:
-            return [self.split] * len(pairs)
+            return [self.split] * len(stems)
         groups = group_names(stems, self.group_by)
         chosen = validation_groups(groups, self.val)
         return ["val" if group in chosen else self.split for group in groups]
@@ -92,8 +79,9 @@ def open_folder(
     colors: Path | None = None,
     val: float | None = None,
     group_by: str | None = None,
-    split: str = "train",
+    split: str | None = None,
     max_pixels: int = MAX_PIXELS,
+    skip_bad: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> FolderSource:
     """The data set in two folders. Files are paired here; masks are read only where no file tells the classes.
@@ -101,10 +89,14 @@ def open_folder(
     classes, colors: text files; None takes `classes.txt` and `colors.txt` from the masks' folder, or beside it or the
     images' folder, where there are any. val: share of the images for the split `val`, 0 for none; None takes 0.1 where
     the folders are not divided and `split` is `train`. group_by: regular expression on an image's path below `images`
-    without its suffix; images with the same match stay together. split: name of the split of all the rest. `progress`
-    is told masks read and in all.
+    without its suffix (below the splits' folders, where there are such, whose division is then checked); images with
+    the same match stay together. split: name of the split of all the rest, `train`
+    where it is None. skip_bad: an image without a mask and a mask without an image are bad samples instead of an error.
+    `progress` is told masks read and in all. Raises `UserError` for options that would have no effect.
     """
-    pairs, others = pair_files(images, masks)
+    pairs, others = pair_files(images, masks, keep_lone=skip_bad)
+    stems = [pair.stem for pair in pairs]
+    val = _share_for_validation(images, _split_folders(stems), val, group_by, split)
     classes = classes or _beside(images, masks, _CLASSES_NAME)
     colors = colors or _beside(images, masks, _COLORS_NAME)
     notes = []
@@ -124,21 +116,46 @@ def open_folder(
     passed_over = [path for path in others if path.name not in (_CLASSES_NAME, _COLORS_NAME)]
     if passed_over:
         notes.append(f"{len(passed_over)} files are no images and passed over, {passed_over[0]} the first")
-    if val is None:
-        divided = _split_folders([pair.stem for pair in pairs])
-        val = 0.0 if divided or split != "train" else DEFAULT_VAL
     source = FolderSource(
         images=images,
         masks=masks,
         classes=table,
         val=val,
         group_by=group_by,
-        split=split,
+        split=split or "train",
         max_pixels=max_pixels,
+        skip_bad=skip_bad,
         notes=tuple(notes),
     )
-    source._splits(pairs)  # a mistake in val or group_by should show here
+    source._splits(stems)  # a mistake in val or group_by should show here
     return source
+
+
+def _share_for_validation(
+    images: Path, divided: frozenset[str], val: float | None, group_by: str | None, split: str | None
+) -> float:
+    """What `val` stands for. Raises `UserError` where it and the other options do not go together."""
+    if divided and (val or split is not None):
+        given = "a share for validation (--val)" if val else "a name for the split (--split)"
+        raise UserError(
+            f"{images}: is divided into {', '.join(sorted(divided))} already, so that {given} has no effect; leave it "
+            "out, or give one of the folders"
+        )
+    if divided:
+        return 0.0
+    if val is None:
+        val = DEFAULT_VAL if split in (None, "train") else 0.0
+    if val and split == "val":
+        raise UserError(
+            f"{images}: --split val and --val {val} would both be called val; leave one of them out, or name the rest "
+            "otherwise"
+        )
+    if group_by is not None and not val:
+        raise UserError(
+            f"{images}: --group-by {group_by!r} has no effect, as no share is taken for validation; give --val, or "
+            "leave it out"
+        )
+    return val
 
 
 def _split_folders(stems: Sequence[str]) -> frozenset[str]:
@@ -157,18 +174,18 @@ def _beside(images: Path, masks: Path, name: str) -> Path | None:
 def _numbers_found(
     pairs: Sequence[Pair], max_pixels: int, progress: Callable[[int, int], None] | None
 ) -> tuple[set[int], tuple[Rgb, ...] | None]:
-    """The numbers that stand in the masks, and the first palette. Masks that cannot be read are left to packing."""
+    """The numbers that stand in the masks, and the first palette. Masks that cannot be used are left to packing."""
     numbers: set[int] = set()
     palette: tuple[Rgb, ...] | None = None
     error: DataError | None = None
     for i, pair in enumerate(pairs):
         try:
-            mask = read_mask(read_file(pair.mask), str(pair.mask), max_pixels)
-        except DataError as unreadable:
-            error = error or unreadable
-        else:
-            numbers.update(mask_numbers(mask, str(pair.mask)))
-            palette = palette or mask.palette
+            if pair.mask is not None:
+                mask = read_mask(read_file(pair.mask), str(pair.mask), max_pixels)
+                numbers.update(mask_numbers(mask, str(pair.mask)))
+                palette = palette or mask.palette
+        except DataError as unusable:
+            error = error or unusable
         if progress:
             progress(i + 1, len(pairs))
     if error and not numbers:

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dist_seg.data.formats.images import IMAGE_SUFFIXES
+from dist_seg.data.formats import SampleRef
+from dist_seg.data.formats.images import IMAGE_SUFFIXES, read_file
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import StorageError
 
@@ -15,35 +16,60 @@ _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """An image and its mask."""
+    """An image and its mask. One of the two may be missing, where that was allowed."""
 
     stem: str
     """The path below the folder, without suffix, with forward slashes."""
-    image: Path
-    mask: Path
+    image: Path | None
+    mask: Path | None
 
 
-def pair_files(images: Path, masks: Path) -> tuple[list[Pair], list[Path]]:
+def pair_files(images: Path, masks: Path, *, keep_lone: bool = False) -> tuple[list[Pair], list[Path]]:
     """The pairs under the two folders, sub-folders included, in the order of their stems, and the files of other kinds.
 
-    Hidden files are passed over. Raises `DataError` naming the files for an image without a mask, a mask without an
-    image, two files with one stem, or folders that are missing or empty.
+    Hidden files are passed over. Raises `DataError` naming the files for two with one stem, folders that are missing or
+    empty, and, unless `keep_lone`, for an image without a mask or a mask without an image; where no file has another
+    that belongs to it, in any case.
     """
     if images.resolve() == masks.resolve():
         raise DataError(f"{images}: given for the images and for the masks; they must be two folders")
     image_files, other_images = _files_by_stem(images, apart_from=masks)
     mask_files, other_masks = _files_by_stem(masks, apart_from=images)
     without_mask = [path for stem, path in image_files.items() if stem not in mask_files]
-    if without_mask:
+    if without_mask and not (keep_lone and len(without_mask) < len(image_files)):
         hint = ""
         if len(without_mask) == len(image_files):
             hint = f"; a mask must have its image's name up to the suffix, here are such as {_first(mask_files)}"
         raise DataError(f"no mask in {masks} for {_named(without_mask)}{hint}")
     without_image = [path for stem, path in mask_files.items() if stem not in image_files]
-    if without_image:
+    if without_image and not keep_lone:
         raise DataError(f"no image in {images} for {_named(without_image)}")
-    pairs = [Pair(stem=stem, image=path, mask=mask_files[stem]) for stem, path in sorted(image_files.items())]
+    stems = sorted(image_files.keys() | mask_files.keys())
+    pairs = [Pair(stem=stem, image=image_files.get(stem), mask=mask_files.get(stem)) for stem in stems]
     return pairs, other_images + other_masks
+
+
+def pair_ref(pair: Pair, split: str, version: str = "") -> SampleRef:
+    """The sample, as `read_pair` takes it; `version` stands for what else its content depends on."""
+    files = [path for path in (pair.image, pair.mask) if path]
+    num_bytes, files_version = file_version(*files)
+    return SampleRef(
+        key=pair.stem,
+        split=split,
+        where=str(files[0]),
+        mask_where=str(pair.mask or ""),
+        num_bytes=num_bytes,
+        version=f"{files_version} {version}".rstrip(),
+    )
+
+
+def read_pair(sample: SampleRef) -> tuple[bytes, bytes]:
+    """Image and mask file. Raises `DataError` where there is only one of them, so that it counts as a bad sample."""
+    if not sample.mask_where:
+        raise DataError(f"{sample.where}: has no mask")
+    if sample.where == sample.mask_where:
+        raise DataError(f"{sample.where}: a mask that has no image")
+    return read_file(Path(sample.where)), read_file(Path(sample.mask_where))
 
 
 def file_version(*paths: Path) -> tuple[int, str]:

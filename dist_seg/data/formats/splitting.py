@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Sequence
 
 from dist_seg.errors import DataError, UserError
@@ -30,27 +29,37 @@ def group_names(stems: Sequence[str], group_by: str | None) -> list[str]:
 
 
 def validation_groups(groups: Sequence[str], fraction: float) -> frozenset[str]:
-    """The groups for validation: about `fraction` of the samples, at least one group and never all.
+    """The groups for validation: those whose names' hash falls into the first `fraction` of its range.
 
-    `groups` holds the group of every sample. Groups are taken in the order of a hash of their names, as long as they
-    fit. Raises `DataError` for a fraction outside (0, 1) or fewer than two groups.
+    `groups` holds the group of every sample. A group's side depends on its own name alone, so that it stays where it is
+    when others come or go; only where one side would be empty, the group nearest to it is moved there. Raises
+    `DataError` for a fraction outside (0, 1) or fewer than two groups.
     """
     if not 0 < fraction < 1:
         raise DataError(f"the share for validation is {fraction}, must lie between 0 and 1")
-    sizes = Counter(groups)
-    if len(sizes) < 2:
+    places = {group: _place(group) for group in groups}
+    if len(places) < 2:
         raise DataError(
-            f"all {len(groups)} samples are of one group ({next(iter(sizes), '')!r}): there is nothing to validate on; "
-            "group by something else"
+            f"all {len(groups)} samples are of one group ({next(iter(places), '')!r}): there is nothing to validate "
+            "on; group by something else"
         )
-    room = min(len(groups) - 1, max(1, round(fraction * len(groups))))
-    chosen = set()
-    for group in sorted(sizes, key=_hash):
-        if sizes[group] <= room:
-            room -= sizes[group]
-            chosen.add(group)
-    return frozenset(chosen or {min(sizes, key=lambda group: (sizes[group], _hash(group)))})
+    in_order = sorted(places, key=lambda group: (places[group], group))
+    count = sum(place < fraction for place in places.values())
+    return frozenset(in_order[: min(max(count, 1), len(places) - 1)])
 
 
-def _hash(group: str) -> bytes:
-    return hashlib.blake2b(group.encode(errors="surrogatepass"), digest_size=16).digest()
+def check_divided_groups(groups: Sequence[str], splits: Sequence[str]) -> None:
+    """Raises `DataError` for a group with samples in two splits. `groups` and `splits` are of every sample."""
+    split_of: dict[str, str] = {}
+    for group, split in zip(groups, splits, strict=True):
+        if (other := split_of.setdefault(group, split)) != split:
+            raise DataError(
+                f"group {group!r} has samples in {other} and in {split}; move them to one side, or leave group_by out "
+                "if that is meant"
+            )
+
+
+def _place(group: str) -> float:
+    """The hash of a group's name, from 0 to 1."""
+    digest = hashlib.blake2b(group.encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64

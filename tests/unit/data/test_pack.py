@@ -301,16 +301,21 @@ def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
         (np.full((4, 5), 256, np.int32), r"class id 256 at"),
         (np.zeros((5, 4), np.uint8), r"x\.png: the mask is 4x5 .*x\.jpg 5x4.*EXIF"),
         (np.zeros((2, 2), np.uint8), r"x\.png: the mask is 2x2 \(width x height\), its image x\.jpg 5x4"),
-        (np.zeros((4, 5, 3), np.uint8), r"the mask is 3x5x4"),
+        (np.zeros((4, 5, 3), np.uint8), r"x\.png: the reader gave a mask of shape 4x5x3 and type uint8"),
+        (np.full((4, 5), 0.5), r"x\.png: the reader gave a mask of shape 4x5 and type float64; .*integer"),
+        ([[0] * 5] * 4, r"x\.png: the reader gave a list for the mask; it must be a NumPy array"),
     ],
 )
-def test_a_wrong_mask_is_refused_by_file_value_and_position(
-    tmp_path: Path, mask: NDArray[np.integer], message: str
-) -> None:
+def test_a_wrong_mask_is_refused_by_file_value_and_position(tmp_path: Path, mask: object, message: str) -> None:
     image = encoded(Image.fromarray(picture(4, 5)), "PNG")
     with pytest.raises(DataError, match=message):
-        pack(ArraySource({"x": mask}, {"x": image}), tmp_path)
+        pack(ArraySource({"x": mask}, {"x": image}), tmp_path)  # type: ignore[dict-item]  # what readers may give
     assert not (tmp_path / "manifest.json").exists()
+
+
+def test_a_mask_of_bools_is_of_the_classes_0_and_1(tmp_path: Path) -> None:
+    result = pack(ArraySource({"x": _mask(1, 1, 0, 1).astype(bool)}), tmp_path)
+    assert result.manifest.splits["train"].class_pixels == (17, 3, 0)
 
 
 def test_every_bad_sample_of_a_shard_is_named(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dist_seg.data.formats.classes import found_classes, read_classes, read_colors
+from dist_seg.data.formats.classes import found_classes, mask_numbers, read_classes, read_colors
 from dist_seg.data.formats.images import RawMask
 from dist_seg.errors import DataError
 
@@ -149,3 +149,9 @@ def test_found_classes_take_the_palette_s_colours() -> None:
 def test_numbers_that_are_no_classes_are_refused(values: list[int], message: str) -> None:
     with pytest.raises(DataError, match=message):
         found_classes(values, None, "masks")
+
+
+@pytest.mark.parametrize("value", [-1, 65536, 2**30])
+def test_a_number_that_is_no_class_id_is_named_with_its_file(value: int) -> None:
+    with pytest.raises(DataError, match=rf"m\.tif: holds the number {value}; class ids are 0 to 65535"):
+        mask_numbers(_numbers(0, value), "m.tif")

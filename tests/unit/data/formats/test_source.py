@@ -6,7 +6,7 @@ import pytest
 
 from dist_seg.data.formats import load_source
 from dist_seg.data.pack import pack
-from dist_seg.errors import UserError
+from dist_seg.errors import DataError, UserError
 
 _READER = """
 from dataclasses import dataclass
@@ -33,6 +33,11 @@ def make_source(count="2"):
 
 def broken():
     return 3
+
+def closure():
+    source = Stripes(2)
+    source.hook = lambda: None
+    return source
 """
 
 
@@ -60,3 +65,39 @@ def test_is_packed_like_the_built_in_ones(module: str, tmp_path: Path) -> None:
 def test_a_path_that_is_wrong_is_explained(module: str, path: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_source(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["1", "2"], r"takes \(count='2'\) and was given \['1', '2'\]: too many positional arguments"),
+        (["three"], r"called with \['three'\], failed at .*stripes_reader\.py:\d+: ValueError: invalid literal"),
+    ],
+)
+def test_arguments_that_are_wrong_are_explained(module: str, arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_source(f"{module}:make_source", arguments)
+
+
+def test_a_reader_that_cannot_be_pickled_is_explained(module: str, tmp_path: Path) -> None:
+    source = load_source(f"{module}:closure")
+    with pytest.raises(UserError, match=r"a Stripes, cannot be sent to worker processes: .*--workers 1"):
+        pack(source, tmp_path / "out", workers=2, shard_bytes=1)
+    assert pack(source, tmp_path / "out", workers=1, shard_bytes=1).written_shards == 2
+
+
+@pytest.mark.parametrize("ignore_index", [-1, 0, 1, 256, 300, None, "255", True, 255.0])
+def test_an_ignore_index_that_no_mask_could_hold_is_refused_before_anything_is_done(
+    module: str, tmp_path: Path, ignore_index: object
+) -> None:
+    source = load_source(f"{module}:make_source")
+    source.ignore_index = ignore_index  # type: ignore[misc, assignment]  # a reader may be anything
+    with pytest.raises(DataError, match=rf"ignore_index is {ignore_index!r} with 2 classes.*from 2 to 255"):
+        pack(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_ignore_index_next_to_the_classes_is_accepted(module: str, tmp_path: Path) -> None:
+    source = load_source(f"{module}:make_source")
+    source.ignore_index = 2  # type: ignore[misc]  # a reader may be anything
+    assert pack(source, tmp_path / "out").manifest.ignore_index == 2

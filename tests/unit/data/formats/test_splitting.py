@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_seg.data.formats.splitting import group_names, validation_groups
+from dist_seg.data.formats.splitting import check_divided_groups, group_names, validation_groups
 from dist_seg.errors import DataError, UserError
 
 _groups = st.lists(st.text("abcdefg", min_size=1, max_size=2), min_size=2, max_size=200).filter(
@@ -24,15 +24,41 @@ def test_order_does_not_matter(groups: list[str], fraction: float, random: objec
     assert validation_groups(groups, fraction) == validation_groups(groups[::-1], fraction)
 
 
-@given(st.integers(2, 500), st.floats(0.01, 0.99))
-def test_single_samples_divide_to_the_sample(count: int, fraction: float) -> None:
-    chosen = validation_groups([str(i) for i in range(count)], fraction)
-    assert len(chosen) == min(count - 1, max(1, round(fraction * count)))
+def test_about_the_share_is_chosen() -> None:
+    groups = [str(i) for i in range(2000)]
+    for fraction in (0.05, 0.1, 0.5, 0.9):
+        # Three standard deviations; the hash is fixed, and so is the outcome.
+        assert abs(len(validation_groups(groups, fraction)) / 2000 - fraction) < 3 * (0.25 / 2000) ** 0.5
 
 
-def test_a_group_larger_than_the_share_gives_way_to_smaller_ones() -> None:
-    groups = ["large"] * 90 + ["b"] * 5 + ["c"] * 5
-    assert validation_groups(groups, 0.1) == {"b", "c"}
+@given(st.sets(st.text(max_size=4), min_size=30, max_size=60), st.text(max_size=4), st.floats(0.4, 0.6))
+def test_a_group_that_comes_moves_no_other(groups: set[str], new: str, fraction: float) -> None:
+    before = validation_groups(sorted(groups), fraction)
+    after = validation_groups(sorted(groups | {new}), fraction)
+    assert before - {new} == after - {new}
+
+
+def test_a_group_that_goes_moves_no_other() -> None:
+    groups = [f"slide{i}" for i in range(40)]
+    before = validation_groups(groups, 0.2)
+    for gone in groups:
+        assert validation_groups([group for group in groups if group != gone], 0.2) == before - {gone}
+
+
+@given(_groups, st.floats(0.001, 0.5), st.floats(0.5, 0.999))
+def test_a_larger_share_keeps_what_a_smaller_one_chose(groups: list[str], small: float, large: float) -> None:
+    assert validation_groups(groups, small) <= validation_groups(groups, large)
+
+
+@pytest.mark.parametrize(("fraction", "count"), [(1e-9, 1), (1 - 1e-9, 4)])
+def test_an_empty_side_is_given_one_group(fraction: float, count: int) -> None:
+    assert len(validation_groups(["a", "b", "c", "d", "e"], fraction)) == count
+
+
+def test_a_group_on_both_sides_of_a_given_division_is_named() -> None:
+    check_divided_groups(["a", "b", "a"], ["train", "val", "train"])
+    with pytest.raises(DataError, match="group 'a' has samples in train and in val"):
+        check_divided_groups(["a", "b", "a"], ["train", "val", "val"])
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 10.0, float("nan")])
