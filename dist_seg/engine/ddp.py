@@ -9,6 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from dist_seg.engine.optim import load_optimizer_state, optimizer_state, set_learning_rate
+from dist_seg.errors import ConfigError
 from dist_seg.runtime.world import World
 
 
@@ -54,16 +55,29 @@ class DdpStrategy:
         return grad_norm, skipped
 
     def warm_up(self, loss_of: Callable[[Callable[[torch.Tensor], torch.Tensor]], torch.Tensor]) -> None:
-        """Two passes whose gradients are thrown away; call before any state is loaded.
+        """Passes whose gradients are thrown away; call before any state is loaded. On one rank a single one.
 
+        Raises ConfigError for trained parameters that the loss does not depend on, at any number of ranks.
         DDP rebuilds its buckets after the first step, and the order in which gloo adds depends on them: without this
         the first step after a resume would differ in the last bit from the same step of a run without the pause.
         """
-        if self._ddp is None:
-            return
-        for _ in range(2):
+        for _ in range(2 if self._ddp is not None else 1):
             self.backward(loss_of(lambda images: self.forward(images, last=True)), last=True)
+            self._check_all_used()
         self._optimizer.zero_grad(set_to_none=True)
+
+    def _check_all_used(self) -> None:
+        unused = [
+            name
+            for name, parameter in self.module.named_parameters()
+            if parameter.requires_grad and parameter.grad is None
+        ]
+        if unused:
+            raise ConfigError(
+                f"{type(self.module).__name__}: the loss does not depend on {', '.join(unused[:5])}"
+                f"{f' and {len(unused) - 5} more parameters' if len(unused) > 5 else ''}, so ranks would wait for its "
+                "gradient for ever; leave it out of the model, or set requires_grad to False"
+            )
 
     def optimizer_state(self) -> dict[str, torch.Tensor]:
         return optimizer_state(self._optimizer, self.module)

@@ -17,23 +17,32 @@ class ExponentialMovingAverage:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self._model = model
         self._decay = decay
-        self._live = {
-            name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if tensor.is_floating_point()
-        }
-        self.averages = {name: tensor.detach().clone() for name, tensor in self._live.items()}
+        # A tensor that is known by several names (tied weights) is averaged once, under the first of them.
+        by_tensor: dict[int, tuple[str, torch.Tensor]] = {}
+        self._first_name: dict[str, str] = {}
+        for name, tensor in model.state_dict(keep_vars=True).items():
+            if tensor.is_floating_point():
+                self._first_name[name] = by_tensor.setdefault(id(tensor), (name, tensor))[0]
+        self._live = dict(by_tensor.values())
+        self._averages = {name: tensor.detach().clone() for name, tensor in self._live.items()}
+
+    @property
+    def averages(self) -> dict[str, torch.Tensor]:
+        """By the names of the model's state."""
+        return {name: self._averages[first] for name, first in self._first_name.items()}
 
     @torch.no_grad()
     def update(self, steps_done: int) -> None:
         """Moves the average after optimiser step number `steps_done`, counted from 1."""
         decay = min(self._decay, (1 + steps_done) / (10 + steps_done))
         torch._foreach_lerp_(
-            list(self.averages.values()), [tensor.detach() for tensor in self._live.values()], 1 - decay
+            list(self._averages.values()), [tensor.detach() for tensor in self._live.values()], 1 - decay
         )
 
     @torch.no_grad()
     def load(self, averages: Mapping[str, torch.Tensor]) -> None:
         """Takes up averages by name."""
-        for name, tensor in self.averages.items():
+        for name, tensor in self._averages.items():
             tensor.copy_(averages[name])
 
     @contextmanager
@@ -47,4 +56,4 @@ class ExponentialMovingAverage:
 
     def _swap(self) -> None:
         for name, tensor in self._live.items():
-            tensor.data, self.averages[name] = self.averages[name], tensor.data
+            tensor.data, self._averages[name] = self._averages[name], tensor.data

@@ -37,3 +37,25 @@ def test_swapping_in_and_out_restores_the_weights_to_the_bit() -> None:
 def test_integer_buffers_are_not_averaged() -> None:
     ema = ExponentialMovingAverage(nn.BatchNorm1d(2), decay=0.9)
     assert set(ema.averages) == {"weight", "bias", "running_mean", "running_var"}
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(2, 2, bias=False)
+        self.second = nn.Linear(2, 2, bias=False)
+        self.second.weight = self.first.weight
+
+
+def test_tied_weights_are_averaged_once_and_restored() -> None:
+    net = Tied()
+    ema = ExponentialMovingAverage(net, decay=0.5)
+    before = net.first.weight.detach().clone()
+    with torch.no_grad():
+        net.first.weight.add_(1.0)
+    ema.update(100)
+    with ema.swapped_in():
+        torch.testing.assert_close(net.second.weight, before + 0.5)
+        assert net.first.weight.data_ptr() == net.second.weight.data_ptr()
+    torch.testing.assert_close(net.first.weight, before + 1.0)
+    assert set(ema.averages) == {"first.weight", "second.weight"}
