@@ -12,7 +12,7 @@ from dist_seg.config.schema import AugmentConfig, CheckpointConfig, Config, Data
 from dist_seg.data.manifest import Manifest
 from dist_seg.data.reader import ShardReader
 from dist_seg.engine.run import class_info
-from dist_seg.errors import DataError
+from dist_seg.errors import ConfigError, DataError
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
 from dist_seg.runtime.storage import Storage
 from dist_seg.runtime.streams import seed_of
@@ -121,9 +121,10 @@ def fit_steps(config: Config, facts: DataFacts, world: World, measured: Measured
 def fill_from(config: Config, stored: Config) -> Config:
     """Takes what `config` leaves to be fitted from the run that is being resumed."""
     weights = stored.model.weights if config.model.weights == "auto" else config.model.weights
+    loader = stored.data.loader if config.data.loader == "auto" else config.data.loader
     return dataclasses.replace(
         config,
-        data=_filled(config.data, stored.data, ("input_scale",)),
+        data=dataclasses.replace(_filled(config.data, stored.data, ("input_scale",)), loader=loader),
         augment=_filled(config.augment, stored.augment, ("crop_height", "crop_width")),
         train=_filled(config.train, stored.train, ("global_batch", "micro_batch", "max_steps", "eval_interval_steps")),
         checkpoint=_filled(config.checkpoint, stored.checkpoint, ("interval_steps",)),
@@ -137,12 +138,31 @@ def _filled(section: Section, stored: Section, names: tuple[str, ...]) -> Sectio
 
 
 def measure(config: Config, manifest: Manifest, world: World) -> Measured:
-    """Trains a blank micro-batch three times and takes the fastest; also finds shapes that do not fit."""
+    """Trains a blank micro-batch three times and takes the fastest.
+
+    Raises ConfigError for a micro-batch that does not fit into the GPU's memory.
+    """
+    try:
+        return _measure(config, manifest, world)
+    except torch.OutOfMemoryError as error:
+        train, augment = config.train, config.augment
+        raise ConfigError(
+            f"train.micro_batch={train.micro_batch} crops of {augment.crop_width}x{augment.crop_height} do not fit "
+            f"into the memory of {world.device}: lower train.micro_batch (train.global_batch may stay), or "
+            f"augment.crop_height and augment.crop_width ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _measure(config: Config, manifest: Manifest, world: World) -> Measured:
     # One rank measures while the others wait: synchronised norms would wait for them in turn.
     norm = "batch" if config.model.norm == "sync" else config.model.norm
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, norm=norm))
     task = build_task(config, class_info(manifest), manifest.split(config.data.train_split).class_pixels)
     precision = resolve_precision(config.train.precision, world.device)
+    before = 0
+    if world.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(world.device)
+        before = torch.cuda.memory_allocated(world.device)
     torch.manual_seed(seed_of("model", config.train.seed))
     model = task.build_model().to(world.device, dtype_of(precision))
     if config.train.channels_last:
@@ -171,11 +191,11 @@ def measure(config: Config, manifest: Manifest, world: World) -> Measured:
         seconds.append(time.perf_counter() - begin)
     for parameter in parameters:
         kept.pop(parameter.untyped_storage().data_ptr(), None)
-    return Measured(
-        seconds=min(seconds),
-        parameter_bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
-        activation_bytes=sum(kept.values()),
-    )
+    parameter_bytes = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    activation_bytes = sum(kept.values())
+    if world.device.type == "cuda":  # The allocator saw the kernels' workspaces as well; gradients are counted apart.
+        activation_bytes = max(0, torch.cuda.max_memory_allocated(world.device) - before - 2 * parameter_bytes)
+    return Measured(seconds=min(seconds), parameter_bytes=parameter_bytes, activation_bytes=activation_bytes)
 
 
 def seconds_per_step(config: Config, world: World, measured: Measured) -> float:

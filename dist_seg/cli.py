@@ -21,13 +21,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if arguments is None else arguments)
     options = _parse(argv)
     _set_up_logging()
+    if "" not in sys.path:  # The user's own modules lie in the working directory; last, so that they shadow nothing.
+        sys.path.append("")
     run: Callable[[argparse.Namespace, list[str]], int] = options.run
     try:
         return run(options, argv)
     except (UserError, RunFailedError) as error:
         rank = os.environ.get("RANK", "0")
-        # Configuration is read by every rank alike, and a shared error raised by all of them: one says so.
-        if rank == "0" or not (isinstance(error, ConfigError) or getattr(error, "shared", False)):
+        # A shared error is raised by all ranks: one says so. Configuration is read by the ranks of a machine alike.
+        of_machine = isinstance(error, ConfigError) and os.environ.get("LOCAL_RANK", "0") != "0"
+        if rank == "0" or not (of_machine or getattr(error, "shared", False)):
             print(f"dist-seg: {'' if rank == '0' else f'rank {rank}: '}{error}", file=sys.stderr)
         return EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_FAULT
     except KeyboardInterrupt:
@@ -107,11 +110,9 @@ def _add_pack(commands: _Commands) -> None:
         "--val", type=float, default=None, metavar="SHARE", help="for validation (0.1, unless the folders are divided)"
     )
     splitting.add_argument(
-        "--group-by", metavar="REGEX", help="images whose match (or first group) is equal stay on one side"
+        "--group-by", metavar="REGEX", help="images whose match (or its groups) is equal stay on one side"
     )
-    splitting.add_argument(
-        "--split", default="train", metavar="NAME", help="name of the split of the rest (%(default)s)"
-    )
+    splitting.add_argument("--split", default=None, metavar="NAME", help="name of the split of the rest (train)")
     synthetic = _command(formats, "synthetic", "shapes on textured backgrounds, drawn here")
     synthetic.add_argument("--train-images", type=int, default=480, metavar="N", help="training images (%(default)s)")
     synthetic.add_argument("--val-images", type=int, default=96, metavar="N", help="validation images (%(default)s)")
@@ -128,7 +129,7 @@ def _add_pack(commands: _Commands) -> None:
         writing.add_argument("--overwrite", action="store_true", help="replace another data set in OUT")
         faults = parser_of_kind.add_argument_group("faults")
         faults.add_argument("--skip-bad", action="store_true", help="leave unusable samples out and count them")
-        faults.add_argument("--max-pixels", type=int, default=None, metavar="N", help="refuse images with more pixels")
+        faults.add_argument("--max-pixels", type=int, default=None, metavar="N", help="refuse images and masks with more pixels")
         parser_of_kind.set_defaults(run=_run_pack, format=kind)
 
 
@@ -153,9 +154,13 @@ def _run_verify(options: argparse.Namespace, argv: list[str]) -> int:
 def _add_inspect(commands: _Commands) -> None:
     parser = _command(commands, "inspect", "count classes and pixels, and draw a contact sheet of images and masks")
     parser.add_argument("shards", metavar="SHARDS", help="folder or URL that holds manifest.json")
-    parser.add_argument("--split", default=None, help="one split only (default: all in the counts, train on the sheet)")
-    parser.add_argument("--out", type=Path, default=Path("contact_sheet.png"), help="contact sheet (%(default)s)")
-    parser.add_argument("--samples", type=int, default=16, metavar="N", help="images on the sheet (%(default)s)")
+    parser.add_argument("--split", default=None, metavar="NAME", help="one split only, in counts and sheet (all)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("contact_sheet.png"), metavar="FILE", help="contact sheet (%(default)s)"
+    )
+    parser.add_argument(
+        "--samples", type=int, default=16, metavar="N", help="images of each split on the sheet (%(default)s)"
+    )
     parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the counts as JSON, too")
     parser.set_defaults(run=_run_inspect)
 
@@ -221,13 +226,13 @@ def _run_train(options: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _launch_train(options: argparse.Namespace, argv: list[str], files: list[Path], overrides: list[str]) -> int:
-    from dist_seg.commands.launch import launch, processes, run_dir_of
+    from dist_seg.commands.launch import launch, processes
     from dist_seg.config.load import load_config
 
-    run_dir = run_dir_of(load_config(files, overrides))
+    config = load_config(files, overrides)
     at = argv.index("--nproc") if "--nproc" in argv else None
     rest = argv[:at] + argv[at + 2 :] if at is not None else [a for a in argv if not a.startswith("--nproc=")]
-    return launch(processes(options.nproc), rest, run_dir)
+    return launch(processes(options.nproc), rest, config)
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:

@@ -22,6 +22,8 @@ class CheckpointMeta:
     bad_samples: Mapping[str, str] = field(default_factory=dict)
     """Key of every training sample that could not be decoded, and why."""
     nonfinite_in_a_row: int = 0
+    origin: str = ""
+    """The checkpoint outside the run's own folder that training began from, if it did."""
     format_version: int = FORMAT_VERSION
 
 

@@ -36,7 +36,7 @@ def run_eval(options: argparse.Namespace) -> int:
         make_deterministic(trained.config, world.device)
         shards = str(options.data or trained.config.data.shards)
         storage = open_storage(shards)
-        manifest = load_manifest(storage)
+        manifest = on_every_rank(lambda: load_manifest(storage))
         _check_classes(trained, manifest, storage)
         split = options.split or trained.config.data.val_split
         wanted = trained.config.data.num_threads

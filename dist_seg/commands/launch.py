@@ -33,7 +33,7 @@ def processes(wanted: str) -> int:
     return int(wanted)
 
 
-def launch(nproc: int, arguments: Sequence[str], run_dir: Path | None) -> int:
+def launch(nproc: int, arguments: Sequence[str], config: Config) -> int:
     """Runs `dist-seg ARGUMENTS` on `nproc` ranks; returns their exit code, read from the run folder."""
     # Set before torch is imported. torchrun itself would set one OpenMP thread a rank and say so at length.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, visible_cores() // nproc)))
@@ -42,13 +42,14 @@ def launch(nproc: int, arguments: Sequence[str], run_dir: Path | None) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)
-    outcome_file = run_dir / "outcome.json" if run_dir is not None else None
+    outcome_file = run_dir_of(config) / "outcome.json"
     before = _written_at(outcome_file)
-    options = ["--standalone", "--nproc-per-node", str(nproc), "-m", "dist_seg", *arguments]
+    grace = ["--shutdown-timeout", str(config.checkpoint.grace_s)]
+    options = ["--standalone", "--nproc-per-node", str(nproc), *grace, "-m", "dist_seg", *arguments]
     try:
         run.run(run.parse_args(options))  # type: ignore[no-untyped-call]  # torchrun's own entry is not annotated
     except (ChildFailedError, SignalException) as error:  # The ranks have said why.
-        if outcome_file is not None and _written_at(outcome_file) not in (None, before):
+        if _written_at(outcome_file) not in (None, before):
             return int(json.loads(outcome_file.read_text()).get("exit_code", 1)) or 1
         if isinstance(error, SignalException):
             return 143
@@ -57,5 +58,5 @@ def launch(nproc: int, arguments: Sequence[str], run_dir: Path | None) -> int:
     return 0
 
 
-def _written_at(file: Path | None) -> int | None:
-    return file.stat().st_mtime_ns if file is not None and file.exists() else None
+def _written_at(file: Path) -> int | None:
+    return file.stat().st_mtime_ns if file.exists() else None

@@ -5,6 +5,7 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,10 @@ from dist_seg.commands.launch import run_dir_of
 from dist_seg.commands.report import render_report
 from dist_seg.config.load import config_from_tree, load_config, to_tree, to_yaml
 from dist_seg.config.schema import Config
-from dist_seg.data.loader import choose_loader
+from dist_seg.data.loader import choose_loader, train_batches
 from dist_seg.data.manifest import Manifest, load_manifest
 from dist_seg.data.plan import EvalPlan
-from dist_seg.engine.run import TrainingOutcome, build_plan, check_lanes, run_training
+from dist_seg.engine.run import TrainingOutcome, build_plan, check_lanes, find_checkpoint, run_training
 from dist_seg.engine.run_folder import RunFolder, check_same_run
 from dist_seg.engine.stop import StopSignal
 from dist_seg.errors import CheckpointError, ConfigError, DataError, UserError
@@ -28,12 +29,13 @@ from dist_seg.runtime.collectives import gather_json, on_every_rank, on_main
 from dist_seg.runtime.storage import Storage, open_storage
 from dist_seg.runtime.world import World, detect_world, process_group, set_threads
 from dist_seg.telemetry.accounting import ProcessAccount
-from dist_seg.telemetry.build import build_sinks
+from dist_seg.telemetry.build import build_sinks, check_sinks
 from dist_seg.telemetry.events import Event, RunEnded
 from dist_seg.telemetry.progress import duration
 
 _log = logging.getLogger(__name__)
 EXIT_PREEMPTED = 143
+_CHECKING_THREADS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +75,14 @@ def train(options: TrainOptions, process_started: float) -> int:
         if options.print_config or options.dry_run:
             return 0
         loader_threads = num_threads if config.data.num_threads is None else config.data.num_threads
-        return _run(prepared, world, loader_threads, stop, process_started)
+        return _run(prepared, world, loader_threads, stop, process_started, fresh=options.fresh)
 
 
 def _prepare(config: Config, options: TrainOptions, world: World, num_threads: int) -> _Prepared:
     if config.data.shards is None:
         raise ConfigError("data.shards is not set: give the folder that `dist-seg pack` wrote")
     storage = open_storage(config.data.shards)
-    manifest = load_manifest(storage)
+    manifest = on_every_rank(lambda: load_manifest(storage))
     if manifest.task != config.task:
         raise ConfigError(f"{storage.url} is packed for the task {manifest.task!r}, but task={config.task}")
     folder = RunFolder(path=run_dir_of(config))
@@ -120,7 +122,9 @@ def _settle(
     _check_shards(config, storage, manifest)
     if not manifest.split(config.data.val_split).num_samples:
         raise DataError(f"{storage.url}: split {config.data.val_split!r} has no samples to evaluate on")
-    choose_loader(config)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, loader=choose_loader(config)))
+    if options.dry_run:
+        _check_start(config, folder, storage, manifest, world)
     if config.train.max_steps is None or options.dry_run or _is_fitted(options):
         measured = capacity.measure(config, manifest, world)
         config = capacity.fit_steps(config, facts, world, measured)
@@ -128,21 +132,40 @@ def _settle(
             _show_plan(config, facts, world, measured, manifest, num_threads)
     else:
         config = capacity.fit_steps(config, facts, world, _NOTHING_MEASURED)
+        _log.info("encoder weights: %s; loader: %s", config.model.weights or "random", config.data.loader)
     if options.print_config:
         print(to_yaml(config), end="")
     return config
 
 
 def _check_shards(config: Config, storage: Storage, manifest: Manifest) -> None:
-    """Every shard that will be read is there and as long as the manifest says; contents are checked when read."""
-    for split in (config.data.train_split, config.data.val_split):
-        for shard in manifest.split(split).shards:
-            size = storage.size(shard.name)
+    """Every shard that will be read is there, with its index, and as long as the manifest says.
+
+    Contents are checked when they are read.
+    """
+    splits = {config.data.train_split, config.data.val_split}
+    shards = [shard for split in sorted(splits) for shard in manifest.split(split).shards]
+    with ThreadPoolExecutor(_CHECKING_THREADS) as pool:  # Object stores answer after tens of milliseconds each.
+        sizes = pool.map(storage.size, [shard.name for shard in shards])
+        indexes = pool.map(storage.size, [shard.sidecar_name for shard in shards])
+        for shard, size, _ in zip(shards, sizes, indexes, strict=True):
             if size != shard.bytes:
                 raise DataError(
                     f"{storage.url}: shard {shard.name} has {size} bytes, the manifest says {shard.bytes}; run "
                     f"`dist-seg verify {storage.url}` and pack the data again"
                 )
+
+
+def _check_start(config: Config, folder: RunFolder, storage: Storage, manifest: Manifest, world: World) -> None:
+    """What a start would find out after the checks of every start: outputs, checkpoint, a first micro-batch."""
+    folder.check_writable()
+    check_sinks(config.telemetry)
+    find_checkpoint(config, folder.checkpoints, restarted=False)
+    batches = train_batches(config, manifest, storage, build_plan(config, manifest), [(0, 0)], world.device, 0)
+    bad = next(batches).bad
+    batches.close()
+    for sample in bad:
+        _log.warning("sample %s of %s cannot be decoded: %s", sample.key, sample.shard, sample.reason)
 
 
 _NOTHING_MEASURED = capacity.Measured(seconds=0.0, parameter_bytes=0, activation_bytes=0)
@@ -186,7 +209,9 @@ def _show_plan(
     print("\n".join(lines), file=sys.stderr, flush=True)
 
 
-def _run(prepared: _Prepared, world: World, num_threads: int, stop: StopSignal, process_started: float) -> int:
+def _run(
+    prepared: _Prepared, world: World, num_threads: int, stop: StopSignal, process_started: float, *, fresh: bool
+) -> int:
     """Trains and finishes the run; how it ended stands in `outcome.json`, as torchrun hides the ranks' exit codes."""
     folder = prepared.folder
     ended, reason, step, code = "failed", "", -1, 1
@@ -208,8 +233,13 @@ def _run(prepared: _Prepared, world: World, num_threads: int, stop: StopSignal, 
                 except CheckpointError as error:  # A full disk must not hide why the run ended.
                     _log.error("%s", error)
     if ended == "preempted" and world.is_main:
-        print(f"stopped at step {step}; the same command goes on from there", file=sys.stderr)
+        print(f"stopped at step {step}; {_how_to_go_on(prepared.config, fresh)}", file=sys.stderr)
     return code
+
+
+def _how_to_go_on(config: Config, fresh: bool) -> str:
+    anew = ["--fresh"] * fresh + ["checkpoint.resume=none"] * (config.checkpoint.resume == "none")
+    return f"the same command{' without ' + ' and '.join(anew) if anew else ''} goes on from there"
 
 
 def _train_and_log(

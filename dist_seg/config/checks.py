@@ -121,6 +121,7 @@ def _other_problems(config: Config) -> Iterator[str]:
     yield from _at_least("eval.batch", config.eval.batch, 1)
     yield from _at_least("eval.bootstrap_samples", config.eval.bootstrap_samples, 0)
     yield from _at_least("checkpoint.interval_steps", config.checkpoint.interval_steps, 1)
+    yield from _at_least("checkpoint.grace_s", config.checkpoint.grace_s, 1)
     yield from _at_least("checkpoint.keep_last", config.checkpoint.keep_last, 1)
     yield from _at_least("checkpoint.keep_every_steps", config.checkpoint.keep_every_steps, 0)
     yield from _at_least("telemetry.log_interval_steps", config.telemetry.log_interval_steps, 1)

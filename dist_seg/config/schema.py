@@ -188,6 +188,9 @@ class CheckpointConfig:
     keep_best: bool = True
     keep_every_steps: int = 0
     """Also keep every checkpoint whose step is a multiple of this; 0 keeps none for that reason."""
+    grace_s: int = 120
+    """After SIGTERM or Ctrl-C ranks that `--nproc` has started have this long for their step and its checkpoint. Under
+    torchrun itself this is its `--shutdown-timeout` (30 s), under a scheduler its own grace period."""
     resume: str = "auto"
     """`auto`: the run folder's newest whole checkpoint; `none`: start anew; or the path of a checkpoint."""
 

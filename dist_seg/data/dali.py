@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import nvidia.dali
 import nvidia.dali.fn as fn
 import torch
 from nvidia.dali import Pipeline
@@ -26,6 +27,7 @@ from dist_seg.data.augment import SampleTransform
 from dist_seg.data.batch import Batch, EncodedSample
 from dist_seg.data.fetch import DrawnSample, Fetched, Fetcher, Unit, drawn_samples, read_ahead
 
+VERSION = str(nvidia.dali.__version__)
 _READ_THREADS = 8
 _READ_AHEAD = 2
 """Micro-batches that are read before they can be fed."""

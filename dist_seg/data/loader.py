@@ -6,6 +6,7 @@ import logging
 from collections.abc import Generator, Iterable, Sequence
 from typing import Literal
 
+import PIL
 import torch
 
 from dist_seg.config.schema import Config
@@ -35,6 +36,15 @@ def choose_loader(cfg: Config) -> Literal["dali", "torch"]:
         raise UserError(f"data.loader=dali, but NVIDIA DALI cannot be imported ({why_not}): {extras}")
     _log.warning("data.loader=auto takes torch, as NVIDIA DALI cannot be imported (%s); for DALI: %s", why_not, extras)
     return "torch"
+
+
+def loader_version(cfg: Config) -> dict[str, str]:
+    """The version of what decodes, by its name."""
+    if choose_loader(cfg) == "dali":
+        from dist_seg.data.dali import VERSION  # optional, and slow to import
+
+        return {"dali": VERSION}
+    return {"pillow": PIL.__version__}
 
 
 def train_batches(

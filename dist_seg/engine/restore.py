@@ -36,8 +36,8 @@ def load_trained(
 ) -> TrainedModel:
     """The model of a checkpoint folder. weights: None takes the moving average where one was kept.
 
-    overrides: `KEY=VALUE` of `eval.` and `data.loader` settings. Raises CheckpointError for a checkpoint that is not
-    whole or does not fit its own configuration.
+    overrides: `KEY=VALUE` of `eval.`, `data.` and `train.` settings. Raises CheckpointError for a checkpoint that is
+    not whole or does not fit its own configuration.
     """
     meta = load_meta(checkpoint)
     config = config_from_tree(meta.config, str(checkpoint / "meta.json"))

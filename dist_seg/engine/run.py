@@ -12,12 +12,12 @@ from typing import cast
 import torch
 from torch import nn
 
-from dist_seg.checkpoint.store import CheckpointStore, Retention, load_checkpoint, verify_checkpoint
+from dist_seg.checkpoint.store import CheckpointStore, Retention, load_checkpoint, load_meta, verify_checkpoint
 from dist_seg.checkpoint.writer import CheckpointWriter
 from dist_seg.config.load import to_yaml
 from dist_seg.config.schema import Config
 from dist_seg.data.batch import Batch
-from dist_seg.data.loader import train_batches
+from dist_seg.data.loader import loader_version, train_batches
 from dist_seg.data.manifest import Manifest
 from dist_seg.data.plan import TrainPlan
 from dist_seg.engine.ddp import DdpStrategy
@@ -119,8 +119,16 @@ def find_checkpoint(config: Config, checkpoints: CheckpointStore, *, restarted: 
         case "none":
             return None
         case path:
+            # The same command again, after a preemption say: what the run has done since is not thrown away.
+            if checkpoints.steps() and load_meta(checkpoints.path(checkpoints.steps()[-1])).origin == _origin(path):
+                return checkpoints.newest_whole()
             verify_checkpoint(Path(path))
             return Path(path)
+
+
+def _origin(checkpoint: str | Path) -> str:
+    """How checkpoints of a run name the one that it began from."""
+    return str(Path(checkpoint).absolute())
 
 
 def run_training(
@@ -158,11 +166,11 @@ def run_training(
     )
     statistics = _warmed_up(config, task, strategy, world, plan.lanes)
     ema = ExponentialMovingAverage(model, config.train.ema_decay) if config.train.ema_decay else None
-    progress = on_every_rank(lambda: _resumed(config, checkpoint, strategy, ema))
+    own = checkpoint is not None and checkpoint.parent.absolute() == folder.checkpoints.root.absolute()
+    progress = on_every_rank(lambda: _resumed(config, checkpoint, strategy, ema, own=own))
     _check_same_start(progress, manifest)
     scored_steps = cast(list[int], on_main(lambda: _claim(folder, config, progress.step)))
-    on_disk = checkpoint is not None and checkpoint == folder.checkpoints.path(progress.step)
-    writer = _build_writer(config, folder.checkpoints, emit, progress.step if on_disk else None)
+    writer = _build_writer(config, folder.checkpoints, emit, progress.step if own else None)
 
     def batches_of(units: Iterable[tuple[int, int]]) -> Generator[Batch, None, None]:
         return train_batches(config, manifest, storage, plan, units, world.device, num_threads)
@@ -206,7 +214,7 @@ def run_training(
             device=str(world.device),
             class_names=manifest.class_names,
             manifest_hash=manifest.hash,
-            versions={"python": platform.python_version(), "torch": torch.__version__},
+            versions={"python": platform.python_version(), "torch": torch.__version__, **loader_version(config)},
             startup_s=time.time() - process_started,
         )
     )
@@ -245,9 +253,9 @@ def _warmed_up(config: Config, task: Task, strategy: DdpStrategy, world: World, 
 
 
 def _resumed(
-    config: Config, checkpoint: Path | None, strategy: DdpStrategy, ema: ExponentialMovingAverage | None
+    config: Config, checkpoint: Path | None, strategy: DdpStrategy, ema: ExponentialMovingAverage | None, *, own: bool
 ) -> Progress:
-    """Takes a checkpoint up, if there is one; where that leaves the run."""
+    """Takes a checkpoint up, if there is one; where that leaves the run. own: it lies in the run's own folder."""
     if checkpoint is None:
         return Progress()
     if not checkpoint.is_dir():
@@ -276,6 +284,7 @@ def _resumed(
         step=state.meta.step,
         bad_samples=dict(state.meta.bad_samples),
         nonfinite_in_a_row=state.meta.nonfinite_in_a_row,
+        origin=state.meta.origin if own else _origin(checkpoint),
     )
 
 

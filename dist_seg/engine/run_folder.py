@@ -4,6 +4,7 @@ config.yaml  checkpoints/  events.jsonl  result.json  report.html  pictures.png 
 """
 
 import json
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -86,6 +87,12 @@ class RunFolder:
                     f"{self.path}: another process trains in this folder; wait for its end, or give another run.dir"
                 )
             yield
+
+    def check_writable(self) -> None:
+        """Raises CheckpointError where `locked` would, because of the folder's place; leaves nothing behind."""
+        there = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        with path_errors(self.path, "no run can be written there", CheckpointError, "; give another run.dir"):
+            tempfile.TemporaryFile(dir=there).close()
 
     def move_aside(self) -> Path | None:
         """Renames a folder that holds anything, so that a new run can begin; nothing is deleted.

@@ -23,6 +23,7 @@ from dist_seg.engine.statistics import RunningStatistics
 from dist_seg.engine.stop import StopSignal
 from dist_seg.engine.strategy import Strategy
 from dist_seg.errors import CheckpointError, DataError, RunFailedError
+from dist_seg.runtime.clock import Mark, mark, seconds_between
 from dist_seg.runtime.collectives import gather_json, raise_if_any, sum_over_ranks
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
 from dist_seg.runtime.streams import seed_of
@@ -40,16 +41,28 @@ class Progress:
     step: int = 0
     bad_samples: dict[str, str] = field(default_factory=dict)
     nonfinite_in_a_row: int = 0
+    origin: str = ""
+    """See `CheckpointMeta.origin`."""
 
 
 @dataclass(kw_only=True)
 class StepTimes:
-    """Seconds of one step on this rank, by what they went to."""
+    """What one step's time on this rank went to."""
 
     data_wait: float = 0.0
-    forward: float = 0.0
-    backward: float = 0.0
+    """Seconds that the host waited for a batch."""
+    lanes: list[tuple[Mark, Mark, Mark]] = field(default_factory=list)
+    """Of every micro-batch: begin, end of the forward pass, end of the backward pass."""
     optimizer: float = 0.0
+    """Seconds from the last backward pass to the weights' update, the wait for other ranks included."""
+
+    @property
+    def forward(self) -> float:
+        return sum(seconds_between(begin, middle) for begin, middle, _ in self.lanes)
+
+    @property
+    def backward(self) -> float:
+        return sum(seconds_between(middle, end) for _, middle, end in self.lanes)
 
 
 @dataclass(kw_only=True)
@@ -144,7 +157,7 @@ class Trainer:
         done = self._run_lanes(step, first, batches, times)
         self._agree_on_data(done)
 
-        mark = time.perf_counter()
+        updating = mark(self._world.device)
         means = sum_over_ranks(torch.stack(list(done.sums.values()))) / self._plan.lanes
         loss = means[list(done.sums).index("loss")]
         factor = lr_factor(self._config.optim, step, self._max_steps)
@@ -152,10 +165,12 @@ class Trainer:
         self._statistics.end_step(self._plan.lanes, skipped=skipped)
         if self._ema is not None and not skipped:
             self._ema.update(step + 1)
-        times.optimizer = time.perf_counter() - mark
+        updated = mark(self._world.device)
 
         self.progress.step = step + 1
+        # Brings the losses to the host, and so waits for all that was handed to the device, `updated` included.
         numbers = dict(zip(done.sums, means.tolist(), strict=True))
+        times.optimizer = seconds_between(updating, updated)
         self._report_step(numbers, grad_norm, skipped, done.keys, times, time.perf_counter() - begin)
         self._check_finite(skipped, numbers["loss"], grad_norm)
         every = self._config.telemetry.digest_interval_steps
@@ -171,21 +186,20 @@ class Trainer:
         for lane in self._lanes:
             last, batch = lane == self._lanes[-1], first
             if lane != self._lanes[0] and done.failure is None:
-                mark = time.perf_counter()
+                waiting = time.perf_counter()
                 following, done.failure = _next_or_failure(batches)
-                times.data_wait += time.perf_counter() - mark
+                times.data_wait += time.perf_counter() - waiting
                 # Without its batch the lane goes through the same collectives with another; the step will not count.
                 batch = following or first
             # Dropout and the like depend on (seed, step, lane) alone: not on the rank, nor on what ran before.
             torch.manual_seed(seed_of("lane", self._config.train.seed, step, lane))
-            mark = time.perf_counter()
+            begin = mark(self._world.device)
             with autocast(self._precision, self._world.device):
                 losses = self._task.losses(partial(self._forward, last=last), batch)
-            middle = time.perf_counter()
+            middle = mark(self._world.device)
             self._strategy.backward(losses["loss"], last=last)
             self._statistics.collect()
-            times.forward += middle - mark
-            times.backward += time.perf_counter() - middle
+            times.lanes.append((begin, middle, mark(self._world.device)))
             done.add(lane, batch, losses)
         return done
 
@@ -342,6 +356,7 @@ class Trainer:
                 world_size=self._world.size,
                 bad_samples=dict(self.progress.bad_samples),
                 nonfinite_in_a_row=self.progress.nonfinite_in_a_row,
+                origin=self.progress.origin,
             ),
             model=snapshot(self._strategy.module.state_dict()),
             ema=snapshot(self._ema.averages) if self._ema is not None else {},

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,17 @@ def build_sinks(cfg: TelemetryConfig, run_dir: Path, *, rank: int, local_rank: i
         FanOut(sinks).close()
         raise
     return Telemetry(sink=FanOut(sinks), prometheus_port=port)
+
+
+def check_sinks(cfg: TelemetryConfig) -> None:
+    """Raises what `build_sinks` would raise, as far as it can be told without a run; leaves nothing behind."""
+    for path in cfg.sinks:
+        _factory(path)
+    if cfg.tensorboard:
+        with tempfile.TemporaryDirectory() as folder:
+            TensorBoardSink(Path(folder)).close()
+    if cfg.prometheus_port >= 0:
+        PrometheusSink(address=cfg.prometheus_address, requested_port=cfg.prometheus_port, rank=0).close()
 
 
 def _user_sink(path: str, run_dir: Path) -> Sink:

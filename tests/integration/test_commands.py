@@ -1,6 +1,7 @@
 """The commands as a user calls them, on small data, in processes of their own."""
 
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -203,4 +204,64 @@ def test_more_ranks_than_lanes_is_refused(synthetic_shards: Path, tmp_path: Path
     result = dist_seg(*arguments, "--nproc", 2, cwd=tmp_path)
     assert result.returncode == 2
     assert "2 ranks" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["telemetry.sinks=[no.such:sink]"], "telemetry.sinks"),
+        (["checkpoint.resume=nowhere"], "nowhere"),
+        (["telemetry.prometheus_address=203.0.113.7"], "prometheus_address"),
+        (["run.dir=a_file/run"], "a_file/run"),
+    ],
+)
+def test_dry_run_finds_what_would_stop_the_start(
+    settings: list[str], message: str, synthetic_shards: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a_file").write_text("")
+    arguments = tiny_training(synthetic_shards, tmp_path / "run", settings)
+    result = dist_seg(*arguments, "--dry-run", cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_missing_index_is_found_before_the_start(synthetic_shards: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shutil.copytree(synthetic_shards, shards)
+    index = sorted(shards.glob("train-*.samples"))[-1]
+    index.unlink()
+    result = dist_seg(*tiny_training(shards, tmp_path / "run"), cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert index.name in result.stderr
+
+
+def test_the_same_command_goes_on_although_it_began_from_another_runs_checkpoint(
+    trained: Path, synthetic_shards: Path, tmp_path: Path
+) -> None:
+    run, origin = tmp_path / "run", trained / "checkpoints" / "step-00000003"
+    arguments = tiny_training(synthetic_shards, run, [f"checkpoint.resume={origin}", "train.max_steps=9"])
+    assert dist_seg(*arguments, cwd=tmp_path).returncode == 0
+    assert dist_seg(*arguments, cwd=tmp_path).returncode == 0
+    started = [line for line in (run / "events.jsonl").read_text().splitlines() if '"RunStarted"' in line]
+    assert [json.loads(line)["step"] for line in started] == [3, 9]
+
+
+def test_a_model_of_ones_own_is_found_beside_the_command(synthetic_shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "my_nets.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, classes):\n"
+        "        super().__init__()\n"
+        "        self.body, self.unused = nn.Conv2d(3, classes, 1), nn.Conv2d(3, 1, 1)\n"
+        "    def forward(self, images):\n"
+        "        return self.body(images)\n"
+        "def build(cfg, num_classes):\n"
+        "    return Net(num_classes)\n"
+    )
+    arguments = tiny_training(synthetic_shards, tmp_path / "run", ["model.name=my_nets:build"])
+    result = dist_seg(*arguments, "--nproc", 2, cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert "unused.weight, unused.bias" in result.stderr
     assert "Traceback" not in result.stderr

