@@ -7,9 +7,9 @@ PIP_FLAGS ?= -q
 
 .PHONY: train test lint clean
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install $(PIP_FLAGS) -e '.[all,test]'
+	$(BIN)/pip install $(PIP_FLAGS) -c constraints.txt -e '.[all,test]'
 	touch $@
 
 train: $(VENV)/installed
