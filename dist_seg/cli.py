@@ -129,7 +129,9 @@ def _add_pack(commands: _Commands) -> None:
         writing.add_argument("--overwrite", action="store_true", help="replace another data set in OUT")
         faults = parser_of_kind.add_argument_group("faults")
         faults.add_argument("--skip-bad", action="store_true", help="leave unusable samples out and count them")
-        faults.add_argument("--max-pixels", type=int, default=None, metavar="N", help="refuse images and masks with more pixels")
+        faults.add_argument(
+            "--max-pixels", type=int, default=None, metavar="N", help="refuse images and masks with more pixels"
+        )
         parser_of_kind.set_defaults(run=_run_pack, format=kind)
 
 

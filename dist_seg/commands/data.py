@@ -1,6 +1,7 @@
 """`dist-seg pack`, `verify` and `inspect`."""
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import Self
@@ -10,15 +11,18 @@ from dist_seg.data.formats.camvid import CamvidSource
 from dist_seg.data.formats.folder import open_folder
 from dist_seg.data.formats.images import MAX_PIXELS
 from dist_seg.data.formats.synthetic import SyntheticSource
-from dist_seg.data.inspect import inspect
+from dist_seg.data.inspect import check_output, inspect
 from dist_seg.data.pack import pack
 from dist_seg.data.verify import verify
+from dist_seg.errors import UserError
 from dist_seg.runtime.machine import visible_cores
+from dist_seg.runtime.storage import StorageError
 from dist_seg.telemetry.progress import ProgressDisplay
 
 
 def run_pack(options: argparse.Namespace) -> int:
     """The command."""
+    shard_bytes = _shard_bytes(options.shard_mb)
     source = _source(options)
     out: Path = options.out
     with _Bar("pack") as bar:
@@ -26,7 +30,7 @@ def run_pack(options: argparse.Namespace) -> int:
             source,
             out,
             workers=options.workers or visible_cores(),
-            shard_bytes=int(options.shard_mb * 1e6),
+            shard_bytes=shard_bytes,
             skip_bad=options.skip_bad,
             max_pixels=options.max_pixels or MAX_PIXELS,
             overwrite=options.overwrite,
@@ -56,6 +60,8 @@ def run_verify(options: argparse.Namespace) -> int:
 
 def run_inspect(options: argparse.Namespace) -> int:
     """The command."""
+    if options.json is not None:
+        check_output(options.json)
     with _Bar("inspect") as bar:
         inspection = inspect(
             options.shards, split=options.split, out_png=options.out, num_images=options.samples, progress=bar.show
@@ -63,8 +69,17 @@ def run_inspect(options: argparse.Namespace) -> int:
     print(inspection.to_text(), end="")
     print(f"contact sheet: {options.out}")
     if options.json is not None:
-        options.json.write_text(inspection.to_json())
+        try:
+            options.json.write_text(inspection.to_json(), "utf-8")
+        except OSError as error:
+            raise StorageError(f"{options.json}: cannot be written: {error.strerror or error}") from error
     return 0
+
+
+def _shard_bytes(megabytes: float) -> int:
+    if not (math.isfinite(megabytes) and megabytes * 1e6 >= 1):
+        raise UserError(f"--shard-mb {megabytes:g}: give the size of a shard in megabytes, such as 64")
+    return int(megabytes * 1e6)
 
 
 class _Bar:
@@ -100,13 +115,19 @@ def _source(options: argparse.Namespace) -> Source:
                     group_by=options.group_by,
                     split=options.split,
                     max_pixels=options.max_pixels or MAX_PIXELS,
+                    skip_bad=options.skip_bad,
                     progress=bar.show,
                 )
             for note in source.notes:
                 print(note)
             return source
         case "camvid":
-            return CamvidSource(root=options.source, dev_prefix=options.dev_prefix)
+            return CamvidSource(
+                root=options.source,
+                dev_prefix=options.dev_prefix,
+                max_pixels=options.max_pixels or MAX_PIXELS,
+                skip_bad=options.skip_bad,
+            )
         case "synthetic":
             height, width = options.size
             return SyntheticSource(

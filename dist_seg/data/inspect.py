@@ -95,6 +95,8 @@ def inspect(
     """
     if out_png:
         check_output(out_png, _SHEET_SUFFIXES)
+        if num_images < 1:
+            raise UserError(f"{num_images} images on the contact sheet; give at least 1 (--samples)")
     storage = open_storage(root)
     manifest = load_manifest(storage)
     chosen = {split: manifest.split(split)} if split else manifest.splits
@@ -126,9 +128,9 @@ def inspect(
     )
 
 
-def check_output(path: Path, suffixes: Sequence[str]) -> None:
-    """Raises `UserError` where a file of one of the suffixes cannot be written to the path."""
-    if path.suffix.lower() not in suffixes:
+def check_output(path: Path, suffixes: Sequence[str] = ()) -> None:
+    """Raises `UserError` where a file, of one of the suffixes if any are given, cannot be written to the path."""
+    if suffixes and path.suffix.lower() not in suffixes:
         raise UserError(f"{path}: must end in {' or '.join(suffixes)}")
     if path.is_dir():
         raise UserError(f"{path}: is a folder; give the name of a file")

@@ -20,7 +20,24 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_REMOTE_SCHEMES = frozenset({"s3", "s3a", "gs", "az", "abfs", "abfss", "http", "https"})
+_S3_HINT = (
+    "write s3://BUCKET/FOLDER, with AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY set "
+    "(AWS_SKIP_SIGNATURE=true for a public bucket; AWS_ENDPOINT for a store that is not Amazon's)"
+)
+_GS_HINT = "write gs://BUCKET/FOLDER, with GOOGLE_SERVICE_ACCOUNT set to the file of a key, or gcloud's login"
+_AZ_HINT = "write az://CONTAINER/FOLDER, with AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY set"
+_HTTP_HINT = "write https://HOST/FOLDER"
+_HINTS = {
+    "s3": _S3_HINT,
+    "s3a": _S3_HINT,
+    "gs": _GS_HINT,
+    "az": _AZ_HINT,
+    "abfs": _AZ_HINT,
+    "abfss": _AZ_HINT,
+    "http": _HTTP_HINT,
+    "https": _HTTP_HINT,
+}
+"""For every scheme of a remote store, what opening it takes."""
 _MAX_OPEN_FILES = 64
 _RETRY_DELAYS_S = (0.1, 0.4, 1.6, 6.4)
 # Faults of a disk or a network file system that may pass. The rest (no permission, a folder) will not.
@@ -68,12 +85,12 @@ def open_storage(root: str | Path) -> Storage:
     """
     text = str(root)
     scheme = urlsplit(text).scheme if "://" in text else ""
-    if scheme in _REMOTE_SCHEMES:
+    if scheme in _HINTS:
         return ObjectStorage(text)
     if scheme == "file":
         return LocalStorage(urlsplit(text).path)
     if scheme:
-        known = ", ".join(f"{name}://" for name in sorted(_REMOTE_SCHEMES))
+        known = ", ".join(f"{name}://" for name in sorted(_HINTS))
         raise DataError(f"{text}: unknown scheme {scheme!r}; give a local folder or one of {known}")
     return LocalStorage(text)
 
@@ -231,25 +248,37 @@ class ObjectStorage:
     def _opened(self) -> "ObjectStore":
         if self._store is None or self._pid != os.getpid():  # the runtime's threads do not survive a fork
             try:
+                from obstore.exceptions import BaseError
                 from obstore.store import from_url
             except ImportError as error:
                 raise DataError(
                     f"{self._url}: reading object stores needs obstore: pip install 'dist-seg[storage]'"
                 ) from error
             plain_http = self._url.startswith("http://")
-            self._store = from_url(self._url, client_options={"allow_http": True} if plain_http else None)
+            try:
+                self._store = from_url(self._url, client_options={"allow_http": True} if plain_http else None)
+            except (BaseError, OSError, ValueError) as error:
+                raise DataError(f"{self._url}: cannot be opened: {_first_line(error)}; {self._hint()}") from error
             self._pid = os.getpid()
         return self._store
 
+    def _hint(self) -> str:
+        return _HINTS[urlsplit(self._url).scheme]
+
     def _guarded(self, name: str, read: "Callable[[ObjectStore], T]") -> T:
         store = self._opened()
-        from obstore.exceptions import BaseError
+        from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
         where = f"{self._url}/{name}" if name else self._url
         try:
             return read(store)
         except FileNotFoundError as error:
             raise DataError(f"{where}: no such object") from error
+        except (PermissionDeniedError, UnauthenticatedError) as error:
+            raise StorageError(f"{where}: cannot be read: {_first_line(error)}; {self._hint()}") from error
         except (BaseError, OSError, ValueError) as error:
-            reason = str(error).split("\n", 1)[0]  # what follows are obstore's own structures
-            raise StorageError(f"{where}: cannot be read: {reason}") from error
+            raise StorageError(f"{where}: cannot be read: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n", 1)[0]  # what follows are obstore's own structures

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -127,6 +128,23 @@ def test_an_unknown_scheme_is_refused_with_those_there_are() -> None:
         open_storage("ftp://host/data")
 
 
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [
+        ("az://container/data", "AZURE_STORAGE_ACCOUNT_NAME"),
+        ("az://", "write az://CONTAINER/FOLDER"),
+        ("s3://", "write s3://BUCKET/FOLDER"),
+        ("gs://", "write gs://BUCKET/FOLDER"),
+        ("http://", "write https://HOST/FOLDER"),
+        ("http://host:99999/x", "write https://HOST/FOLDER"),
+    ],
+)
+def test_a_url_that_cannot_be_opened_is_named_with_what_it_takes(url: str, hint: str) -> None:
+    pytest.importorskip("obstore", reason="needs obstore (the storage extra)")
+    with pytest.raises(DataError, match=rf"^{url.rstrip('/')}.*: cannot be opened: .*{hint}"):
+        open_storage(url).read("manifest.json")
+
+
 def test_http_reads_ranges_and_names_what_is_missing(served: Storage) -> None:
     assert served.read_range("a.bin", 10, 5) == bytes(range(10, 15))
     assert served.read("b.bin") == b"b"
@@ -139,3 +157,87 @@ def test_http_reads_ranges_and_names_what_is_missing(served: Storage) -> None:
 def test_an_http_server_is_not_listed(served: Storage) -> None:
     with pytest.raises(StorageError, match="does not list"):
         served.list()
+
+
+class S3Stub(RangeServer):
+    """A bucket whose objects are the files of a folder: ListObjectsV2, two keys a page, HEAD and GET with ranges."""
+
+    def do_GET(self) -> None:  # noqa: N802  # the name that the base class calls
+        query = parse_qs(urlsplit(self.path).query)
+        if "list-type" not in query:
+            super().do_GET()
+            return
+        prefix, delimiter = query.get("prefix", [""])[0], query.get("delimiter", [""])[0]
+        root = Path(self.directory) / "bucket"
+        keys = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+        keys = [key for key in keys if key.startswith(prefix)]
+        folders = sorted({prefix + k[len(prefix) :].split("/")[0] + "/" for k in keys if "/" in k[len(prefix) :]})
+        if delimiter:
+            keys = [key for key in keys if "/" not in key[len(prefix) :]]
+        start = int(query.get("continuation-token", ["0"])[0])
+        more = start + 2 < len(keys)
+        entries = "".join(
+            f"<Contents><Key>{key}</Key><LastModified>2020-01-01T00:00:00.000Z</LastModified><ETag>1</ETag>"
+            f"<Size>{(root / key).stat().st_size}</Size></Contents>"
+            for key in keys[start : start + 2]
+        )
+        token = f"<NextContinuationToken>{start + 2}</NextContinuationToken>" if more else ""
+        below = "".join(f"<CommonPrefixes><Prefix>{folder}</Prefix></CommonPrefixes>" for folder in folders)
+        body = (
+            f"<ListBucketResult><IsTruncated>{str(more).lower()}</IsTruncated>{token}{entries}"
+            f"{below if delimiter else ''}</ListBucketResult>"
+        ).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder `s3://bucket/data`; beside it in the bucket lie others."""
+    pytest.importorskip("obstore", reason="needs obstore (the storage extra)")
+    for name in ("data/a.bin", "data/b.bin", "data/c.bin", "data/below/d.bin", "data2/e.bin", "f.bin"):
+        path = tmp_path / "bucket" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    handler = functools.partial(S3Stub, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        monkeypatch.setenv("AWS_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+        monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield tmp_path / "bucket" / "data"
+        server.shutdown()
+        thread.join()
+
+
+class TestS3:
+    def test_lists_what_lies_directly_under_the_root_by_its_name_there(self, bucket: Path) -> None:
+        assert open_storage("s3://bucket/data").list() == ["a.bin", "b.bin", "c.bin"]
+        assert open_storage("s3://bucket/data/").list() == ["a.bin", "b.bin", "c.bin"]
+        assert open_storage("s3://bucket").list() == ["f.bin"]
+
+    def test_reads_objects_and_ranges_under_the_root(self, bucket: Path) -> None:
+        storage = open_storage("s3://bucket/data")
+        assert storage.read("b.bin") == b"data/b.bin"
+        assert storage.read("below/d.bin") == b"data/below/d.bin"
+        assert storage.read_range("b.bin", 5, 3) == b"b.b"
+        assert storage.size("b.bin") == 10
+
+    def test_a_missing_object_is_named(self, bucket: Path) -> None:
+        storage = open_storage("s3://bucket/data")
+        assert not storage.exists("x.bin")
+        with pytest.raises(DataError, match=r"s3://bucket/data/x\.bin: no such object"):
+            storage.read("x.bin")
+
+    def test_a_range_beyond_the_end_is_an_error_and_not_short(self, bucket: Path) -> None:
+        with pytest.raises(DataError, match=r"b\.bin: ends after byte 10, 20 bytes from 5"):
+            open_storage("s3://bucket/data").read_range("b.bin", 5, 20)
+
+    def test_a_pickled_storage_reads_the_same(self, bucket: Path) -> None:
+        storage = open_storage("s3://bucket/data")
+        storage.size("a.bin")
+        assert pickle.loads(pickle.dumps(storage)).read("a.bin") == b"data/a.bin"
