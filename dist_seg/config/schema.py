@@ -175,6 +175,8 @@ class EvalConfig:
     """Average the probabilities with those of the mirrored image."""
     bootstrap_samples: int = 1000
     """Resamplings of the images behind the interval of the mIoU."""
+    metrics: tuple[str, ...] = ()
+    """Dotted paths of functions (class names, ignore index) -> metric of one's own (see docs/training.md)."""
     allow_bad_samples: bool = False
     """Exit 0 even if samples could not be decoded and were left out of the score."""
 

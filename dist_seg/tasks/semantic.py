@@ -19,6 +19,7 @@ from dist_seg.metrics.confusion import (
     mean_iou,
     scores,
 )
+from dist_seg.metrics.custom import AdditiveMetric, MetricSums, build_metrics
 from dist_seg.models import build_model
 from dist_seg.runtime.collectives import gather_json, gather_rows, sum_over_ranks
 from dist_seg.tasks.task import ClassInfo, EvalResult
@@ -75,16 +76,22 @@ class SemanticTask:
         return logits.clamp_min(1e-30).log() if self._config.eval.flip else logits
 
     def metric(self) -> "SemanticMetric":
+        scoring = self._config.eval
+        own = build_metrics(scoring.metrics, self._classes.names, self._classes.ignore_index)
         return SemanticMetric(
-            self._classes, bootstrap_samples=self._config.eval.bootstrap_samples, seed=self._config.train.seed
+            self._classes, own, bootstrap_samples=scoring.bootstrap_samples, seed=self._config.train.seed
         )
 
 
 class SemanticMetric:
     """A `Metric`: the confusion matrix of all pixels, and each image's intersections and unions for the interval."""
 
-    def __init__(self, classes: ClassInfo, *, bootstrap_samples: int, seed: int) -> None:
+    def __init__(
+        self, classes: ClassInfo, own: Sequence[AdditiveMetric] = (), *, bootstrap_samples: int, seed: int
+    ) -> None:
+        """own: metrics of the user's."""
         self._classes = classes
+        self._own = MetricSums(own)
         self._bootstrap_samples = bootstrap_samples
         self._seed = seed
         num_classes = len(classes.names)
@@ -104,6 +111,7 @@ class SemanticMetric:
             hits, union = intersection_and_union(matrix[None].numpy())
             self._per_image.append(torch.from_numpy(np.concatenate([hits[0], union[0]])))
             self._keys.append(key)
+            self._own.update(prediction[i], batch.targets[i])
 
     def reduce(self) -> EvalResult:
         num_classes = len(self._classes.names)
@@ -124,6 +132,7 @@ class SemanticMetric:
             field: getattr(result, field)
             for field in ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "mean_dice")
         }
+        headline |= self._own.reduce()
         ranked = sorted(
             (float(score), key) for score, key in zip(mean_iou(hits, union), keys, strict=True) if not math.isnan(score)
         )
