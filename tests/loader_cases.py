@@ -1,6 +1,8 @@
 """What the tests of the loaders share: small packed data sets, and the comparison of two loaders' batches."""
 
 import io
+import struct
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +27,8 @@ _STILL = AugmentConfig(crop_height=96, crop_width=128, scale_min=1.0, scale_max=
 AUGMENTATIONS = {
     "crop": _STILL,
     "downscale": replace(_STILL, scale_min=0.3, scale_max=0.9),
+    # Real pictures of 360x480 become smaller than the crop, and lie on padding.
+    "pad": replace(_STILL, scale_min=0.1, scale_max=0.2, flip_probability=0.5),
     "upscale": replace(_STILL, scale_min=1.1, scale_max=2.5),
     "flip": replace(_STILL, flip_probability=1.0),
     "rotate": replace(_STILL, rotate_deg=40.0),
@@ -135,6 +139,15 @@ def scene_sample(seed: int, *, height: int = 120, width: int = 150, form: str = 
         image_suffix="png" if form.endswith("png") else "jpg",
         target=encode(mask, "PNG"),
     )
+
+
+def with_pixels(png: bytes, compressed: bytes) -> bytes:
+    """The PNG with other contents in its first IDAT, all checksums right."""
+    start = png.index(b"IDAT") - 4
+    (length,) = struct.unpack_from(">I", png, start)
+    body = b"IDAT" + compressed
+    chunk = struct.pack(">I", len(compressed)) + body + struct.pack(">I", zlib.crc32(body))
+    return png[:start] + chunk + png[start + 12 + length :]
 
 
 def config(augment: AugmentConfig = _STILL, *, loader: str = "torch", **data: object) -> Config:

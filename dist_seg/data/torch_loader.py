@@ -34,7 +34,7 @@ from dist_seg.data.headers import UndecodableError
 from dist_seg.data.manifest import load_manifest
 from dist_seg.data.normalize import Normalization, normalize
 from dist_seg.data.reader import ShardReader
-from dist_seg.errors import DataError, UserError
+from dist_seg.errors import ConfigError, DataError, UserError
 from dist_seg.runtime.storage import Storage, open_storage
 from dist_seg.runtime.streams import generator
 
@@ -77,8 +77,14 @@ class SegmentationDataset(Dataset[Sample]):
         self._crop = None
         self._recipe = eval_recipe(data, manifest.ignore_index)
         if augment is not None:
-            if augment.crop_height is not None and augment.crop_width is not None:
-                self._crop = (augment.crop_height, augment.crop_width)
+            height, width = augment.crop_height, augment.crop_width
+            if (height is None) != (width is None):
+                raise ConfigError(
+                    f"augment.crop_height is {height} and augment.crop_width {width}; set both, or neither to keep the "
+                    "pictures' own size"
+                )
+            if height is not None and width is not None:
+                self._crop = (height, width)
             self._recipe = train_recipe(data, augment, self._crop, manifest.ignore_index)
 
     def __len__(self) -> int:

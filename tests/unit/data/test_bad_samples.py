@@ -1,7 +1,5 @@
 """Damaged samples: replaced in training, left out in evaluation, named in both, the same by both loaders."""
 
-import struct
-import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from tests.loader_cases import (
     scene,
     scene_sample,
     train,
+    with_pixels,
     write_dataset,
 )
 
@@ -56,16 +55,8 @@ def _damaged_sample(kind: str) -> EncodedMembers:
         case "other_size":
             return replace(sample, target=encode(scene(0, 120, 149)[1], "PNG"))
         case "broken_pixels":  # every checksum is right, but what is inside is not compressed pixels
-            return replace(sample, target=_with_pixels(sample.target, b"\x78\x9c" + bytes(range(200))))
+            return replace(sample, target=with_pixels(sample.target, b"\x78\x9c" + bytes(range(200))))
     return sample
-
-
-def _with_pixels(png: bytes, compressed: bytes) -> bytes:
-    start = png.index(b"IDAT") - 4
-    (length,) = struct.unpack_from(">I", png, start)
-    body = b"IDAT" + compressed
-    chunk = struct.pack(">I", len(compressed)) + body + struct.pack(">I", zlib.crc32(body))
-    return png[:start] + chunk + png[start + 12 + length :]
 
 
 def _flip_byte_of(folder: Path, key: str) -> None:

@@ -63,6 +63,23 @@ class TestSideBySide:
         reference = train(camvid, config(augment), units)
         assert_same(reference, train(camvid, config(augment, loader="dali"), units), config())
 
+    @pytest.mark.parametrize("name", ["all", "all_but_rotation"])
+    def test_dali_equals_torch_on_real_pictures_that_are_enlarged_first(self, camvid: PackedData, name: str) -> None:
+        pytest.importorskip("nvidia.dali")
+        units = [(0, 0), (1, 0)]
+        reference = train(camvid, config(AUGMENTATIONS[name], input_scale=1.5), units)
+        by_dali = train(camvid, config(AUGMENTATIONS[name], input_scale=1.5, loader="dali"), units)
+        assert_same(reference, by_dali, config())
+
+    @pytest.mark.parametrize("name", ["all", "all_but_rotation"])
+    def test_dalis_own_operators_equal_torch_on_real_pictures_that_are_enlarged_first(
+        self, camvid: PackedData, name: str, dali_places: None
+    ) -> None:
+        units = [(0, 0), (1, 0)]
+        reference = train(camvid, config(AUGMENTATIONS[name], input_scale=1.5), units)
+        by_dali = train(camvid, config(AUGMENTATIONS[name], input_scale=1.5, loader="dali"), units)
+        assert_same(reference, by_dali, config())
+
     @pytest.mark.parametrize("name", ["all", "all_but_rotation", "crop"])
     def test_dali_equals_torch_on_every_form_and_size(self, scenes: PackedData, name: str) -> None:
         pytest.importorskip("nvidia.dali")
@@ -315,6 +332,11 @@ class TestSegmentationDataset:
     def test_without_a_crop_the_picture_keeps_its_scale(self, synthetic_shards: Path) -> None:
         augment = AugmentConfig(scale_min=0.5, scale_max=0.5)
         assert SegmentationDataset(str(synthetic_shards), augment=augment)[0]["image"].shape == (3, 48, 64)
+
+    @pytest.mark.parametrize("sides", [{"crop_height": 48}, {"crop_width": 48}])
+    def test_a_crop_of_one_side_is_refused(self, synthetic_shards: Path, sides: dict[str, int]) -> None:
+        with pytest.raises(ConfigError, match="set both, or neither"):
+            SegmentationDataset(str(synthetic_shards), augment=AugmentConfig(**sides))
 
     def test_it_feeds_torchs_own_dataloader(self, synthetic_shards: Path) -> None:
         augment = AugmentConfig(crop_height=48, crop_width=64)
