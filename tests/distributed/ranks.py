@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -54,3 +55,16 @@ def _rank(rank: int, function: str, world_size: int, port: int, out: str, argume
     torch.set_num_threads(1)
     world = World(rank=rank, size=world_size, local_rank=rank, local_size=world_size)
     (Path(out) / f"{rank}.json").write_text(json.dumps(_call(function, world, json.loads(arguments))))
+
+
+def ending(work: Callable[[], object]) -> dict[str, object]:
+    """How a piece of work ends on this rank, JSON-ready: the error's classes and text, or neither."""
+    try:
+        work()
+    except Exception as error:
+        return {
+            "classes": [kind.__name__ for kind in type(error).__mro__],
+            "text": str(error),
+            "shared": getattr(error, "shared", False),
+        }
+    return {"classes": [], "text": "", "shared": False}
