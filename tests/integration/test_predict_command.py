@@ -1,0 +1,103 @@
+"""`dist-seg predict` with a model of the user's own that lies in the working directory, on one and on two ranks."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.integration.commands import dist_seg, environment, tiny_training
+
+NETS = """
+from torch import nn
+
+def build(config, num_classes):
+    return nn.Conv2d(3, num_classes, 3, padding=1)
+"""
+
+
+def installed(*arguments: object, cwd: Path, nproc: int = 1) -> subprocess.CompletedProcess[str]:
+    """Runs the command as its installed script does: the working directory is not on Python's path by itself."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(nproc)] if nproc > 1 else []
+    return subprocess.run(
+        [sys.executable, "-P", *torchrun, "-m", "dist_seg", *map(str, arguments)],
+        cwd=cwd,
+        env=environment() | {"PYTHONSAFEPATH": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def workplace(synthetic_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the user's module `my_nets` and `run`, trained with it."""
+    folder = tmp_path_factory.mktemp("predict")
+    (folder / "my_nets.py").write_text(NETS)
+    own = ["model.name=my_nets:build", "data.loader=torch", "data.num_threads=0", "train.max_steps=2"]
+    result = installed(*tiny_training(synthetic_shards, folder / "run", own), cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of three pictures."""
+    folder = tmp_path / "pictures"
+    (folder / "sub").mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+    for name in ("a.png", "b.png", "sub/c.png"):
+        Image.fromarray(noise).save(folder / name)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, str]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_pictures_are_never_overwritten(workplace: Path, pictures: Path) -> None:
+    before = contents(pictures)
+    result = dist_seg("predict", workplace / "run", pictures, "--out", pictures, cwd=workplace)
+    assert result.returncode == 2
+    assert f"--out {pictures}: the folder of the pictures themselves" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert contents(pictures) == before
+
+
+def test_outputs_below_the_pictures_stay_the_same_when_they_are_made_again(workplace: Path, pictures: Path) -> None:
+    found = []
+    for _ in range(2):
+        result = dist_seg("predict", workplace / "run", pictures, "--out", pictures / "masks", cwd=workplace)
+        assert result.returncode == 0, result.stderr
+        assert "3 pictures segmented: " in result.stdout
+        found.append(contents(pictures / "masks"))
+    assert found[0] == found[1]
+
+
+def test_output_that_cannot_be_written_ends_with_2_and_names_it(workplace: Path, pictures: Path) -> None:
+    result = dist_seg("predict", workplace / "run", pictures, "--out", pictures / "a.png" / "masks", cwd=workplace)
+    assert result.returncode == 2
+    assert "a.png/masks/a.png: cannot be written: a file lies where a folder is needed" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_ranks_share_the_pictures_out_and_give_the_masks_of_one(workplace: Path, pictures: Path) -> None:
+    for nproc in (1, 2):
+        result = installed(
+            "predict", "run", pictures, "--out", pictures.parent / f"out{nproc}", cwd=workplace, nproc=nproc
+        )
+        assert result.returncode == 0, result.stderr
+        assert "3 pictures segmented" in result.stdout
+    assert contents(pictures.parent / "out1") == contents(pictures.parent / "out2")
+
+
+def test_mistake_is_told_once_by_all_ranks_together(workplace: Path, pictures: Path, tmp_path: Path) -> None:
+    arguments = ["predict", "run", pictures, "--out", tmp_path / "out", "--checkpoint", 77]
+    result = installed(*arguments, cwd=workplace, nproc=2)
+    told = [line for line in result.stderr.splitlines() if line.startswith("dist-seg: ")]
+    assert told == ["dist-seg: run: no checkpoint '77'; there are: best, last, 2"]
