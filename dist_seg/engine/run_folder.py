@@ -114,7 +114,9 @@ class RunFolder:
 def open_run_folder(path: Path, *, must_exist: bool = False) -> RunFolder:
     """The folder of a run; with `must_exist`, a UserError unless a run lies there."""
     folder = RunFolder(path=path)
-    if must_exist and not folder.config_file.is_file():
+    with path_errors(path, "cannot be read", CheckpointError):
+        is_run = folder.config_file.is_file()
+    if must_exist and not is_run:
         raise CheckpointError(f"{path}: no run lies here (config.yaml is missing); give the folder that train wrote")
     return folder
 
