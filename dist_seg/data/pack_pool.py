@@ -67,7 +67,7 @@ def pack_shards(
 
 def _check_picklable(source: Source) -> None:
     try:
-        pickle.dumps(source)
+        pickle.loads(pickle.dumps(source))
     except Exception as error:  # whatever the parts of a user's object raise
         raise UserError(
             f"the data set's reader, a {type(source).__name__}, cannot be sent to worker processes: {error}; define "

@@ -38,6 +38,13 @@ def closure():
     source = Stripes(2)
     source.hook = lambda: None
     return source
+
+class OneWay(Stripes):
+    def __setstate__(self, state):
+        raise RuntimeError("not twice")
+
+def one_way():
+    return OneWay(2)
 """
 
 
@@ -79,9 +86,10 @@ def test_arguments_that_are_wrong_are_explained(module: str, arguments: list[str
         load_source(f"{module}:make_source", arguments)
 
 
-def test_a_reader_that_cannot_be_pickled_is_explained(module: str, tmp_path: Path) -> None:
-    source = load_source(f"{module}:closure")
-    with pytest.raises(UserError, match=r"a Stripes, cannot be sent to worker processes: .*--workers 1"):
+@pytest.mark.parametrize(("function", "name"), [("closure", "Stripes"), ("one_way", "OneWay")])
+def test_a_reader_that_cannot_be_pickled_is_explained(module: str, tmp_path: Path, function: str, name: str) -> None:
+    source = load_source(f"{module}:{function}")
+    with pytest.raises(UserError, match=rf"a {name}, cannot be sent to worker processes: .*--workers 1"):
         pack(source, tmp_path / "out", workers=2, shard_bytes=1)
     assert pack(source, tmp_path / "out", workers=1, shard_bytes=1).written_shards == 2
 
