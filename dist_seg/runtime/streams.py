@@ -67,7 +67,8 @@ def _half_bits(sizes: NDArray[np.int64]) -> NDArray[np.uint64]:
     Exact for sizes up to 2^53.
     """
     _, bits = np.frexp((sizes - 1).astype(np.float64))
-    return np.maximum(1, (bits + 1) // 2).astype(np.uint64)
+    halves: NDArray[np.uint64] = np.maximum(1, (bits + 1) // 2).astype(np.uint64)
+    return halves
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
