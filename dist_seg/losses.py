@@ -6,16 +6,16 @@ that the backward pass runs the same way on every rank.
 Shapes: logits (N, C, H, W) float; targets (N, H, W) int64 class ids or the ignore index; class weights (C,) float.
 """
 
-import importlib
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 
 from dist_seg.config.schema import LossConfig
 from dist_seg.errors import ConfigError
+from dist_seg.runtime.dotted_path import import_function
 
 LossFunction = Callable[[torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
 CustomLoss = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
@@ -105,7 +105,7 @@ def build_loss(cfg: LossConfig, num_classes: int, ignore_index: int, class_pixel
     """
     _check(cfg, num_classes, class_pixels)
     weights = None if cfg.class_weights == "none" else torch.tensor(class_weights(cfg.class_weights, class_pixels))
-    custom = None if cfg.custom is None else _import_custom(cfg.custom)
+    custom = None if cfg.custom is None else cast(CustomLoss, import_function(cfg.custom, "loss.custom"))
 
     def loss(logits: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
         if logits.dtype in (torch.bfloat16, torch.float16):
@@ -139,15 +139,3 @@ def _check(cfg: LossConfig, num_classes: int, class_pixels: Sequence[int]) -> No
     if not 0.0 < cfg.ohem_fraction <= 1.0:
         raise ConfigError(f"loss.ohem_fraction: {cfg.ohem_fraction} is not in (0, 1]")
     assert len(class_pixels) == num_classes, f"{len(class_pixels)} pixel counts for {num_classes} classes"
-
-
-def _import_custom(path: str) -> CustomLoss:
-    module_name, _, name = path.replace(":", ".").rpartition(".")
-    try:
-        function = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"loss.custom: cannot import {path}: {error}") from error
-    if not callable(function):
-        raise ConfigError(f"loss.custom: {path} is a {type(function).__name__}, not a function")
-    custom: CustomLoss = function
-    return custom

@@ -288,6 +288,16 @@ def _train_and_log(
     return outcome
 
 
+def _drawn(folder: RunFolder, world: World) -> str:
+    """Draws the report, and says where it lies. A disk that is full by now does not undo the run."""
+    try:
+        report = render_report(folder, world)
+    except UserError as error:
+        _log.error("%s. The run is complete; draw its report with `dist-seg report %s`", error, folder.path)
+        return ""
+    return f"report      {report}\npictures    {folder.pictures_file}\n"
+
+
 def _finish(prepared: _Prepared, outcome: TrainingOutcome, world: World) -> int:
     """The result and the report of a complete run; the exit code."""
     config, folder = prepared.config, prepared.folder
@@ -301,11 +311,9 @@ def _finish(prepared: _Prepared, outcome: TrainingOutcome, world: World) -> int:
             "class_names": list(prepared.manifest.class_names),
         }
         folder.write_json("result.json", document)
-        report = render_report(folder, world)
         print(
             f"{summary_line(document)}\n"
-            f"report      {report}\n"
-            f"pictures    {folder.pictures_file}\n"
+            f"{_drawn(folder, world)}"
             f"checkpoint  {folder.checkpoints.path(outcome.step)}\n"
             f"result      {folder.result_file}"
         )

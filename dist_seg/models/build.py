@@ -1,7 +1,5 @@
 """From `model` in the config to a network."""
 
-import importlib
-
 from torch import nn
 
 from dist_seg.config.schema import ModelConfig
@@ -9,6 +7,7 @@ from dist_seg.errors import ConfigError
 from dist_seg.models.deeplab import DeepLabV3Plus, check_model
 from dist_seg.models.encoder import build_encoder
 from dist_seg.models.weights import load_encoder_weights
+from dist_seg.runtime.dotted_path import import_function
 
 
 def build_model(cfg: ModelConfig, num_classes: int) -> nn.Module:
@@ -32,16 +31,7 @@ def build_model(cfg: ModelConfig, num_classes: int) -> nn.Module:
 
 
 def _build_user_model(cfg: ModelConfig, num_classes: int) -> nn.Module:
-    module_name, _, function_name = cfg.name.replace(":", ".").rpartition(".")
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except ImportError as error:
-        raise ConfigError(f"model.name: {cfg.name}: cannot import {module_name}: {error}") from error
-    except AttributeError as error:
-        raise ConfigError(f"model.name: {cfg.name}: {module_name} has no {function_name}") from error
-    if not callable(function):
-        raise ConfigError(f"model.name: {cfg.name} is a {type(function).__name__}, not a function")
-    model = function(cfg, num_classes)
+    model = import_function(cfg.name, "model.name")(cfg, num_classes)
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model.name: {cfg.name} returned a {type(model).__name__}, not a torch.nn.Module")
     return model

@@ -1,14 +1,15 @@
 """The sinks of a rank, from the configuration."""
 
-import importlib
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from dist_seg.config.schema import TelemetryConfig
 from dist_seg.errors import ConfigError
+from dist_seg.runtime.dotted_path import import_function
 from dist_seg.telemetry.events import Event, Sink
 from dist_seg.telemetry.jsonl import JsonLinesSink
 from dist_seg.telemetry.progress import ProgressSink
@@ -16,6 +17,7 @@ from dist_seg.telemetry.prometheus import PrometheusSink
 from dist_seg.telemetry.tensorboard import TensorBoardSink
 
 logger = logging.getLogger(__name__)
+_SINKS = "telemetry.sinks"
 
 
 class FanOut:
@@ -76,7 +78,7 @@ def build_sinks(cfg: TelemetryConfig, run_dir: Path, *, rank: int, local_rank: i
 def check_sinks(cfg: TelemetryConfig) -> None:
     """Raises what `build_sinks` would raise, as far as it can be told without a run; leaves nothing behind."""
     for path in cfg.sinks:
-        _factory(path)
+        import_function(path, _SINKS)
     if cfg.tensorboard:
         with tempfile.TemporaryDirectory() as folder:
             TensorBoardSink(Path(folder)).close()
@@ -87,7 +89,7 @@ def check_sinks(cfg: TelemetryConfig) -> None:
 def _user_sink(path: str, run_dir: Path) -> Sink:
     """The sink of a dotted path such as `my_package.wandb_sink:build`."""
     try:
-        sink = _factory(path)(run_dir)
+        sink = import_function(path, _SINKS)(run_dir)
     except ConfigError:
         raise
     except Exception as error:
@@ -97,22 +99,7 @@ def _user_sink(path: str, run_dir: Path) -> Sink:
             raise ConfigError(
                 f"telemetry.sinks: {path} returned a {type(sink).__name__}, which has no method {method}()"
             )
-    return sink
-
-
-def _factory(path: str) -> Callable[[Path], Sink]:
-    module_name, _, name = path.partition(":")
-    if not module_name or not name:
-        raise ConfigError(f"telemetry.sinks: {path!r} is not of the form package.module:function")
-    try:
-        found: object = importlib.import_module(module_name)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"telemetry.sinks: {path} cannot be imported: {error}") from error
-    if not callable(found):
-        raise ConfigError(f"telemetry.sinks: {path} is a {type(found).__name__}, not a function")
-    return found
+    return cast(Sink, sink)
 
 
 def _name(sink: Sink) -> str:

@@ -158,7 +158,7 @@ def test_custom_loss_is_added_with_weight_1() -> None:
         (LossConfig(dice=-1.0), "negative weights"),
         (LossConfig(ohem_fraction=0.0), r"ohem_fraction: 0.0 is not in \(0, 1\]"),
         (LossConfig(label_smoothing=1.0), r"label_smoothing: 1.0 is not in \[0, 1\)"),
-        (LossConfig(custom="no_such_module:loss"), "cannot import no_such_module:loss"),
+        (LossConfig(custom="no_such_module:loss"), "cannot import no_such_module"),
         (LossConfig(custom="math:pi"), "math:pi is a float"),
     ],
 )
