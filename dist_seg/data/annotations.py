@@ -1,0 +1,109 @@
+"""`KEY.json` of an instance sample: its objects in the fields of COCO's annotations, with the exact masks.
+
+Object i of the list has the pixel id i + 1 in the layers of `KEY.inst.png`.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from dist_seg.data.headers import UndecodableError
+
+MAX_LAYERS = 3
+MAX_OBJECTS = 32767
+"""Ids are 16-bit in the PNG, and signed 16-bit on their way through DALI."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectAnnotation:
+    """One object, as it was annotated."""
+
+    id: int
+    """The annotation's id in the raw data set."""
+    class_id: int
+    """From 0, in the order of the manifest's class names."""
+    crowd: bool
+    """A region of many objects, not told apart: neither trained nor scored."""
+    area: float
+    """In pixels; the annotation's own where it gives one."""
+    bbox: tuple[float, float, float, float]
+    """x, y, width, height; the annotation's own where it gives one."""
+    rle: str
+    """The exact mask: COCO's compressed run lengths for the image's size."""
+    layer: int
+    """The layer that holds the object's pixels."""
+    hidden: int = 0
+    """Pixels that no layer had room for, because more objects overlap there than there are layers."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageAnnotations:
+    """All objects of one image."""
+
+    image_id: int
+    file_name: str
+    """As the raw data set names it."""
+    height: int
+    width: int
+    objects: tuple[ObjectAnnotation, ...]
+
+    def to_json(self) -> bytes:
+        size = [self.height, self.width]
+        document = {
+            "image_id": self.image_id,
+            "file_name": self.file_name,
+            "height": self.height,
+            "width": self.width,
+            "annotations": [
+                {
+                    "id": o.id,
+                    "category_id": o.class_id,
+                    "iscrowd": int(o.crowd),
+                    "area": o.area,
+                    "bbox": list(o.bbox),
+                    "segmentation": {"size": size, "counts": o.rle},
+                    "layer": o.layer,
+                    "hidden": o.hidden,
+                }
+                for o in self.objects
+            ],
+        }
+        return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def parse_annotations(data: bytes) -> ImageAnnotations:
+    """Reads what `to_json` wrote. Raises UndecodableError for anything else."""
+    try:
+        document = cast(Mapping[str, object], json.loads(data))
+        return ImageAnnotations(
+            image_id=_int(document["image_id"]),
+            file_name=str(document["file_name"]),
+            height=_int(document["height"]),
+            width=_int(document["width"]),
+            objects=tuple(_object(entry) for entry in cast(Sequence[Mapping[str, object]], document["annotations"])),
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise UndecodableError(
+            f"json: not annotations as dist-seg packs them ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _object(entry: Mapping[str, object]) -> ObjectAnnotation:
+    x, y, width, height = (float(number) for number in cast(Sequence[float], entry["bbox"]))
+    return ObjectAnnotation(
+        id=_int(entry["id"]),
+        class_id=_int(entry["category_id"]),
+        crowd=bool(entry["iscrowd"]),
+        area=float(cast(float, entry["area"])),
+        bbox=(x, y, width, height),
+        rle=str(cast(Mapping[str, object], entry["segmentation"])["counts"]),
+        layer=_int(entry["layer"]),
+        hidden=_int(entry["hidden"]),
+    )
+
+
+def _int(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"{value!r} is not an integer")
+    return value
