@@ -1,6 +1,7 @@
 """Fingerprints of batches and weights, for the audit."""
 
 import hashlib
+from collections import Counter
 
 import torch
 from torch import nn
@@ -31,13 +32,15 @@ class ReplicaMismatchError(RunFailedError):
 
 
 def agreed_digest(digest: str) -> str:
-    """The digest, if all ranks have the same. A collective; raises ReplicaMismatchError that names the odd ranks."""
+    """The digest, if all ranks have the same. A collective; raises ReplicaMismatchError that names the odd
+    ranks, where there is a majority."""
     by_rank = [str(entry) for entry in gather_json(digest)]
     if len(set(by_rank)) > 1:
-        most = max(set(by_rank), key=by_rank.count)
+        (most, count), (_, second) = Counter(by_rank).most_common(2)
         odd = [rank for rank, entry in enumerate(by_rank) if entry != most]
+        which = f"ranks {odd} differ from the others'" if count > second else "the ranks differ from each other"
         raise ReplicaMismatchError(
-            f"the weights of ranks {odd} differ from the others' ({by_rank}): memory or network corrupted them, or "
-            "code changed them on some ranks only. The run is stopped before they reach a checkpoint"
+            f"the weights of {which} ({by_rank}): memory or network corrupted them, or code changed them on some "
+            "ranks only. The run is stopped before they reach a checkpoint"
         )
     return digest

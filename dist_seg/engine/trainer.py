@@ -307,7 +307,8 @@ class Trainer:
         try:
             work(self._writer)
         except CheckpointError as error:
-            self._writer_failure = error
+            # The first one is the cause: a score that cannot be recorded after it tells less.
+            self._writer_failure = self._writer_failure or error
 
     def _score(self) -> bool:
         """Evaluates the weights of this step, unless that was done before; False if a signal cut it short."""

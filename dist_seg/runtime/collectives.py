@@ -53,10 +53,10 @@ def on_main(work: Callable[[], object]) -> object:
     failure: Exception | None = None
     if rank() == 0:
         try:
-            outcome = {"result": work()}
+            outcome = {"result": json.loads(json.dumps(work()))}
         except Exception as error:  # Not swallowed: raised below, once the other ranks know.
             failure = error
-            outcome = {"error": str(error), "is_users": isinstance(error, UserError)}
+            outcome = {"error": _words(error), "is_users": isinstance(error, UserError)}
     outcome = cast(dict[str, object], broadcast_json(outcome))
     if "error" in outcome:
         raise _shared(failure, str(outcome["error"]), is_users=bool(outcome["is_users"]))
@@ -77,12 +77,16 @@ def on_every_rank(work: Callable[[], Result]) -> Result:
 
 def raise_if_any(failure: Exception | None) -> None:
     """All ranks raise the failure of the first rank that gives one. A collective."""
-    own = None if failure is None else [str(failure) or type(failure).__name__, isinstance(failure, UserError)]
+    own = None if failure is None else [_words(failure), isinstance(failure, UserError)]
     reports = cast(list[list[object] | None], gather_json(own))
     for number, report in enumerate(reports):
         if report is not None:
             where = f"rank {number}: " if world_size() > 1 else ""
             raise _shared(failure if number == rank() else None, f"{where}{report[0]}", is_users=bool(report[1]))
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _shared(failure: Exception | None, text: str, *, is_users: bool) -> Exception:

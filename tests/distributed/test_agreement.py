@@ -11,7 +11,7 @@ import torch
 from dist_seg.checkpoint.store import CheckpointStore
 from dist_seg.data.batch import Batch
 from dist_seg.engine.stop import StopSignal
-from dist_seg.errors import DataError
+from dist_seg.errors import CheckpointError, DataError
 from dist_seg.runtime.collectives import (
     broadcast_json,
     gather_json,
@@ -219,3 +219,9 @@ def test_a_checkpoint_that_rank_0_cannot_write_ends_all(
     assert str(folder / name / "checkpoints") in str(found[0]["text"])
     assert_all_end_with(found, 0, str(found[0]["text"]))
     assert all("UserError" in cast(list[str], end["classes"]) for end in found)
+
+
+def test_the_writers_first_failure_is_the_one_that_is_told(synthetic_shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("")  # neither a checkpoint nor a score can be written
+    with pytest.raises(CheckpointError, match="step-00000005: the checkpoint could not be written"):
+        train_on(World(), str(synthetic_shards), str(tmp_path))

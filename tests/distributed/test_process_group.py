@@ -1,4 +1,4 @@
-"""The process group is gone when its context ends: gloo's threads must not outlive it into the interpreter's shutdown."""
+"""The process group is gone when its context ends: threads of gloo must not outlive it into the shutdown."""
 
 from pathlib import Path
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dist_seg.errors import DataError
+from dist_seg.runtime import collectives
 from dist_seg.runtime.collectives import (
     barrier,
     broadcast_json,
@@ -57,3 +58,23 @@ def test_a_failure_is_raised_itself_and_names_no_rank(error: Exception) -> None:
 
 def test_without_a_failure_nothing_is_raised() -> None:
     raise_if_any(None)
+
+
+def test_other_ranks_hear_of_an_error_without_words_by_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[dict[str, object]] = []
+    monkeypatch.setattr(collectives, "broadcast_json", lambda value: sent.append(value) or value)
+
+    def fail() -> None:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        collectives.on_main(fail)
+    assert sent == [{"error": "MemoryError", "is_users": False}]
+
+
+def test_a_result_that_cannot_travel_is_told_to_other_ranks_as_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[dict[str, object]] = []
+    monkeypatch.setattr(collectives, "broadcast_json", lambda value: sent.append(value) or value)
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        collectives.on_main(object)
+    assert "not JSON serializable" in str(sent[0]["error"])
