@@ -3,10 +3,10 @@
     python benchmarks/trainer_overhead.py [--model tiny|recipe] [--pairs 7]
 
 Both train the same network with the same optimiser in the same process, in alternating blocks of steps. The bare loop
-is forward, loss, backward, optimiser. The trainer does the same and all it is there for: the agreement of ranks,
-seeding, running statistics, clipping, moving average, finite check, account of time, and every sink switched on (JSON lines,
-Prometheus, TensorBoard, progress). Prints the added milliseconds a step and the ratio, median and spread of the
-pairs.
+is forward, loss, backward, optimiser. The trainer does the same and all it is there for: seeding, running statistics,
+clipping, moving average, finite check, account of time, and every sink (JSON lines, Prometheus, TensorBoard,
+progress). One rank: what ranks wait for each other, checkpoints and digests of the weights are not in it. Prints the
+added milliseconds a step and the ratio, median and spread of the pairs.
 """
 
 import argparse
