@@ -1,0 +1,35 @@
+"""The semantic result of instances: one class for every pixel, so that there is an IoU of classes for both tasks."""
+
+from typing import Literal
+
+import numpy as np
+from faster_coco_eval.core import mask as rle_masks
+from numpy.typing import NDArray
+
+from dist_seg.metrics.instances import ScoredImage
+
+BACKGROUND = 0
+IGNORED = 255
+
+
+def class_map(
+    image: ScoredImage, which: Literal["truth", "predictions"], num_classes: int, score_threshold: float = 0.5
+) -> NDArray[np.uint8]:
+    """Class ids (height, width): 0 is the background, class c of the instances is c + 1; 255, in the truth, crowds.
+
+    Where predictions overlap, the one with the highest score is on top (of equals the first); those with a score below
+    the threshold are left out. Where true objects overlap, the one with the smallest area is on top.
+    """
+    assert num_classes < IGNORED
+    if which == "truth":
+        ordered = sorted(image.truth, key=lambda thing: -thing.area)
+        layers = [(IGNORED if thing.crowd else thing.class_id + 1, thing.rle) for thing in ordered]
+    else:
+        kept = [thing for thing in image.predictions if thing.score >= score_threshold]
+        best_first = sorted(kept, key=lambda thing: -thing.score)
+        layers = [(thing.class_id + 1, thing.rle) for thing in reversed(best_first)]
+    painted = np.full((image.height, image.width), BACKGROUND, dtype=np.uint8)
+    for value, rle in layers:
+        assert 0 < value <= num_classes or value == IGNORED
+        painted[rle_masks.decode({"size": [image.height, image.width], "counts": rle}) > 0] = value
+    return painted
