@@ -18,6 +18,7 @@ from dist_seg.runtime.storage import Storage
 from dist_seg.runtime.streams import seed_of
 from dist_seg.runtime.world import World
 from dist_seg.tasks.build import build_task
+from dist_seg.tasks.task import ModelOutput
 
 Section = TypeVar("Section", DataConfig, AugmentConfig, TrainConfig, CheckpointConfig)
 
@@ -176,15 +177,19 @@ def _measure(config: Config, manifest: Manifest, world: World) -> Measured:
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
+    def forward(images: torch.Tensor, *more: object) -> ModelOutput:
+        output: ModelOutput = model(images.to(dtype_of(precision)), *more)
+        return output
+
     seconds = []
     for attempt in range(3):
         begin = time.perf_counter()
         with autocast(precision, world.device):
             if attempt == 0:
                 with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-                    loss = task.losses(lambda images: model(images.to(dtype_of(precision))), batch)["loss"]
+                    loss = task.losses(forward, batch)["loss"]
             else:
-                loss = task.losses(lambda images: model(images.to(dtype_of(precision))), batch)["loss"]
+                loss = task.losses(forward, batch)["loss"]
         torch.autograd.backward(loss)
         if world.device.type == "cuda":
             torch.cuda.synchronize()

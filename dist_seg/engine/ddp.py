@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from dist_seg.engine.optim import load_optimizer_state, optimizer_state, set_learning_rate
 from dist_seg.errors import ConfigError
 from dist_seg.runtime.world import World
+from dist_seg.tasks.task import Forward, ModelOutput
 
 
 class DdpStrategy:
@@ -32,13 +33,13 @@ class DdpStrategy:
             self._ddp = called = DistributedDataParallel(
                 model, forward_sync_buffers=False, gradient_as_bucket_view=True
             )
-        self._forward: Callable[[torch.Tensor], torch.Tensor] = torch.compile(called) if compile else called
+        self._forward: Forward = torch.compile(called) if compile else called
 
-    def forward(self, images: torch.Tensor, *, last: bool) -> torch.Tensor:
+    def forward(self, *inputs: object, last: bool) -> ModelOutput:
         if self._ddp is not None:
             # What DDP.no_sync() sets; as a flag it also spans the backward pass that comes after this returns.
             self._ddp.require_backward_grad_sync = last
-        return self._forward(images)
+        return self._forward(*inputs)
 
     def backward(self, loss: torch.Tensor, *, last: bool) -> None:
         torch.autograd.backward(loss * self._loss_scale)
@@ -54,7 +55,7 @@ class DdpStrategy:
         self._optimizer.zero_grad(set_to_none=True)
         return grad_norm, skipped
 
-    def warm_up(self, loss_of: Callable[[Callable[[torch.Tensor], torch.Tensor]], torch.Tensor]) -> None:
+    def warm_up(self, loss_of: Callable[[Forward], torch.Tensor]) -> None:
         """Passes whose gradients are thrown away; call before any state is loaded. On one rank a single one.
 
         Raises ConfigError for trained parameters that the loss does not depend on, at any number of ranks.
@@ -62,7 +63,7 @@ class DdpStrategy:
         the first step after a resume would differ in the last bit from the same step of a run without the pause.
         """
         for _ in range(2 if self._ddp is not None else 1):
-            self.backward(loss_of(lambda images: self.forward(images, last=True)), last=True)
+            self.backward(loss_of(lambda *inputs: self.forward(*inputs, last=True)), last=True)
             self._check_all_used()
         self._optimizer.zero_grad(set_to_none=True)
 

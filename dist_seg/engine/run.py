@@ -246,7 +246,9 @@ def _warmed_up(config: Config, task: Task, strategy: DdpStrategy, world: World, 
     blank = task.blank_batch(world.device)
     with autocast(precision, world.device):
         strategy.warm_up(
-            lambda forward: task.losses(lambda images: forward(images.to(dtype_of(precision))), blank)["loss"]
+            lambda forward: task.losses(lambda images, *more: forward(images.to(dtype_of(precision)), *more), blank)[
+                "loss"
+            ]
         )
     statistics.end_step(lanes, skipped=True)
     return statistics

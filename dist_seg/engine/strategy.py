@@ -6,6 +6,8 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from dist_seg.tasks.task import ModelOutput
+
 
 class Strategy(Protocol):
     """DDP is one, DeepSpeed another; one loop serves both."""
@@ -13,7 +15,7 @@ class Strategy(Protocol):
     module: nn.Module
     """The model itself, unwrapped: for evaluation, statistics and names."""
 
-    def forward(self, images: torch.Tensor, *, last: bool) -> torch.Tensor:
+    def forward(self, *inputs: object, last: bool) -> ModelOutput:
         """The model's output for a micro-batch; `last` tells that it is this rank's last one of the step."""
         ...
 

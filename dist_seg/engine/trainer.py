@@ -28,7 +28,7 @@ from dist_seg.runtime.collectives import gather_json, raise_if_any, sum_over_ran
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
 from dist_seg.runtime.streams import seed_of
 from dist_seg.runtime.world import World
-from dist_seg.tasks.task import EvalResult, Task
+from dist_seg.tasks.task import EvalResult, ModelOutput, Task
 from dist_seg.telemetry.events import BadSampleFound, DigestTaken, EvalDone, Event, NonFiniteStep, StepDone
 
 _log = logging.getLogger(__name__)
@@ -203,8 +203,8 @@ class Trainer:
             done.add(lane, batch, losses)
         return done
 
-    def _forward(self, images: torch.Tensor, *, last: bool) -> torch.Tensor:
-        return self._strategy.forward(images.to(self._dtype), last=last)
+    def _forward(self, images: torch.Tensor, *more: object, last: bool) -> ModelOutput:
+        return self._strategy.forward(images.to(self._dtype), *more, last=last)
 
     def _agree_to_go_on(self, failure: Exception | None) -> bool:
         """What every rank must know before the forward pass: whether one wants to stop, or has failed."""
@@ -326,7 +326,7 @@ class Trainer:
             return False
         self.last_result = result
         self._scored_steps.add(step)
-        self._with_writer(lambda writer: writer.record_score(step, result.headline["miou"]))
+        self._with_writer(lambda writer: writer.record_score(step, result.score))
         self._emit(
             EvalDone(
                 step=step,

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from dist_seg.config.schema import Config
 from dist_seg.data.batch import Batch
+from dist_seg.errors import ConfigError
 from dist_seg.losses import build_loss
 from dist_seg.metrics.confusion import (
     bootstrap_interval,
@@ -22,7 +23,7 @@ from dist_seg.metrics.confusion import (
 from dist_seg.metrics.custom import AdditiveMetric, MetricSums, build_metrics
 from dist_seg.models import build_model
 from dist_seg.runtime.collectives import gather_json, gather_rows, sum_over_ranks
-from dist_seg.tasks.task import ClassInfo, EvalResult
+from dist_seg.tasks.task import ClassInfo, EvalResult, Forward
 
 _NUM_EXTREMES = 6
 
@@ -39,12 +40,17 @@ class SemanticTask:
     def build_model(self) -> nn.Module:
         return build_model(self._config.model, len(self._classes.names))
 
-    def losses(self, forward: Callable[[torch.Tensor], torch.Tensor], batch: Batch) -> Mapping[str, torch.Tensor]:
+    def losses(self, forward: Forward, batch: Batch) -> Mapping[str, torch.Tensor]:
         if self._loss is None:
             self._loss = build_loss(
                 self._config.loss, len(self._classes.names), self._classes.ignore_index, self._class_pixels
             )
         logits = forward(batch.images)
+        if not isinstance(logits, torch.Tensor):
+            raise ConfigError(
+                f"model.name: {self._config.model.name}: a network for the task `semantic` must return logits "
+                f"(B, C, H, W), this one returned a {type(logits).__name__}"
+            )
         if logits.dtype == torch.bfloat16:
             logits = logits.float()
         return self._loss(logits, batch.targets)
@@ -150,7 +156,7 @@ class SemanticMetric:
             },
         }
         by_name = {f"iou/{name}": iou for name, iou in by_class["iou"].items() if iou is not None}
-        return EvalResult(headline={**headline, **by_name}, document=document, images=len(keys))
+        return EvalResult(headline={**headline, **by_name}, score_name="miou", document=document, images=len(keys))
 
 
 def _finite(value: float) -> float | None:

@@ -9,6 +9,11 @@ from torch import nn
 
 from dist_seg.data.batch import Batch
 
+ModelOutput = torch.Tensor | Mapping[str, torch.Tensor]
+"""What a network gives in training: logits, or the losses that it computes itself."""
+Forward = Callable[..., ModelOutput]
+"""The network's forward pass as the engine runs it: images, normalised, and whatever else the network takes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClassInfo:
@@ -25,9 +30,15 @@ class EvalResult:
 
     headline: Mapping[str, float]
     """Numbers for curves and metrics; `miou` is among them."""
+    score_name: str
+    """Which of them tells the best checkpoint; higher is better."""
     document: Mapping[str, object]
     """Everything, JSON-ready: what `result.json` holds."""
     images: int
+
+    @property
+    def score(self) -> float:
+        return self.headline[self.score_name]
 
 
 class Metric(Protocol):
@@ -45,7 +56,7 @@ class Task(Protocol):
 
     def build_model(self) -> nn.Module: ...
 
-    def losses(self, forward: Callable[[torch.Tensor], torch.Tensor], batch: Batch) -> Mapping[str, torch.Tensor]:
+    def losses(self, forward: Forward, batch: Batch) -> Mapping[str, torch.Tensor]:
         """Scalars by name; `loss` is the one that is trained, the mean over the micro-batch."""
         ...
 
