@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dist_seg.config.schema import DataConfig
-from dist_seg.data.augment import eval_transform
+from dist_seg.data.augment import eval_transform, input_factor
 from dist_seg.data.decode import decode_image
 from dist_seg.data.formats.images import MAX_PIXELS, check_image, read_file
 from dist_seg.data.normalize import normalization, normalize
@@ -154,7 +154,7 @@ def predict_mask(
 ) -> NDArray[np.uint8]:
     """The class ids (H, W) uint8 of an RGB image (H, W, 3) uint8."""
     height, width = image_hwc.shape[:2]
-    transform = eval_transform(input_scale=data.input_scale or 1.0, height=height, width=width)
+    transform = eval_transform(input_scale=input_factor(data, height, width), height=height, width=width)
     norm = normalization(data)
     placed = place_image(image_hwc, transform, norm.padding).to(device)
     images = normalize([placed], [transform], norm)

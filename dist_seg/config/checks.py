@@ -2,7 +2,16 @@
 
 from collections.abc import Iterator
 
-from dist_seg.config.schema import AugmentConfig, Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig
+from dist_seg.config.schema import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    LossConfig,
+    MaskRcnnConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+)
 from dist_seg.errors import ConfigError
 
 LONGEST_RETRY_S = 240.0
@@ -15,6 +24,7 @@ def check_config(config: Config) -> None:
         *_data_problems(config.data),
         *_augment_problems(config.augment),
         *_model_problems(config.model),
+        *_mask_rcnn_problems(config.mask_rcnn),
         *_loss_problems(config.loss),
         *_optim_problems(config.optim),
         *_train_problems(config.train),
@@ -45,6 +55,9 @@ def _data_problems(data: DataConfig) -> Iterator[str]:
     yield from _at_least("data.shuffle_window", data.shuffle_window, 1)
     yield from _at_least("data.max_bad_samples", data.max_bad_samples, 0)
     yield from _above("data.input_scale", data.input_scale, 0)
+    yield from _at_least("data.input_side", data.input_side, 1)
+    if data.input_scale is not None and data.input_side is not None:
+        yield f"data.input_side={data.input_side}: set it or data.input_scale={data.input_scale}, not both"
     for std in data.std:
         yield from _above("data.std", std, 0)
 
@@ -56,6 +69,7 @@ def _augment_problems(augment: AugmentConfig) -> Iterator[str]:
     if augment.scale_max < augment.scale_min:
         yield f"augment.scale_max={augment.scale_max}: must not be less than augment.scale_min={augment.scale_min}"
     yield from _within("augment.rotate_deg", augment.rotate_deg, 0, 180)
+    yield from _within("augment.min_visible", augment.min_visible, 0, 1)
     yield from _within("augment.hue_deg", augment.hue_deg, 0, 180)
     for name in ("brightness", "contrast", "saturation"):
         yield from _within(f"augment.{name}", getattr(augment, name), 0, 1)
@@ -73,6 +87,52 @@ def _model_problems(model: ModelConfig) -> Iterator[str]:
         yield f"model.norm_momentum={model.norm_momentum}: must lie in (0, 1]"
     if not 0 <= model.dropout < 1:
         yield f"model.dropout={model.dropout}: must lie in [0, 1)"
+
+
+def _mask_rcnn_problems(model: MaskRcnnConfig) -> Iterator[str]:
+    counts = (
+        "fpn_channels",
+        "rpn_pre_nms_train",
+        "rpn_pre_nms_eval",
+        "rpn_post_nms_train",
+        "rpn_post_nms_eval",
+        "rpn_samples",
+        "roi_samples",
+        "mask_samples",
+        "box_channels",
+        "mask_channels",
+        "mask_convs",
+        "detections_per_image",
+    )
+    for name in counts:
+        yield from _at_least(f"mask_rcnn.{name}", getattr(model, name), 1)
+    shares = (
+        "rpn_nms_threshold",
+        "rpn_positive_fraction",
+        "rpn_positive_iou",
+        "rpn_negative_iou",
+        "roi_positive_fraction",
+        "roi_positive_iou",
+        "roi_negative_iou",
+        "ignore_overlap",
+        "score_threshold",
+        "nms_threshold",
+    )
+    for name in shares:
+        yield from _within(f"mask_rcnn.{name}", getattr(model, name), 0, 1)
+    if not 0 < model.mask_threshold < 1:
+        yield f"mask_rcnn.mask_threshold={model.mask_threshold}: must lie in (0, 1)"
+    for stage in ("rpn", "roi"):
+        high, low = getattr(model, f"{stage}_positive_iou"), getattr(model, f"{stage}_negative_iou")
+        if low > high:
+            yield f"mask_rcnn.{stage}_negative_iou={low}: must not be more than mask_rcnn.{stage}_positive_iou={high}"
+    if len(model.anchor_sizes) != 5 or not all(size > 0 for size in model.anchor_sizes):
+        yield (
+            f"mask_rcnn.anchor_sizes={list(model.anchor_sizes)}: must be 5 positive numbers, one for each of the strides "
+            "4, 8, 16, 32, 64"
+        )
+    if not model.anchor_ratios or not all(ratio > 0 for ratio in model.anchor_ratios):
+        yield f"mask_rcnn.anchor_ratios={list(model.anchor_ratios)}: must be one or more positive numbers"
 
 
 def _loss_problems(loss: LossConfig) -> Iterator[str]:

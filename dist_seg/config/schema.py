@@ -36,6 +36,9 @@ class DataConfig:
     """More undecodable training samples than this stop the run."""
     input_scale: float | None = None
     """Factor on every image's size before anything else, in training, evaluation and prediction alike."""
+    input_side: int | None = None
+    """Longer side in pixels that every image is scaled to instead, whatever its size. With `augment.scale_min` 0.1,
+    `scale_max` 2 and a crop of that side this is large-scale jitter (Ghiasi et al. 2021)."""
     normalize: Literal["mean_std", "unit", "symmetric"] = "mean_std"
     """mean_std: (x / 255 - mean) / std; unit: x / 255, in [0, 1]; symmetric: x / 127.5 - 1, in [-1, 1]."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -66,6 +69,8 @@ class AugmentConfig:
     blur_sigma_max: float = 0.0
     """Gaussian blur with sigma (pixels) drawn uniformly from [0.1, blur_sigma_max]; 0 leaves it out."""
     blur_probability: float = 0.5
+    min_visible: float = 0.2
+    """Objects of which a crop leaves less than this share of their area are ignored: neither trained nor background."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +78,9 @@ class ModelConfig:
     """The network."""
 
     name: str = "deeplabv3plus"
-    """`deeplabv3plus`, or the dotted path of a function (`my_package.nets:build`) that takes this config and the
-    number of classes and returns a module: images (B, 3, H, W) to logits (B, C, H, W)."""
+    """`deeplabv3plus` (semantic), `mask_rcnn` (instance), auto for the one that fits the task, or the dotted path of a
+    function (`my_package.nets:build`) that takes this config and the number of classes and returns a module: images
+    (B, 3, H, W) to logits (B, C, H, W)."""
     encoder: str = "tf_efficientnet_lite0"
     """A timm model that gives features at the wanted strides."""
     output_stride: Literal[8, 16] = 16
@@ -93,6 +99,59 @@ class ModelConfig:
     dropout: float = 0.1
     frozen_stages: int = 0
     """Encoder stages, counted from the input, that are not trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRcnnConfig:
+    """Mask R-CNN with a feature pyramid; encoder, its norm and weights are those of `model`. Sizes are in pixels."""
+
+    fpn_channels: int = 256
+    """Of every level of the pyramid."""
+    anchor_sizes: tuple[float, ...] = (32, 64, 128, 256, 512)
+    """Square root of an anchor's area, one for each level: strides 4, 8, 16, 32 and 64."""
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Height over width."""
+    rpn_pre_nms_train: int = 2000
+    rpn_pre_nms_eval: int = 1000
+    """Proposals of a level, the best ones, that go into the suppression."""
+    rpn_post_nms_train: int = 2000
+    rpn_post_nms_eval: int = 1000
+    """Proposals of an image that come out of it."""
+    rpn_nms_threshold: float = 0.7
+    """Of two proposals with a higher IoU the worse one is dropped."""
+    rpn_samples: int = 256
+    """Anchors of an image that its proposal loss is made of."""
+    rpn_positive_fraction: float = 0.5
+    """At most this share of them lies on objects."""
+    rpn_positive_iou: float = 0.7
+    """An anchor with at least this IoU with an object is to find it, and so is every object's best anchor."""
+    rpn_negative_iou: float = 0.3
+    """An anchor below this IoU with every object is background; in between it is neither."""
+    roi_samples: int = 512
+    """Proposals of an image that the heads are trained on."""
+    roi_positive_fraction: float = 0.25
+    roi_positive_iou: float = 0.5
+    roi_negative_iou: float = 0.5
+    mask_samples: int = 128
+    """At most this many of an image's sampled proposals on objects, drawn at random, train the mask head: the most
+    expensive part."""
+    ignore_overlap: float = 0.5
+    """An anchor or proposal that lies by more than this share of its own area in the box of an ignored object (a crowd,
+    or one cut by the crop) is no background."""
+    box_channels: int = 1024
+    """Width of the two layers that classify a proposal and refine its box."""
+    mask_channels: int = 256
+    mask_convs: int = 4
+    """Width and number of the mask head's convolutions."""
+    head_norm: Literal["none", "group"] = "none"
+    """Normalisation of the convolutions of pyramid and mask head. torchvision's weights have none."""
+    detections_per_image: int = 100
+    score_threshold: float = 0.05
+    """Detections below this probability are dropped."""
+    nms_threshold: float = 0.5
+    """Of two detections of one class with a higher IoU the worse one is dropped."""
+    mask_threshold: float = 0.5
+    """Pixels above this probability belong to the object."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +281,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    mask_rcnn: MaskRcnnConfig = field(default_factory=MaskRcnnConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -7,14 +7,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dist_seg.config.schema import AugmentConfig, DataConfig
+from dist_seg.data.annotations import ImageAnnotations
 from dist_seg.data.augment import SampleTransform, digest
 from dist_seg.data.batch import BadSample, Batch
-from dist_seg.data.decode import decode_image, decode_mask, why_undecodable
+from dist_seg.data.decode import decode_image, decode_target, why_undecodable
 from dist_seg.data.fetch import DrawnSample, Fetched, Fetcher, Unit, bad_samples, drawn_samples
+from dist_seg.data.manifest import Manifest
 from dist_seg.data.normalize import Normalization, normalization, normalize
-from dist_seg.data.place import place_image, place_mask
+from dist_seg.data.objects import ImageObjects, derive_objects
+from dist_seg.data.place import Ids, place_image, place_mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,56 +33,70 @@ class Recipe:
     rotates: bool
     blurs: bool
     norm: Normalization
-    ignore_index: int
+    border: int
+    """What masks hold outside the picture."""
+    instances: bool
+    """Masks are layers of object ids, not class ids."""
+    min_visible: float = 0.0
+    """See `augment.min_visible`."""
 
 
-def train_recipe(data: DataConfig, augment: AugmentConfig, canvas: tuple[int, int] | None, ignore_index: int) -> Recipe:
+def train_recipe(
+    data: DataConfig, augment: AugmentConfig, canvas: tuple[int, int] | None, manifest: Manifest
+) -> Recipe:
     """Samples as they are drawn from `augment`."""
     return Recipe(
         training=True,
         canvas=canvas,
-        resizes=(augment.scale_min, augment.scale_max, data.input_scale or 1.0) != (1.0, 1.0, 1.0),
+        resizes=(augment.scale_min, augment.scale_max) != (1.0, 1.0) or _scales_input(data),
         rotates=augment.rotate_deg > 0,
         blurs=augment.blur_sigma_max > 0 and augment.blur_probability > 0,
         norm=normalization(data),
-        ignore_index=ignore_index,
+        border=0 if manifest.task == "instance" else manifest.ignore_index,
+        instances=manifest.task == "instance",
+        min_visible=augment.min_visible,
     )
 
 
-def eval_recipe(data: DataConfig, ignore_index: int) -> Recipe:
+def eval_recipe(data: DataConfig, manifest: Manifest) -> Recipe:
     """Whole pictures."""
     return Recipe(
         training=False,
         canvas=None,
-        resizes=(data.input_scale or 1.0) != 1.0,
+        resizes=_scales_input(data),
         rotates=False,
         blurs=False,
         norm=normalization(data),
-        ignore_index=ignore_index,
+        border=0 if manifest.task == "instance" else manifest.ignore_index,
+        instances=manifest.task == "instance",
     )
 
 
-def place(
-    parts: Iterable[tuple[NDArray[np.uint8], NDArray[np.uint8]]], samples: Sequence[DrawnSample], recipe: Recipe
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Geometry and blur of samples whose regions are decoded: images (3, H, W) and masks (H, W) for `group_by_size`.
+def _scales_input(data: DataConfig) -> bool:
+    return data.input_side is not None or (data.input_scale or 1.0) != 1.0
 
-    parts: of every sample the image (h, w, 3) and the mask (h, w), uint8.
+
+def place(
+    parts: Iterable[tuple[NDArray[np.uint8], Ids]], samples: Sequence[DrawnSample], recipe: Recipe
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Geometry and blur of samples whose regions are decoded: images (3, H, W) and masks for `group_by_size`.
+
+    parts: of every sample the image (h, w, 3) uint8 and the mask: (h, w) uint8 or (L, h, w) int16.
     """
     images, masks = [], []
-    for (image_hwc, mask_hw), sample in zip(parts, samples, strict=True):
+    for (image_hwc, mask), sample in zip(parts, samples, strict=True):
         images.append(place_image(image_hwc, sample.transform, recipe.norm.padding))
-        mask = place_mask(mask_hw, sample.transform, recipe.ignore_index) if recipe.training else None
-        masks.append(torch.from_numpy(mask_hw) if mask is None else mask)
+        placed = place_mask(mask, sample.transform, recipe.border) if recipe.training else None
+        masks.append(torch.from_numpy(mask) if placed is None else placed)
     return images, masks
 
 
-def decode_reference(samples: Sequence[DrawnSample]) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+def decode_reference(samples: Sequence[DrawnSample]) -> Iterator[tuple[NDArray[np.uint8], Ids]]:
     """The regions of the samples for `place`, by the reference decoder. Raises UndecodableError."""
     for sample in samples:
         y, x, h, w = sample.transform.roi
-        image_hwc, mask_hw = decode_image(sample.encoded.image), decode_mask(sample.encoded.target)
-        yield image_hwc[y : y + h, x : x + w], mask_hw[y : y + h, x : x + w]
+        mask = decode_target(sample.encoded)
+        yield decode_image(sample.encoded.image)[y : y + h, x : x + w], mask[..., y : y + h, x : x + w]
 
 
 def reject_undecodable(fetcher: Fetcher[Unit], fetched: Sequence[Fetched]) -> list[Fetched]:
@@ -96,18 +114,21 @@ class Placed:
     images: Tensor | Sequence[Tensor]
     """(B, 3, H, W) or B times (3, H, W), uint8 RGB."""
     masks: Tensor | Sequence[Tensor]
-    """(B, H, W) or B times (H, W), uint8."""
+    """(B, H, W) or B times (H, W), uint8; of instances (B, L, H, W) or B times (L, H, W), int16."""
     keys: tuple[str, ...]
     transforms: tuple[SampleTransform, ...]
     bad: tuple[BadSample, ...]
+    annotations: tuple[ImageAnnotations, ...] = ()
+    """Of instances."""
 
 
 def group_by_size(images: Sequence[Tensor], masks: Sequence[Tensor], fetched: Sequence[Fetched]) -> list[Placed]:
     """One batch for every size among the samples, bad ones named in the first; where all are bad, one of no samples.
 
-    images: B times (3, H, W), uint8 RGB. masks: B times (H, W), uint8.
+    images: B times (3, H, W), uint8 RGB. masks: B times (H, W), uint8, or (L, H, W), int16, L at most 3.
     """
     samples, bad = drawn_samples(fetched), bad_samples(fetched)
+    masks = _as_many_layers(masks)
     groups: dict[tuple[torch.Size, torch.Size], list[int]] = {}
     for i in range(len(samples)):
         groups.setdefault((images[i].shape, masks[i].shape), []).append(i)
@@ -121,19 +142,39 @@ def group_by_size(images: Sequence[Tensor], masks: Sequence[Tensor], fetched: Se
             keys=tuple(samples[i].encoded.key for i in members),
             transforms=tuple(samples[i].transform for i in members),
             bad=() if number else bad,
+            annotations=tuple(a for i in members if (a := samples[i].encoded.annotations) is not None),
         )
         for number, members in enumerate(groups.values())
     ]
 
 
-def finish(placed: Placed, norm: Normalization, device: torch.device) -> Batch:
-    """Move to the device, then colour, normalisation and types."""
+def _as_many_layers(masks: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Layers of object ids with empty ones added, so that all have as many; class ids as they are."""
+    if not masks or masks[0].ndim == 2:
+        return masks
+    most = max(len(mask) for mask in masks)
+    return [mask if len(mask) == most else pad(mask, (0, 0, 0, 0, 0, most - len(mask))) for mask in masks]
+
+
+def finish(placed: Placed, recipe: Recipe, device: torch.device) -> Batch:
+    """Move to the device, then colour, normalisation, types and objects."""
     images, masks = _moved(placed.images, device), _moved(placed.masks, device)
+    targets = (masks if isinstance(masks, Tensor) else torch.stack(list(masks))).to(
+        torch.int32 if recipe.instances else torch.int64
+    )
+    objects: tuple[ImageObjects, ...] = ()
+    if recipe.instances and recipe.training:
+        objects = tuple(
+            derive_objects(ids, annotations, transform, min_visible=recipe.min_visible)
+            for ids, annotations, transform in zip(targets, placed.annotations, placed.transforms, strict=True)
+        )
     return Batch(
-        images=normalize(images, placed.transforms, norm),
-        targets=(masks if isinstance(masks, Tensor) else torch.stack(list(masks))).long(),
+        images=normalize(images, placed.transforms, recipe.norm),
+        targets=targets,
         keys=placed.keys,
         bad=placed.bad,
+        objects=objects,
+        annotations=() if recipe.training else placed.annotations,
         digest=digest(placed.keys, placed.transforms),
     )
 

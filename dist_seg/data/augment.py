@@ -19,7 +19,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_seg.config.schema import AugmentConfig
+from dist_seg.config.schema import AugmentConfig, DataConfig
 
 Affine = tuple[float, float, float, float, float, float]
 """Row by row: x' = a x + b y + c, y' = d x + e y + f."""
@@ -63,6 +63,14 @@ class SampleTransform:
     """3 by 4, row by row: RGB (0 to 255) to RGB, not clamped."""
     blur_sigma: float = 0.0
     """Of a Gaussian, in pixels of the resized part; 0 does not blur."""
+
+    @property
+    def area_scale(self) -> float:
+        """Pixels of the canvas for one of the source."""
+        if self.warp is None:
+            return self.resized[0] * self.resized[1] / (self.roi[2] * self.roi[3])
+        a, b, _, d, e, _ = self.warp
+        return 1 / abs(a * e - b * d)
 
     @property
     def image_warp(self) -> Affine:
@@ -119,6 +127,11 @@ def eval_transform(*, input_scale: float, height: int, width: int) -> SampleTran
     """The whole picture, resized by `input_scale`, and nothing else."""
     size = scaled_size(height, width, input_scale)
     return SampleTransform(roi=(0, 0, height, width), resized=size, canvas=size)
+
+
+def input_factor(cfg: DataConfig, height: int, width: int) -> float:
+    """What a picture's size is multiplied by before anything else is drawn or done."""
+    return cfg.input_side / max(height, width) if cfg.input_side else cfg.input_scale or 1.0
 
 
 def scaled_size(height: int, width: int, factor: float) -> tuple[int, int]:

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
+from dist_seg.data.annotations import ImageAnnotations
+from dist_seg.data.objects import ImageObjects
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedSample:
@@ -13,9 +16,12 @@ class EncodedSample:
     image: bytes
     """An encoded image (JPEG or PNG, 8 bits, RGB or grey)."""
     target: bytes
-    """An encoded mask: grey 8-bit PNG of class ids, of the image's size."""
+    """An encoded mask: grey 8-bit PNG of class ids, of the image's size; of instances grey 16-bit layers of object ids,
+    one below the other."""
     height: int
     width: int
+    annotations: ImageAnnotations | None = None
+    """Of instances: parsed already, so that what cannot be read is found before anything is decoded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +37,9 @@ class BadSample:
 class Batch:
     """One micro-batch, on the device.
 
-    images: (B, 3, H, W) float32, normalised. targets: (B, H, W) int64 class ids with the ignore index. In evaluation
-    the targets keep the original size, which differs from the images' where `data.input_scale` is not 1.
+    images: (B, 3, H, W) float32, normalised. targets: (B, H, W) int64 class ids with the ignore index, or of instances
+    (B, L, H, W) int32 layers of object ids, 0 where there is none. In evaluation the targets keep the original size,
+    which differs from the images' where these were scaled.
     """
 
     images: torch.Tensor
@@ -40,5 +47,9 @@ class Batch:
     keys: tuple[str, ...]
     bad: tuple[BadSample, ...] = ()
     """Samples that were planned for this batch and replaced (training) or left out (evaluation)."""
+    objects: tuple[ImageObjects, ...] = ()
+    """Of instances in training: what each image's layers hold."""
+    annotations: tuple[ImageAnnotations, ...] = ()
+    """Of instances in evaluation: the exact truth of each image."""
     digest: int = 0
     """63 bits over the keys and their drawn augmentation."""

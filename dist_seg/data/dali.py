@@ -26,6 +26,7 @@ from dist_seg.data.assemble import Recipe, decode_reference, finish, group_by_si
 from dist_seg.data.augment import SampleTransform
 from dist_seg.data.batch import Batch, EncodedSample
 from dist_seg.data.fetch import DrawnSample, Fetched, Fetcher, Unit, drawn_samples, read_ahead
+from dist_seg.data.headers import read_header
 
 VERSION = str(nvidia.dali.__version__)
 _READ_THREADS = 8
@@ -79,7 +80,7 @@ def _batches(
         while running:
             images, masks, fetched = _decoded(graph, fetcher, running.popleft(), recipe)
             _start(graph, source, running, prefetch)
-            yield [finish(placed, recipe.norm, graph.device) for placed in group_by_size(images, masks, fetched)]
+            yield [finish(placed, recipe, graph.device) for placed in group_by_size(images, masks, fetched)]
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -165,11 +166,13 @@ class _Graph:
                 raise
             raise _DecodeError(str(error)) from error
         images_hwc = [from_dlpack(images[i]) for i in range(len(samples))]
-        masks_hw = [from_dlpack(masks[i])[..., 0] for i in range(len(samples))]
+        targets = [from_dlpack(masks[i])[..., 0] for i in range(len(samples))]
+        if self._recipe.instances:
+            _check_ids(targets, samples)
         if not self._places:
-            parts = ((i.numpy(), m.numpy()) for i, m in zip(images_hwc, masks_hw, strict=True))
+            parts = ((i.numpy(), m.numpy()) for i, m in zip(images_hwc, targets, strict=True))
             return place(parts, samples, self._recipe)
-        return [image_hwc.permute(2, 0, 1) for image_hwc in images_hwc], masks_hw
+        return [image_hwc.permute(2, 0, 1) for image_hwc in images_hwc], targets
 
     def run_alone(self, samples: Sequence[DrawnSample]) -> tuple[list[Tensor], list[Tensor]]:
         """A batch out of turn, past those that are running, through a graph of its own."""
@@ -191,6 +194,8 @@ class _Graph:
         feed("target", [np.frombuffer(sample.encoded.target, np.uint8) for sample in samples])
         feed("roi_start", np.array([t.roi[:2] for t in transforms], np.int32))
         feed("roi_shape", np.array([t.roi[2:] for t in transforms], np.int32))
+        if self._recipe.instances:
+            feed("layers_shape", np.array([_layers_shape(sample.encoded) for sample in samples], np.int32))
         if not self._places:
             return
         if self._recipe.resizes:
@@ -206,6 +211,20 @@ class _Graph:
             feed("place_y", np.array([_relative_place(t, 0) for t in transforms], np.float32))
             feed("place_x", np.array([_relative_place(t, 1) for t in transforms], np.float32))
             feed("flip", np.array([t.flip for t in transforms], np.int32))
+
+
+def _check_ids(layers: Sequence[Tensor], samples: Sequence[DrawnSample]) -> None:
+    """Raises _DecodeError for object ids that no annotation belongs to, as the reference decoder does."""
+    for ids_LHW, sample in zip(layers, samples, strict=True):
+        annotations = sample.encoded.annotations
+        known = len(annotations.objects) if annotations else 0
+        if ids_LHW.numel() and int(ids_LHW.max()) > known:
+            raise _DecodeError(f"{sample.encoded.key}: object id {int(ids_LHW.max())}, for {known} annotations")
+
+
+def _layers_shape(encoded: EncodedSample) -> tuple[int, int, int, int]:
+    """(L, H, W, 1) of the PNG that holds L layers one below the other."""
+    return read_header(encoded.target).height // encoded.height, encoded.height, encoded.width, 1
 
 
 def _relative_place(t: SampleTransform, axis: int) -> float:
@@ -226,17 +245,29 @@ def _define(recipe: Recipe, *, places: bool, on_gpu: bool) -> tuple[DataNode, Da
         adjust_orientation=False,
     )
     # Masks are small PNGs, which DALI decodes on the CPU everywhere; as uint8 they are also the cheapest to copy.
-    mask = fn.decoders.image_slice(
-        _input("target", DALIDataType.UINT8, 1),
-        start,
-        shape,
-        axes=[0, 1],
-        output_type=DALIImageType.GRAY,
-        adjust_orientation=False,
-    )
+    target = _input("target", DALIDataType.UINT8, 1)
+    mask = _define_layers(target, start, shape) if recipe.instances else _define_mask(target, start, shape)
     if places:
         image, mask = _define_placing(image, mask, recipe, "gpu" if on_gpu else "cpu")
     return image, mask.gpu() if on_gpu else mask
+
+
+def _define_mask(target: DataNode, start: DataNode, shape: DataNode) -> DataNode:
+    """The region of a mask of class ids: (h, w, 1) uint8."""
+    return fn.decoders.image_slice(
+        target, start, shape, axes=[0, 1], output_type=DALIImageType.GRAY, adjust_orientation=False
+    )
+
+
+def _define_layers(target: DataNode, start: DataNode, shape: DataNode) -> DataNode:
+    """The region of layers of object ids: (L, h, w, 1) int16. As frames of a video, to DALI."""
+    # The decoder cuts uint16 to 8 bits by default and halves it for int16; resize and warp take no uint16.
+    layers = fn.decoders.image(
+        target, output_type=DALIImageType.GRAY, dtype=DALIDataType.UINT16, adjust_orientation=False
+    )
+    layers = fn.cast(layers, dtype=DALIDataType.INT16)
+    layers = fn.reshape(layers, shape=_input("layers_shape", DALIDataType.INT32, 1), layout="FHWC")
+    return fn.slice(layers, start, shape, axes=[1, 2])
 
 
 def _define_placing(image: DataNode, mask: DataNode, recipe: Recipe, device: str) -> tuple[DataNode, DataNode]:
@@ -265,7 +296,7 @@ def _warp(image: DataNode, mask: DataNode, recipe: Recipe, device: str) -> tuple
         mask,
         matrix=_input("mask_warp", DALIDataType.FLOAT, 2),
         size=recipe.canvas,
-        fill_value=float(recipe.ignore_index),
+        fill_value=float(recipe.border),
         interp_type=DALIInterpType.INTERP_NN,
     )
     padding = Constant(recipe.norm.padding, dtype=DALIDataType.FLOAT, shape=(1, 1, 3), device=device)
@@ -286,18 +317,16 @@ def _place(image: DataNode, mask: DataNode, recipe: Recipe) -> tuple[DataNode, D
         dtype=DALIDataType.UINT8,
         output_layout="HWC",
     )
-    mask = fn.crop_mirror_normalize(
+    # Not by crop_mirror_normalize, which gives no int16.
+    mask = fn.crop(
         mask,
         crop=recipe.canvas,
         crop_pos_y=y,
         crop_pos_x=x,
-        mirror=flip,
         out_of_bounds_policy="pad",
-        fill_values=float(recipe.ignore_index),
-        dtype=DALIDataType.UINT8,
-        output_layout="HWC",
+        fill_values=float(recipe.border),
     )
-    return image, mask
+    return image, fn.flip(mask, horizontal=flip)
 
 
 def _input(name: str, dtype: DALIDataType, ndim: int) -> DataNode:

@@ -7,6 +7,8 @@ were packed, and what comes from a shard has been compared with the size that st
 import io
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,24 +33,63 @@ def decode_mask(data: bytes) -> NDArray[np.uint8]:
     return np.array(_decode(data, "L"))
 
 
+def decode_instances(data: bytes, height: int) -> NDArray[np.int16]:
+    """(L, height, W) int16 layers of object ids of a grey 16-bit PNG that holds them one below the other.
+
+    Raises `UndecodableError`.
+    """
+    with _opened(data) as image:
+        if not image.mode.startswith("I") or image.height % height:
+            raise UndecodableError(f"layers must be 16-bit grey, each {height} rows: {image.mode}, {image.height} rows")
+        ids = np.array(image)
+    if int(ids.max(initial=0)) > np.iinfo(np.int16).max:
+        raise UndecodableError(f"object id {int(ids.max())}; ids reach {np.iinfo(np.int16).max}")
+    return ids.astype(np.int16).reshape(-1, height, ids.shape[1])
+
+
+def decode_target(encoded: "EncodedSample") -> NDArray[np.uint8] | NDArray[np.int16]:
+    """Class ids (H, W) uint8, or of a sample with annotations object ids (L, H, W) int16.
+
+    Raises `UndecodableError`, also for an object id without an annotation.
+    """
+    if encoded.annotations is None:
+        return decode_mask(encoded.target)
+    ids = decode_instances(encoded.target, encoded.height)
+    check_object_ids(ids, len(encoded.annotations.objects))
+    return ids
+
+
+def check_object_ids(ids: NDArray[np.int16], num_objects: int) -> None:
+    """Raises `UndecodableError` for an id that no annotation belongs to."""
+    if int(ids.max(initial=0)) > num_objects or int(ids.min(initial=0)) < 0:
+        raise UndecodableError(f"layers with object ids {ids.min()} to {ids.max()}, for {num_objects} annotations")
+
+
 def why_undecodable(encoded: "EncodedSample") -> str | None:
     """None where the sample can be decoded."""
-    parts = (("image", decode_image, encoded.image), ("mask", decode_mask, encoded.target))
-    for role, decode, data in parts:
-        try:
-            decode(data)
-        except UndecodableError as error:
-            return f"{role}: {error}"
+    role = "image"
+    try:
+        decode_image(encoded.image)
+        role = "mask"
+        decode_target(encoded)
+    except UndecodableError as error:
+        return f"{role}: {error}"
     return None
 
 
 def _decode(data: bytes, mode: str) -> Image.Image:
+    with _opened(data) as image:
+        if mode == "L" and image.mode != "L":
+            raise UndecodableError(f"a mask must be 8-bit grey, this one is {image.mode}")
+        return image.convert(mode)
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
     kind = PngImageFile if data.startswith(PNG_SIGNATURE) else JpegImageFile
     try:
         with kind(io.BytesIO(data)) as image:
-            if mode == "L" and image.mode != "L":
-                raise UndecodableError(f"a mask must be 8-bit grey, this one is {image.mode}")
-            return image.convert(mode)
+            yield image
     # What PIL raises for damaged files, by its formats' readers.
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error) as error:
         raise UndecodableError(str(error) or type(error).__name__) from error

@@ -9,8 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from dist_seg.config.schema import AugmentConfig
-from dist_seg.data.augment import SampleTransform, draw, eval_transform
+from dist_seg.config.schema import AugmentConfig, DataConfig
+from dist_seg.data.augment import SampleTransform, draw, eval_transform, input_factor
 from dist_seg.data.batch import BadSample, EncodedSample
 from dist_seg.data.plan import EvalPlan, PlannedSample, TrainPlan
 from dist_seg.data.reader import BadSampleError, ShardReader
@@ -76,12 +76,12 @@ class TrainFetcher:
         plan: TrainPlan,
         augment: AugmentConfig,
         *,
-        input_scale: float,
+        data: DataConfig,
         crop: tuple[int, int],
         seed: int,
     ) -> None:
         self._reader, self._plan, self._augment = reader, plan, augment
-        self._input_scale, self._crop, self._seed = input_scale, crop, seed
+        self._data, self._crop, self._seed = data, crop, seed
 
     def slots(self, unit: tuple[int, int]) -> list[Slot]:
         step, lane = unit
@@ -108,7 +108,7 @@ class TrainFetcher:
             return self._next(slot, (*bad, error.bad))
         transform = draw(
             self._augment,
-            input_scale=self._input_scale,
+            input_scale=input_factor(self._data, encoded.height, encoded.width),
             height=encoded.height,
             width=encoded.width,
             crop=self._crop,
@@ -121,8 +121,8 @@ class TrainFetcher:
 class EvalFetcher:
     """Leaves a bad sample out. May be pickled."""
 
-    def __init__(self, reader: ShardReader, plan: EvalPlan, *, input_scale: float) -> None:
-        self._reader, self._plan, self._input_scale = reader, plan, input_scale
+    def __init__(self, reader: ShardReader, plan: EvalPlan, *, data: DataConfig) -> None:
+        self._reader, self._plan, self._data = reader, plan, data
 
     def slots(self, unit: int) -> list[Slot]:
         return [Slot(step=unit, planned=planned) for planned in self._plan.batch(unit)]
@@ -133,7 +133,8 @@ class EvalFetcher:
             encoded = self._reader.read(slot.planned.shard, slot.planned.index)
         except BadSampleError as error:
             return Fetched(slot=slot, shard=shard, encoded=None, transform=None, bad=(error.bad,))
-        transform = eval_transform(input_scale=self._input_scale, height=encoded.height, width=encoded.width)
+        factor = input_factor(self._data, encoded.height, encoded.width)
+        transform = eval_transform(input_scale=factor, height=encoded.height, width=encoded.width)
         return Fetched(slot=slot, shard=shard, encoded=encoded, transform=transform)
 
     def reject(self, fetched: Fetched, reason: str) -> Fetched:

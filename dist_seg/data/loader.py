@@ -68,11 +68,11 @@ def train_batches(
         ShardReader(storage, manifest, cfg.data.train_split),
         plan,
         cfg.augment,
-        input_scale=cfg.data.input_scale or 1.0,
+        data=cfg.data,
         crop=(crop[0], crop[1]),
         seed=cfg.train.seed,
     )
-    recipe = train_recipe(cfg.data, cfg.augment, (crop[0], crop[1]), manifest.ignore_index)
+    recipe = train_recipe(cfg.data, cfg.augment, (crop[0], crop[1]), manifest)
     for batches in _batches(cfg, fetcher, units, recipe, plan.micro_batch, device, num_threads):
         yield batches[0]
 
@@ -95,8 +95,8 @@ def eval_batches(
     if not indices:
         return
     reader = ShardReader(storage, manifest, split)
-    fetcher = EvalFetcher(reader, plan, input_scale=cfg.data.input_scale or 1.0)
-    recipe = eval_recipe(cfg.data, manifest.ignore_index)
+    fetcher = EvalFetcher(reader, plan, data=cfg.data)
+    recipe = eval_recipe(cfg.data, manifest)
     yield from _batches(cfg, fetcher, indices, recipe, len(plan.batch(0)), device, num_threads)
 
 

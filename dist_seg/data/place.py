@@ -17,6 +17,9 @@ from torchvision.transforms.v2 import functional
 
 from dist_seg.data.augment import SampleTransform
 
+Ids = NDArray[np.uint8] | NDArray[np.int16]
+"""Class ids, or object ids in layers."""
+
 
 def place_image(part_hwc: NDArray[np.uint8], t: SampleTransform, padding: tuple[int, int, int]) -> Tensor:
     """(3, H, W) uint8 RGB on the canvas of `t`, in any order in memory; `padding` outside the picture.
@@ -40,19 +43,23 @@ def place_image(part_hwc: NDArray[np.uint8], t: SampleTransform, padding: tuple[
     return canvas_chw
 
 
-def place_mask(part_hw: NDArray[np.uint8], t: SampleTransform, ignore_index: int) -> Tensor:
-    """(H, W) uint8 on the canvas of `t`, from the nearest pixels; `ignore_index` outside the picture."""
+def place_mask(part: Ids, t: SampleTransform, border: int) -> Tensor:
+    """(..., H, W) on the canvas of `t`, from the nearest pixels; `border` outside the picture.
+
+    part: the decoded region `t.roi`, (..., h, w) uint8 class ids or int16 object ids in layers.
+    """
+    *layers, height, width = part.shape
     if t.warp is not None:
-        border = float(ignore_index)
-        part_chw = torch.from_numpy(part_hw).float()[None] - border
-        return _sampled(part_chw, t, "nearest")[0].add_(border).to(torch.uint8)
-    rows, columns = _nearest_rows(part_hw.shape[0], t.resized[0]), _nearest_columns(part_hw.shape[1], t.resized[1])
-    part = torch.from_numpy(part_hw.take(columns[::-1] if t.flip else columns, axis=1).take(rows, axis=0))
+        ids = torch.from_numpy(part)
+        placed = _sampled(ids.reshape(-1, height, width).float() - border, t, "nearest").add_(border)
+        return placed.to(ids.dtype).reshape(*layers, *t.canvas)
+    rows, columns = _nearest_rows(height, t.resized[0]), _nearest_columns(width, t.resized[1])
+    placed = torch.from_numpy(part.take(columns[::-1] if t.flip else columns, axis=-1).take(rows, axis=-2))
     if t.resized == t.canvas:
-        return part
-    canvas_hw = torch.full(t.canvas, ignore_index, dtype=torch.uint8)
-    _inside(canvas_hw, t).copy_(part)
-    return canvas_hw
+        return placed
+    canvas = torch.full((*layers, *t.canvas), border, dtype=placed.dtype)
+    _inside(canvas, t).copy_(placed)
+    return canvas
 
 
 def gaussian_blur(image_chw: Tensor, sigma: float) -> Tensor:

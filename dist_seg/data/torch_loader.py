@@ -27,12 +27,12 @@ from dist_seg.data.assemble import (
     reject_undecodable,
     train_recipe,
 )
-from dist_seg.data.augment import SampleTransform, draw, eval_transform
+from dist_seg.data.augment import SampleTransform, draw, eval_transform, input_factor
 from dist_seg.data.batch import Batch, EncodedSample
 from dist_seg.data.fetch import DrawnSample, Fetcher, Unit, drawn_samples
 from dist_seg.data.headers import UndecodableError
 from dist_seg.data.manifest import load_manifest
-from dist_seg.data.normalize import Normalization, normalize
+from dist_seg.data.normalize import normalize
 from dist_seg.data.reader import ShardReader
 from dist_seg.errors import ConfigError, DataError, UserError
 from dist_seg.runtime.storage import Storage, open_storage
@@ -73,9 +73,8 @@ class SegmentationDataset(Dataset[Sample]):
         self._ends = torch.tensor(self._reader.shard_samples, dtype=torch.int64).cumsum(0)
         self._augment, self._seed, self._epoch = augment, seed, epoch
         data = data or DataConfig()
-        self._input_scale = data.input_scale or 1.0
-        self._crop = None
-        self._recipe = eval_recipe(data, manifest.ignore_index)
+        self._data, self._crop = data, None
+        self._recipe = eval_recipe(data, manifest)
         if augment is not None:
             height, width = augment.crop_height, augment.crop_width
             if (height is None) != (width is None):
@@ -85,7 +84,7 @@ class SegmentationDataset(Dataset[Sample]):
                 )
             if height is not None and width is not None:
                 self._crop = (height, width)
-            self._recipe = train_recipe(data, augment, self._crop, manifest.ignore_index)
+            self._recipe = train_recipe(data, augment, self._crop, manifest)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -111,11 +110,12 @@ class SegmentationDataset(Dataset[Sample]):
 
     def _draw(self, encoded: EncodedSample) -> SampleTransform:
         height, width = encoded.height, encoded.width
+        factor = input_factor(self._data, height, width)
         if self._augment is None:
-            return eval_transform(input_scale=self._input_scale, height=height, width=width)
+            return eval_transform(input_scale=factor, height=height, width=width)
         return draw(
             self._augment,
-            input_scale=self._input_scale,
+            input_scale=factor,
             height=height,
             width=width,
             crop=self._crop,
@@ -167,16 +167,16 @@ def torch_batches(
         collate_fn=_as_it_is,
         generator=torch.Generator(),  # else starting the workers would move torch's own generator
     )
-    return _finished(iter(loader), recipe.norm, device)  # the workers start here, in the caller's thread
+    return _finished(iter(loader), recipe, device)  # the workers start here, in the caller's thread
 
 
 def _finished(
-    items: Iterator[list[Placed] | _Failure], norm: Normalization, device: torch.device
+    items: Iterator[list[Placed] | _Failure], recipe: Recipe, device: torch.device
 ) -> Generator[list[Batch], None, None]:
     for item in items:
         if isinstance(item, _Failure):
             raise item.kind(item.text)
-        yield [finish(placed, norm, device) for placed in item]
+        yield [finish(placed, recipe, device) for placed in item]
 
 
 def load_unit(fetcher: Fetcher[Unit], unit: Unit, recipe: Recipe) -> list[Placed]:
