@@ -32,6 +32,10 @@ def bootstrap_interval(
     overlaps: as `score_images` found them for these images and `max_detections`. The draws are a function of `seed` and
     the number of images alone. A resample's mean is over the classes that it has objects of. (NaN, NaN) for no object
     or no resamples.
+
+    COCO's AP is the higher the fewer objects a class has, and a resample has fewer different ones: with tens of objects
+    a class the interval lies above a middle around the AP (by 0.03 at 0.51 with 100 images of 80 classes), and a narrow
+    one may leave the AP out. With hundreds of objects a class there is no such shift to be seen.
     """
     matches = match_images(images, overlaps, max_detections=max_detections)
     if not matches or num_resamples == 0:

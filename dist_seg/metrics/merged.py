@@ -28,8 +28,9 @@ def class_map(
         kept = [thing for thing in image.predictions if thing.score >= score_threshold]
         best_first = sorted(kept, key=lambda thing: -thing.score)
         layers = [(thing.class_id + 1, thing.rle) for thing in reversed(best_first)]
-    painted = np.full((image.height, image.width), BACKGROUND, dtype=np.uint8)
+    painted = np.full((image.height, image.width), BACKGROUND, dtype=np.uint8, order="F")  # as decoded masks lie
     for value, rle in layers:
         assert 0 < value <= num_classes or value == IGNORED
-        painted[rle_masks.decode({"size": [image.height, image.width], "counts": rle}) > 0] = value
-    return painted
+        mask = rle_masks.decode({"size": [image.height, image.width], "counts": rle})
+        np.copyto(painted, np.uint8(value), where=mask.astype(np.bool_))
+    return np.ascontiguousarray(painted)
