@@ -19,7 +19,7 @@ def evaluated(images: Sequence[ScoredImage], num_classes: int, iou_type: str, ma
     found = [(i, image, thing) for i, image in enumerate(ordered, 1) for thing in image.predictions]
     results = []
     for i, image, thing in found:
-        shape = {"segmentation": {"size": [image.height, image.width], "counts": thing.rle}}
+        shape: dict[str, object] = {"segmentation": {"size": [image.height, image.width], "counts": thing.rle}}
         if iou_type == "bbox":
             shape = {"bbox": list(thing.bbox)}
         results.append({"image_id": i, "category_id": thing.class_id + 1, "score": thing.score, **shape})
