@@ -25,8 +25,8 @@ class DeepLabV3Plus(nn.Module):
         self.encoder = encoder
         rate = 16 // encoder.output_stride
         dilations = [dilation * rate for dilation in cfg.aspp_dilations]
-        self.aspp = ASPP(encoder.channels, cfg.aspp_channels, dilations, cfg.norm, cfg.dropout)
-        self.low_level = conv_norm_relu(encoder.low_level_channels, cfg.low_level_channels, cfg.norm)
+        self.aspp = ASPP(encoder.level_channels[-1], cfg.aspp_channels, dilations, cfg.norm, cfg.dropout)
+        self.low_level = conv_norm_relu(encoder.level_channels[0], cfg.low_level_channels, cfg.norm)
         self.decoder = nn.Sequential(
             separable_conv(cfg.aspp_channels + cfg.low_level_channels, cfg.decoder_channels, cfg.norm),
             separable_conv(cfg.decoder_channels, cfg.decoder_channels, cfg.norm),

@@ -1,6 +1,7 @@
-"""The encoder: a timm network that gives a feature map at stride 4 and one at the output stride."""
+"""The encoder: a timm network that gives feature maps at the strides which a decoder wants."""
 
 import difflib
+from collections.abc import Sequence
 from typing import cast
 
 import timm
@@ -13,7 +14,9 @@ from dist_seg.errors import ConfigError
 from dist_seg.models.norm import NormKind, batch_norms, check_norm, convert_norms
 
 LOW_LEVEL_STRIDE = 4
+PYRAMID_STRIDES = (4, 8, 16, 32)
 _SUITABLE = "ResNet, EfficientNet, MobileNet and ConvNeXt models take output_stride 8 and 16"
+_SUITABLE_PYRAMID = "ResNet, EfficientNet, MobileNet, ConvNeXt, HRNet and VGG models do"
 
 
 class Encoder(nn.Module):
@@ -23,17 +26,19 @@ class Encoder(nn.Module):
     their running statistics do not move either; nothing is kept of them for the backward pass.
     """
 
-    def __init__(self, name: str, net: nn.Module, norm: NormKind, frozen_stages: int) -> None:
+    def __init__(self, name: str, net: nn.Module, norm: NormKind, frozen_stages: int, strides: Sequence[int]) -> None:
+        """strides: of the maps to give, rising; the last is the network's last."""
         super().__init__()
         levels = feature_levels(net)
-        strides = [stride for _, stride, _ in levels]
+        of_level = [stride for _, stride, _ in levels]
         self.name = name
         """timm's name of the network."""
         self.net = net
-        self.low_level_index = strides.index(LOW_LEVEL_STRIDE)
-        self.low_level_channels = levels[self.low_level_index][0]
-        self.channels = levels[-1][0]
-        self.output_stride = strides[-1]
+        # A dilated network has several levels of its last stride.
+        self._indices = (*(of_level.index(stride) for stride in strides[:-1]), len(levels) - 1)
+        self.level_channels = tuple(levels[index][0] for index in self._indices)
+        """Of each map that is given."""
+        self.output_stride = of_level[-1]
         convert_norms(net, norm)
         frozen = _modules_up_to_stage(name, net, frozen_stages)
         for module in frozen:
@@ -48,10 +53,10 @@ class Encoder(nn.Module):
             module.training = False
         return self
 
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """images (B, 3, H, W) to features (B, C, H/4, W/4) and (B, C', H/output_stride, W/output_stride)."""
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """images (B, 3, H, W) to features (B, C, H/stride, W/stride), one map for each of the strides."""
         features: list[torch.Tensor] = self.net(images)
-        return features[self.low_level_index], features[-1]
+        return tuple(features[index] for index in self._indices)
 
 
 def feature_levels(net: nn.Module) -> list[tuple[int, int, str]]:
@@ -61,7 +66,38 @@ def feature_levels(net: nn.Module) -> list[tuple[int, int, str]]:
 
 
 def build_encoder(name: str, output_stride: int, norm: NormKind = "batch", frozen_stages: int = 0) -> Encoder:
-    """The timm network `name` with random weights. Raises ConfigError for one that a DeepLabV3+ cannot stand on."""
+    """The timm network `name`, with random weights, giving maps at stride 4 and at `output_stride`.
+
+    Raises ConfigError for one that a DeepLabV3+ cannot stand on.
+    """
+    net = _create_net(name, output_stride, norm, wanted=f"model.output_stride {output_stride}", suitable=_SUITABLE)
+    strides = [stride for _, stride, _ in feature_levels(net)]
+    if LOW_LEVEL_STRIDE not in strides or strides[-1] != output_stride:
+        raise ConfigError(
+            f"model.encoder: {name} gives features at strides {strides}; needed are {LOW_LEVEL_STRIDE} for the "
+            f"low-level skip and, last, model.output_stride {output_stride}; {_SUITABLE}"
+        )
+    return Encoder(name, net, norm, frozen_stages, (LOW_LEVEL_STRIDE, output_stride))
+
+
+def build_pyramid_encoder(name: str, norm: NormKind = "batch", frozen_stages: int = 0) -> Encoder:
+    """The timm network `name`, with random weights, giving maps at strides 4, 8, 16 and 32.
+
+    Raises ConfigError for one that a feature pyramid cannot stand on.
+    """
+    net = _create_net(
+        name, PYRAMID_STRIDES[-1], norm, wanted="the strides 4, 8, 16, 32 of a pyramid", suitable=_SUITABLE_PYRAMID
+    )
+    strides = [stride for _, stride, _ in feature_levels(net)]
+    if not set(PYRAMID_STRIDES) <= set(strides) or strides[-1] != PYRAMID_STRIDES[-1]:
+        raise ConfigError(
+            f"model.encoder: {name} gives features at strides {strides}; a feature pyramid needs "
+            f"{', '.join(map(str, PYRAMID_STRIDES))}; {_SUITABLE_PYRAMID}"
+        )
+    return Encoder(name, net, norm, frozen_stages, PYRAMID_STRIDES)
+
+
+def _create_net(name: str, output_stride: int, norm: NormKind, *, wanted: str, suitable: str) -> nn.Module:
     check_norm(norm)
     if not timm.is_model(name):
         architectures = timm.list_models()
@@ -69,19 +105,11 @@ def build_encoder(name: str, output_stride: int, norm: NormKind = "batch", froze
         advice = f"nearest: {', '.join(near)}" if near else "timm.list_models() lists them"
         raise ConfigError(f"model.encoder: timm {timm.__version__} has no model {name!r}; {advice}")
     try:
-        net = timm.create_model(name, pretrained=False, features_only=True, output_stride=output_stride)
+        net: nn.Module = timm.create_model(name, pretrained=False, features_only=True, output_stride=output_stride)
     except (TypeError, AssertionError, NotImplementedError, RuntimeError, ValueError, AttributeError) as error:
         reason = str(error) or "refused by the model"
-        raise ConfigError(
-            f"model.encoder: {name} does not take model.output_stride {output_stride} ({reason}); {_SUITABLE}"
-        ) from error
-    strides = [stride for _, stride, _ in feature_levels(net)]
-    if LOW_LEVEL_STRIDE not in strides or strides[-1] != output_stride:
-        raise ConfigError(
-            f"model.encoder: {name} gives features at strides {strides}; needed are {LOW_LEVEL_STRIDE} for the "
-            f"low-level skip and, last, model.output_stride {output_stride}; {_SUITABLE}"
-        )
-    return Encoder(name, net, norm, frozen_stages)
+        raise ConfigError(f"model.encoder: {name} does not take {wanted} ({reason}); {suitable}") from error
+    return net
 
 
 def _modules_up_to_stage(name: str, net: nn.Module, stages: int) -> tuple[nn.Module, ...]:

@@ -11,8 +11,8 @@ from dist_seg.models.encoder import build_encoder
 def test_features_have_the_strides_asked_for(name: str, output_stride: int) -> None:
     encoder = build_encoder(name, output_stride).eval()
     low, high = encoder(torch.zeros(1, 3, 64, 96))
-    assert low.shape == (1, encoder.low_level_channels, 16, 24)
-    assert high.shape == (1, encoder.channels, 64 // output_stride, 96 // output_stride)
+    assert low.shape == (1, encoder.level_channels[0], 16, 24)
+    assert high.shape == (1, encoder.level_channels[1], 64 // output_stride, 96 // output_stride)
 
 
 @pytest.mark.parametrize(
