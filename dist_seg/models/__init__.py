@@ -1,5 +1,5 @@
 """Networks."""
 
-from dist_seg.models.build import build_model
+from dist_seg.models.build import build_instance_model, build_model
 
-__all__ = ["build_model"]
+__all__ = ["build_instance_model", "build_model"]

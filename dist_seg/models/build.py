@@ -2,32 +2,56 @@
 
 from torch import nn
 
-from dist_seg.config.schema import ModelConfig
+from dist_seg.config.schema import MaskRcnnConfig, ModelConfig
 from dist_seg.errors import ConfigError
 from dist_seg.models.deeplab import DeepLabV3Plus, check_model
-from dist_seg.models.encoder import build_encoder
-from dist_seg.models.weights import load_encoder_weights
+from dist_seg.models.detector_weights import is_detector, load_detector_tensors
+from dist_seg.models.encoder import build_encoder, build_pyramid_encoder
+from dist_seg.models.mask_rcnn import MaskRCNN
+from dist_seg.models.weights import load_encoder_tensors, load_encoder_weights, read_weights
 from dist_seg.runtime.dotted_path import import_function
 
 
 def build_model(cfg: ModelConfig, num_classes: int) -> nn.Module:
-    """The network: images (B, 3, H, W), normalised, to logits (B, num_classes, H, W).
+    """The network of semantic segmentation: images (B, 3, H, W), normalised, to logits (B, num_classes, H, W).
 
     Its part `encoder` is what `optim.encoder_lr_factor` applies to. Raises UserError for a model, encoder or weights
     that cannot be used.
     """
     if "." in cfg.name or ":" in cfg.name:
         return _build_user_model(cfg, num_classes)
-    if cfg.name != "deeplabv3plus":
-        raise ConfigError(
-            f"model.name: {cfg.name!r} is not known; choose deeplabv3plus or the dotted path of your own function, "
-            "such as my_package.nets:build"
-        )
+    _check_name(cfg.name, "deeplabv3plus", "semantic")
     check_model(cfg, num_classes)
     encoder = build_encoder(cfg.encoder, cfg.output_stride, cfg.norm, cfg.frozen_stages)
     if cfg.weights is not None:
         load_encoder_weights(encoder, cfg.weights)
     return DeepLabV3Plus(encoder, cfg, num_classes)
+
+
+def build_instance_model(cfg: ModelConfig, heads: MaskRcnnConfig, num_classes: int) -> nn.Module:
+    """The network of instance segmentation; see `MaskRCNN.forward`. num_classes: without a background.
+
+    A user's own model, which gets `cfg` alone, takes and gives the same. Raises UserError as `build_model` does.
+    """
+    if "." in cfg.name or ":" in cfg.name:
+        return _build_user_model(cfg, num_classes)
+    _check_name(cfg.name, "mask_rcnn", "instance")
+    model = MaskRCNN(build_pyramid_encoder(cfg.encoder, cfg.norm, cfg.frozen_stages), heads, num_classes)
+    if cfg.weights is not None:
+        tensors, where = read_weights(cfg.encoder, cfg.weights)
+        if is_detector(tensors):
+            load_detector_tensors(model, tensors, where)
+        else:
+            load_encoder_tensors(model.encoder, tensors, where)
+    return model
+
+
+def _check_name(name: str, known: str, task: str) -> None:
+    if name not in ("auto", known):
+        raise ConfigError(
+            f"model.name: {name!r} is not known for the task {task}; choose {known} or the dotted path of your own "
+            "function, such as my_package.nets:build"
+        )
 
 
 def _build_user_model(cfg: ModelConfig, num_classes: int) -> nn.Module:

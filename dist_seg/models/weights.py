@@ -18,16 +18,19 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 def load_encoder_weights(encoder: Encoder, spec: str) -> None:
-    """Loads weights into `encoder`, in place.
+    """Loads the weights that `spec` names (see `read_weights`) into `encoder`, in place."""
+    load_encoder_tensors(encoder, *read_weights(encoder.name, spec))
 
-    spec: a .pth, .pt or .safetensors file; `package:NAME` for the one such file inside an installed package; `timm`
-    for the model's own from the hub. The tensors are matched with those of timm's whole model (classifier included)
-    by name or, if they do not fit so, one by one in order, if every shape is equal; what the encoder does not have (the
-    classifier) may be missing. Raises ConfigError that lists what does not fit.
+
+def load_encoder_tensors(encoder: Encoder, tensors: Tensors, where: str) -> None:
+    """Loads tensors into `encoder`, in place.
+
+    The tensors are matched with those of timm's whole model (classifier included) by name or, if they do not fit so,
+    one by one in order, if every shape is equal; what the encoder does not have (the classifier) may be missing. Raises
+    ConfigError that lists what does not fit.
     """
     reference = _reference_shapes(encoder.name)
     needed = _encoder_names(encoder.net, reference)
-    tensors, where = _read(encoder.name, spec)
     matched = match_tensors(tensors, reference, needed, where=where, encoder=encoder.name)
     own = encoder.net.state_dict()
     state = {name: matched[key].to(own[name].dtype) for key, name in needed.items() if key in matched}
@@ -48,7 +51,7 @@ def match_tensors(
         return tensors
     if [tuple(tensor.shape) for tensor in tensors.values()] == list(reference.values()):
         return dict(zip(reference, tensors.values(), strict=True))
-    listed = "; ".join(f"{kind}: {_first_few(keys)}" for kind, keys in problems.items() if keys)
+    listed = "; ".join(f"{kind}: {first_few(keys)}" for kind, keys in problems.items() if keys)
     raise ConfigError(
         f"model.weights: {where} does not fit the encoder {encoder}, neither by name nor in order "
         f"({len(tensors)} tensors, {len(reference)} in the model). By name, {listed}. "
@@ -73,7 +76,7 @@ def _problems_by_name(
     }
 
 
-def _first_few(keys: Sequence[str]) -> str:
+def first_few(keys: Sequence[str]) -> str:
     more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
     return f"{', '.join(keys[:_SHOWN])}{more} ({len(keys)} in all)"
 
@@ -99,8 +102,12 @@ def _encoder_names(net: nn.Module, reference: Mapping[str, tuple[int, ...]]) -> 
     return names
 
 
-def _read(encoder: str, spec: str) -> tuple[Tensors, str]:
-    """The tensors, and the words that say where they are from."""
+def read_weights(encoder: str, spec: str) -> tuple[Tensors, str]:
+    """The tensors, and the words that say where they are from.
+
+    spec: a .pth, .pt or .safetensors file; `package:NAME` for the one such file inside an installed package; `timm` for
+    the own weights of the encoder of that name, from the hub.
+    """
     if spec == "timm":
         return _read_hub(encoder), f"timm's checkpoint of {encoder}"
     path = _package_file(spec.removeprefix("package:")) if spec.startswith("package:") else Path(spec)
@@ -165,9 +172,7 @@ def _tensors_of(loaded: object, path: Path) -> Tensors:
         raise ConfigError(f"model.weights: {path} holds a {type(loaded).__name__}, not tensors by name")
     tensors = {str(name): tensor for name, tensor in loaded.items() if isinstance(tensor, torch.Tensor)}
     if not tensors:
-        raise ConfigError(
-            f"model.weights: {path} holds no tensors by name (keys: {_first_few(list(map(str, loaded)))})"
-        )
+        raise ConfigError(f"model.weights: {path} holds no tensors by name (keys: {first_few(list(map(str, loaded)))})")
     prefix = "module."
     if all(name.startswith(prefix) for name in tensors):
         return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
