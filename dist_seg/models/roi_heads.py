@@ -92,8 +92,9 @@ class RoIHeads(nn.Module):
     ) -> list[Detections]:
         """within: (height, width) that boxes are clipped to."""
         class_logits, deltas = self._classify(features, proposals, size)
-        counts = [len(of_image) for of_image in proposals]
-        deltas_RK4 = deltas.view(len(deltas), -1, 4)
+        # Counts are taken from shapes here: a traced graph would keep the number that `len` gives.
+        counts = [of_image.shape[0] for of_image in proposals]
+        deltas_RK4 = deltas.view(deltas.shape[0], -1, 4)
         found = [
             self._select(probabilities, of_image, boxes, within)
             for probabilities, of_image, boxes in zip(
@@ -105,11 +106,11 @@ class RoIHeads(nn.Module):
         ]
         labels = torch.cat([label for _, _, label in found])
         logits = self._mask_logits(features, [boxes for boxes, _, _ in found], size)
-        masks = logits[torch.arange(len(labels), device=labels.device), labels].sigmoid()
+        masks = logits[torch.arange(labels.shape[0], device=labels.device), labels].sigmoid()
         return [
             Detections(boxes=boxes.float(), scores=scores.float(), labels=label - 1, masks=of_image.float())
             for (boxes, scores, label), of_image in zip(
-                found, torch.split(masks, [len(label) for _, _, label in found]), strict=True
+                found, torch.split(masks, [label.shape[0] for _, _, label in found]), strict=True
             )
         ]
 
@@ -143,10 +144,8 @@ class RoIHeads(nn.Module):
         chosen, start = [], 0
         for boxes in sampled.boxes:
             positive = sampled.labels[start : start + len(boxes)].nonzero().squeeze(1) + start
-            if len(positive) > self._cfg.mask_samples:
-                drawn = torch.randperm(len(positive), device=positive.device)[: self._cfg.mask_samples]
-                positive = positive[drawn]
-            chosen.append(positive)
+            drawn = torch.randperm(len(positive), device=positive.device)[: self._cfg.mask_samples]
+            chosen.append(positive[drawn])
             start += len(boxes)
         return chosen
 

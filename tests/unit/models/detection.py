@@ -1,9 +1,11 @@
 """Scenes and small networks for the tests of Mask R-CNN."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from dist_seg.config.schema import MaskRcnnConfig, ModelConfig
 from dist_seg.models import build_instance_model
@@ -66,6 +68,14 @@ def scattered(count: int, size: int, seed: int = 0) -> Objects:
     extent = torch.randint(6, 20, (count, 2), generator=generator)
     boxes = [tuple(box) for box in torch.cat([low, low + extent], dim=1).tolist()]
     return objects_of(boxes, [i % 2 for i in range(count)])
+
+
+def operators_of(work: Callable[[], object]) -> int:
+    """How many operators of torch `work` calls, inner ones included."""
+    work()
+    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+        work()
+    return sum(1 for event in recorded.events() if event.name.startswith("aten::"))
 
 
 def small(heads: MaskRcnnConfig = SMALL, num_classes: int = 2, **model: object) -> MaskRCNN:

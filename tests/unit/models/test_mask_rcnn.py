@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dist_seg.config.schema import MaskRcnnConfig, ModelConfig
 from dist_seg.errors import ConfigError
@@ -119,6 +119,37 @@ def test_nothing_above_the_threshold_gives_empty_detections() -> None:
     found = small(replace(SMALL, score_threshold=1.0)).eval()(torch.randn(1, 3, 64, 64))
     assert [len(of_image.boxes) for of_image in found] == [0]
     assert isinstance(found[0], Detections) and found[0].masks.shape == (0, 28, 28)
+
+
+class _AsTensors(nn.Module):
+    """What an export takes: the detections of a single image as a tuple."""
+
+    def __init__(self, model: MaskRCNN) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        (found,) = self.model(images)
+        return found.boxes, found.scores, found.labels, found.masks
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore")  # of the tracer, about what is constant at a fixed size
+def test_a_traced_network_finds_another_number_of_objects_in_another_image() -> None:
+    # Classification that depends on the image, so that the number above the threshold does too.
+    model = small(
+        replace(SMALL, score_threshold=0.34, nms_threshold=0.2, detections_per_image=999), norm="frozen"
+    ).eval()
+    torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=1.0)
+
+    tensors = _AsTensors(model).eval()
+    images = [torch.randn(1, 3, 96, 96), 0.1 * torch.randn(1, 3, 96, 96)]
+    traced = torch.jit.trace(tensors, images[:1], check_trace=False)
+    expected = [tensors(image) for image in images]
+    assert len(expected[0][0]) != len(expected[1][0])
+    for image, wanted in zip(images, expected, strict=True):
+        for got, want in zip(traced(image), wanted, strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
 
 
 def test_channels_last_gives_the_same() -> None:

@@ -8,7 +8,7 @@ from torchvision.ops import box_iou
 
 from dist_seg.models import matching
 from dist_seg.models.matching import BACKGROUND, NEITHER, match_objects
-from tests.unit.models.detection import Objects, ignoring, objects_of, scattered
+from tests.unit.models.detection import Objects, ignoring, objects_of, operators_of, scattered
 
 
 def matched(boxes: Tensor, objects: Objects, best_of_each: bool = False, ignore_overlap: float = 0.5) -> list[int]:
@@ -63,3 +63,13 @@ def test_nothing_to_match() -> None:
     assert matched(torch.tensor([[0.0, 0, 1, 1]]), none) == [BACKGROUND]
     assert matched(torch.zeros(0, 4), objects_of([(0, 0, 10, 10)])) == []
     assert matched(torch.zeros(0, 4), replace(none)) == []
+
+
+def test_the_number_of_operators_does_not_depend_on_that_of_objects() -> None:
+    boxes = scattered(20_000, 200, seed=1).boxes
+
+    def num_operators(count: int) -> int:
+        objects = ignoring(scattered(count, 200), 0, 1)
+        return operators_of(lambda: matched(boxes, objects, best_of_each=True))
+
+    assert num_operators(10) == num_operators(100) == num_operators(400) > 0
