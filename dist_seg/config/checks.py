@@ -128,8 +128,8 @@ def _mask_rcnn_problems(model: MaskRcnnConfig) -> Iterator[str]:
             yield f"mask_rcnn.{stage}_negative_iou={low}: must not be more than mask_rcnn.{stage}_positive_iou={high}"
     if len(model.anchor_sizes) != 5 or not all(size > 0 for size in model.anchor_sizes):
         yield (
-            f"mask_rcnn.anchor_sizes={list(model.anchor_sizes)}: must be 5 positive numbers, one for each of the strides "
-            "4, 8, 16, 32, 64"
+            f"mask_rcnn.anchor_sizes={list(model.anchor_sizes)}: must be 5 positive numbers, one for each of "
+            "the strides 4, 8, 16, 32, 64"
         )
     if not model.anchor_ratios or not all(ratio > 0 for ratio in model.anchor_ratios):
         yield f"mask_rcnn.anchor_ratios={list(model.anchor_ratios)}: must be one or more positive numbers"
