@@ -89,6 +89,12 @@ def _command(commands: _Commands, name: str, summary: str, details: str = "") ->
     )
 
 
+_COCO_DETAILS = """\
+found without --part: annotations/instances_NAME.json with its images in NAME/ or images/NAME/; train2017 becomes
+the split train. Class ids follow the order of the category ids, which are kept for results.
+"""
+
+
 def _add_pack(commands: _Commands) -> None:
     parser = _command(commands, "pack", "pack images and masks into WebDataset shards")
     formats = parser.add_subparsers(title="formats", metavar="FORMAT", required=True)
@@ -113,7 +119,20 @@ def _add_pack(commands: _Commands) -> None:
         "--group-by", metavar="REGEX", help="images whose match (or its groups) is equal stay on one side"
     )
     splitting.add_argument("--split", default=None, metavar="NAME", help="name of the split of the rest (train)")
+    coco = _command(formats, "coco", "instances in COCO's annotations: polygons and run lengths", _COCO_DETAILS)
+    coco.add_argument("source", type=Path, metavar="ROOT", help="folder that holds annotations/ and the images")
+    coco.add_argument(
+        "--part",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("NAME", "IMAGES", "JSON"),
+        help="a split by its folder of images and its annotations, below ROOT; once for each split",
+    )
     synthetic = _command(formats, "synthetic", "shapes on textured backgrounds, drawn here")
+    synthetic.add_argument(
+        "--task", choices=("semantic", "instance"), default="semantic", help="classes, or objects (%(default)s)"
+    )
     synthetic.add_argument("--train-images", type=int, default=480, metavar="N", help="training images (%(default)s)")
     synthetic.add_argument("--val-images", type=int, default=96, metavar="N", help="validation images (%(default)s)")
     synthetic.add_argument("--size", type=int, nargs=2, default=(128, 128), metavar=("H", "W"), help="pixels (128 128)")
@@ -121,7 +140,8 @@ def _add_pack(commands: _Commands) -> None:
     own = _command(formats, "reader", "your own reader, by dotted path")
     own.add_argument("reader", metavar="MODULE:FUNCTION", help="a function that returns a Source")
     own.add_argument("--arguments", nargs="*", default=(), metavar="TEXT", help="what the function is called with")
-    for kind, parser_of_kind in (("camvid", camvid), ("folder", folder), ("synthetic", synthetic), ("reader", own)):
+    kinds = {"camvid": camvid, "coco": coco, "folder": folder, "synthetic": synthetic, "reader": own}
+    for kind, parser_of_kind in kinds.items():
         parser_of_kind.add_argument("out", type=Path, metavar="OUT", help="folder to write the shards to")
         writing = parser_of_kind.add_argument_group("writing")
         writing.add_argument("--workers", type=int, default=None, metavar="N", help="processes (default: the cores)")

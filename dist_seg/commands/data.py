@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 from typing import Self
 
-from dist_seg.data.formats import Source, load_source
+from dist_seg.data.formats import AnySource, load_source
 from dist_seg.data.formats.camvid import CamvidSource
+from dist_seg.data.formats.coco import open_coco
 from dist_seg.data.formats.folder import open_folder
 from dist_seg.data.formats.images import MAX_PIXELS
-from dist_seg.data.formats.synthetic import SyntheticSource
+from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticSource
 from dist_seg.data.inspect import check_output, inspect
+from dist_seg.data.manifest import Split
 from dist_seg.data.pack import pack
 from dist_seg.data.verify import verify
 from dist_seg.errors import UserError
@@ -38,14 +40,32 @@ def run_pack(options: argparse.Namespace) -> int:
         )
     for refusal in result.skipped:
         print(f"left out: {refusal}", file=sys.stderr)
+    for annotation in result.skipped_annotations:
+        print(f"left out: {annotation}", file=sys.stderr)
     splits = result.manifest.splits
     print(f"{out}: {len(result.manifest.class_names)} classes ({', '.join(result.manifest.class_names)})")
     for name, split in splits.items():
         left_out = f", {split.skipped_samples} left out" if split.skipped_samples else ""
-        print(f"  {name:8s} {split.num_samples} samples in {len(split.shards)} shards{left_out}")
+        print(f"  {name:8s} {split.num_samples} samples in {len(split.shards)} shards{left_out}{_objects(split)}")
     if result.kept_shards:
         print(f"  {result.kept_shards} shards were there already")
     return 0
+
+
+def _objects(split: Split) -> str:
+    counts = split.objects
+    if counts is None:
+        return ""
+    text = f"; {counts.total} objects, at most {counts.max_objects} an image"
+    if counts.crowd_objects:
+        text += f", {counts.crowd_objects} crowds"
+    if counts.skipped_annotations:
+        text += f", {counts.skipped_annotations} annotations left out"
+    if counts.overfull_objects:
+        text += (
+            f"; {counts.overfull_objects} lie under more objects than there are layers, {counts.hidden_pixels} pixels"
+        )
+    return text
 
 
 def run_verify(options: argparse.Namespace) -> int:
@@ -102,7 +122,7 @@ class _Bar:
         self._display.update(done)
 
 
-def _source(options: argparse.Namespace) -> Source:
+def _source(options: argparse.Namespace) -> AnySource:
     match options.format:
         case "folder":
             with _Bar("read masks") as bar:
@@ -128,14 +148,19 @@ def _source(options: argparse.Namespace) -> Source:
                 max_pixels=options.max_pixels or MAX_PIXELS,
                 skip_bad=options.skip_bad,
             )
+        case "coco":
+            root: Path = options.source
+            parts = [(name, root / images, root / annotations) for name, images, annotations in options.part]
+            return open_coco(root, parts, skip_bad=options.skip_bad)
         case "synthetic":
             height, width = options.size
-            return SyntheticSource(
+            scenes = SyntheticSource(
                 num_train=options.train_images,
                 num_val=options.val_images,
                 height=height,
                 width=width,
                 seed=options.seed,
             )
+            return SyntheticInstances(scenes=scenes) if options.task == "instance" else scenes
         case _:
             return load_source(options.reader, options.arguments)

@@ -89,6 +89,14 @@ def parse_annotations(data: bytes) -> ImageAnnotations:
         ) from error
 
 
+def check_annotations(annotations: ImageAnnotations, height: int, width: int) -> None:
+    """Raises UndecodableError for annotations of an image of another size."""
+    if (annotations.height, annotations.width) != (height, width):
+        raise UndecodableError(
+            f"json: of an image of {annotations.width}x{annotations.height}, the image has {width}x{height}"
+        )
+
+
 def _object(entry: Mapping[str, object]) -> ObjectAnnotation:
     x, y, width, height = (float(number) for number in cast(Sequence[float], entry["bbox"]))
     return ObjectAnnotation(

@@ -39,8 +39,11 @@ def read_header(data: bytes) -> Header:
     raise UndecodableError("neither a JPEG nor a PNG" if data else "empty")
 
 
-def check_pair(image: bytes, target: bytes, height: int, width: int) -> None:
-    """Raises `UndecodableError` unless the image is `height` × `width` and the target a mask of that size."""
+def check_pair(image: bytes, target: bytes, height: int, width: int, *, max_layers: int = 0) -> None:
+    """Raises `UndecodableError` unless the image is `height` × `width` and the target a mask of that size.
+
+    max_layers: above 0 the target must be 16-bit layers of object ids, at most so many, one below the other.
+    """
     try:
         header = read_header(image)
     except UndecodableError as error:
@@ -51,10 +54,12 @@ def check_pair(image: bytes, target: bytes, height: int, width: int) -> None:
         header = read_header(target)
     except UndecodableError as error:
         raise UndecodableError(f"mask: {error}") from error
-    if (header.height, header.width) != (height, width):
+    layers, rest = divmod(header.height, height)
+    if header.width != width or rest or not 1 <= layers <= max(1, max_layers):
         raise UndecodableError(f"mask: {header.width}x{header.height} pixels, the image has {width}x{height}")
-    if header.kind != "PNG" or header.bits != 8 or not header.is_plain_grey:
-        raise UndecodableError(f"mask: must be an 8-bit grey PNG of class ids, is a {header.bits}-bit {header.kind}")
+    bits, wanted = (16, "a 16-bit grey PNG of object ids") if max_layers else (8, "an 8-bit grey PNG of class ids")
+    if header.kind != "PNG" or header.bits != bits or not header.is_plain_grey:
+        raise UndecodableError(f"mask: must be {wanted}, is a {header.bits}-bit {header.kind}")
 
 
 def _read_png(data: bytes) -> Header:

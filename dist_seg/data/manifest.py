@@ -14,6 +14,8 @@ from dist_seg.runtime.storage import Storage
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 IGNORE_INDEX = 255
+SIDE_PERCENTILES = (10, 30, 50, 70, 90)
+TASKS = ("semantic", "instance")
 MAX_CLASSES = 255
 """Class ids are 8 bits, and 255 is the ignore index."""
 
@@ -45,6 +47,29 @@ class ShardInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ObjectCounts:
+    """What a split's annotations amount to; of instance data."""
+
+    class_objects: tuple[int, ...]
+    """Objects of each class, crowds apart."""
+    crowd_objects: int
+    max_objects: int
+    """Of one image."""
+    sides: tuple[float, ...]
+    """Square roots of the objects' areas in pixels: the 10th, 30th, 50th, 70th and 90th percentile; empty for none."""
+    overfull_objects: int
+    """Objects that no layer had room for as a whole, as more overlap there than there are layers."""
+    hidden_pixels: int
+    """Pixels of theirs that are in no layer."""
+    skipped_annotations: int
+    """Annotations that could not be used and were left out, as asked for, while packing."""
+
+    @property
+    def total(self) -> int:
+        return sum(self.class_objects)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Split:
     """A part of the data, such as `train`."""
 
@@ -54,6 +79,8 @@ class Split:
     ignored_pixels: int
     skipped_samples: int = 0
     """Samples that could not be used and were left out, as asked for, while packing."""
+    objects: ObjectCounts | None = None
+    """Of instance data."""
 
     @property
     def num_samples(self) -> int:
@@ -70,6 +97,8 @@ class Manifest:
     palette: tuple[Rgb, ...]
     """A colour for each class, 0 to 255."""
     ignore_index: int = IGNORE_INDEX
+    category_ids: tuple[int, ...] | None = None
+    """Of instance data: each class's id in the raw data set, which results in COCO's format are written with."""
     splits: Mapping[str, Split] = field(default_factory=dict)
 
     @property
@@ -92,7 +121,14 @@ class Manifest:
         return json.dumps({**self._fields(), "hash": self.hash}, indent=1, ensure_ascii=False) + "\n"
 
     def _fields(self) -> dict[str, object]:
-        return asdict(self)
+        # Semantic data has neither, and keeps the text and the hash that it had before there were instances.
+        fields = asdict(self)
+        if self.category_ids is None:
+            del fields["category_ids"]
+        for split in fields["splits"].values():
+            if split["objects"] is None:
+                del split["objects"]
+        return fields
 
 
 def load_manifest(storage: Storage) -> Manifest:
@@ -119,8 +155,8 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
             f"{where}: format_version is {version}, this version of dist-seg reads {FORMAT_VERSION}; pack again"
         )
     task = fields.get("task", str)
-    if task != "semantic":
-        raise DataError(f"{where}: task is {task!r}, this version of dist-seg trains 'semantic'")
+    if task not in TASKS:
+        raise DataError(f"{where}: task is {task!r}, this version of dist-seg knows {', '.join(TASKS)}")
     names = tuple(fields.items("class_names", str))
     palette = tuple(_rgb(fields.where, f"palette[{i}]", c) for i, c in enumerate(fields.items("palette", list)))
     if not 1 <= len(names) <= MAX_CLASSES or len(palette) != len(names) or len(set(names)) != len(names):
@@ -129,7 +165,10 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     if not len(names) <= ignore_index <= 255:
         raise DataError(f"{where}: ignore_index is {ignore_index}, must lie between the last class and 255")
     below = fields.below("splits")
-    splits = {name: _parse_split(below.below(name), len(names)) for name in below.names()}
+    splits = {name: _parse_split(below.below(name), task, len(names)) for name in below.names()}
+    category_ids = tuple(fields.items("category_ids", int)) if task == "instance" else None
+    if category_ids is not None and len(category_ids) != len(names):
+        raise DataError(f"{where}: category_ids must be {len(names)} numbers, got {len(category_ids)}")
     _check_unique(where, [shard.name for split in splits.values() for shard in split.shards])
     return Manifest(
         format_version=version,
@@ -137,6 +176,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         class_names=names,
         palette=palette,
         ignore_index=ignore_index,
+        category_ids=category_ids,
         splits=splits,
     )
 
@@ -189,7 +229,7 @@ class _Fields:
         return f"{self.path}.{key}" if self.path else key
 
 
-def _parse_split(fields: _Fields, num_classes: int) -> Split:
+def _parse_split(fields: _Fields, task: str, num_classes: int) -> Split:
     pixels = tuple(fields.items("class_pixels", int))
     if len(pixels) != num_classes or min(pixels, default=0) < 0:
         raise DataError(f"{fields.where}: {fields.path}.class_pixels must be {num_classes} counts, got {len(pixels)}")
@@ -201,6 +241,22 @@ def _parse_split(fields: _Fields, num_classes: int) -> Split:
         class_pixels=pixels,
         ignored_pixels=fields.count("ignored_pixels"),
         skipped_samples=fields.count("skipped_samples"),
+        objects=_parse_objects(fields.below("objects"), num_classes) if task == "instance" else None,
+    )
+
+
+def _parse_objects(fields: _Fields, num_classes: int) -> ObjectCounts:
+    class_objects = tuple(fields.items("class_objects", int))
+    if len(class_objects) != num_classes or min(class_objects, default=0) < 0:
+        raise DataError(f"{fields.where}: {fields.path}.class_objects must be {num_classes} counts")
+    return ObjectCounts(
+        class_objects=class_objects,
+        crowd_objects=fields.count("crowd_objects"),
+        max_objects=fields.count("max_objects"),
+        sides=tuple(fields.items("sides", float)),
+        overfull_objects=fields.count("overfull_objects"),
+        hidden_pixels=fields.count("hidden_pixels"),
+        skipped_annotations=fields.count("skipped_annotations"),
     )
 
 

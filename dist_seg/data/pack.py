@@ -5,17 +5,18 @@ is whole, undamaged and still what the source says is kept. `pack.json` beside t
 not finished, hold what that takes.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from dist_seg.data.formats import Source, check_source
+from dist_seg.data.formats import AnySource, check_source, is_instances
 from dist_seg.data.formats.images import MAX_PIXELS
-from dist_seg.data.manifest import Manifest, Split
+from dist_seg.data.instances import side_percentiles
+from dist_seg.data.manifest import SIDE_PERCENTILES, Manifest, ObjectCounts, Split
 from dist_seg.data.pack_pool import pack_shards
-from dist_seg.data.pack_shard import PackedShard, Refusal
+from dist_seg.data.pack_shard import PackedShard, Refusal, ShardObjects
 from dist_seg.data.pack_state import open_state
 from dist_seg.data.shard_plan import plan_shards
 from dist_seg.errors import DataError
@@ -30,13 +31,15 @@ class PackResult:
     manifest: Manifest
     skipped: tuple[Refusal, ...]
     """Samples that were left out, with `skip_bad`."""
+    skipped_annotations: tuple[str, ...]
+    """Annotations that were, while their samples were kept."""
     written_shards: int
     kept_shards: int
     """Shards that were there already."""
 
 
 def pack(
-    source: Source,
+    source: AnySource,
     out: Path,
     *,
     workers: int = 1,
@@ -53,7 +56,9 @@ def pack(
     files that cannot be packed; with `skip_bad` they are left out and counted.
     """
     check_source(source)
-    identity = (source.class_names, source.ignore_index, max_pixels)
+    identity: tuple[object, ...] = (source.class_names, source.ignore_index, max_pixels)
+    if is_instances(source):
+        identity = (*identity, source.category_ids)
     jobs = plan_shards(source.samples(), shard_bytes, identity)
     with open_state(out, [(job.name, job.fingerprint) for job in jobs], overwrite=overwrite) as state:
         with ThreadPoolExecutor(max(1, workers)) as pool:  # reads whole shards to compare their hashes
@@ -81,12 +86,13 @@ def pack(
     return PackResult(
         manifest=manifest,
         skipped=tuple(refusal for shard in shards for refusal in shard.skipped),
+        skipped_annotations=tuple(text for s in shards if s.objects for text in s.objects.skipped_annotations),
         written_shards=len(to_do),
         kept_shards=len(kept),
     )
 
 
-def _manifest(source: Source, shards: Iterable[PackedShard]) -> Manifest:
+def _manifest(source: AnySource, shards: Iterable[PackedShard]) -> Manifest:
     by_split: dict[str, list[PackedShard]] = {}
     for shard in shards:
         by_split.setdefault(shard.split, []).append(shard)
@@ -95,16 +101,34 @@ def _manifest(source: Source, shards: Iterable[PackedShard]) -> Manifest:
             first = next(refusal for part in parts for refusal in part.skipped)
             raise DataError(f"not one sample of split {name} can be packed; the first: {first.reason}")
     return Manifest(
+        task="instance" if is_instances(source) else "semantic",
         class_names=tuple(source.class_names),
         palette=tuple(source.palette),
         ignore_index=source.ignore_index,
+        category_ids=tuple(source.category_ids) if is_instances(source) else None,
         splits={
             name: Split(
                 shards=tuple(part.info for part in parts if part.info.samples),
                 class_pixels=tuple(sum(counts) for counts in zip(*(part.class_pixels for part in parts), strict=True)),
                 ignored_pixels=sum(part.ignored_pixels for part in parts),
                 skipped_samples=sum(len(part.skipped) for part in parts),
+                objects=_object_counts([part.objects for part in parts if part.objects]),
             )
             for name, parts in by_split.items()
         },
+    )
+
+
+def _object_counts(parts: Sequence[ShardObjects]) -> ObjectCounts | None:
+    if not parts:
+        return None
+    histogram = [sum(counts) for counts in zip(*(part.side_histogram for part in parts), strict=True)]
+    return ObjectCounts(
+        class_objects=tuple(sum(counts) for counts in zip(*(part.class_objects for part in parts), strict=True)),
+        crowd_objects=sum(part.crowd_objects for part in parts),
+        max_objects=max(part.max_objects for part in parts),
+        sides=side_percentiles(histogram, SIDE_PERCENTILES),
+        overfull_objects=sum(part.overfull_objects for part in parts),
+        hidden_pixels=sum(part.hidden_pixels for part in parts),
+        skipped_annotations=sum(len(part.skipped_annotations) for part in parts),
     )

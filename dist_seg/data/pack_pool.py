@@ -14,7 +14,7 @@ from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-from dist_seg.data.formats import Source
+from dist_seg.data.formats import AnySource
 from dist_seg.data.pack_shard import MAX_REFUSALS, PackedShard, Refusal, RefusedSamplesError, pack_shard
 from dist_seg.data.shard_plan import ShardJob
 from dist_seg.errors import DataError, UserError
@@ -24,7 +24,7 @@ _POLL_S = 0.2
 
 def pack_shards(
     jobs: Sequence[ShardJob],
-    source: Source,
+    source: AnySource,
     out: Path,
     *,
     workers: int,
@@ -65,7 +65,7 @@ def pack_shards(
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _check_picklable(source: Source) -> None:
+def _check_picklable(source: AnySource) -> None:
     try:
         pickle.loads(pickle.dumps(source))
     except Exception as error:  # whatever the parts of a user's object raise
@@ -77,7 +77,7 @@ def _check_picklable(source: Source) -> None:
 
 def _packed_here(
     jobs: Sequence[ShardJob],
-    source: Source,
+    source: AnySource,
     out: Path,
     skip_bad: bool,
     max_pixels: int,
@@ -129,7 +129,7 @@ def _refused(refusals: list[Refusal]) -> DataError:
 
 @dataclass(frozen=True, kw_only=True)
 class _Setup:
-    source: Source
+    source: AnySource
     out: Path
     skip_bad: bool
     max_pixels: int

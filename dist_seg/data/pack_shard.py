@@ -3,17 +3,22 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_seg.data.formats import SampleRef, Source
+from dist_seg.data.formats import AnySource, InstanceSource, RawInstances, RawSample, SampleRef, Source, is_instances
 from dist_seg.data.formats.images import check_image, encode_mask
+from dist_seg.data.instances import SIDE_BINS, EncodedInstances, encode_instances, side_histogram
 from dist_seg.data.manifest import ShardInfo
 from dist_seg.data.shard_plan import ShardJob
 from dist_seg.data.shards import EncodedMembers, write_shard
+from dist_seg.data.sidecar import INSTANCE_ROLES, SEMANTIC_ROLES
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import StorageError
+
+Raw = TypeVar("Raw", RawSample, RawInstances)
 
 MAX_REFUSALS = 20
 """A shard's samples that are named when packing fails; the rest would only be more of the same."""
@@ -32,6 +37,20 @@ class Refusal:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShardObjects:
+    """The objects of a shard; see `manifest.ObjectCounts`."""
+
+    class_objects: tuple[int, ...]
+    crowd_objects: int
+    max_objects: int
+    side_histogram: tuple[int, ...]
+    overfull_objects: int
+    hidden_pixels: int
+    skipped_annotations: tuple[str, ...]
+    """What was wrong with each."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PackedShard:
     """A whole shard and what was counted while it was written."""
 
@@ -41,6 +60,8 @@ class PackedShard:
     class_pixels: tuple[int, ...]
     ignored_pixels: int
     skipped: tuple[Refusal, ...]
+    objects: ShardObjects | None = None
+    """Of instances."""
 
 
 class RefusedSamplesError(Exception):
@@ -52,7 +73,7 @@ class RefusedSamplesError(Exception):
 
 
 def pack_shard(
-    job: ShardJob, source: Source, out: Path, *, skip_bad: bool, max_pixels: int, on_sample: Callable[[], None]
+    job: ShardJob, source: AnySource, out: Path, *, skip_bad: bool, max_pixels: int, on_sample: Callable[[], None]
 ) -> PackedShard:
     """Decode the job's samples, check them and write the shard. `on_sample` is called once a sample.
 
@@ -61,11 +82,15 @@ def pack_shard(
     """
     pixels = np.zeros(256, np.int64)
     refusals: list[Refusal] = []
+    objects = _ObjectCounter(len(source.class_names)) if is_instances(source) else None
 
     def encoded() -> Iterator[EncodedMembers]:
         for sample in job.samples:
             try:
-                members, mask = encode_sample(sample, source, max_pixels)
+                if is_instances(source):
+                    members, found = encode_instance_sample(sample, source, max_pixels, skip_bad=skip_bad)
+                else:
+                    members, mask = encode_sample(sample, cast(Source, source), max_pixels)
             except StorageError:
                 raise
             except DataError as error:
@@ -73,13 +98,17 @@ def pack_shard(
                 if not skip_bad and len(refusals) == MAX_REFUSALS:
                     break
             else:
-                pixels[:] += np.bincount(mask.ravel(), minlength=256)
+                if objects is not None:
+                    objects.add(found)
+                    pixels[: len(found.encoded.class_pixels)] += found.encoded.class_pixels
+                else:
+                    pixels[:] += np.bincount(mask.ravel(), minlength=256)
                 yield members
             on_sample()
         if refusals and not skip_bad:
             raise RefusedSamplesError(tuple(refusals))
 
-    info = write_shard(out, job.name, encoded())
+    info = write_shard(out, job.name, encoded(), SEMANTIC_ROLES if objects is None else INSTANCE_ROLES)
     num_classes = len(source.class_names)
     return PackedShard(
         split=job.split,
@@ -88,13 +117,89 @@ def pack_shard(
         class_pixels=tuple(int(count) for count in pixels[:num_classes]),
         ignored_pixels=int(pixels[source.ignore_index]),
         skipped=tuple(refusals),
+        objects=None if objects is None else objects.counts(),
     )
 
 
-def encode_sample(sample: SampleRef, source: Source, max_pixels: int) -> tuple[EncodedMembers, NDArray[np.uint8]]:
-    """Read a sample and check image, mask and that they fit. Raises `DataError` naming the file."""
+@dataclass(frozen=True, kw_only=True)
+class _Instances:
+    """An encoded image's objects, and what was left out."""
+
+    encoded: EncodedInstances
+    problems: tuple[str, ...]
+
+
+class _ObjectCounter:
+    """Adds up the objects of a shard's samples."""
+
+    def __init__(self, num_classes: int) -> None:
+        self._by_class = np.zeros(num_classes, np.int64)
+        self._sides = np.zeros(SIDE_BINS, np.int64)
+        self._crowds = self._most = self._overfull = self._hidden = 0
+        self._problems: list[str] = []
+
+    def add(self, found: _Instances) -> None:
+        objects = found.encoded.annotations.objects
+        alone = [o for o in objects if not o.crowd]
+        self._by_class += np.bincount([o.class_id for o in alone], minlength=len(self._by_class))
+        self._sides += side_histogram([o.area for o in alone])
+        self._crowds += len(objects) - len(alone)
+        self._most = max(self._most, len(alone))
+        self._overfull += sum(o.hidden > 0 for o in objects)
+        self._hidden += sum(o.hidden for o in objects)
+        self._problems += found.problems
+
+    def counts(self) -> ShardObjects:
+        return ShardObjects(
+            class_objects=tuple(self._by_class.tolist()),
+            crowd_objects=self._crowds,
+            max_objects=self._most,
+            side_histogram=tuple(self._sides.tolist()),
+            overfull_objects=self._overfull,
+            hidden_pixels=self._hidden,
+            skipped_annotations=tuple(self._problems),
+        )
+
+
+def encode_instance_sample(
+    sample: SampleRef, source: InstanceSource, max_pixels: int, *, skip_bad: bool
+) -> tuple[EncodedMembers, _Instances]:
+    """Read a sample and check image and annotations. Raises `DataError` naming the file.
+
+    skip_bad: annotations that cannot be used are left out and named in the result.
+    """
+    raw = _loaded(sample, lambda: source.load(sample))
+    if raw.problems and not skip_bad:
+        raise DataError("\n".join(raw.problems))
+    image = check_image(raw.image, sample.where, max_pixels)
+    if (raw.height, raw.width) != (image.height, image.width):
+        raise DataError(
+            f"{sample.where}: is {image.width}x{image.height} (width x height), its annotations are for "
+            f"{raw.width}x{raw.height}{_exif_hint((raw.height, raw.width), image.height, image.width)}"
+        )
+    encoded = encode_instances(
+        raw.objects,
+        height=image.height,
+        width=image.width,
+        num_classes=len(source.class_names),
+        image_id=raw.image_id,
+        file_name=raw.file_name,
+    )
+    members = EncodedMembers(
+        key=sample.key,
+        height=image.height,
+        width=image.width,
+        image=image.data,
+        image_suffix=image.suffix,
+        target=encoded.layers,
+        annotations=encoded.annotations.to_json(),
+    )
+    return members, _Instances(encoded=encoded, problems=raw.problems)
+
+
+def _loaded(sample: SampleRef, load: Callable[[], Raw]) -> Raw:
     try:
-        raw = source.load(sample)
+        return load()
     except DataError:
         raise
     except OSError as error:
@@ -102,6 +207,11 @@ def encode_sample(sample: SampleRef, source: Source, max_pixels: int) -> tuple[E
     except Exception as error:
         error.add_note(f"The data set's reader failed on {sample.where}.")
         raise
+
+
+def encode_sample(sample: SampleRef, source: Source, max_pixels: int) -> tuple[EncodedMembers, NDArray[np.uint8]]:
+    """Read a sample and check image, mask and that they fit. Raises `DataError` naming the file."""
+    raw = _loaded(sample, lambda: source.load(sample))
     image = check_image(raw.image, sample.where, max_pixels)
     mask_where = sample.mask_where or sample.where
     _check_mask_type(raw.mask, mask_where)

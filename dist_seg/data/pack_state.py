@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from dist_seg.data.manifest import MANIFEST_NAME, Manifest, ShardInfo, parse_manifest
-from dist_seg.data.pack_shard import PackedShard, Refusal
+from dist_seg.data.pack_shard import PackedShard, Refusal, ShardObjects
 from dist_seg.data.shards import PARTIAL_MARK, atomic_write
 from dist_seg.errors import DataError
 
@@ -185,8 +185,19 @@ def _record(fields: dict[str, object]) -> PackedShard:
                 class_pixels=_counts(fields["class_pixels"]),
                 ignored_pixels=sum(_counts([fields["ignored_pixels"]])),
                 skipped=tuple(Refusal(**refusal) for refusal in skipped),
+                objects=_objects(fields.get("objects")),
             )
     raise ValueError("not a record of a packed shard")
+
+
+def _objects(fields: object) -> ShardObjects | None:
+    match fields:
+        case None:
+            return None
+        case dict():
+            lists = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+            return ShardObjects(**lists)  # type: ignore[arg-type]  # what was written by asdict of the same class
+    raise ValueError("not the counts of a shard's objects")
 
 
 def _counts(values: object) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from dist_seg.data.annotations import MAX_LAYERS, check_annotations, parse_annotations
 from dist_seg.data.batch import BadSample, EncodedSample
 from dist_seg.data.headers import UndecodableError, check_pair
 from dist_seg.data.manifest import Manifest
@@ -77,14 +78,20 @@ class ShardReader:
         """A sample, checked. Raises BadSampleError for one that cannot be used and StorageError where reading fails."""
         sidecar = self._sidecar(shard)
         info = self.info(shard, index)
-        members = [sidecar.member(index, role) for role in ("image", "target")]
+        members = [sidecar.member(index, role) for role in sidecar.roles]
+        annotations = None
         try:
-            image, target = self._read_checked(shard, members)
-            check_pair(image, target, info.height, info.width)
+            image, target, *others = self._read_checked(shard, members)
+            check_pair(image, target, info.height, info.width, max_layers=MAX_LAYERS if others else 0)
+            if others:
+                annotations = parse_annotations(others[0])
+                check_annotations(annotations, info.height, info.width)
         except UndecodableError as error:
             bad = BadSample(key=info.key, shard=self.shard_name(shard), reason=str(error))
             raise BadSampleError(bad) from error
-        return EncodedSample(key=info.key, image=image, target=target, height=info.height, width=info.width)
+        return EncodedSample(
+            key=info.key, image=image, target=target, height=info.height, width=info.width, annotations=annotations
+        )
 
     def _read_checked(self, shard: int, members: list[Member]) -> list[bytes]:
         for _ in range(2):  # a wrong checksum may be the reading's fault: it counts after a fresh read only

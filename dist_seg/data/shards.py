@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dist_seg.data.manifest import ShardInfo
-from dist_seg.data.sidecar import Member, SampleEntry, Sidecar, crc32c
+from dist_seg.data.sidecar import SEMANTIC_ROLES, Member, SampleEntry, Sidecar, crc32c
 from dist_seg.runtime.files import sync_folder
 from dist_seg.runtime.storage import StorageError
 
@@ -42,7 +42,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedMembers:
-    """A sample on the way into a shard: the image's suffix is `jpg` or `png`."""
+    """A sample on the way into a shard: the image's suffix is `jpg` or `png`. One of instances has annotations."""
 
     key: str
     height: int
@@ -50,6 +50,15 @@ class EncodedMembers:
     image: bytes
     image_suffix: str
     target: bytes
+    annotations: bytes | None = None
+
+    @property
+    def members(self) -> tuple[tuple[str, bytes], ...]:
+        """Suffix and contents, in the order of the roles."""
+        image = (self.image_suffix, self.image)
+        if self.annotations is None:
+            return image, ("seg.png", self.target)
+        return image, ("inst.png", self.target), ("json", self.annotations)
 
 
 class ShardWriter:
@@ -65,11 +74,8 @@ class ShardWriter:
         self.entries: list[SampleEntry] = []
 
     def add(self, sample: EncodedMembers) -> None:
-        """Append `KEY.jpg` or `KEY.png`, then `KEY.seg.png`."""
-        members = tuple(
-            self._member(sample.key, suffix, data)
-            for suffix, data in ((sample.image_suffix, sample.image), ("seg.png", sample.target))
-        )
+        """Append `KEY.jpg` or `KEY.png`, then `KEY.seg.png`, or `KEY.inst.png` and `KEY.json`."""
+        members = tuple(self._member(sample.key, suffix, data) for suffix, data in sample.members)
         self.entries.append(SampleEntry(key=sample.key, height=sample.height, width=sample.width, members=members))
 
     def _member(self, key: str, suffix: str, data: bytes) -> Member:
@@ -100,7 +106,9 @@ class ShardWriter:
         )
 
 
-def write_shard(folder: Path, name: str, samples: Iterator[EncodedMembers]) -> ShardInfo:
+def write_shard(
+    folder: Path, name: str, samples: Iterator[EncodedMembers], roles: tuple[str, ...] = SEMANTIC_ROLES
+) -> ShardInfo:
     """Write `name` (`train-000000.tar`) and its two indexes into `folder`, the tar last to appear.
 
     Nothing is left behind under the final names where `samples` raises.
@@ -110,7 +118,7 @@ def write_shard(folder: Path, name: str, samples: Iterator[EncodedMembers]) -> S
         writer = ShardWriter(file)
         for sample in samples:
             writer.add(sample)
-        index, sidecar = dali_index(writer.entries), Sidecar.of(writer.entries).to_bytes()
+        index, sidecar = dali_index(writer.entries), Sidecar.of(writer.entries, roles).to_bytes()
         info = writer.finish(name, hashlib.sha256(index).hexdigest(), hashlib.sha256(sidecar).hexdigest())
         for beside, data in ((info.index_name, index), (info.sidecar_name, sidecar)):
             with atomic_write(folder / beside) as beside_file:

@@ -19,6 +19,7 @@ from dist_seg.errors import DataError
 
 VERSION = 1
 SEMANTIC_ROLES = ("image", "target")
+INSTANCE_ROLES = ("image", "target", "annotations")
 _MAGIC = b"DSEGIDX\n"
 
 
@@ -31,7 +32,7 @@ class Member:
     length: int
     crc32c: int
     suffix: str
-    """`jpg`, `png` or `seg.png`."""
+    """`jpg`, `png`, `seg.png`, `inst.png` or `json`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,7 +143,7 @@ class Sidecar:
         return int(self._records["width"][index])
 
     def member(self, index: int, role: str) -> Member:
-        """Where the sample's `image` or `target` lies."""
+        """Where one of the sample's members lies; `role` is one of `roles`."""
         at = self._records["members"][index][self.roles.index(role)]
         return Member(
             offset=int(at["offset"]),

@@ -54,7 +54,7 @@ def verify(root: str | Path, *, workers: int = 2, progress: Callable[[int, int],
     pixels = dict.fromkeys(manifest.splits, 0)
     for (name, _), (_, shard_pixels) in zip(shards, checked, strict=True):
         pixels[name] += shard_pixels
-    if not problems:
+    if not problems and manifest.task == "semantic":
         problems += _count_problems(manifest, pixels)
     return problems + _extra_files(storage, manifest)
 

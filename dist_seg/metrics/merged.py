@@ -3,10 +3,10 @@
 from typing import Literal
 
 import numpy as np
-from faster_coco_eval.core import mask as rle_masks
 from numpy.typing import NDArray
 
 from dist_seg.metrics.instances import ScoredImage
+from dist_seg.rle import decode_mask
 
 BACKGROUND = 0
 IGNORED = 255
@@ -31,6 +31,5 @@ def class_map(
     painted = np.full((image.height, image.width), BACKGROUND, dtype=np.uint8, order="F")  # as decoded masks lie
     for value, rle in layers:
         assert 0 < value <= num_classes or value == IGNORED
-        mask = rle_masks.decode({"size": [image.height, image.width], "counts": rle})
-        np.copyto(painted, np.uint8(value), where=mask.astype(np.bool_))
+        np.copyto(painted, np.uint8(value), where=decode_mask(rle, image.height, image.width))
     return np.ascontiguousarray(painted)

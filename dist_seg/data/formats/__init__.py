@@ -9,11 +9,12 @@ import inspect
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dist_seg.data.instances import RawObject
 from dist_seg.data.manifest import Rgb
 from dist_seg.errors import DataError, UserError
 
@@ -33,6 +34,8 @@ class SampleRef:
     """About how large the encoded sample is: shards are filled by it before anything is read."""
     version: str = ""
     """Changes when the content does (size and time of the files), so that packing notices it."""
+    payload: bytes = b""
+    """What `load` needs of it besides the files, such as its part of a large annotation file; `version` tells of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +48,54 @@ class RawSample:
     """(H, W) class ids below the number of classes, or the ignore index; of the size of the upright image."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RawInstances:
+    """A sample of instances that was read."""
+
+    image: bytes
+    """An encoded image in any format that Pillow reads."""
+    objects: tuple[RawObject, ...]
+    height: int
+    width: int
+    """What the objects' masks are made for: the size of the upright image."""
+    image_id: int
+    file_name: str
+    """As results name it."""
+    problems: tuple[str, ...] = ()
+    """Annotations that cannot be used, each with file, id and reason; they are not among the objects."""
+
+
+class InstanceSource(Protocol):
+    """A raw data set of instances: as `Source`, with `task`, and objects for a mask."""
+
+    @property
+    def task(self) -> Literal["instance"]: ...
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """Each class's id in the raw data set."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def palette(self) -> tuple[Rgb, ...]: ...
+
+    @property
+    def ignore_index(self) -> int: ...
+
+    def samples(self) -> Sequence[SampleRef]:
+        """As of a `Source`."""
+        ...
+
+    def load(self, sample: SampleRef) -> RawInstances:
+        """As of a `Source`."""
+        ...
+
+
 class Source(Protocol):
-    """A raw data set."""
+    """A raw data set of masks."""
 
     @property
     def class_names(self) -> tuple[str, ...]: ...
@@ -64,6 +113,14 @@ class Source(Protocol):
     def load(self, sample: SampleRef) -> RawSample:
         """Read one sample. Raises `DataError` for one that cannot be used; a pure function, called in any process."""
         ...
+
+
+AnySource = Source | InstanceSource
+
+
+def is_instances(source: AnySource) -> TypeGuard[InstanceSource]:
+    """Whether a source gives objects. A reader of the user's own says so by `task = "instance"`."""
+    return getattr(source, "task", "semantic") == "instance"
 
 
 def load_source(path: str, arguments: Sequence[str] = ()) -> Source:
@@ -111,12 +168,14 @@ def _called(path: str, function: Callable[..., Source], arguments: Sequence[str]
         ) from error
 
 
-def check_source(source: Source) -> None:
-    """Raises `DataError` where the classes, their colours and the ignore index do not go together."""
+def check_source(source: AnySource) -> None:
+    """Raises `DataError` where the classes, their colours, ids and the ignore index do not go together."""
     names, palette = source.class_names, source.palette
     check_classes(names, "class names")
     if len(palette) != len(names):
         raise DataError(f"{len(names)} classes and {len(palette)} colours; there must be as many")
+    if is_instances(source) and len(source.category_ids) != len(names):
+        raise DataError(f"{len(names)} classes and {len(source.category_ids)} category ids; there must be as many")
     ignore_index: object = source.ignore_index
     is_number = isinstance(ignore_index, int) and not isinstance(ignore_index, bool)
     if not is_number or not len(names) <= source.ignore_index <= 255:

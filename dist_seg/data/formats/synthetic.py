@@ -6,17 +6,19 @@ specks belong to the background. Sample i of a split is a pure function of (seed
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dist_seg.data.formats import RawSample, SampleRef
+from dist_seg.data.formats import RawInstances, RawSample, SampleRef
 from dist_seg.data.formats.images import encode_image
+from dist_seg.data.instances import RawObject
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
 from dist_seg.drawing import default_palette
 from dist_seg.errors import DataError
+from dist_seg.rle import encode_masks
 from dist_seg.runtime.streams import generator
 
 CLASS_NAMES = ("background", "disk", "square", "triangle", "ring", "cross")
@@ -26,6 +28,7 @@ Field = NDArray[np.float64]
 
 _HUES = (0.02, 0.22, 0.42, 0.62, 0.82)
 _HUE_SPREAD = 0.04
+_MIN_OBJECT_PIXELS = 16
 _PNG_EVERY = 4  # the rest are JPEG, so that both are met
 
 
@@ -67,11 +70,53 @@ class SyntheticSource:
         return RawSample(image=encode_image(image, "jpg" if number % _PNG_EVERY else "png"), mask=mask)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SyntheticInstances:
+    """The same images, with every shape an object of its own. What another shape covers is no part of it."""
+
+    scenes: SyntheticSource
+    task: ClassVar[Literal["instance"]] = "instance"
+    class_names: ClassVar[tuple[str, ...]] = CLASS_NAMES[1:]
+    palette: ClassVar[tuple[Rgb, ...]] = default_palette(len(CLASS_NAMES))[1:]
+    category_ids: ClassVar[tuple[int, ...]] = tuple(range(1, len(CLASS_NAMES)))
+    ignore_index: ClassVar[int] = IGNORE_INDEX
+
+    def samples(self) -> Sequence[SampleRef]:
+        return self.scenes.samples()
+
+    def load(self, sample: SampleRef) -> RawInstances:
+        number = int(sample.key.removeprefix(sample.split))
+        rng = generator("synthetic", self.scenes.seed, sample.split, number)
+        image, ids, classes = draw_objects(self.scenes.height, self.scenes.width, rng)
+        shapes = ((i, ids == i + 1) for i in range(len(classes)))
+        visible = [(i, mask) for i, mask in shapes if mask.sum() >= _MIN_OBJECT_PIXELS]
+        rles = encode_masks(np.array([mask for _, mask in visible]).reshape(-1, *ids.shape))
+        return RawInstances(
+            image=encode_image(image, "jpg" if number % _PNG_EVERY else "png"),
+            objects=tuple(
+                RawObject(id=i + 1, class_id=classes[i] - 1, crowd=False, rle=rle)
+                for (i, _), (rle, _) in zip(visible, rles, strict=True)
+            ),
+            height=self.scenes.height,
+            width=self.scenes.width,
+            image_id=number,
+            file_name=f"{sample.key}.{'jpg' if number % _PNG_EVERY else 'png'}",
+        )
+
+
 def draw_scene(height: int, width: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """An image, (H, W, 3) uint8 RGB, and its class ids, (H, W) uint8."""
+    image, ids, classes = draw_objects(height, width, rng)
+    return image, np.array([0, *classes], np.uint8)[ids]
+
+
+def draw_objects(
+    height: int, width: int, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[int]]:
+    """An image, (H, W, 3) uint8 RGB, its objects' ids from 1, (H, W) uint8, and the class id of each object."""
     y, x = np.mgrid[:height, :width].astype(np.float64)
     canvas = _texture(height, width, _hsv(rng.random(), rng.uniform(0, 0.45), rng.uniform(0.25, 0.8)), rng)
-    mask = np.zeros((height, width), np.uint8)
+    ids, classes = np.zeros((height, width), np.uint8), list[int]()
     for _ in range(rng.integers(3, 9)):
         _speck(canvas, y, x, rng)
     for _ in range(rng.integers(2, 6)):
@@ -81,10 +126,11 @@ def draw_scene(height: int, width: int, rng: np.random.Generator) -> tuple[NDArr
         hue = _HUES[class_id - 1] + rng.normal(0, _HUE_SPREAD)
         surface = _texture(height, width, _hsv(hue % 1, rng.uniform(0.35, 0.95), rng.uniform(0.4, 0.95)), rng)
         _blend(canvas, surface, distance)
-        mask[distance < 0] = class_id
+        classes.append(class_id)
+        ids[distance < 0] = len(classes)
     light = 1 + rng.uniform(0, 0.35) * _waves(y / height, x / width, rng)
     noise = rng.normal(0, rng.uniform(2, 10), canvas.shape)
-    return np.clip(canvas * light[..., None] + noise, 0, 255).astype(np.uint8), mask
+    return np.clip(canvas * light[..., None] + noise, 0, 255).astype(np.uint8), ids, classes
 
 
 # Signed distances, in units of the shape's size, negative inside: u to the right, v downwards, from its centre.

@@ -1,0 +1,128 @@
+"""Instances on the way into a shard: masks that may overlap, as few layers of object ids, and their annotations."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dist_seg.data.annotations import MAX_LAYERS, MAX_OBJECTS, ImageAnnotations, ObjectAnnotation
+from dist_seg.errors import DataError
+from dist_seg.rle import decode_mask
+
+SIDE_BINS = 128
+"""Of a histogram of objects' sides: bin i begins at 2^(i / 8) pixels."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RawObject:
+    """An object of a raw data set."""
+
+    id: int
+    class_id: int
+    crowd: bool
+    rle: str
+    """COCO's compressed run lengths, for the upright image's size."""
+    area: float | None = None
+    """None: the mask's pixels."""
+    bbox: tuple[float, float, float, float] | None = None
+    """x, y, width, height; None: the mask's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedInstances:
+    """An image's objects, as a shard holds them."""
+
+    layers: bytes
+    """Grey 16-bit PNG of L layers, one below the other."""
+    annotations: ImageAnnotations
+    class_pixels: tuple[int, ...]
+    """Pixels of each class's objects in the layers, crowds apart."""
+
+
+def encode_instances(
+    objects: Sequence[RawObject], *, height: int, width: int, num_classes: int, image_id: int, file_name: str
+) -> EncodedInstances:
+    """Gives every object a layer where it covers no other, crowds last, and what is left of the last layers' room.
+
+    Raises DataError for more objects than ids reach.
+    """
+    if len(objects) > MAX_OBJECTS:
+        raise DataError(f"{file_name}: {len(objects)} objects; {MAX_OBJECTS} are the most of one image")
+    layers: list[NDArray[np.uint16]] = [np.zeros((height, width), np.uint16)]
+    annotated: dict[int, ObjectAnnotation] = {}
+    class_pixels = np.zeros(num_classes, np.int64)
+    for index in sorted(range(len(objects)), key=lambda i: objects[i].crowd):
+        raw = objects[index]
+        mask = decode_mask(raw.rle, height, width)
+        pixels = int(mask.sum())
+        layer, free = _place_for(mask, pixels, layers)
+        layers[layer][free] = index + 1
+        visible = int(free.sum())
+        if not raw.crowd:
+            class_pixels[raw.class_id] += visible
+        annotated[index] = ObjectAnnotation(
+            id=raw.id,
+            class_id=raw.class_id,
+            crowd=raw.crowd,
+            area=float(pixels if raw.area is None else raw.area),
+            bbox=_box_of(mask) if raw.bbox is None else raw.bbox,
+            rle=raw.rle,
+            layer=layer,
+            hidden=pixels - visible,
+        )
+    file = io.BytesIO()
+    Image.fromarray(np.concatenate(layers)).save(file, "PNG", compress_level=6)
+    return EncodedInstances(
+        layers=file.getvalue(),
+        annotations=ImageAnnotations(
+            image_id=image_id,
+            file_name=file_name,
+            height=height,
+            width=width,
+            objects=tuple(annotated[index] for index in range(len(objects))),
+        ),
+        class_pixels=tuple(class_pixels.tolist()),
+    )
+
+
+def _place_for(mask: NDArray[np.bool_], pixels: int, layers: list[NDArray[np.uint16]]) -> tuple[int, NDArray[np.bool_]]:
+    """The first layer with room for the whole mask, made if need be; else the one with the most, and its free part."""
+    most, best, room = -1, 0, mask
+    for number, layer in enumerate(layers):
+        free = mask & (layer == 0)
+        count = int(free.sum())
+        if count == pixels:
+            return number, free
+        if count > most:
+            most, best, room = count, number, free
+    if len(layers) < MAX_LAYERS:
+        layers.append(np.zeros_like(layers[0]))
+        return len(layers) - 1, mask
+    return best, room
+
+
+def _box_of(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return 0.0, 0.0, 0.0, 0.0
+    x, y = int(columns[0]), int(rows[0])
+    return float(x), float(y), float(columns[-1] - x + 1), float(rows[-1] - y + 1)
+
+
+def side_histogram(areas: Sequence[float]) -> NDArray[np.int64]:
+    """(SIDE_BINS,): how many objects of these areas, in pixels, have a side in each bin."""
+    sides = np.sqrt(np.maximum(np.asarray(areas, np.float64), 1))
+    bins = np.minimum((np.log2(sides) * 8).astype(np.int64), SIDE_BINS - 1)
+    return np.bincount(bins, minlength=SIDE_BINS)
+
+
+def side_percentiles(histogram: Sequence[int], percentiles: Sequence[float]) -> tuple[float, ...]:
+    """Sides in pixels, to a twelfth; empty for no object."""
+    counts = np.cumsum(histogram)
+    if not len(counts) or counts[-1] == 0:
+        return ()
+    bins = np.searchsorted(counts, np.asarray(percentiles) / 100 * counts[-1])
+    return tuple(round(float(2 ** ((index + 0.5) / 8)), 1) for index in bins)
