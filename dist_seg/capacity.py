@@ -9,10 +9,12 @@ from typing import TypeVar
 import torch
 
 from dist_seg.config.schema import AugmentConfig, CheckpointConfig, Config, DataConfig, ModelConfig, TrainConfig
+from dist_seg.data.augment import input_factor
 from dist_seg.data.manifest import Manifest
 from dist_seg.data.reader import ShardReader
 from dist_seg.engine.run import class_info
 from dist_seg.errors import ConfigError, DataError
+from dist_seg.models.norm import settled_norm
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
 from dist_seg.runtime.storage import Storage
 from dist_seg.runtime.streams import seed_of
@@ -85,18 +87,21 @@ def data_facts(storage: Storage, manifest: Manifest, split: str) -> DataFacts:
 def fit_sizes(config: Config, facts: DataFacts, world: World) -> Config:
     """Fills crop, batch and weights where they are None; a pure function but for which packages are installed."""
     data, augment, train = config.data, config.augment, config.train
-    on_gpu = world.device.type == "cuda"
-    scale = data.input_scale or _fitted_scale(min(facts.height, facts.width), 1536 if on_gpu else 640)
-    largest = 512 if on_gpu else 256
-    crop_height = augment.crop_height or _fitted_crop(facts.height * scale, largest)
-    crop_width = augment.crop_width or _fitted_crop(facts.width * scale, largest)
-    micro, batch = _fitted_batch(train, facts.num_train, world, micro=8 if on_gpu else 4)
+    on_gpu, is_instance = world.device.type == "cuda", config.task == "instance"
+    if data.input_side is None and data.input_scale is None:
+        scale = _fitted_scale(min(facts.height, facts.width), 1536 if on_gpu else 640)
+        data = dataclasses.replace(data, input_scale=scale)
+    factor = input_factor(data, facts.height, facts.width)
+    largest = (1024 if is_instance else 512) if on_gpu else 256
+    crop_height = augment.crop_height or _fitted_crop(facts.height * factor, largest)
+    crop_width = augment.crop_width or _fitted_crop(facts.width * factor, largest)
+    micro, batch = _fitted_batch(train, facts.num_train, world, micro=(8 if on_gpu else 4) // (2 if is_instance else 1))
     return dataclasses.replace(
         config,
-        data=dataclasses.replace(data, input_scale=scale),
+        data=data,
         augment=dataclasses.replace(augment, crop_height=crop_height, crop_width=crop_width),
         train=dataclasses.replace(train, micro_batch=micro, global_batch=batch),
-        model=dataclasses.replace(config.model, weights=_fitted_weights(config.model)),
+        model=_fitted_model(config),
     )
 
 
@@ -125,12 +130,18 @@ def fill_from(config: Config, stored: Config) -> Config:
     loader = stored.data.loader if config.data.loader == "auto" else config.data.loader
     return dataclasses.replace(
         config,
-        data=dataclasses.replace(_filled(config.data, stored.data, ("input_scale",)), loader=loader),
+        data=dataclasses.replace(_filled_input(config.data, stored.data), loader=loader),
         augment=_filled(config.augment, stored.augment, ("crop_height", "crop_width")),
         train=_filled(config.train, stored.train, ("global_batch", "micro_batch", "max_steps", "eval_interval_steps")),
         checkpoint=_filled(config.checkpoint, stored.checkpoint, ("interval_steps",)),
         model=dataclasses.replace(config.model, weights=weights),
     )
+
+
+def _filled_input(data: DataConfig, stored: DataConfig) -> DataConfig:
+    if data.input_side is not None or data.input_scale is not None:
+        return data
+    return dataclasses.replace(data, input_side=stored.input_side, input_scale=stored.input_scale)
 
 
 def _filled(section: Section, stored: Section, names: tuple[str, ...]) -> Section:
@@ -156,7 +167,8 @@ def measure(config: Config, manifest: Manifest, world: World) -> Measured:
 
 def _measure(config: Config, manifest: Manifest, world: World) -> Measured:
     # One rank measures while the others wait: synchronised norms would wait for them in turn.
-    norm = "batch" if config.model.norm == "sync" else config.model.norm
+    settled = settled_norm(config.model.norm, config.task, config.model.weights)
+    norm = "batch" if settled == "sync" else settled
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, norm=norm))
     task = build_task(config, class_info(manifest), manifest.split(config.data.train_split).class_pixels)
     precision = resolve_precision(config.train.precision, world.device)
@@ -247,8 +259,14 @@ def _fitted_batch(train: TrainConfig, num_train: int, world: World, *, micro: in
     return micro, lanes * micro
 
 
-def _fitted_weights(model: ModelConfig) -> str | None:
-    if model.weights != "auto":
-        return model.weights
-    fits = model.name == "deeplabv3plus" and model.encoder == "tf_efficientnet_lite0"
-    return f"package:{_LITE0_WEIGHTS}" if fits and importlib.util.find_spec(_LITE0_WEIGHTS) else None
+def _fitted_model(config: Config) -> ModelConfig:
+    """Name, weights and norm where they are `auto`."""
+    model = config.model
+    name = model.name
+    if name == "auto":
+        name = "mask_rcnn" if config.task == "instance" else "deeplabv3plus"
+    weights = model.weights
+    if weights == "auto":
+        fits = name in ("deeplabv3plus", "mask_rcnn") and model.encoder == "tf_efficientnet_lite0"
+        weights = f"package:{_LITE0_WEIGHTS}" if fits and importlib.util.find_spec(_LITE0_WEIGHTS) else None
+    return dataclasses.replace(model, name=name, weights=weights, norm=settled_norm(model.norm, config.task, weights))

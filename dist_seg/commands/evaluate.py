@@ -47,7 +47,6 @@ def run_eval(options: argparse.Namespace) -> int:
     if world.is_main:
         document = {
             **result.document,
-            "class_names": list(manifest.class_names),
             "checkpoint": {"step": trained.step, "weights": trained.weights, "path": str(checkpoint)},
             "manifest_hash": manifest.hash,
             "trained_on_manifest_hash": trained.manifest_hash,
@@ -102,11 +101,17 @@ def _write(out: Path, document: dict[str, object]) -> None:
 
 def summary_line(document: Mapping[str, object]) -> str:
     """The result in one line."""
-    low, high = cast(Sequence[object], document["miou_interval"])
-    return (
-        f"mIoU {_number(document['miou'])} (95% interval {_number(low)} to {_number(high)}), pixel accuracy "
-        f"{_number(document['pixel_accuracy'])}, {document['images']} images"
-    )
+    shown = [_with_interval("mIoU", document, "miou")]
+    if "mask_ap" in document:
+        shown = [_with_interval("mask AP", document, "mask_ap"), f"box AP {_number(document['box_ap'])}", *shown]
+    else:
+        shown.append(f"pixel accuracy {_number(document['pixel_accuracy'])}")
+    return f"{', '.join(shown)}, {document['images']} images"
+
+
+def _with_interval(label: str, document: Mapping[str, object], name: str) -> str:
+    low, high = cast(Sequence[object], document[f"{name}_interval"])
+    return f"{label} {_number(document[name])} (95% interval {_number(low)} to {_number(high)})"
 
 
 def _show(document: Mapping[str, object], out: Path) -> None:

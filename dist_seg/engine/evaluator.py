@@ -50,7 +50,7 @@ def evaluate(
             for batch in group:
                 with autocast(precision, world.device):
                     images = batch.images.to(dtype_of(precision))
-                    prediction = task.predict(model, images, batch.targets.shape[-2:]) if batch.keys else batch.targets
+                    prediction = task.predict(model, images, batch.targets.shape[-2:]) if batch.keys else ()
                 metric.update(prediction, batch)
             on_images(sum(len(batch.keys) for batch in group))
     except Exception as error:  # Not swallowed: the other ranks wait in a collective, and must learn of it first.

@@ -29,6 +29,7 @@ from dist_seg.engine.statistics import RunningStatistics
 from dist_seg.engine.stop import StopSignal
 from dist_seg.engine.trainer import Progress, Trainer
 from dist_seg.errors import CheckpointError, ConfigError
+from dist_seg.models.norm import settled_norm
 from dist_seg.runtime.collectives import gather_json, on_every_rank, on_main
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
 from dist_seg.runtime.storage import Storage
@@ -151,7 +152,8 @@ def run_training(
     plan = build_plan(config, manifest)
     checkpoint = _agreed_checkpoint(config, folder, restarted=world.restarts > 0)
     if checkpoint is not None:  # It holds all weights: a lost file of pretrained ones must not stand in the way.
-        config_of_model = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=None))
+        norm = settled_norm(config.model.norm, config.task, config.model.weights)
+        config_of_model = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=None, norm=norm))
     else:
         config_of_model = config
     task = build_task(config_of_model, class_info(manifest), manifest.split(config.data.train_split).class_pixels)

@@ -8,6 +8,7 @@ from dist_seg.models.deeplab import DeepLabV3Plus, check_model
 from dist_seg.models.detector_weights import is_detector, load_detector_tensors
 from dist_seg.models.encoder import build_encoder, build_pyramid_encoder
 from dist_seg.models.mask_rcnn import MaskRCNN
+from dist_seg.models.norm import settled_norm
 from dist_seg.models.weights import load_encoder_tensors, load_encoder_weights, read_weights
 from dist_seg.runtime.dotted_path import import_function
 
@@ -22,7 +23,8 @@ def build_model(cfg: ModelConfig, num_classes: int) -> nn.Module:
         return _build_user_model(cfg, num_classes)
     _check_name(cfg.name, "deeplabv3plus", "semantic")
     check_model(cfg, num_classes)
-    encoder = build_encoder(cfg.encoder, cfg.output_stride, cfg.norm, cfg.frozen_stages)
+    norm = settled_norm(cfg.norm, "semantic", cfg.weights)
+    encoder = build_encoder(cfg.encoder, cfg.output_stride, norm, cfg.frozen_stages)
     if cfg.weights is not None:
         load_encoder_weights(encoder, cfg.weights)
     return DeepLabV3Plus(encoder, cfg, num_classes)
@@ -36,7 +38,8 @@ def build_instance_model(cfg: ModelConfig, heads: MaskRcnnConfig, num_classes: i
     if "." in cfg.name or ":" in cfg.name:
         return _build_user_model(cfg, num_classes)
     _check_name(cfg.name, "mask_rcnn", "instance")
-    model = MaskRCNN(build_pyramid_encoder(cfg.encoder, cfg.norm, cfg.frozen_stages), heads, num_classes)
+    norm = settled_norm(cfg.norm, "instance", cfg.weights)
+    model = MaskRCNN(build_pyramid_encoder(cfg.encoder, norm, cfg.frozen_stages), heads, num_classes)
     if cfg.weights is not None:
         tensors, where = read_weights(cfg.encoder, cfg.weights)
         if is_detector(tensors):

@@ -25,11 +25,11 @@ class DeepLabV3Plus(nn.Module):
         self.encoder = encoder
         rate = 16 // encoder.output_stride
         dilations = [dilation * rate for dilation in cfg.aspp_dilations]
-        self.aspp = ASPP(encoder.level_channels[-1], cfg.aspp_channels, dilations, cfg.norm, cfg.dropout)
-        self.low_level = conv_norm_relu(encoder.level_channels[0], cfg.low_level_channels, cfg.norm)
+        self.aspp = ASPP(encoder.level_channels[-1], cfg.aspp_channels, dilations, encoder.norm, cfg.dropout)
+        self.low_level = conv_norm_relu(encoder.level_channels[0], cfg.low_level_channels, encoder.norm)
         self.decoder = nn.Sequential(
-            separable_conv(cfg.aspp_channels + cfg.low_level_channels, cfg.decoder_channels, cfg.norm),
-            separable_conv(cfg.decoder_channels, cfg.decoder_channels, cfg.norm),
+            separable_conv(cfg.aspp_channels + cfg.low_level_channels, cfg.decoder_channels, encoder.norm),
+            separable_conv(cfg.decoder_channels, cfg.decoder_channels, encoder.norm),
         )
         self.classifier = nn.Conv2d(cfg.decoder_channels, num_classes, 1)
         heads = (self.aspp, self.low_level, self.decoder)
@@ -39,7 +39,7 @@ class DeepLabV3Plus(nn.Module):
         assert self.classifier.bias is not None
         nn.init.zeros_(self.classifier.bias)
         speed_up_dilated_depthwise(self)
-        self._always_eval = tuple(bn for head in heads for bn in batch_norms(head)) if cfg.norm == "frozen" else ()
+        self._always_eval = tuple(bn for head in heads for bn in batch_norms(head)) if encoder.norm == "frozen" else ()
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "DeepLabV3Plus":

@@ -34,6 +34,8 @@ class Encoder(nn.Module):
         self.name = name
         """timm's name of the network."""
         self.net = net
+        self.norm = norm
+        """Of the network, and to be that of what stands on it."""
         # A dilated network has several levels of its last stride.
         self._indices = (*(of_level.index(stride) for stride in strides[:-1]), len(levels) - 1)
         self.level_channels = tuple(levels[index][0] for index in self._indices)

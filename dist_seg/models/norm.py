@@ -21,6 +21,17 @@ _MAX_GROUPS = 32
 _MIN_GROUP_CHANNELS = 8
 
 
+def settled_norm(
+    kind: Literal["auto"] | NormKind, task: Literal["auto", "semantic", "instance"], weights: str | None
+) -> NormKind:
+    """What `model.norm: auto` stands for."""
+    if kind != "auto":
+        return kind
+    if task != "instance":
+        return "batch"
+    return "group" if weights is None else "frozen"
+
+
 def check_norm(kind: NormKind) -> None:
     """Raises ConfigError if this machine cannot run the kind."""
     if kind == "sync" and not torch.cuda.is_available():

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 from dist_seg.config.schema import Config
+from dist_seg.errors import ConfigError
+from dist_seg.tasks.instance import InstanceTask
 from dist_seg.tasks.semantic import SemanticTask
 from dist_seg.tasks.task import ClassInfo, Task
 
@@ -12,3 +14,7 @@ def build_task(config: Config, classes: ClassInfo, class_pixels: Sequence[int] =
     match config.task:
         case "semantic":
             return SemanticTask(config, classes, class_pixels)
+        case "instance":
+            return InstanceTask(config, classes)
+        case "auto":
+            raise ConfigError("task=auto: it must be settled by the data first")

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dist_seg.config.schema import Config
-from dist_seg.data.batch import Batch
+from dist_seg.data.batch import BadSample, Batch
 from dist_seg.errors import ConfigError
 from dist_seg.losses import build_loss
 from dist_seg.metrics.confusion import (
@@ -23,7 +23,7 @@ from dist_seg.metrics.confusion import (
 from dist_seg.metrics.custom import AdditiveMetric, MetricSums, build_metrics
 from dist_seg.models import build_model
 from dist_seg.runtime.collectives import gather_json, gather_rows, sum_over_ranks
-from dist_seg.tasks.task import ClassInfo, EvalResult, Forward
+from dist_seg.tasks.task import ClassInfo, EvalResult, Forward, Prediction
 
 _NUM_EXTREMES = 6
 
@@ -36,6 +36,10 @@ class SemanticTask:
         self._classes = classes
         self._class_pixels = class_pixels
         self._loss: Callable[[torch.Tensor, torch.Tensor], dict[str, torch.Tensor]] | None = None
+
+    @property
+    def score_classes(self) -> ClassInfo:
+        return self._classes
 
     def build_model(self) -> nn.Module:
         return build_model(self._config.model, len(self._classes.names))
@@ -106,18 +110,25 @@ class SemanticMetric:
         self._keys: list[str] = []
         self._left_out: list[dict[str, str]] = []
 
-    def update(self, prediction: torch.Tensor, batch: Batch) -> None:
+    def update(self, prediction: Prediction, batch: Batch) -> None:
         """prediction: (N, H, W) class ids, as large as the targets."""
-        self._left_out.extend(dataclasses.asdict(bad) for bad in batch.bad)
-        for i, key in enumerate(batch.keys):
-            matrix = confusion_matrix(
-                prediction[i], batch.targets[i], len(self._classes.names), self._classes.ignore_index
-            ).cpu()
-            self._matrix += matrix
-            hits, union = intersection_and_union(matrix[None].numpy())
-            self._per_image.append(torch.from_numpy(np.concatenate([hits[0], union[0]])))
-            self._keys.append(key)
-            self._own.update(prediction[i], batch.targets[i])
+        self.leave_out(batch.bad)
+        for key, predicted, truth in zip(batch.keys, prediction, batch.targets, strict=True):
+            assert isinstance(predicted, torch.Tensor)
+            self.add(key, predicted, truth)
+
+    def leave_out(self, bad: Sequence[BadSample]) -> None:
+        """Has samples that could not be scored named in the result."""
+        self._left_out.extend(dataclasses.asdict(sample) for sample in bad)
+
+    def add(self, key: str, prediction: torch.Tensor, truth: torch.Tensor) -> None:
+        """One image: class ids (H, W), the truth with the ignore index."""
+        matrix = confusion_matrix(prediction, truth, len(self._classes.names), self._classes.ignore_index).cpu()
+        self._matrix += matrix
+        hits, union = intersection_and_union(matrix[None].numpy())
+        self._per_image.append(torch.from_numpy(np.concatenate([hits[0], union[0]])))
+        self._keys.append(key)
+        self._own.update(prediction, truth)
 
     def reduce(self) -> EvalResult:
         num_classes = len(self._classes.names)
@@ -143,8 +154,9 @@ class SemanticMetric:
             (float(score), key) for score, key in zip(mean_iou(hits, union), keys, strict=True) if not math.isnan(score)
         )
         document = {
-            **{name: _finite(value) for name, value in headline.items()},
-            "miou_interval": [_finite(low), _finite(high)],
+            **{name: finite(value) for name, value in headline.items()},
+            "miou_interval": [finite(low), finite(high)],
+            "class_names": list(self._classes.names),
             **by_class,
             "absent_classes": [self._classes.names[c] for c in result.absent],
             "confusion_matrix": matrix.tolist(),
@@ -159,5 +171,6 @@ class SemanticMetric:
         return EvalResult(headline={**headline, **by_name}, score_name="miou", document=document, images=len(keys))
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """None, as JSON knows it, for what is not a number."""
     return value if math.isfinite(value) else None

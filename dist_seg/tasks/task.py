@@ -8,11 +8,14 @@ import torch
 from torch import nn
 
 from dist_seg.data.batch import Batch
+from dist_seg.metrics.instances import ScoredInstance
 
 ModelOutput = torch.Tensor | Mapping[str, torch.Tensor]
 """What a network gives in training: logits, or the losses that it computes itself."""
 Forward = Callable[..., ModelOutput]
 """The network's forward pass as the engine runs it: images, normalised, and whatever else the network takes."""
+Prediction = torch.Tensor | Sequence[Sequence[ScoredInstance]]
+"""Of some images: class ids (N, H, W), or each image's instances, the surest first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,7 @@ class EvalResult:
 class Metric(Protocol):
     """Collects predictions on one rank and reduces them over all."""
 
-    def update(self, prediction: torch.Tensor, batch: Batch) -> None: ...
+    def update(self, prediction: Prediction, batch: Batch) -> None: ...
 
     def reduce(self) -> EvalResult:
         """A collective: every rank calls it once, also one that saw no image."""
@@ -53,6 +56,11 @@ class Metric(Protocol):
 
 class Task(Protocol):
     """Everything the engine needs to know of a kind of segmentation."""
+
+    @property
+    def score_classes(self) -> ClassInfo:
+        """The classes of the confusion matrix: the data's own, and for instances the background before them."""
+        ...
 
     def build_model(self) -> nn.Module: ...
 
@@ -64,7 +72,7 @@ class Task(Protocol):
         """A micro-batch of the training's shape without any content, for warming up and for estimates."""
         ...
 
-    def predict(self, model: nn.Module, images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    def predict(self, model: nn.Module, images: torch.Tensor, size: Sequence[int]) -> Prediction:
         """What `Metric.update` takes, at `size` (height, width)."""
         ...
 

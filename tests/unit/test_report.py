@@ -349,7 +349,9 @@ def trained(synthetic_shards: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """A folder with a checkpoint of random weights and the result of scoring two images with it."""
     folder = RunFolder(path=tmp_path_factory.mktemp("report") / "run")
     small = ["model.encoder=resnet18", "model.weights=null", "model.aspp_channels=8", "model.decoder_channels=8"]
-    config = load_config([], [f"data.shards={synthetic_shards}", "data.loader=torch", "data.num_threads=0", *small])
+    config = load_config(
+        [], ["task=semantic", f"data.shards={synthetic_shards}", "data.loader=torch", "data.num_threads=0", *small]
+    )
     manifest = load_manifest(open_storage(str(synthetic_shards)))
     model = build_task(config, class_info(manifest)).build_model()
     meta = CheckpointMeta(step=5, config=to_tree(config), manifest=manifest_meta(manifest), world_size=1)

@@ -1,0 +1,207 @@
+"""Instance segmentation: every object by itself, with a class, a score, a box and a mask."""
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from dist_seg.config.schema import Config
+from dist_seg.data.annotations import ImageAnnotations
+from dist_seg.data.batch import Batch
+from dist_seg.data.objects import ImageObjects
+from dist_seg.metrics.coco import score_images
+from dist_seg.metrics.coco_bootstrap import bootstrap_interval
+from dist_seg.metrics.custom import build_metrics
+from dist_seg.metrics.instances import ScoredImage, ScoredInstance, TrueInstance, gather_images
+from dist_seg.metrics.merged import BACKGROUND, class_map
+from dist_seg.models import build_instance_model
+from dist_seg.models.paste import paste_masks
+from dist_seg.models.targets import Detections
+from dist_seg.rle import encode_masks
+from dist_seg.runtime.collectives import on_main
+from dist_seg.tasks.semantic import SemanticMetric, finite
+from dist_seg.tasks.task import ClassInfo, EvalResult, Forward, Prediction
+
+_BACKGROUND_NAME = "background"
+_BACKGROUND_COLOR = (24, 24, 28)
+_BLANK_OBJECTS = 16
+
+
+class InstanceTask:
+    """A `Task`."""
+
+    def __init__(self, config: Config, classes: ClassInfo) -> None:
+        self._config = config
+        self._classes = classes
+
+    @property
+    def score_classes(self) -> ClassInfo:
+        assert BACKGROUND == 0
+        return ClassInfo(
+            names=(_BACKGROUND_NAME, *self._classes.names),
+            palette=(_BACKGROUND_COLOR, *self._classes.palette),
+            ignore_index=self._classes.ignore_index,
+        )
+
+    def build_model(self) -> nn.Module:
+        return build_instance_model(self._config.model, self._config.mask_rcnn, len(self._classes.names))
+
+    def losses(self, forward: Forward, batch: Batch) -> Mapping[str, torch.Tensor]:
+        parts = forward(batch.images, batch.objects, batch.targets)
+        assert isinstance(parts, Mapping)
+        return {"loss": torch.stack([part.float() for part in parts.values()]).sum(), **parts}
+
+    def blank_batch(self, device: torch.device) -> Batch:
+        """With a grid of square objects: without any, an estimate of time and memory would be of an empty picture."""
+        train, augment = self._config.train, self._config.augment
+        assert train.micro_batch is not None and augment.crop_height is not None and augment.crop_width is not None
+        size = (augment.crop_height, augment.crop_width)
+        images = torch.zeros(train.micro_batch, 3, *size, device=device)
+        if train.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        layers, objects = _grid_of_objects(*size)
+        return Batch(
+            images=images,
+            targets=layers.expand(train.micro_batch, 1, *size).to(device),
+            objects=(objects.to(device),) * train.micro_batch,
+            keys=("",) * train.micro_batch,
+        )
+
+    @torch.inference_mode()
+    def predict(self, model: nn.Module, images: torch.Tensor, size: Sequence[int]) -> Prediction:
+        """Each image's instances, with boxes and masks in pixels of `size`."""
+        height, width = size
+        threshold = self._config.mask_rcnn.mask_threshold
+        return [
+            to_instances(found, images.shape[-2:], (height, width), threshold)
+            for found in cast(list[Detections], model(images))
+        ]
+
+    def metric(self) -> "InstanceMetric":
+        return InstanceMetric(self._config, self._classes, self.score_classes)
+
+
+class InstanceMetric:
+    """A `Metric`: COCO's AP of boxes and masks, and the confusion matrix of the instances merged into one map."""
+
+    def __init__(self, config: Config, classes: ClassInfo, merged: ClassInfo) -> None:
+        """merged: the classes, with the background first."""
+        self._config, self._classes, self._merged_classes = config, classes, merged
+        own = build_metrics(config.eval.metrics, merged.names, merged.ignore_index)
+        self._merged = SemanticMetric(
+            merged, own, bootstrap_samples=config.eval.bootstrap_samples, seed=config.train.seed
+        )
+        self._images: list[ScoredImage] = []
+
+    def update(self, prediction: Prediction, batch: Batch) -> None:
+        self._merged.leave_out(batch.bad)
+        for key, annotations, found in zip(batch.keys, batch.annotations, prediction, strict=True):
+            image = scored_image(key, annotations, cast(Sequence[ScoredInstance], found))
+            predicted, truth = (
+                torch.from_numpy(
+                    class_map(image, which, len(self._classes.names), self._config.eval.merge_threshold)
+                ).long()
+                for which in ("predictions", "truth")
+            )
+            self._merged.add(key, predicted, truth)
+            self._images.append(image)
+
+    def reduce(self) -> EvalResult:
+        merged = self._merged.reduce()
+        images = gather_images(self._images)
+        # Once, as it takes seconds where images have hundreds of objects.
+        document = cast(dict[str, object], on_main(lambda: self._score(images)))
+        headline = {
+            name: value if isinstance(value := document[name], float) else float("nan")
+            for name in ("mask_ap", "mask_ap50", "mask_ap75", "box_ap", "box_ap50")
+        }
+        return EvalResult(
+            headline={**headline, **merged.headline},
+            score_name="mask_ap",
+            document={**document, **merged.document},
+            images=merged.images,
+        )
+
+    def _score(self, images: Sequence[ScoredImage]) -> dict[str, object]:
+        most = self._config.mask_rcnn.detections_per_image
+        scores = score_images(images, self._classes.names, max_detections=most)
+        low, high = bootstrap_interval(
+            images,
+            scores.mask_overlaps,
+            max_detections=most,
+            num_resamples=self._config.eval.bootstrap_samples,
+            seed=self._config.train.seed,
+        )
+        return {
+            "mask_ap": finite(scores.segm.ap),
+            "mask_ap_interval": [finite(low), finite(high)],
+            "mask_ap50": finite(scores.segm.ap50),
+            "mask_ap75": finite(scores.segm.ap75),
+            "box_ap": finite(scores.bbox.ap),
+            "box_ap50": finite(scores.bbox.ap50),
+            "coco": scores.document(),
+        }
+
+
+def scored_image(key: str, annotations: ImageAnnotations, predictions: Sequence[ScoredInstance]) -> ScoredImage:
+    """An image's truth and what was found in it."""
+    return ScoredImage(
+        key=key,
+        height=annotations.height,
+        width=annotations.width,
+        truth=tuple(
+            TrueInstance(class_id=o.class_id, crowd=o.crowd, area=o.area, bbox=o.bbox, rle=o.rle)
+            for o in annotations.objects
+        ),
+        predictions=tuple(predictions),
+    )
+
+
+def to_instances(
+    found: Detections, input_size: Sequence[int], size: tuple[int, int], mask_threshold: float
+) -> list[ScoredInstance]:
+    """Detections on the network's input of `input_size` (height, width), for the picture of `size`.
+
+    Masks are pasted and run-length encoded some at a time: all of them as pixels would not fit where there are many.
+    Those without a pixel are left out.
+    """
+    height, width = size
+    ratio = torch.tensor(
+        [width / input_size[1], height / input_size[0]] * 2, dtype=torch.float32, device=found.boxes.device
+    )
+    boxes = found.boxes.float() * ratio
+    moved = Detections(boxes=boxes, scores=found.scores, labels=found.labels, masks=found.masks.float())
+    instances: list[ScoredInstance] = []
+    rles = [
+        rle
+        for masks in paste_masks(moved, height, width, threshold=mask_threshold)
+        for rle in encode_masks(masks.cpu().numpy())
+    ]
+    rows = zip(boxes.tolist(), found.scores.tolist(), found.labels.tolist(), rles, strict=True)
+    for (x1, y1, x2, y2), score, label, (rle, area) in rows:
+        if area:
+            box = (x1, y1, x2 - x1, y2 - y1)
+            instances.append(ScoredInstance(class_id=label, score=score, bbox=box, rle=rle))
+    return instances
+
+
+def _grid_of_objects(height: int, width: int) -> tuple[torch.Tensor, ImageObjects]:
+    """One layer (1, H, W), and squares of an eighth of the picture in it."""
+    side = int(np.sqrt(_BLANK_OBJECTS))
+    layers = torch.zeros(1, height, width, dtype=torch.int32)
+    boxes = []
+    for i in range(_BLANK_OBJECTS):
+        y, x = i // side * height // side, i % side * width // side
+        y2, x2 = y + max(1, height // (2 * side)), x + max(1, width // (2 * side))
+        layers[0, y:y2, x:x2] = i + 1
+        boxes.append([x, y, x2, y2])
+    zeros = torch.zeros(_BLANK_OBJECTS, dtype=torch.int64)
+    return layers, ImageObjects(
+        boxes=torch.tensor(boxes, dtype=torch.float32),
+        labels=zeros,
+        ignored=zeros.bool(),
+        layers=zeros,
+        ids=torch.arange(1, _BLANK_OBJECTS + 1),
+    )
