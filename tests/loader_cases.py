@@ -18,6 +18,7 @@ from dist_seg.data.loader import eval_batches, train_batches
 from dist_seg.data.manifest import Manifest, Split
 from dist_seg.data.plan import EvalPlan, TrainPlan
 from dist_seg.data.shards import EncodedMembers, write_shard
+from dist_seg.data.sidecar import INSTANCE_ROLES, SEMANTIC_ROLES
 from dist_seg.runtime.storage import Storage, open_storage
 
 CPU = torch.device("cpu")
@@ -66,11 +67,14 @@ class PackedData:
 
 def write_dataset(folder: Path, samples: Sequence[EncodedMembers], *, per_shard: int = 5) -> PackedData:
     """Samples as they are, in one split `train`: what packing would refuse can be written, too."""
+    instances = samples[0].annotations is not None
+    roles = INSTANCE_ROLES if instances else SEMANTIC_ROLES
     shards = []
     for start in range(0, len(samples), per_shard):
         name = f"train-{start // per_shard:06d}.tar"
-        shards.append(write_shard(folder, name, iter(samples[start : start + per_shard])))
+        shards.append(write_shard(folder, name, iter(samples[start : start + per_shard]), roles))
     manifest = Manifest(
+        task="instance" if instances else "semantic",
         class_names=tuple(f"class{i}" for i in range(NUM_CLASSES)),
         palette=((0, 0, 0),) * NUM_CLASSES,
         splits={"train": Split(shards=tuple(shards), class_pixels=(1,) * NUM_CLASSES, ignored_pixels=0)},
@@ -195,7 +199,7 @@ def assert_same(reference: Sequence[Batch], other: Sequence[Batch], cfg: Config)
     for a, b in zip(reference, other, strict=True):
         targets, images = b.targets.cpu(), b.images.cpu()
         assert a.images.dtype == b.images.dtype == torch.float32
-        assert a.targets.dtype == b.targets.dtype == torch.int64
+        assert a.targets.dtype == b.targets.dtype
         assert (a.images.shape, a.targets.shape) == (images.shape, targets.shape)
         for i, key in enumerate(a.keys):
             equal = (a.targets[i] == targets[i]).float().mean().item()
