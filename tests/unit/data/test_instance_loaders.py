@@ -145,7 +145,8 @@ class TestObjects:
         batches = train(real, config(augment), UNITS, global_batch=3, micro_batch=3)
         assert sum(len(objects.ids) for batch in batches for objects in batch.objects) > 30
         for key, objects in ((k, o) for batch in batches for k, o in zip(batch.keys, batch.objects, strict=True)):
-            found = dict(zip(objects.ids.tolist(), zip(objects.boxes.tolist(), objects.ignored.tolist(), strict=True)))
+            rows = zip(objects.ids.tolist(), objects.boxes.tolist(), objects.ignored.tolist(), strict=True)
+            found = {number: (box, ignored) for number, box, ignored in rows}
             expected = _objects_alone(known[key], augment)
             assert {number: found.get(number) for number in expected} == expected
 
