@@ -333,6 +333,7 @@ class Trainer:
                 split=self._config.data.val_split,
                 weights="ema" if self._ema is not None else "raw",
                 metrics=result.headline,
+                score_name=result.score_name,
                 images=result.images,
                 eval_s=time.perf_counter() - begin,
             )

@@ -4,6 +4,7 @@ In arrays T is the IoU thresholds, R the recall levels, K the classes, A the siz
 the limits on the number of detections; D detections and G objects of one class in one image.
 """
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,6 +21,8 @@ IouType = Literal["bbox", "segm"]
 Overlaps = Mapping[tuple[str, int], NDArray[np.float64]]
 """IoU (D, G) by image key and class id: predictions by falling score, objects in their order; for a crowd the part of
 the prediction that lies in it. Images without a prediction or without an object of the class are left out."""
+
+_log = logging.getLogger(__name__)
 
 _ALL, _SMALL, _MEDIUM, _LARGE = range(4)
 _IOU_50, _IOU_75 = 0, 5
@@ -104,6 +107,8 @@ def _score(
         _data_set(images, num_classes, _true_entries(images)),
         _data_set(images, num_classes, _predicted_entries(images, iou_type)),
         iou_type,
+        # It would tell the user about every evaluation's parts.
+        print_function=_log.debug,
     )
     evaluator.params.maxDets = limits
     evaluator.evaluate()

@@ -79,6 +79,8 @@ class EvalDone:
     metrics: Mapping[str, float]
     images: int
     eval_s: float
+    score_name: str = "miou"
+    """Which of the metrics tells the best checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@
 as it is.
 """
 
+import dataclasses
 import json
 import logging
 import math
@@ -25,6 +26,10 @@ logger = logging.getLogger(__name__)
 
 _KINDS: Mapping[str, type[Event]] = {kind.__name__: kind for kind in typing.get_args(Event)}
 _HINTS = {kind: typing.get_type_hints(kind) for kind in _KINDS.values()}
+_DEFAULTED = {
+    kind: {field.name for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING}
+    for kind in _KINDS.values()
+}
 _OF_NONFINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -176,7 +181,9 @@ def parse_event(record: Mapping[str, object]) -> Event:
     """
     kind = _KINDS[str(record["event"])]
     build: Callable[..., Event] = kind
-    return build(**{name: _typed(hint, record[name]) for name, hint in _HINTS[kind].items()})
+    # A log of an earlier version lacks the fields that have come since, which have defaults.
+    known = {name: hint for name, hint in _HINTS[kind].items() if name in record or name not in _DEFAULTED[kind]}
+    return build(**{name: _typed(hint, record[name]) for name, hint in known.items()})
 
 
 def _parse(record: object) -> Record:

@@ -24,6 +24,7 @@ from dist_seg.telemetry.events import (
 
 logger = logging.getLogger(__name__)
 
+_SCORES = {"miou": "mIoU", "mask_ap": "mask AP"}
 _REDRAW_S = 0.25
 _LINE_FRACTION = 0.1
 _LINE_AT_MOST_EVERY_S = 2.0
@@ -168,8 +169,9 @@ class ProgressSink:
                     event.max_steps, "train", done=event.step, terminal=self._terminal, clock=self._clock
                 )
             case EvalDone():
-                if "miou" in event.metrics:
-                    self._score = f"{event.split} mIoU {event.metrics['miou']:.3f}"
+                if event.score_name in event.metrics:
+                    name = _SCORES.get(event.score_name, event.score_name)
+                    self._score = f"{event.split} {name} {event.metrics[event.score_name]:.3f}"
                 logger.info(
                     "step %d: %s (%s weights, %d images, %s)",
                     event.step,

@@ -168,13 +168,13 @@ class _Metrics:
         )
         self.score = Gauge(
             "dist_seg_evaluation_score",
-            "Score of the last evaluation, such as metric=miou",
+            "Score of the last evaluation, such as metric=miou or metric=mask_ap",
             ["metric", "split", "weights"],
             registry=registry,
         )
         self.class_score = Gauge(
             "dist_seg_evaluation_class_score",
-            "Score of one class in the last evaluation, such as metric=iou",
+            "Score of one class in the last evaluation, such as metric=iou or metric=mask_ap",
             ["metric", "class", "split", "weights"],
             registry=registry,
         )

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import math
 import random as shuffling
 
@@ -31,6 +32,13 @@ def scored(*images: ScoredImage, num_classes: int = 1, max_detections: int = 100
 
 
 OBJECT = rectangle(2, 3, 10, 20)
+
+
+def test_scoring_says_nothing_to_the_user(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
+    with caplog.at_level(logging.INFO):
+        scored(image([true_instance(OBJECT)], [predicted(OBJECT, 0.3)]))
+    assert caplog.records == []
+    assert capsys.readouterr() == ("", "")
 
 
 def test_object_that_is_found_exactly_scores_one() -> None:

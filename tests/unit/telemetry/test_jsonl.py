@@ -102,6 +102,16 @@ def test_an_unreadable_line_is_left_out(tmp_path: Path, step_done: StepFactory, 
     assert len(read_log(tmp_path)) == 1
 
 
+def test_a_log_from_before_a_field_came_is_read_with_the_default(tmp_path: Path) -> None:
+    evaluation = EvalDone(step=1, split="val", weights="raw", metrics={"miou": 0.5}, images=1, eval_s=0.0)
+    write(tmp_path, evaluation)
+    path = log_path(tmp_path, 0)
+    record = json.loads(path.read_text())
+    del record["score_name"]
+    path.write_text(json.dumps(record) + "\n")
+    assert read_log(tmp_path)[0].event == evaluation
+
+
 def test_a_field_of_a_later_version_is_ignored(tmp_path: Path, step_done: StepFactory) -> None:
     write(tmp_path, step_done(1))
     path = log_path(tmp_path, 0)

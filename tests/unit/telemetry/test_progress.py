@@ -95,6 +95,20 @@ def test_an_evaluation_is_told_with_its_score(caplog: pytest.LogCaptureFixture) 
 
 
 @pytest.mark.parametrize(
+    ("score_name", "text"), [("mask_ap", "val mask AP 0.312"), ("own_score", "val own_score 0.500")]
+)
+def test_the_score_that_is_shown_is_the_one_that_tells_the_best_checkpoint(
+    score_name: str, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = {"miou": 0.9, "mask_ap": 0.3117, "own_score": 0.5}
+    sink = ProgressSink(terminal=False)
+    sink.emit(
+        EvalDone(step=7, split="val", weights="raw", metrics=metrics, images=101, eval_s=30.0, score_name=score_name)
+    )
+    assert lines_of(caplog) == [f"step 7: {text} (raw weights, 101 images, 30 s)"]
+
+
+@pytest.mark.parametrize(
     ("seconds", "text"),
     [(0, "0 s"), (59.6, "1 min 00 s"), (3599, "59 min 59 s"), (7620, "2 h 07 min"), (273600, "3 d 04 h")],
 )
