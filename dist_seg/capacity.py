@@ -8,12 +8,22 @@ from typing import TypeVar
 
 import torch
 
-from dist_seg.config.schema import AugmentConfig, CheckpointConfig, Config, DataConfig, ModelConfig, TrainConfig
+from dist_seg.config.schema import (
+    AugmentConfig,
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    MaskRcnnConfig,
+    ModelConfig,
+    TrainConfig,
+)
+from dist_seg.data.annotations import MAX_LAYERS
 from dist_seg.data.augment import input_factor
-from dist_seg.data.manifest import Manifest
+from dist_seg.data.manifest import Manifest, ObjectCounts
 from dist_seg.data.reader import ShardReader
 from dist_seg.engine.run import class_info
 from dist_seg.errors import ConfigError, DataError
+from dist_seg.models.head_sizes import PAPER, SMALL, fitted_anchor_sizes, fitted_detections, with_head_sizes
 from dist_seg.models.norm import settled_norm
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
 from dist_seg.runtime.storage import Storage
@@ -22,7 +32,7 @@ from dist_seg.runtime.world import World
 from dist_seg.tasks.build import build_task
 from dist_seg.tasks.task import ModelOutput
 
-Section = TypeVar("Section", DataConfig, AugmentConfig, TrainConfig, CheckpointConfig)
+Section = TypeVar("Section", DataConfig, AugmentConfig, MaskRcnnConfig, TrainConfig, CheckpointConfig)
 
 _SIZES_LOOKED_AT = 200
 _CROP_MULTIPLE = 32
@@ -41,6 +51,8 @@ class DataFacts:
     height: int
     width: int
     """Median size of the images looked at, in pixels."""
+    objects: ObjectCounts | None = None
+    """Of instance data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +93,17 @@ def data_facts(storage: Storage, manifest: Manifest, split: str) -> DataFacts:
         if len(heights) >= _SIZES_LOOKED_AT:
             break
     middle = len(heights) // 2
-    return DataFacts(num_train=total, height=sorted(heights)[middle], width=sorted(widths)[middle])
+    return DataFacts(
+        num_train=total,
+        height=sorted(heights)[middle],
+        width=sorted(widths)[middle],
+        objects=manifest.split(split).objects,
+    )
 
 
 def fit_sizes(config: Config, facts: DataFacts, world: World) -> Config:
-    """Fills crop, batch and weights where they are None; a pure function but for which packages are installed."""
+    """Fills crop, batch, weights and the detector's sizes where they are None; a pure function but for which packages
+    are installed."""
     data, augment, train = config.data, config.augment, config.train
     on_gpu, is_instance = world.device.type == "cuda", config.task == "instance"
     if data.input_side is None and data.input_scale is None:
@@ -96,13 +114,15 @@ def fit_sizes(config: Config, facts: DataFacts, world: World) -> Config:
     crop_height = augment.crop_height or _fitted_crop(facts.height * factor, largest)
     crop_width = augment.crop_width or _fitted_crop(facts.width * factor, largest)
     micro, batch = _fitted_batch(train, facts.num_train, world, micro=(8 if on_gpu else 4) // (2 if is_instance else 1))
-    return dataclasses.replace(
+    config = dataclasses.replace(
         config,
         data=data,
         augment=dataclasses.replace(augment, crop_height=crop_height, crop_width=crop_width),
         train=dataclasses.replace(train, micro_batch=micro, global_batch=batch),
         model=_fitted_model(config),
     )
+    heads = _fitted_heads(config, facts, factor, on_gpu=on_gpu) if is_instance else config.mask_rcnn
+    return dataclasses.replace(config, mask_rcnn=heads)
 
 
 def fit_steps(config: Config, facts: DataFacts, world: World, measured: Measured) -> Config:
@@ -134,6 +154,7 @@ def fill_from(config: Config, stored: Config) -> Config:
         augment=_filled(config.augment, stored.augment, ("crop_height", "crop_width")),
         train=_filled(config.train, stored.train, ("global_batch", "micro_batch", "max_steps", "eval_interval_steps")),
         checkpoint=_filled(config.checkpoint, stored.checkpoint, ("interval_steps",)),
+        mask_rcnn=_filled(config.mask_rcnn, stored.mask_rcnn, tuple(dataclasses.asdict(PAPER))),
         model=dataclasses.replace(config.model, weights=weights),
     )
 
@@ -229,10 +250,11 @@ def estimate(config: Config, world: World, measured: Measured) -> Estimate:
     assert train.max_steps and train.micro_batch and augment.crop_height and augment.crop_width
     copies = 2 + (2 if config.optim.name == "adamw" else 1) + (1 if train.ema_decay else 0)
     pixels = train.micro_batch * augment.crop_height * augment.crop_width
+    target_bytes = 4 * MAX_LAYERS if config.task == "instance" else 8
     return Estimate(
         seconds=train.max_steps * seconds_per_step(config, world, measured),
         device_bytes=copies * measured.parameter_bytes + measured.activation_bytes,
-        host_bytes=(config.data.prefetch + 1) * pixels * (3 * 4 + 8),
+        host_bytes=(config.data.prefetch + 1) * pixels * (3 * 4 + target_bytes),
     )
 
 
@@ -270,3 +292,25 @@ def _fitted_model(config: Config) -> ModelConfig:
         fits = name in ("deeplabv3plus", "mask_rcnn") and model.encoder == "tf_efficientnet_lite0"
         weights = f"package:{_LITE0_WEIGHTS}" if fits and importlib.util.find_spec(_LITE0_WEIGHTS) else None
     return dataclasses.replace(model, name=name, weights=weights, norm=settled_norm(model.norm, config.task, weights))
+
+
+def _fitted_heads(config: Config, facts: DataFacts, factor: float, *, on_gpu: bool) -> MaskRcnnConfig:
+    """factor: that pictures are scaled by before they are augmented."""
+    heads, augment, weights = config.mask_rcnn, config.augment, config.model.weights
+    assert augment.crop_height is not None and augment.crop_width is not None
+    # A file may hold a whole detector, which has the paper's widths.
+    from_file = weights is not None and weights != "timm" and not weights.startswith("package:")
+    sizes = PAPER if on_gpu or from_file else SMALL
+    if facts.objects is not None:
+        sizes = dataclasses.replace(
+            sizes,
+            anchor_sizes=fitted_anchor_sizes(
+                facts.objects.sides,
+                scale=factor,
+                scale_min=augment.scale_min,
+                scale_max=augment.scale_max,
+                canvas=max(augment.crop_height, augment.crop_width),
+            ),
+            detections_per_image=fitted_detections(facts.objects.max_objects, most_proposals=heads.rpn_post_nms_eval),
+        )
+    return with_head_sizes(heads, sizes)

@@ -196,6 +196,7 @@ def _show_plan(
         f"({', '.join(names[:8])}{', ...' * (len(names) > 8)})",
         f"model       {config.model.name}, {config.model.encoder}, weights {config.model.weights}, "
         f"{measured.parameter_bytes / 4e6:.1f} M parameters",
+        *_heads(config),
         f"training    {train.max_steps} steps of {train.global_batch} images ({train.global_batch // train.micro_batch}"
         f" lanes of {train.micro_batch}), crops of {augment.crop_width}x{augment.crop_height}, "
         f"{_input_size(config)}; {world.size} rank(s) on {world.device.type}, {num_threads} thread(s) each",
@@ -208,6 +209,18 @@ def _show_plan(
     if config.model.norm == "sync":
         lines.append("note        model.norm=sync: the loss curve depends on the number of ranks")
     print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def _heads(config: Config) -> list[str]:
+    heads = config.mask_rcnn
+    if config.task != "instance" or config.model.name != "mask_rcnn":
+        return []
+    assert heads.anchor_sizes is not None
+    anchors = ", ".join(f"{size:g}" for size in heads.anchor_sizes)
+    return [
+        f"heads       anchors of {anchors} pixels, up to {heads.detections_per_image} detections an image; widths: "
+        f"pyramid {heads.fpn_channels}, boxes {heads.box_channels}, masks {heads.mask_channels}"
+    ]
 
 
 def _input_size(config: Config) -> str:

@@ -126,9 +126,10 @@ def _mask_rcnn_problems(model: MaskRcnnConfig) -> Iterator[str]:
         high, low = getattr(model, f"{stage}_positive_iou"), getattr(model, f"{stage}_negative_iou")
         if low > high:
             yield f"mask_rcnn.{stage}_negative_iou={low}: must not be more than mask_rcnn.{stage}_positive_iou={high}"
-    if len(model.anchor_sizes) != 5 or not all(size > 0 for size in model.anchor_sizes):
+    sizes = model.anchor_sizes
+    if sizes is not None and (len(sizes) != 5 or not all(size > 0 for size in sizes)):
         yield (
-            f"mask_rcnn.anchor_sizes={list(model.anchor_sizes)}: must be 5 positive numbers, one for each of "
+            f"mask_rcnn.anchor_sizes={list(sizes)}: must be 5 positive numbers, one for each of "
             "the strides 4, 8, 16, 32, 64"
         )
     if not model.anchor_ratios or not all(ratio > 0 for ratio in model.anchor_ratios):

@@ -104,12 +104,17 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRcnnConfig:
-    """Mask R-CNN with a feature pyramid; encoder, its norm and weights are those of `model`. Sizes are in pixels."""
+    """Mask R-CNN with a feature pyramid; encoder, its norm and weights are those of `model`. Sizes are in pixels.
 
-    fpn_channels: int = 256
-    """Of every level of the pyramid."""
-    anchor_sizes: tuple[float, ...] = (32, 64, 128, 256, 512)
-    """Square root of an anchor's area, one for each level: strides 4, 8, 16, 32 and 64."""
+    Widths and samples that are None become the paper's on a GPU, or where a file gives the weights, and smaller ones on
+    a CPU.
+    """
+
+    fpn_channels: int | None = None
+    """Of every level of the pyramid. The paper's: 256."""
+    anchor_sizes: tuple[float, ...] | None = None
+    """Square root of an anchor's area, one for each level: strides 4, 8, 16, 32 and 64. None: fitted to the sizes of
+    the objects; without any, 32, 64, 128, 256, 512."""
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Height over width."""
     rpn_pre_nms_train: int = 2000
@@ -128,25 +133,26 @@ class MaskRcnnConfig:
     """An anchor with at least this IoU with an object is to find it, and so is every object's best anchor."""
     rpn_negative_iou: float = 0.3
     """An anchor below this IoU with every object is background; in between it is neither."""
-    roi_samples: int = 512
-    """Proposals of an image that the heads are trained on."""
+    roi_samples: int | None = None
+    """Proposals of an image that the heads are trained on. The paper's: 512."""
     roi_positive_fraction: float = 0.25
     roi_positive_iou: float = 0.5
     roi_negative_iou: float = 0.5
-    mask_samples: int = 128
+    mask_samples: int | None = None
     """At most this many of an image's sampled proposals on objects, drawn at random, train the mask head: the most
-    expensive part."""
+    expensive part. The paper's: 128, all of them."""
     ignore_overlap: float = 0.5
     """An anchor or proposal that lies by more than this share of its own area in the box of an ignored object (a crowd,
     or one cut by the crop) is no background."""
-    box_channels: int = 1024
-    """Width of the two layers that classify a proposal and refine its box."""
-    mask_channels: int = 256
+    box_channels: int | None = None
+    """Width of the two layers that classify a proposal and refine its box. The paper's: 1024."""
+    mask_channels: int | None = None
     mask_convs: int = 4
-    """Width and number of the mask head's convolutions."""
+    """Width and number of the mask head's convolutions. The paper's: 256 and 4."""
     head_norm: Literal["none", "group"] = "none"
     """Normalisation of the convolutions of pyramid and mask head. torchvision's weights have none."""
-    detections_per_image: int = 100
+    detections_per_image: int | None = None
+    """None: at least 100, and a third more than the most objects of a training image."""
     score_threshold: float = 0.05
     """Detections below this probability are dropped."""
     nms_threshold: float = 0.5

@@ -9,6 +9,7 @@ from dist_seg.config.schema import MaskRcnnConfig
 from dist_seg.errors import ConfigError
 from dist_seg.models.encoder import Encoder
 from dist_seg.models.fpn import FeaturePyramid
+from dist_seg.models.head_sizes import head_sizes
 from dist_seg.models.roi_heads import RoIHeads
 from dist_seg.models.rpn import RegionProposals
 from dist_seg.models.targets import Detections, ObjectTargets
@@ -29,7 +30,7 @@ class MaskRCNN(nn.Module):
         if num_classes < 1:
             raise ConfigError(f"an instance network needs at least 1 class, and the data has {num_classes}")
         self.encoder = encoder
-        self.fpn = FeaturePyramid(encoder.level_channels, cfg.fpn_channels, cfg.head_norm)
+        self.fpn = FeaturePyramid(encoder.level_channels, head_sizes(cfg).fpn_channels, cfg.head_norm)
         self.rpn = RegionProposals(cfg)
         self.roi_heads = RoIHeads(cfg, num_classes)
 

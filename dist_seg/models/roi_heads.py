@@ -16,6 +16,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from dist_seg.config.schema import MaskRcnnConfig
 from dist_seg.models.fpn import head_norm_layer
+from dist_seg.models.head_sizes import head_sizes
 from dist_seg.models.mask_targets import mask_targets
 from dist_seg.models.matching import NEITHER, match_objects
 from dist_seg.models.roi_align import PyramidRoIAlign
@@ -45,17 +46,18 @@ class RoIHeads(nn.Module):
 
     def __init__(self, cfg: MaskRcnnConfig, num_classes: int) -> None:
         super().__init__()
-        self._cfg = cfg
+        self._cfg, self._sizes = cfg, head_sizes(cfg)
+        sizes = self._sizes
         self._coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
-        self._sampler = BalancedPositiveNegativeSampler(cfg.roi_samples, cfg.roi_positive_fraction)
+        self._sampler = BalancedPositiveNegativeSampler(sizes.roi_samples, cfg.roi_positive_fraction)
         self.box_roi_pool = PyramidRoIAlign(_BOX_POOL)
-        self.box_head = TwoMLPHead(cfg.fpn_channels * _BOX_POOL**2, cfg.box_channels)
-        self.box_predictor = FastRCNNPredictor(cfg.box_channels, num_classes + 1)
+        self.box_head = TwoMLPHead(sizes.fpn_channels * _BOX_POOL**2, sizes.box_channels)
+        self.box_predictor = FastRCNNPredictor(sizes.box_channels, num_classes + 1)
         self.mask_roi_pool = PyramidRoIAlign(_MASK_POOL)
         self.mask_head = MaskRCNNHeads(
-            cfg.fpn_channels, (cfg.mask_channels,) * cfg.mask_convs, 1, head_norm_layer(cfg.head_norm)
+            sizes.fpn_channels, (sizes.mask_channels,) * cfg.mask_convs, 1, head_norm_layer(cfg.head_norm)
         )
-        self.mask_predictor = MaskRCNNPredictor(cfg.mask_channels, cfg.mask_channels, num_classes + 1)
+        self.mask_predictor = MaskRCNNPredictor(sizes.mask_channels, sizes.mask_channels, num_classes + 1)
         # As in Detectron: at the start every class is as likely, and a box stays where its proposal is.
         predictors = {self.box_predictor.cls_score: 0.01, self.box_predictor.bbox_pred: 0.001}
         for layer, std in {**predictors, self.mask_predictor.mask_fcn_logits: 0.001}.items():
@@ -144,7 +146,7 @@ class RoIHeads(nn.Module):
         chosen, start = [], 0
         for boxes in sampled.boxes:
             positive = sampled.labels[start : start + len(boxes)].nonzero().squeeze(1) + start
-            drawn = torch.randperm(len(positive), device=positive.device)[: self._cfg.mask_samples]
+            drawn = torch.randperm(len(positive), device=positive.device)[: self._sizes.mask_samples]
             chosen.append(positive[drawn])
             start += len(boxes)
         return chosen
@@ -191,5 +193,5 @@ class RoIHeads(nn.Module):
         boxes = clip_boxes_to_image(self._coder.decode_single(deltas_RK4[region, label], proposals[region]), within)
         valid = remove_small_boxes(boxes, _MIN_SIZE)
         kept = valid[batched_nms(boxes[valid], scores[valid], label[valid], cfg.nms_threshold)]
-        kept = kept[: cfg.detections_per_image]
+        kept = kept[: self._sizes.detections_per_image]
         return boxes[kept], scores[kept], label[kept]

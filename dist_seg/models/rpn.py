@@ -15,6 +15,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from dist_seg.config.schema import MaskRcnnConfig
 from dist_seg.models.fpn import PYRAMID_LEVEL_STRIDES
+from dist_seg.models.head_sizes import head_sizes
 from dist_seg.models.matching import NEITHER, match_objects
 from dist_seg.models.targets import ObjectTargets
 
@@ -28,10 +29,11 @@ class RegionProposals(nn.Module):
     def __init__(self, cfg: MaskRcnnConfig) -> None:
         super().__init__()
         self._cfg = cfg
+        sizes = head_sizes(cfg)
         self._anchors = AnchorGenerator(
-            tuple((size,) for size in cfg.anchor_sizes), (cfg.anchor_ratios,) * len(cfg.anchor_sizes)
+            tuple((size,) for size in sizes.anchor_sizes), (cfg.anchor_ratios,) * len(sizes.anchor_sizes)
         )
-        self.head = RPNHead(cfg.fpn_channels, len(cfg.anchor_ratios))
+        self.head = RPNHead(sizes.fpn_channels, len(cfg.anchor_ratios))
         self._coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
         self._sampler = BalancedPositiveNegativeSampler(cfg.rpn_samples, cfg.rpn_positive_fraction)
 

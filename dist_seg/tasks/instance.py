@@ -17,6 +17,7 @@ from dist_seg.metrics.custom import build_metrics
 from dist_seg.metrics.instances import ScoredImage, ScoredInstance, TrueInstance, gather_images
 from dist_seg.metrics.merged import BACKGROUND, class_map
 from dist_seg.models import build_instance_model
+from dist_seg.models.head_sizes import head_sizes
 from dist_seg.models.paste import paste_masks
 from dist_seg.models.targets import Detections
 from dist_seg.rle import encode_masks
@@ -27,6 +28,7 @@ from dist_seg.tasks.task import ClassInfo, EvalResult, Forward, Prediction
 _BACKGROUND_NAME = "background"
 _BACKGROUND_COLOR = (24, 24, 28)
 _BLANK_OBJECTS = 16
+_ClassAp = Mapping[str, Mapping[str, Mapping[str, float | None]]]
 
 
 class InstanceTask:
@@ -117,15 +119,17 @@ class InstanceMetric:
             name: value if isinstance(value := document[name], float) else float("nan")
             for name in ("mask_ap", "mask_ap50", "mask_ap75", "box_ap", "box_ap50")
         }
+        by_class = cast(_ClassAp, document["coco"])["segm"]["class_ap"]
+        by_name = {f"mask_ap/{name}": ap for name, ap in by_class.items() if ap is not None}
         return EvalResult(
-            headline={**headline, **merged.headline},
+            headline={**headline, **merged.headline, **by_name},
             score_name="mask_ap",
             document={**document, **merged.document},
             images=merged.images,
         )
 
     def _score(self, images: Sequence[ScoredImage]) -> dict[str, object]:
-        most = self._config.mask_rcnn.detections_per_image
+        most = head_sizes(self._config.mask_rcnn).detections_per_image
         scores = score_images(images, self._classes.names, max_detections=most)
         low, high = bootstrap_interval(
             images,

