@@ -17,20 +17,16 @@ without and once with a rotation of up to 10 degrees. There are two torch peers:
 
 So the ratio to `torchvision` holds for a user who comes from there, and a good part of it is the cheaper jitter and
 geometry, not DALI (`--hue-deg 0` shows what hue has to do with it); the ratio to `torch` is DALI's own.
-
-The loaders take turns, so that other work on the machine hits all of them. A ratio is the median over the turns.
 """
 
 import argparse
 import json
 import math
 import os
-import statistics
 import tempfile
-import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -38,6 +34,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_jpeg, decode_png
 from torchvision.transforms.v2 import InterpolationMode, functional
 
+from benchmarks.loader_turns import JITTER, PREFETCH, Batches, Result, as_tensor, jittered, ratio, take_turns
 from dist_seg.config.schema import AugmentConfig, Config, DataConfig
 from dist_seg.data.augment import SampleTransform
 from dist_seg.data.batch import Batch
@@ -53,8 +50,6 @@ from dist_seg.runtime.streams import generator
 
 CROP = (288, 384)
 MICRO_BATCH = 8
-PREFETCH = 4
-JITTER = 0.3
 ROTATE_DEG = 10.0
 TARGETS = {"without rotation": 1.5, "with rotation": 1.4}
 LOADERS = ("dali", "torchvision", "torch")
@@ -78,8 +73,8 @@ class TorchvisionDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def _sample(self, image_bytes: bytes, mask_bytes: bytes, t: SampleTransform, key: str) -> tuple[Tensor, Tensor]:
         y, x, h, w = t.roi
-        image = decode_jpeg(_as_tensor(image_bytes), mode=ImageReadMode.RGB)[:, y : y + h, x : x + w]
-        mask = decode_png(_as_tensor(mask_bytes), mode=ImageReadMode.GRAY)[:, y : y + h, x : x + w]
+        image = decode_jpeg(as_tensor(image_bytes), mode=ImageReadMode.RGB)[:, y : y + h, x : x + w]
+        mask = decode_png(as_tensor(mask_bytes), mode=ImageReadMode.GRAY)[:, y : y + h, x : x + w]
         if t.warp is None:
             image = functional.resize(image, list(t.resized), antialias=True)
             mask = functional.resize(mask, list(t.resized), interpolation=InterpolationMode.NEAREST_EXACT)
@@ -88,7 +83,7 @@ class TorchvisionDataset(Dataset[tuple[Tensor, Tensor]]):
             image, mask = self._rotated(image, mask, key)
         if t.flip:
             image, mask = functional.horizontal_flip(image), functional.horizontal_flip(mask)
-        return self._jittered(image, key), mask[0]
+        return jittered(image, key, self._augment.hue_deg), mask[0]
 
     def _padded(self, image: Tensor, mask: Tensor, t: SampleTransform) -> tuple[Tensor, Tensor]:
         if t.resized == t.canvas:
@@ -109,15 +104,6 @@ class TorchvisionDataset(Dataset[tuple[Tensor, Tensor]]):
         mask = functional.rotate(mask, angle, InterpolationMode.NEAREST, fill=float(self._ignore_index))
         return functional.center_crop(image, list(CROP)), functional.center_crop(mask, list(CROP))
 
-    def _jittered(self, image: Tensor, key: str) -> Tensor:
-        brightness, contrast, saturation, hue = 2 * generator("jitter", key).random(4) - 1
-        image = functional.adjust_brightness(image, 1 + JITTER * brightness)
-        image = functional.adjust_contrast(image, 1 + JITTER * contrast)
-        image = functional.adjust_saturation(image, 1 + JITTER * saturation)
-        if self._augment.hue_deg == 0:
-            return image
-        return functional.adjust_hue(image, self._augment.hue_deg / 360 * hue)
-
 
 def recipes(hue_deg: float) -> dict[str, AugmentConfig]:
     return {
@@ -134,16 +120,12 @@ def recipes(hue_deg: float) -> dict[str, AugmentConfig]:
     }
 
 
-def _as_tensor(data: bytes) -> Tensor:
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
-
-
 def torchvision_batches(
     cfg: Config, manifest: Manifest, storage: Storage, plan: TrainPlan, units: Units, num_workers: int
-) -> Generator[Batch, None, None]:
+) -> Batches:
     """The torchvision peer."""
     reader = ShardReader(storage, manifest, cfg.data.train_split)
-    fetcher = TrainFetcher(reader, plan, cfg.augment, input_scale=1.0, crop=CROP, seed=cfg.train.seed)
+    fetcher = TrainFetcher(reader, plan, cfg.augment, data=cfg.data, crop=CROP, seed=cfg.train.seed)
     loader = DataLoader(
         TorchvisionDataset(fetcher, cfg.augment, manifest.ignore_index),
         sampler=units,
@@ -157,8 +139,8 @@ def torchvision_batches(
         yield Batch(images=images.float().sub_(mean).div_(std), targets=masks.long(), keys=("",) * len(images))
 
 
-def measure(name: str, augment: AugmentConfig, root: Path, *, seconds: float, num_threads: int) -> float:
-    """Samples a second of one loader, after it has warmed up."""
+def batches_of(name: str, augment: AugmentConfig, root: Path, num_threads: int) -> Batches:
+    """An endless loader."""
     storage = open_storage(root)
     manifest = load_manifest(storage)
     samples = [shard.samples for shard in manifest.split("train").shards]
@@ -166,61 +148,21 @@ def measure(name: str, augment: AugmentConfig, root: Path, *, seconds: float, nu
     units = ((step, 0) for step in range(10**9))
     cfg = Config(augment=augment, data=DataConfig(loader="torch" if name == "torch" else "dali", prefetch=PREFETCH))
     if name == "torchvision":
-        batches = torchvision_batches(cfg, manifest, storage, plan, units, num_threads)
-    else:
-        batches = train_batches(cfg, manifest, storage, plan, units, torch.device("cpu"), num_threads)
-    try:
-        for _ in range(3 * PREFETCH):  # workers started, what was made ahead used up
-            next(batches)
-        start, count = time.perf_counter(), 0
-        while (elapsed := time.perf_counter() - start) < seconds:
-            count += len(next(batches).images)
-        return count / elapsed
-    finally:
-        batches.close()
-
-
-class Result(TypedDict):
-    """Of one loader with one recipe, over the turns."""
-
-    samples_per_s: list[float]
-    dali_ratio_median: float
-    dali_ratio_min: float
-    dali_ratio_max: float
-
-
-def _ratio(results: dict[str, Result], recipe: str, peer: str) -> str:
-    """How many times faster DALI is, with its spread over the turns."""
-    result = results[f"{recipe}/{peer}"]
-    low, high = result["dali_ratio_min"], result["dali_ratio_max"]
-    return f"{result['dali_ratio_median']:.2f} times as fast ({low:.2f} to {high:.2f})"
+        return torchvision_batches(cfg, manifest, storage, plan, units, num_threads)
+    return train_batches(cfg, manifest, storage, plan, units, torch.device("cpu"), num_threads)
 
 
 def compare(root: Path, *, pairs: int, seconds: float, num_threads: int, hue_deg: float) -> dict[str, Result]:
-    """Every loader's samples a second, turn by turn, and DALI's ratio to the others within each turn."""
+    """The results by recipe and loader, printed as they come."""
     results: dict[str, Result] = {}
     for recipe, augment in recipes(hue_deg).items():
-        rates: dict[str, list[float]] = {name: [] for name in LOADERS}
-        for turn in range(pairs):
-            for name in LOADERS if turn % 2 else reversed(LOADERS):
-                rates[name].append(measure(name, augment, root, seconds=seconds, num_threads=num_threads))
         print(f"\n{recipe}: {pairs} turns of {seconds:g} s, {num_threads} threads or workers")
-        print(f"{'loader':<12} {'samples/s':>10} {'range':>16} {'DALI is faster by':>18} {'range':>14}")
-        for name in LOADERS:
-            ratios = [dali / other for dali, other in zip(rates["dali"], rates[name], strict=True)]
-            rate, ratio = statistics.median(rates[name]), statistics.median(ratios)
-            spread = f"{min(rates[name]):.0f} to {max(rates[name]):.0f}"
-            factors = f"{min(ratios):.2f} to {max(ratios):.2f}"
-            print(f"{name:<12} {rate:>10.0f} {spread:>16} {ratio:>18.2f} {factors:>14}")
-            results[f"{recipe}/{name}"] = Result(
-                samples_per_s=rates[name],
-                dali_ratio_median=ratio,
-                dali_ratio_min=min(ratios),
-                dali_ratio_max=max(ratios),
-            )
-        print(f"against torchvision's four passes of jitter: {_ratio(results, recipe, 'torchvision')}", end="")
+        loaders = {name: partial(batches_of, name, augment, root, num_threads) for name in LOADERS}
+        found = take_turns(loaders, pairs=pairs, seconds=seconds)
+        print(f"against torchvision's four passes of jitter: {ratio(found['torchvision'])}", end="")
         print(f" (target: {TARGETS[recipe]})")
-        print(f"against the same affine jitter in torch workers: {_ratio(results, recipe, 'torch')}")
+        print(f"against the same affine jitter in torch workers: {ratio(found['torch'])}")
+        results |= {f"{recipe}/{name}": result for name, result in found.items()}
     return results
 
 

@@ -1,0 +1,85 @@
+"""What the benchmarks of loaders share: peers' jitter, a loader's rate, and loaders that take turns.
+
+They take turns so that other work on the machine hits all of them. A ratio is the median over the turns.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Generator, Mapping
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+
+from dist_seg.data.batch import Batch
+from dist_seg.runtime.streams import generator
+
+PREFETCH = 4
+JITTER = 0.3
+
+Batches = Generator[Batch, None, None]
+
+
+class Result(TypedDict):
+    """Of one loader with one recipe, over the turns."""
+
+    samples_per_s: list[float]
+    dali_ratio_median: float
+    dali_ratio_min: float
+    dali_ratio_max: float
+
+
+def as_tensor(data: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
+def jittered(image: Tensor, key: str, hue_deg: float) -> Tensor:
+    """(3, H, W) uint8 with torchvision's jitter: a pass for each `adjust_*`, of which hue is the dearest."""
+    brightness, contrast, saturation, hue = 2 * generator("jitter", key).random(4) - 1
+    image = functional.adjust_brightness(image, 1 + JITTER * brightness)
+    image = functional.adjust_contrast(image, 1 + JITTER * contrast)
+    image = functional.adjust_saturation(image, 1 + JITTER * saturation)
+    return functional.adjust_hue(image, hue_deg / 360 * hue) if hue_deg else image
+
+
+def rate(batches: Batches, seconds: float) -> float:
+    """Samples a second of one loader, after it has warmed up."""
+    try:
+        for _ in range(3 * PREFETCH):  # workers started, what was made ahead used up
+            next(batches)
+        start, count = time.perf_counter(), 0
+        while (elapsed := time.perf_counter() - start) < seconds:
+            count += len(next(batches).images)
+        return count / elapsed
+    finally:
+        batches.close()
+
+
+def take_turns(loaders: Mapping[str, Callable[[], Batches]], *, pairs: int, seconds: float) -> dict[str, Result]:
+    """Every loader's samples a second, turn by turn and printed, and the ratio of `dali` to it within each turn."""
+    rates: dict[str, list[float]] = {name: [] for name in loaders}
+    for turn in range(pairs):
+        for name in loaders if turn % 2 else reversed(list(loaders)):
+            rates[name].append(rate(loaders[name](), seconds))
+    results: dict[str, Result] = {}
+    print(f"{'loader':<18} {'samples/s':>10} {'range':>16} {'DALI is faster by':>18} {'range':>14}")
+    for name in loaders:
+        ratios = [dali / other for dali, other in zip(rates["dali"], rates[name], strict=True)]
+        results[name] = Result(
+            samples_per_s=rates[name],
+            dali_ratio_median=statistics.median(ratios),
+            dali_ratio_min=min(ratios),
+            dali_ratio_max=max(ratios),
+        )
+        spread = f"{min(rates[name]):.0f} to {max(rates[name]):.0f}"
+        factors = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        median = statistics.median(rates[name])
+        print(f"{name:<18} {median:>10.0f} {spread:>16} {results[name]['dali_ratio_median']:>18.2f} {factors:>14}")
+    return results
+
+
+def ratio(result: Result) -> str:
+    """How many times faster DALI is, with its spread over the turns."""
+    low, high = result["dali_ratio_min"], result["dali_ratio_max"]
+    return f"{result['dali_ratio_median']:.2f} times as fast ({low:.2f} to {high:.2f})"
