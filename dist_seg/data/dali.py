@@ -53,7 +53,7 @@ def dali_batches(
 
     While one is being used, `prefetch` more are decoded by `num_threads` threads.
     """
-    graph = _Graph(
+    graph = DaliGraph(
         recipe,
         max_batch=max_batch,
         num_threads=num_threads,
@@ -70,7 +70,7 @@ def _places_by_itself(device: torch.device) -> bool:
 
 
 def _batches(
-    graph: "_Graph", fetcher: Fetcher[Unit], units: Iterable[Unit], recipe: Recipe, prefetch: int
+    graph: "DaliGraph", fetcher: Fetcher[Unit], units: Iterable[Unit], recipe: Recipe, prefetch: int
 ) -> Generator[list[Batch], None, None]:
     pool = ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="read")
     try:
@@ -85,14 +85,14 @@ def _batches(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _start(graph: "_Graph", source: Iterator[list[Fetched]], running: deque[list[Fetched]], prefetch: int) -> None:
+def _start(graph: "DaliGraph", source: Iterator[list[Fetched]], running: deque[list[Fetched]], prefetch: int) -> None:
     while len(running) < prefetch and (fetched := next(source, None)) is not None:
         graph.start(drawn_samples(fetched))
         running.append(fetched)
 
 
 def _decoded(
-    graph: "_Graph", fetcher: Fetcher[Unit], fetched: list[Fetched], recipe: Recipe
+    graph: "DaliGraph", fetcher: Fetcher[Unit], fetched: list[Fetched], recipe: Recipe
 ) -> tuple[list[Tensor], list[Tensor], list[Fetched]]:
     """What the graph made of the batch that was started first; without the samples that cannot be decoded.
 
@@ -113,7 +113,7 @@ def _decoded(
     return *place(decode_reference(samples), samples, recipe), fetched
 
 
-class _Graph:
+class DaliGraph:
     """A DALI pipeline that runs up to `depth` batches at a time.
 
     A batch that cannot be decoded fails alone: those after it come out as if nothing had happened.
@@ -160,15 +160,18 @@ class _Graph:
         # The outputs are bound to the stream that uses them: their memory is not reused before that use is over.
         stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
         try:
-            images, masks = self._pipeline.outputs(stream)
+            images, masks, *largest_ids = self._pipeline.outputs(stream)
         except RuntimeError as error:
             if ".decoders." not in str(error):  # the operator that failed is named
                 raise
             raise _DecodeError(str(error)) from error
         images_hwc = [from_dlpack(images[i]) for i in range(len(samples))]
         targets = [from_dlpack(masks[i])[..., 0] for i in range(len(samples))]
-        if self._recipe.instances:
-            _check_ids(targets, samples)
+        if largest_ids:
+            _check_ids([int(np.asarray(largest_ids[0][i]).item()) for i in range(len(samples))], samples)
+        elif self._recipe.instances:
+            _check_ids([int(layers.numpy().max()) for layers in targets], samples)
+            targets = [_region(layers, sample) for layers, sample in zip(targets, samples, strict=True)]
         if not self._places:
             parts = ((i.numpy(), m.numpy()) for i, m in zip(images_hwc, targets, strict=True))
             return place(parts, samples, self._recipe)
@@ -176,7 +179,7 @@ class _Graph:
 
     def run_alone(self, samples: Sequence[DrawnSample]) -> tuple[list[Tensor], list[Tensor]]:
         """A batch out of turn, past those that are running, through a graph of its own."""
-        graph = _Graph(
+        graph = DaliGraph(
             self._recipe,
             max_batch=self._max_batch,
             num_threads=self._num_threads,
@@ -194,10 +197,10 @@ class _Graph:
         feed("target", [np.frombuffer(sample.encoded.target, np.uint8) for sample in samples])
         feed("roi_start", np.array([t.roi[:2] for t in transforms], np.int32))
         feed("roi_shape", np.array([t.roi[2:] for t in transforms], np.int32))
-        if self._recipe.instances:
-            feed("layers_shape", np.array([_layers_shape(sample.encoded) for sample in samples], np.int32))
         if not self._places:
             return
+        if self._recipe.instances:
+            feed("layers_shape", np.array([_layers_shape(sample.encoded) for sample in samples], np.int32))
         if self._recipe.resizes:
             feed("size", np.array([t.resized for t in transforms], np.float32))
         if self._recipe.blurs:
@@ -213,13 +216,20 @@ class _Graph:
             feed("flip", np.array([t.flip for t in transforms], np.int32))
 
 
-def _check_ids(layers: Sequence[Tensor], samples: Sequence[DrawnSample]) -> None:
+def _check_ids(largest: Sequence[int], samples: Sequence[DrawnSample]) -> None:
     """Raises _DecodeError for object ids that no annotation belongs to, as the reference decoder does."""
-    for ids_LHW, sample in zip(layers, samples, strict=True):
+    for number, sample in zip(largest, samples, strict=True):
         annotations = sample.encoded.annotations
         known = len(annotations.objects) if annotations else 0
-        if ids_LHW.numel() and int(ids_LHW.max()) > known:
-            raise _DecodeError(f"{sample.encoded.key}: object id {int(ids_LHW.max())}, for {known} annotations")
+        if number > known:
+            raise _DecodeError(f"{sample.encoded.key}: object id {number}, for {known} annotations")
+
+
+def _region(layers: Tensor, sample: DrawnSample) -> Tensor:
+    """The region (L, h, w) int16 of layers (L * H, W) uint16 whose ids fit, without a copy."""
+    y, x, h, w = sample.transform.roi
+    _, height, width, _ = _layers_shape(sample.encoded)
+    return layers.view(torch.int16).view(-1, height, width)[:, y : y + h, x : x + w]
 
 
 def _layers_shape(encoded: EncodedSample) -> tuple[int, int, int, int]:
@@ -232,8 +242,12 @@ def _relative_place(t: SampleTransform, axis: int) -> float:
     return t.offset[axis] / max(1, t.canvas[axis] - t.resized[axis])
 
 
-def _define(recipe: Recipe, *, places: bool, on_gpu: bool) -> tuple[DataNode, DataNode]:
-    """The graph, of only those operators that the recipe needs: an image (H, W, 3) and a mask (H, W, 1)."""
+def _define(recipe: Recipe, *, places: bool, on_gpu: bool) -> tuple[DataNode, ...]:
+    """The graph, of only those operators that the recipe needs: an image (H, W, 3) and a mask (H, W, 1).
+
+    Of instances the mask is the layers of object ids as they are decoded, (L * H, W, 1) uint16. Where DALI places
+    them, it is (L, H, W, 1) int16, and the largest id comes with it, on the CPU.
+    """
     start, shape = _input("roi_start", DALIDataType.INT32, 1), _input("roi_shape", DALIDataType.INT32, 1)
     image = fn.decoders.image_slice(
         _input("image", DALIDataType.UINT8, 1),
@@ -246,10 +260,13 @@ def _define(recipe: Recipe, *, places: bool, on_gpu: bool) -> tuple[DataNode, Da
     )
     # Masks are small PNGs, which DALI decodes on the CPU everywhere; as uint8 they are also the cheapest to copy.
     target = _input("target", DALIDataType.UINT8, 1)
-    mask = _define_layers(target, start, shape) if recipe.instances else _define_mask(target, start, shape)
+    mask = _define_layers(target) if recipe.instances else _define_mask(target, start, shape)
+    largest_id = (fn.reductions.max(mask),) if recipe.instances and places else ()
+    if recipe.instances and places:
+        mask = _define_region(mask, start, shape)
     if places:
         image, mask = _define_placing(image, mask, recipe, "gpu" if on_gpu else "cpu")
-    return image, mask.gpu() if on_gpu else mask
+    return image, mask.gpu() if on_gpu else mask, *largest_id
 
 
 def _define_mask(target: DataNode, start: DataNode, shape: DataNode) -> DataNode:
@@ -259,13 +276,17 @@ def _define_mask(target: DataNode, start: DataNode, shape: DataNode) -> DataNode
     )
 
 
-def _define_layers(target: DataNode, start: DataNode, shape: DataNode) -> DataNode:
-    """The region of layers of object ids: (L, h, w, 1) int16. As frames of a video, to DALI."""
-    # The decoder cuts uint16 to 8 bits by default and halves it for int16; resize and warp take no uint16.
-    layers = fn.decoders.image(
+def _define_layers(target: DataNode) -> DataNode:
+    """Layers of object ids, one below the other: (L * H, W, 1) uint16."""
+    # The decoder cuts uint16 to 8 bits by default and halves it for int16.
+    return fn.decoders.image(
         target, output_type=DALIImageType.GRAY, dtype=DALIDataType.UINT16, adjust_orientation=False
     )
-    layers = fn.cast(layers, dtype=DALIDataType.INT16)
+
+
+def _define_region(layers: DataNode, start: DataNode, shape: DataNode) -> DataNode:
+    """The region of layers of object ids: (L, h, w, 1) int16. As frames of a video, to DALI."""
+    layers = fn.cast(layers, dtype=DALIDataType.INT16)  # resize and warp take no uint16
     layers = fn.reshape(layers, shape=_input("layers_shape", DALIDataType.INT32, 1), layout="FHWC")
     return fn.slice(layers, start, shape, axes=[1, 2])
 

@@ -44,7 +44,8 @@ def derive_objects(
     crowd = torch.tensor([o.crowd for o in known], dtype=torch.bool)
     layers = torch.tensor([o.layer for o in known], dtype=torch.int64)
     whole = torch.tensor([o.area - o.hidden for o in known], dtype=torch.float32) * transform.area_scale
-    boxes, pixels = _extents(ids_LHW, len(known))
+    # The rest of the layers is there for other images of the batch.
+    boxes, pixels = _extents(ids_LHW[: max((o.layer for o in known), default=0) + 1], len(known))
     there = pixels > 0
     kept = there.nonzero().squeeze(1)
     ignored = crowd | (pixels < min_visible * whole)

@@ -208,6 +208,16 @@ class TestBadSamples:
         assert [bad.key for batch in batches for bad in batch.bad] == ["bad"]
         assert all(len(batch.keys) == len(batch.objects) == 4 and "bad" not in batch.keys for batch in batches)
 
+    def test_an_unknown_id_counts_wherever_the_crop_lies(self, tmp_path: Path, dali: None) -> None:
+        samples = [discs_sample(i) for i in range(8)]
+        layers = np.zeros((120, 150), np.uint16)
+        layers[0, 0] = 7  # of six objects
+        samples[2] = replace(samples[2], key="bad", target=encode(layers, "PNG"))
+        data = write_dataset(tmp_path, samples)
+        small = replace(AUGMENTATIONS["crop"], crop_height=16, crop_width=16)
+        for batches in (train(data, config(small, loader=name), UNITS) for name in ("torch", "dali")):
+            assert [bad.key for batch in batches for bad in batch.bad] == ["bad"]
+
     def test_evaluation_leaves_them_out_and_names_them(self, damaged: PackedData, loader: str) -> None:
         batches = [batch for group in evaluate(damaged, config(loader=loader)) for batch in group]
         assert [bad.key for batch in batches for bad in batch.bad] == ["bad"]

@@ -217,7 +217,7 @@ class TestDaliPipeline:
         def refuse(graph: object, samples: object) -> None:
             raise dali._DecodeError("refused")
 
-        monkeypatch.setattr(dali._Graph, "take", refuse)
+        monkeypatch.setattr(dali.DaliGraph, "take", refuse)
         (batch,) = train(scenes, config(AUGMENTATIONS["all"], loader="dali"), [(0, 0)])
         (reference,) = train(scenes, config(AUGMENTATIONS["all"]), [(0, 0)])
         assert torch.equal(batch.images, reference.images) and batch.bad == ()
