@@ -1,11 +1,11 @@
-# Two commands from nothing: `make train` and `make test`. Both make the environment first.
+# From nothing: `make train`, `make train-instances` and `make test`. Each makes the environment first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Set by CI and slow connections at will; pip's cache is used as it is.
 PIP_FLAGS ?= -q
 
-.PHONY: train test lint clean
+.PHONY: train train-instances test lint clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -15,6 +15,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 train: $(VENV)/installed
 	$(BIN)/dist-seg pack synthetic data/synthetic
 	$(BIN)/dist-seg train configs/synthetic.yaml --nproc 2
+
+train-instances: $(VENV)/installed
+	$(BIN)/dist-seg pack synthetic data/synthetic_instances --task instance
+	$(BIN)/dist-seg train configs/synthetic_instances.yaml --nproc 2
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest tests
