@@ -43,20 +43,29 @@ class EncodedInstances:
 
 
 def encode_instances(
-    objects: Sequence[RawObject], *, height: int, width: int, num_classes: int, image_id: int, file_name: str
+    objects: Sequence[RawObject],
+    *,
+    height: int,
+    width: int,
+    num_classes: int,
+    image_id: int,
+    file_name: str,
+    where: str = "",
 ) -> EncodedInstances:
     """Gives every object a layer where it covers no other, crowds last, and what is left of the last layers' room.
 
-    Raises DataError for more objects than ids reach.
+    where: what errors name the image by; its file name unless given. Raises `DataError` for more objects than ids
+    reach, and for an object of no class or with a mask that does not fit the image or has no pixel.
     """
+    where = where or file_name
     if len(objects) > MAX_OBJECTS:
-        raise DataError(f"{file_name}: {len(objects)} objects; {MAX_OBJECTS} are the most of one image")
+        raise DataError(f"{where}: {len(objects)} objects; {MAX_OBJECTS} are the most of one image")
     layers: list[NDArray[np.uint16]] = [np.zeros((height, width), np.uint16)]
     annotated: dict[int, ObjectAnnotation] = {}
     class_pixels = np.zeros(num_classes, np.int64)
     for index in sorted(range(len(objects)), key=lambda i: objects[i].crowd):
         raw = objects[index]
-        mask = decode_mask(raw.rle, height, width)
+        mask = _checked_mask(raw, height, width, num_classes, where)
         pixels = int(mask.sum())
         layer, free = _place_for(mask, pixels, layers)
         layers[layer][free] = index + 1
@@ -88,6 +97,18 @@ def encode_instances(
     )
 
 
+def _checked_mask(raw: RawObject, height: int, width: int, num_classes: int, where: str) -> NDArray[np.bool_]:
+    if not 0 <= raw.class_id < num_classes:
+        raise DataError(f"{where}: object {raw.id} is of class {raw.class_id}; the classes are 0 to {num_classes - 1}")
+    try:
+        mask = decode_mask(raw.rle, height, width)
+    except ValueError as error:
+        raise DataError(f"{where}: the mask of object {raw.id} is not of {width}x{height} pixels: {error}") from error
+    if not mask.any():
+        raise DataError(f"{where}: the mask of object {raw.id} has no pixel")
+    return mask
+
+
 def _place_for(mask: NDArray[np.bool_], pixels: int, layers: list[NDArray[np.uint16]]) -> tuple[int, NDArray[np.bool_]]:
     """The first layer with room for the whole mask, made if need be; else the one with the most, and its free part."""
     most, best, room = -1, 0, mask
@@ -106,8 +127,6 @@ def _place_for(mask: NDArray[np.bool_], pixels: int, layers: list[NDArray[np.uin
 
 def _box_of(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
-        return 0.0, 0.0, 0.0, 0.0
     x, y = int(columns[0]), int(rows[0])
     return float(x), float(y), float(columns[-1] - x + 1), float(rows[-1] - y + 1)
 

@@ -5,7 +5,7 @@ is whole, undamaged and still what the source says is kept. `pack.json` beside t
 not finished, hold what that takes.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from pathlib import Path
 
 from dist_seg.data.formats import AnySource, check_source, is_instances
 from dist_seg.data.formats.images import MAX_PIXELS
-from dist_seg.data.instances import side_percentiles
-from dist_seg.data.manifest import SIDE_PERCENTILES, Manifest, ObjectCounts, Split
+from dist_seg.data.manifest import Manifest, Split
+from dist_seg.data.object_counts import object_counts
 from dist_seg.data.pack_pool import pack_shards
-from dist_seg.data.pack_shard import PackedShard, Refusal, ShardObjects
+from dist_seg.data.pack_shard import PackedShard, Refusal
 from dist_seg.data.pack_state import open_state
 from dist_seg.data.shard_plan import plan_shards
 from dist_seg.errors import DataError
@@ -112,23 +112,8 @@ def _manifest(source: AnySource, shards: Iterable[PackedShard]) -> Manifest:
                 class_pixels=tuple(sum(counts) for counts in zip(*(part.class_pixels for part in parts), strict=True)),
                 ignored_pixels=sum(part.ignored_pixels for part in parts),
                 skipped_samples=sum(len(part.skipped) for part in parts),
-                objects=_object_counts([part.objects for part in parts if part.objects]),
+                objects=object_counts([part.objects for part in parts if part.objects]),
             )
             for name, parts in by_split.items()
         },
-    )
-
-
-def _object_counts(parts: Sequence[ShardObjects]) -> ObjectCounts | None:
-    if not parts:
-        return None
-    histogram = [sum(counts) for counts in zip(*(part.side_histogram for part in parts), strict=True)]
-    return ObjectCounts(
-        class_objects=tuple(sum(counts) for counts in zip(*(part.class_objects for part in parts), strict=True)),
-        crowd_objects=sum(part.crowd_objects for part in parts),
-        max_objects=max(part.max_objects for part in parts),
-        sides=side_percentiles(histogram, SIDE_PERCENTILES),
-        overfull_objects=sum(part.overfull_objects for part in parts),
-        hidden_pixels=sum(part.hidden_pixels for part in parts),
-        skipped_annotations=sum(len(part.skipped_annotations) for part in parts),
     )

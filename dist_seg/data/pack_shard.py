@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from dist_seg.data.formats import AnySource, InstanceSource, RawInstances, RawSample, SampleRef, Source, is_instances
 from dist_seg.data.formats.images import check_image, encode_mask
-from dist_seg.data.instances import SIDE_BINS, EncodedInstances, encode_instances, side_histogram
+from dist_seg.data.instances import EncodedInstances, encode_instances
 from dist_seg.data.manifest import ShardInfo
+from dist_seg.data.object_counts import ObjectCounter, ShardObjects
 from dist_seg.data.shard_plan import ShardJob
 from dist_seg.data.shards import EncodedMembers, write_shard
 from dist_seg.data.sidecar import INSTANCE_ROLES, SEMANTIC_ROLES
@@ -37,20 +38,6 @@ class Refusal:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardObjects:
-    """The objects of a shard; see `manifest.ObjectCounts`."""
-
-    class_objects: tuple[int, ...]
-    crowd_objects: int
-    max_objects: int
-    side_histogram: tuple[int, ...]
-    overfull_objects: int
-    hidden_pixels: int
-    skipped_annotations: tuple[str, ...]
-    """What was wrong with each."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class PackedShard:
     """A whole shard and what was counted while it was written."""
 
@@ -62,6 +49,11 @@ class PackedShard:
     skipped: tuple[Refusal, ...]
     objects: ShardObjects | None = None
     """Of instances."""
+
+    @property
+    def left_out(self) -> bool:
+        """Whether anything bad was: samples, or annotations of samples that were kept."""
+        return bool(self.skipped or (self.objects and self.objects.skipped_annotations))
 
 
 class RefusedSamplesError(Exception):
@@ -82,7 +74,7 @@ def pack_shard(
     """
     pixels = np.zeros(256, np.int64)
     refusals: list[Refusal] = []
-    objects = _ObjectCounter(len(source.class_names)) if is_instances(source) else None
+    objects = ObjectCounter(len(source.class_names)) if is_instances(source) else None
 
     def encoded() -> Iterator[EncodedMembers]:
         for sample in job.samples:
@@ -99,7 +91,7 @@ def pack_shard(
                     break
             else:
                 if objects is not None:
-                    objects.add(found)
+                    objects.add(found.encoded.annotations, found.problems)
                     pixels[: len(found.encoded.class_pixels)] += found.encoded.class_pixels
                 else:
                     pixels[:] += np.bincount(mask.ravel(), minlength=256)
@@ -129,38 +121,6 @@ class _Instances:
     problems: tuple[str, ...]
 
 
-class _ObjectCounter:
-    """Adds up the objects of a shard's samples."""
-
-    def __init__(self, num_classes: int) -> None:
-        self._by_class = np.zeros(num_classes, np.int64)
-        self._sides = np.zeros(SIDE_BINS, np.int64)
-        self._crowds = self._most = self._overfull = self._hidden = 0
-        self._problems: list[str] = []
-
-    def add(self, found: _Instances) -> None:
-        objects = found.encoded.annotations.objects
-        alone = [o for o in objects if not o.crowd]
-        self._by_class += np.bincount([o.class_id for o in alone], minlength=len(self._by_class))
-        self._sides += side_histogram([o.area for o in alone])
-        self._crowds += len(objects) - len(alone)
-        self._most = max(self._most, len(alone))
-        self._overfull += sum(o.hidden > 0 for o in objects)
-        self._hidden += sum(o.hidden for o in objects)
-        self._problems += found.problems
-
-    def counts(self) -> ShardObjects:
-        return ShardObjects(
-            class_objects=tuple(self._by_class.tolist()),
-            crowd_objects=self._crowds,
-            max_objects=self._most,
-            side_histogram=tuple(self._sides.tolist()),
-            overfull_objects=self._overfull,
-            hidden_pixels=self._hidden,
-            skipped_annotations=tuple(self._problems),
-        )
-
-
 def encode_instance_sample(
     sample: SampleRef, source: InstanceSource, max_pixels: int, *, skip_bad: bool
 ) -> tuple[EncodedMembers, _Instances]:
@@ -174,8 +134,9 @@ def encode_instance_sample(
     image = check_image(raw.image, sample.where, max_pixels)
     if (raw.height, raw.width) != (image.height, image.width):
         raise DataError(
-            f"{sample.where}: is {image.width}x{image.height} (width x height), its annotations are for "
-            f"{raw.width}x{raw.height}{_exif_hint((raw.height, raw.width), image.height, image.width)}"
+            f"{sample.mask_where or sample.where}: annotations for {raw.width}x{raw.height} pixels (width x height), "
+            f"their image {sample.where} is {image.width}x{image.height}"
+            f"{_exif_hint((raw.height, raw.width), image.height, image.width)}"
         )
     encoded = encode_instances(
         raw.objects,
@@ -184,6 +145,7 @@ def encode_instance_sample(
         num_classes=len(source.class_names),
         image_id=raw.image_id,
         file_name=raw.file_name,
+        where=sample.where,
     )
     members = EncodedMembers(
         key=sample.key,
@@ -259,4 +221,4 @@ def checked_class_ids(mask: NDArray[np.integer], where: str, num_classes: int, i
 def _exif_hint(mask_shape: tuple[int, ...], height: int, width: int) -> str:
     if mask_shape != (width, height) or height == width:
         return ""
-    return " upright (is the mask drawn on the picture as stored, and not as its EXIF orientation shows it?)"
+    return " upright (is it drawn on the picture as stored, and not as its EXIF orientation shows it?)"

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TextIO
 
 from dist_seg.data.manifest import MANIFEST_NAME, Manifest, ShardInfo, parse_manifest
-from dist_seg.data.pack_shard import PackedShard, Refusal, ShardObjects
+from dist_seg.data.object_counts import ShardObjects
+from dist_seg.data.pack_shard import PackedShard, Refusal
 from dist_seg.data.shards import PARTIAL_MARK, atomic_write
 from dist_seg.errors import DataError
 
@@ -36,7 +37,7 @@ class PackState:
     def kept(self, name: str, fingerprint: str, skip_bad: bool) -> PackedShard | None:
         """The shard's record, if it is there, undamaged, and what would be written now."""
         record = self.records.get(name)
-        if record is None or record.fingerprint != fingerprint or (record.skipped and not skip_bad):
+        if record is None or record.fingerprint != fingerprint or (record.left_out and not skip_bad):
             return None
         info = record.info
         files = ((name, info.sha256), (info.index_name, info.index_sha256), (info.sidecar_name, info.sidecar_sha256))

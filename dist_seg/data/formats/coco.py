@@ -7,20 +7,21 @@ part of the file's name after `instances_` says which. `train2017` becomes the s
 import hashlib
 import json
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, Literal, cast
 
 from dist_seg.data.formats import RawInstances, SampleRef, check_classes
-from dist_seg.data.formats.coco_objects import Entry, raw_object
+from dist_seg.data.formats.coco_index import CocoIndex, Entry, ImageEntry, Span, index_annotations, opened
+from dist_seg.data.formats.coco_objects import raw_object
 from dist_seg.data.formats.images import read_file
 from dist_seg.data.formats.listing import file_version
 from dist_seg.data.instances import RawObject
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
 from dist_seg.drawing import default_palette
 from dist_seg.errors import DataError
+from dist_seg.runtime.storage import StorageError
 
 _ANNOTATION_FILE = re.compile(r"instances_(\w[\w-]*)\.json")
 _YEAR = re.compile(r"[_-]?(19|20)\d\d$")
@@ -42,82 +43,162 @@ class CocoSource:
     splits: tuple[CocoSplit, ...]
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
+    indexes: tuple[CocoIndex, ...] = field(repr=False)
+    """Of each split's annotations. Not sent to worker processes: what a sample needs of them is its payload."""
     skip_bad: bool = False
-    """An image that is annotated and not there is a bad sample instead of an error."""
+    """Images that are annotated and not there or wrongly listed, annotations of no image, and ids that come again are
+    bad samples and annotations instead of an error."""
 
     task: ClassVar[Literal["instance"]] = "instance"
     ignore_index: ClassVar[int] = IGNORE_INDEX
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "indexes": ()}
 
     @property
     def palette(self) -> tuple[Rgb, ...]:
         return default_palette(len(self.class_names) + 1)[1:]  # the first is the background's
 
     def samples(self) -> Sequence[SampleRef]:
-        return [sample for split in self.splits for sample in self._split_samples(split)]
+        parts = zip(self.splits, self.indexes, strict=True)
+        return [sample for split, index in parts for sample in self._split_samples(split, index)]
 
     def load(self, sample: SampleRef) -> RawInstances:
-        document = cast(Mapping[str, object], json.loads(sample.payload))
-        info = cast(Entry, document["image"])
-        height, width = cast(int, info["height"]), cast(int, info["width"])
+        payload = cast(Mapping[str, object], json.loads(sample.payload))
+        if "fault" in payload:
+            raise DataError(str(payload["fault"]))
+        info, entries = _read_entries(Path(sample.mask_where), payload)
+        name, where = str(info["file_name"]), f"{sample.mask_where}: image {info['id']} ({info['file_name']})"
+        height, width = _side(info, "height", where), _side(info, "width", where)
         classes = {category: index for index, category in enumerate(self.category_ids)}
+        repeated = cast(Sequence[int], payload["repeated"])
         objects: list[RawObject] = []
         problems: list[str] = []
-        for entry in cast(Sequence[Entry], document["annotations"]):
+        for number, entry in enumerate(entries):
             try:
+                if number in repeated:
+                    raise DataError("the id stands earlier in the file; every annotation must have its own")
                 objects.append(raw_object(entry, classes, height, width))
             except DataError as error:
-                problems.append(f"{document['file']}: annotation {entry.get('id')} of {info['file_name']}: {error}")
+                problems.append(f"{sample.mask_where}: annotation {entry.get('id')} of {name}: {error}")
         return RawInstances(
             image=read_file(Path(sample.where)),
             objects=tuple(objects),
             height=height,
             width=width,
             image_id=cast(int, info["id"]),
-            file_name=str(info["file_name"]),
+            file_name=name,
             problems=tuple(problems),
         )
 
-    def _split_samples(self, split: CocoSplit) -> Iterator[SampleRef]:
-        document = _read(split.annotations)
-        by_image = _by_image(document, split.annotations)
-        for info in _entries(document, "images", split.annotations):
-            path = split.images / str(info["file_name"])
-            if not path.is_file() and not self.skip_bad:
-                raise DataError(f"{split.annotations}: image {info['id']}: there is no file {path}")
-            content = {"image": info, "annotations": by_image.get(cast(int, info["id"]), [])}
-            digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-            payload = json.dumps({"file": str(split.annotations), **content}).encode()
-            num_bytes, version = file_version(path) if path.is_file() else (1, "")
+    def _split_samples(self, split: CocoSplit, index: CocoIndex) -> Iterator[SampleRef]:
+        if not self.skip_bad:
+            _refuse_faults(index)
+        for number, fault in enumerate(index.faults):
             yield SampleRef(
-                key=str(PurePosixPath(str(info["file_name"])).with_suffix("")),
+                key=f"{split.annotations.name} fault {number}",
                 split=split.name,
-                where=str(path),
-                mask_where=str(split.annotations),
-                num_bytes=num_bytes + len(payload),
-                version=f"{version} {digest}",
-                payload=payload,
+                where=fault,
+                num_bytes=1,
+                version=fault,
+                payload=json.dumps({"fault": fault}).encode(),
             )
+        with opened(split.annotations) as data:
+            for image in index.images():
+                path = split.images / image.file_name
+                there = path.is_file()
+                if not (there or self.skip_bad):
+                    raise DataError(_missing(image, path, split))
+                digest = _digest(data[begin:end] for begin, end in (image.span, *image.annotations))
+                num_bytes, version = file_version(path) if there else (1, "")
+                repeated = list(image.repeated)
+                payload: dict[str, object] = {
+                    "image": image.span,
+                    "annotations": image.annotations,
+                    "repeated": repeated,
+                    "digest": digest,
+                }
+                if not there:
+                    payload = {"fault": _missing(image, path, split)}
+                yield SampleRef(
+                    key=str(PurePosixPath(image.file_name).with_suffix("")),
+                    split=split.name,
+                    where=str(path),
+                    mask_where=str(split.annotations),
+                    num_bytes=num_bytes + sum(end - begin for begin, end in image.annotations),
+                    version=f"{version} {digest} {repeated or ''}".rstrip(),
+                    payload=json.dumps(payload).encode(),
+                )
 
 
 def open_coco(root: Path, splits: Sequence[tuple[str, Path, Path]] = (), *, skip_bad: bool = False) -> CocoSource:
     """The data set below `root`, or the given splits: name, folder of images, annotation file, each.
 
-    All files must have the same categories. Raises `DataError` that names the file and the id at fault.
+    Goes through each file once. All must have the same categories. Raises `DataError` that names the file and the id
+    at fault.
     """
     found = [CocoSplit(name=n, images=i, annotations=a) for n, i, a in splits] or _found_splits(root)
-    categories: dict[int, str] | None = None
     for split in found:
-        own = _categories(_read(split.annotations), split.annotations)
-        if categories is not None and own != categories:
-            raise DataError(
-                f"{split.annotations}: has other categories than {found[0].annotations}; they must be the same"
-            )
-        categories = own
-    assert categories is not None
+        if not split.images.is_dir():
+            raise DataError(f"{split.images}: no such folder; the images of split {split.name} should lie there")
+    indexes = tuple(index_annotations(split.annotations) for split in found)
+    categories = indexes[0].categories
+    for index in indexes:
+        if index.categories != categories:
+            raise DataError(f"{index.file}: has other categories than {indexes[0].file}; they must be the same")
     ids = sorted(categories)
     names = tuple(categories[category] for category in ids)
     check_classes(names, str(found[0].annotations))
-    return CocoSource(splits=tuple(found), class_names=names, category_ids=tuple(ids), skip_bad=skip_bad)
+    return CocoSource(
+        splits=tuple(found), class_names=names, category_ids=tuple(ids), indexes=indexes, skip_bad=skip_bad
+    )
+
+
+def _missing(image: ImageEntry, path: Path, split: CocoSplit) -> str:
+    return f"{split.annotations}: image {image.id}: there is no file {path}"
+
+
+def _refuse_faults(index: CocoIndex) -> None:
+    count = len(index.faults) + len(index.repeated)
+    if not count:
+        return
+    first = index.faults[0] if index.faults else f"{index.file}: annotations has the id {index.repeated[0]} twice"
+    more = f"; {count - 1} more faults of this kind" if count > 1 else ""
+    raise DataError(f"{first}{more}\nmend the file, or let what is wrong be left out (--skip-bad)")
+
+
+def _read_entries(file: Path, payload: Mapping[str, object]) -> tuple[Entry, list[Entry]]:
+    """An image's entry and those of its annotations."""
+    spans = [payload["image"], *cast(Sequence[object], payload["annotations"])]
+    texts = []
+    try:
+        with file.open("rb") as handle:
+            for begin, end in cast(Sequence[Span], spans):
+                handle.seek(begin)
+                texts.append(handle.read(end - begin))
+    except OSError as error:
+        raise StorageError(f"{file}: cannot be read: {error.strerror or error}") from error
+    if _digest(texts) != payload["digest"]:
+        raise StorageError(f"{file}: was changed while it was being packed; pack again")
+    try:
+        info, *entries = (cast(Entry, json.loads(text)) for text in texts)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not UTF-8: {error}") from error
+    return info, entries
+
+
+def _digest(texts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text + b"\n")
+    return digest.hexdigest()[:16]
+
+
+def _side(info: Entry, name: str, where: str) -> int:
+    value = info.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise DataError(f"{where}: its {name} is {value!r}, must be a number of pixels")
+    return value
 
 
 def _found_splits(root: Path) -> list[CocoSplit]:
@@ -141,46 +222,3 @@ def _found_splits(root: Path) -> list[CocoSplit]:
     if len(set(names)) < len(names):
         raise DataError(f"{folder}: several files for one split ({', '.join(names)}); give each with --part")
     return found
-
-
-def _read(file: Path) -> Mapping[str, object]:
-    try:
-        document = json.loads(read_file(file))
-    except ValueError as error:
-        raise DataError(f"{file}: not JSON ({error})") from error
-    if not isinstance(document, dict):
-        raise DataError(f"{file}: not annotations of COCO: a JSON object with images, annotations and categories")
-    return cast(Mapping[str, object], document)
-
-
-def _entries(document: Mapping[str, object], name: str, file: Path) -> list[Entry]:
-    """The objects of a list, each with an integer id that no other has."""
-    entries = document.get(name)
-    if not isinstance(entries, list):
-        raise DataError(f"{file}: has no list of {name}; is it a file of COCO's instances?")
-    seen: set[int] = set()
-    needed = {"images": ("file_name", "height", "width"), "categories": ("name",), "annotations": ("image_id",)}[name]
-    for entry in entries:
-        if not isinstance(entry, dict) or not isinstance(entry.get("id"), int):
-            raise DataError(f"{file}: an entry of {name} has no integer id: {str(entry)[:80]}")
-        if entry["id"] in seen:
-            raise DataError(f"{file}: {name} has the id {entry['id']} twice")
-        seen.add(entry["id"])
-        if missing := [key for key in needed if key not in entry]:
-            raise DataError(f"{file}: {name} id {entry['id']} lacks {', '.join(missing)}")
-    return cast(list[Entry], entries)
-
-
-def _categories(document: Mapping[str, object], file: Path) -> dict[int, str]:
-    return {cast(int, entry["id"]): str(entry["name"]) for entry in _entries(document, "categories", file)}
-
-
-def _by_image(document: Mapping[str, object], file: Path) -> dict[int, list[Entry]]:
-    known = {cast(int, entry["id"]) for entry in _entries(document, "images", file)}
-    by_image: dict[int, list[Entry]] = defaultdict(list)
-    for entry in _entries(document, "annotations", file):
-        image = entry["image_id"]
-        if image not in known:
-            raise DataError(f"{file}: annotation {entry['id']} is of image {image}, which is not among the images")
-        by_image[image].append(entry)
-    return by_image

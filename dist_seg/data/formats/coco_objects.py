@@ -2,14 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 from faster_coco_eval.core import mask as coco_masks
 
+from dist_seg.data.formats.coco_index import Entry
 from dist_seg.data.instances import RawObject
 from dist_seg.errors import DataError
-
-Entry = Mapping[str, object]
 
 _TOLERANCE = 1.0
 """Pixels by which coordinates may lie outside the image: labelling tools round."""
@@ -17,17 +15,21 @@ _TOLERANCE = 1.0
 
 def raw_object(entry: Entry, classes: Mapping[int, int], height: int, width: int) -> RawObject:
     """The object of an annotation. classes: from category id to class id. Raises `DataError` with what is wrong."""
-    category = entry.get("category_id")
-    if category not in classes:
+    number, category, crowd = entry.get("id"), entry.get("category_id"), entry.get("iscrowd", 0)
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise DataError(f"has no integer id: {str(entry)[:80]}")
+    if not isinstance(category, int) or category not in classes:
         raise DataError(f"category_id {category!r} is not among the categories")
+    if crowd not in (0, 1):
+        raise DataError(f"its iscrowd is {crowd!r}, must be 0 or 1")
     rle = _run_lengths(entry.get("segmentation"), height, width)
     pixels = int(coco_masks.area({"size": [height, width], "counts": rle}))
     if not pixels:
         raise DataError("its mask has no pixel")
     return RawObject(
-        id=cast(int, entry["id"]),
-        class_id=classes[cast(int, category)],
-        crowd=bool(entry.get("iscrowd", 0)),
+        id=number,
+        class_id=classes[category],
+        crowd=bool(crowd),
         rle=rle,
         area=_number(entry, "area"),
         bbox=_box(entry.get("bbox"), height, width),
@@ -114,7 +116,9 @@ def _box(bbox: object, height: int, width: int) -> tuple[float, float, float, fl
         case [int() | float() as x, int() | float() as y, int() | float() as w, int() | float() as h]:
             if not (w > 0 and h > 0):
                 raise DataError(f"its box {bbox} has no area")
-            if x < -_TOLERANCE or y < -_TOLERANCE or x + w > width + _TOLERANCE or y + h > height + _TOLERANCE:
+            # Written so that a NaN is outside.
+            inside = x >= -_TOLERANCE and y >= -_TOLERANCE
+            if not (inside and x + w <= width + _TOLERANCE and y + h <= height + _TOLERANCE):
                 raise DataError(f"its box {bbox} lies outside the image of {width}x{height}")
             return float(x), float(y), float(w), float(h)
     raise DataError(f"its box must be x, y, width, height: {str(bbox)[:60]}")
