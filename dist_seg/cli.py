@@ -196,6 +196,7 @@ def _run_inspect(options: argparse.Namespace, argv: list[str]) -> int:
 _TRAIN_DETAILS = """\
 examples:
   dist-seg train                          the synthetic recipe, after `dist-seg pack synthetic data/synthetic`
+  dist-seg train synthetic_instances.yaml a recipe that comes with dist-seg, by its name
   dist-seg train data.shards=data/mine    crop, batch and steps fitted to data and machine
   dist-seg train configs/camvid_deeplabv3plus.yaml optim.lr=0.01 run.dir=runs/other
   torchrun --nproc-per-node 2 -m dist_seg train configs/camvid_deeplabv3plus.yaml
@@ -224,11 +225,11 @@ def _add_train(commands: _Commands) -> None:
 
 
 def _run_train(options: argparse.Namespace, argv: list[str]) -> int:
-    files = [Path(text) for text in options.settings if "=" not in text]
+    from dist_seg.config.recipes import given_or_shipped, recipe_path
+
+    files = [given_or_shipped(Path(text)) for text in options.settings if "=" not in text]
     overrides = [text for text in options.settings if "=" in text]
     if not files and not any(text.startswith("data.shards=") for text in overrides):
-        from dist_seg.config.recipes import recipe_path
-
         files = [recipe_path("synthetic.yaml")]
     if options.nproc is not None and "RANK" not in os.environ:
         return _launch_train(options, argv, files, overrides)

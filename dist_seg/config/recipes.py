@@ -7,8 +7,22 @@ from dist_seg.errors import ConfigError
 
 def recipe_path(name: str) -> Path:
     """A file of `configs/`: beside the package in a checkout, inside it when installed."""
+    found = _find(name)
+    if found is None:
+        raise ConfigError(f"{name}: no such configuration comes with dist-seg")
+    return found
+
+
+def given_or_shipped(given: Path) -> Path:
+    """The file that was given; where there is none and it is a bare name, the one of that name in `configs/`."""
+    if given.is_file() or given.name != str(given):
+        return given
+    return _find(given.name) or given
+
+
+def _find(name: str) -> Path | None:
     package = Path(__file__).resolve().parent.parent
     for folder in (package.parent / "configs", package / "configs"):
         if (folder / name).is_file():
             return folder / name
-    raise ConfigError(f"{name}: no such configuration comes with dist-seg")
+    return None
