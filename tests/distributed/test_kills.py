@@ -12,13 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
-from dist_seg.checkpoint.store import CheckpointStore
 from dist_seg.runtime.world import World
 from tests.distributed.ranks import run_ranks
-from tests.distributed.training import SMALL, train_on
+from tests.distributed.training import SMALL, assert_equal_bits, train_on
 from tests.integration.commands import command, environment
 
 pytestmark = [
@@ -146,14 +143,6 @@ def writing_a_checkpoint(after: int) -> Callable[[Path], bool]:
     return reached
 
 
-def final_state(run: Path) -> dict[str, torch.Tensor]:
-    folder = CheckpointStore(run / "checkpoints").path(MAX_STEPS)
-    parts = ("model", "ema", "optimizer")
-    return {
-        f"{part}/{key}": tensor for part in parts for key, tensor in load_file(folder / f"{part}.safetensors").items()
-    }
-
-
 @pytest.mark.parametrize("loader", LOADERS)
 def test_a_run_killed_twice_ends_with_the_bits_of_the_undisturbed_one(
     loader: str, undisturbed: Path, synthetic_shards: Path, tmp_path: Path
@@ -166,6 +155,4 @@ def test_a_run_killed_twice_ends_with_the_bits_of_the_undisturbed_one(
     Training(synthetic_shards, run, loader).kill_at(writing_a_checkpoint(draw.randrange(12, 25)))
     assert list((run / "checkpoints").glob(".step-*.tmp-*")), "the kill came when no checkpoint was being written"
     Training(synthetic_shards, run, loader).finish()
-    expected, found = final_state(undisturbed / loader), final_state(run)
-    assert found.keys() == expected.keys()
-    assert [key for key in found if not torch.equal(found[key], expected[key])] == []
+    assert_equal_bits(undisturbed / loader, run, MAX_STEPS)

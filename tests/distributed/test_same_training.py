@@ -6,36 +6,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from dist_seg.audit import audit
-from dist_seg.checkpoint.store import CheckpointStore
 from dist_seg.engine.stop import StopSignal
 from dist_seg.runtime.world import World
 from dist_seg.telemetry.events import Event, StepDone
-from dist_seg.telemetry.jsonl import read_events
 from tests.distributed.ranks import run_ranks
-from tests.distributed.training import train_on
+from tests.distributed.training import (
+    EXACT,
+    assert_close_states,
+    assert_equal_bits,
+    losses,
+    state_at,
+    train_on,
+)
 
 pytestmark = pytest.mark.distributed
 
-# Plain SGD at full rate: Adam's division would hide a wrong factor of the gradient, a warm-up a wrong first step.
-EXACT = [
-    "train.precision=fp64",
-    "optim.name=sgd",
-    "optim.lr=0.5",
-    "optim.momentum=0",
-    "optim.weight_decay=0",
-    "optim.schedule=constant",
-    "optim.warmup_fraction=0",
-    "optim.clip_norm=0.3",
-    "train.ema_decay=0.9",
-]
 
-
-def train_exactly(world: World, shards: str, run_dir: str) -> list[float]:
+def train_exactly(world: World, shards: str, run_dir: str) -> None:
     train_on(world, shards, run_dir, [*EXACT, "checkpoint.interval_steps=1", "checkpoint.keep_last=9"])
-    return [r.event.loss for r in read_events(Path(run_dir)) if isinstance(r.event, StepDone)]
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +43,6 @@ def runs_by_ranks(synthetic_shards: Path, tmp_path_factory: pytest.TempPathFacto
     return {world_size: folder / f"run-{world_size}" for world_size in (1, 2, 3)}
 
 
-def losses(run: Path) -> list[float]:
-    return [record.event.loss for record in read_events(run) if isinstance(record.event, StepDone)]
-
-
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_loss_curve_does_not_depend_on_the_number_of_ranks(runs_by_ranks: dict[int, Path], world_size: int) -> None:
     assert len(losses(runs_by_ranks[1])) == 5
@@ -64,22 +50,17 @@ def test_loss_curve_does_not_depend_on_the_number_of_ranks(runs_by_ranks: dict[i
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-@pytest.mark.parametrize("part", ["model", "ema"])
-def test_weights_and_statistics_do_not_depend_on_the_number_of_ranks(
-    runs_by_ranks: dict[int, Path], world_size: int, part: str
+@pytest.mark.parametrize("step", [1, 5])
+def test_weights_statistics_and_average_do_not_depend_on_the_number_of_ranks(
+    runs_by_ranks: dict[int, Path], world_size: int, step: int
 ) -> None:
-    for step in (1, 5):
-        name = f"checkpoints/step-{step:08d}/{part}.safetensors"
-        alone, spread = load_file(runs_by_ranks[1] / name), load_file(runs_by_ranks[world_size] / name)
-        assert alone.keys() == spread.keys()
-        for key, tensor in alone.items():
-            torch.testing.assert_close(spread[key], tensor, rtol=1e-9, atol=1e-12, msg=f"{part}/{key}, step {step}")
+    assert_close_states(runs_by_ranks[1], runs_by_ranks[world_size], step)
 
 
 def test_training_moved_weights_and_statistics(runs_by_ranks: dict[int, Path]) -> None:
-    first, last = (load_file(runs_by_ranks[1] / f"checkpoints/step-{step:08d}/model.safetensors") for step in (1, 5))
+    first, last = (state_at(runs_by_ranks[1], step) for step in (1, 5))
     assert all(not torch.equal(first[key], last[key]) for key in first)
-    assert int(last["encoder.1.num_batches_tracked"]) == 5
+    assert int(last["model/encoder.1.num_batches_tracked"]) == 5
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
@@ -130,23 +111,8 @@ def whole_and_parted(
     return folder
 
 
-def final_state(run: Path) -> dict[str, torch.Tensor]:
-    folder = CheckpointStore(run / "checkpoints").path(12)
-    return {
-        f"{part}/{key}": tensor
-        for part in ("model", "ema", "optimizer")
-        for key, tensor in load_file(folder / f"{part}.safetensors").items()
-    }
-
-
-def assert_equal_bits(run_a: Path, run_b: Path) -> None:
-    state_a, state_b = final_state(run_a), final_state(run_b)
-    assert state_a.keys() == state_b.keys()
-    assert [key for key in state_a if not torch.equal(state_a[key], state_b[key])] == []
-
-
 def test_run_stopped_and_resumed_ends_with_the_bits_of_the_uninterrupted_one(whole_and_parted: Path) -> None:
-    assert_equal_bits(whole_and_parted / "whole", whole_and_parted / "parted")
+    assert_equal_bits(whole_and_parted / "whole", whole_and_parted / "parted", 12)
 
 
 def test_audit_finds_no_difference_between_the_whole_run_and_the_resumed_one(whole_and_parted: Path) -> None:
@@ -164,4 +130,4 @@ def test_killed_run_resumed_at_three_ranks_ends_with_the_bits_of_the_uninterrupt
         run_ranks(f"{module}:train_and_die", 3, tmp_path, shards=shards, run_dir=str(tmp_path / "killed"), die_at=7)
     run_ranks(f"{module}:train_until", 3, tmp_path, shards=shards, run_dir=str(tmp_path / "killed"), stop_at=0)
     run_ranks(f"{module}:train_until", 3, tmp_path, shards=shards, run_dir=str(tmp_path / "whole"), stop_at=0)
-    assert_equal_bits(tmp_path / "whole", tmp_path / "killed")
+    assert_equal_bits(tmp_path / "whole", tmp_path / "killed", 12)

@@ -1,11 +1,13 @@
-"""What the distributed tests train: a small network, for a few steps, on the synthetic shards."""
+"""What the distributed tests train: small networks, for a few steps, on the synthetic shards."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
+from dist_seg.checkpoint.store import CheckpointStore
 from dist_seg.config.load import load_config
 from dist_seg.config.schema import Config, ModelConfig
 from dist_seg.data.manifest import load_manifest
@@ -14,10 +16,11 @@ from dist_seg.engine.run_folder import RunFolder
 from dist_seg.engine.stop import StopSignal
 from dist_seg.runtime.storage import open_storage
 from dist_seg.runtime.world import World
-from dist_seg.telemetry.events import Event
-from dist_seg.telemetry.jsonl import JsonLinesSink
+from dist_seg.telemetry.events import Event, StepDone
+from dist_seg.telemetry.jsonl import JsonLinesSink, read_events
 
 SMALL = [
+    "task=semantic",
     "model.name=tests.distributed.training:small_net",
     "model.weights=null",
     "data.loader=torch",
@@ -35,6 +38,43 @@ SMALL = [
     "eval.bootstrap_samples=20",
     "telemetry.prometheus_port=-1",
     "telemetry.digest_interval_steps=1",
+]
+
+DETECTOR = [
+    "task=instance",
+    "model.name=mask_rcnn",
+    "model.encoder=mobilenetv3_small_050",
+    "model.norm=batch",
+    "mask_rcnn.head_norm=group",
+    "mask_rcnn.fpn_channels=16",
+    "mask_rcnn.box_channels=32",
+    "mask_rcnn.mask_channels=16",
+    "mask_rcnn.mask_convs=1",
+    "mask_rcnn.anchor_sizes=[8, 16, 32, 64, 128]",
+    "mask_rcnn.rpn_pre_nms_train=100",
+    "mask_rcnn.rpn_post_nms_train=50",
+    "mask_rcnn.rpn_pre_nms_eval=50",
+    "mask_rcnn.rpn_post_nms_eval=50",
+    "mask_rcnn.rpn_samples=32",
+    "mask_rcnn.roi_samples=32",
+    "mask_rcnn.mask_samples=4",
+    "mask_rcnn.detections_per_image=20",
+    "augment.crop_height=64",
+    "augment.crop_width=64",
+]
+"""On top of `SMALL`, a Mask R-CNN that draws fewer anchors, regions and masks than there are to draw from."""
+
+# Plain SGD at full rate: Adam's division would hide a wrong factor of the gradient, a warm-up a wrong first step.
+EXACT = [
+    "train.precision=fp64",
+    "optim.name=sgd",
+    "optim.lr=0.5",
+    "optim.momentum=0",
+    "optim.weight_decay=0",
+    "optim.schedule=constant",
+    "optim.warmup_fraction=0",
+    "optim.clip_norm=0.3",
+    "train.ema_decay=0.9",
 ]
 
 
@@ -94,3 +134,32 @@ def train_on(
         )
     finally:
         log.close()
+
+
+def losses(run: Path) -> list[float]:
+    """Of every step."""
+    return [record.event.loss for record in read_events(run) if isinstance(record.event, StepDone)]
+
+
+def state_at(run: Path, step: int) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint, by part and name."""
+    folder = CheckpointStore(run / "checkpoints").path(step)
+    return {
+        f"{part}/{key}": tensor
+        for part in ("model", "ema", "optimizer")
+        for key, tensor in load_file(folder / f"{part}.safetensors").items()
+    }
+
+
+def assert_close_states(run_a: Path, run_b: Path, step: int) -> None:
+    """Equal to 1e-9 relative."""
+    state_a, state_b = state_at(run_a, step), state_at(run_b, step)
+    assert state_a.keys() == state_b.keys()
+    for key, tensor in state_a.items():
+        torch.testing.assert_close(state_b[key], tensor, rtol=1e-9, atol=1e-12, msg=f"{key}, step {step}")
+
+
+def assert_equal_bits(run_a: Path, run_b: Path, step: int) -> None:
+    state_a, state_b = state_at(run_a, step), state_at(run_b, step)
+    assert state_a.keys() == state_b.keys()
+    assert [key for key in state_a if not torch.equal(state_a[key], state_b[key])] == []
