@@ -40,7 +40,9 @@ from dist_seg.runtime.streams import generator
 
 
 class Sample(TypedDict):
-    """image: (3, H, W) float32, normalised. mask: (H, W) int64 class ids with the ignore index."""
+    """image: (3, H, W) float32, normalised. mask: (H, W) int64 class ids with the ignore index, or of instances
+    (L, H, W) layers of object ids, 0 where there is none.
+    """
 
     image: Tensor
     mask: Tensor

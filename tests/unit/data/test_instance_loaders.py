@@ -16,6 +16,7 @@ from dist_seg.data.instances import encode_instances
 from dist_seg.data.loader import train_batches
 from dist_seg.data.place import place_mask
 from dist_seg.data.shards import EncodedMembers
+from dist_seg.data.torch_loader import SegmentationDataset
 from dist_seg.runtime.streams import generator
 from tests.instance_cases import LARGE_SCALE_JITTER, assert_same_objects, discs_sample, real_samples
 from tests.loader_cases import (
@@ -132,6 +133,11 @@ class TestTargets:
         for a, b in zip(train(discs, cfg, UNITS), by_workers, strict=True):
             assert torch.equal(a.images, b.images) and torch.equal(a.targets, b.targets)
             assert_same_objects([a], [b])
+
+    def test_an_item_of_the_map_style_data_set_holds_the_layers(self, instance_shards: Path) -> None:
+        mask = SegmentationDataset(str(instance_shards), split="val")[0]["mask"]
+        assert (mask.shape, mask.dtype) == ((1, 96, 128), torch.int64)
+        assert 2 <= int(mask.max()) <= 5
 
 
 class TestObjects:
