@@ -1,11 +1,15 @@
 """What the benchmarks of loaders share: peers' jitter, a loader's rate, and loaders that take turns.
 
-They take turns so that other work on the machine hits all of them. A ratio is the median over the turns.
+They take turns so that other work on the machine hits all of them. A ratio is the median over the turns. Beside a rate
+stands what a sample costs, in milliseconds of a core over all threads and workers: other work changes that little.
 """
 
+import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
 from typing import TypedDict
 
 import torch
@@ -25,6 +29,7 @@ class Result(TypedDict):
     """Of one loader with one recipe, over the turns."""
 
     samples_per_s: list[float]
+    core_ms_a_sample: list[float]
     dali_ratio_median: float
     dali_ratio_min: float
     dali_ratio_max: float
@@ -43,39 +48,55 @@ def jittered(image: Tensor, key: str, hue_deg: float) -> Tensor:
     return functional.adjust_hue(image, hue_deg / 360 * hue) if hue_deg else image
 
 
-def rate(batches: Batches, seconds: float) -> float:
-    """Samples a second of one loader, after it has warmed up."""
+def rate(batches: Batches, seconds: float) -> tuple[float, float]:
+    """Samples a second of one loader, after it has warmed up, and milliseconds of a core that each costs."""
     try:
         for _ in range(3 * PREFETCH):  # workers started, what was made ahead used up
             next(batches)
-        start, count = time.perf_counter(), 0
+        start, core_start, count = time.perf_counter(), _core_seconds(), 0
         while (elapsed := time.perf_counter() - start) < seconds:
             count += len(next(batches).images)
-        return count / elapsed
+        return count / elapsed, 1e3 * (_core_seconds() - core_start) / count
     finally:
         batches.close()
 
 
+def _core_seconds() -> float:
+    """Of this process and of its workers, up to now."""
+    ticks = 0
+    for worker in multiprocessing.active_children():
+        # After the name in brackets, which may hold spaces: user and system time are the 12th and 13th field.
+        fields = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
+
+
 def take_turns(loaders: Mapping[str, Callable[[], Batches]], *, pairs: int, seconds: float) -> dict[str, Result]:
     """Every loader's samples a second, turn by turn and printed, and the ratio of `dali` to it within each turn."""
-    rates: dict[str, list[float]] = {name: [] for name in loaders}
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in loaders}
     for turn in range(pairs):
         for name in loaders if turn % 2 else reversed(list(loaders)):
-            rates[name].append(rate(loaders[name](), seconds))
+            measured[name].append(rate(loaders[name](), seconds))
     results: dict[str, Result] = {}
-    print(f"{'loader':<18} {'samples/s':>10} {'range':>16} {'DALI is faster by':>18} {'range':>14}")
+    print(
+        f"{'loader':<18} {'samples/s':>10} {'range':>16} {'core ms each':>14} {'DALI is faster by':>18} {'range':>14}"
+    )
     for name in loaders:
-        ratios = [dali / other for dali, other in zip(rates["dali"], rates[name], strict=True)]
+        ratios = [dali / other for (dali, _), (other, _) in zip(measured["dali"], measured[name], strict=True)]
+        rates, core_ms = ([of_turn[i] for of_turn in measured[name]] for i in (0, 1))
         results[name] = Result(
-            samples_per_s=rates[name],
+            samples_per_s=rates,
+            core_ms_a_sample=core_ms,
             dali_ratio_median=statistics.median(ratios),
             dali_ratio_min=min(ratios),
             dali_ratio_max=max(ratios),
         )
-        spread = f"{min(rates[name]):.0f} to {max(rates[name]):.0f}"
+        spread = f"{min(rates):.0f} to {max(rates):.0f}"
         factors = f"{min(ratios):.2f} to {max(ratios):.2f}"
-        median = statistics.median(rates[name])
-        print(f"{name:<18} {median:>10.0f} {spread:>16} {results[name]['dali_ratio_median']:>18.2f} {factors:>14}")
+        print(
+            f"{name:<18} {statistics.median(rates):>10.0f} {spread:>16} {statistics.median(core_ms):>14.1f} "
+            f"{statistics.median(ratios):>18.2f} {factors:>14}"
+        )
     return results
 
 
