@@ -8,9 +8,11 @@ from typing import Self
 
 from dist_seg.data.formats import AnySource, load_source
 from dist_seg.data.formats.camvid import CamvidSource
+from dist_seg.data.formats.cityscapes import CityscapesInstances
 from dist_seg.data.formats.coco import open_coco
 from dist_seg.data.formats.folder import open_folder
 from dist_seg.data.formats.images import MAX_PIXELS
+from dist_seg.data.formats.instance_ids import open_instance_ids
 from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticSource
 from dist_seg.data.inspect import check_output, inspect
 from dist_seg.data.manifest import Split
@@ -152,6 +154,25 @@ def _source(options: argparse.Namespace) -> AnySource:
             root: Path = options.source
             parts = [(name, root / images, root / annotations) for name, images, annotations in options.part]
             return open_coco(root, parts, skip_bad=options.skip_bad)
+        case "instances":
+            ids = open_instance_ids(
+                options.images,
+                options.masks,
+                classes=options.classes,
+                divisor=options.divisor,
+                val=options.val,
+                group_by=options.group_by,
+                split=options.split,
+                max_pixels=options.max_pixels or MAX_PIXELS,
+                skip_bad=options.skip_bad,
+            )
+            for note in ids.notes:
+                print(note)
+            return ids
+        case "cityscapes-instances":
+            return CityscapesInstances(
+                root=options.source, max_pixels=options.max_pixels or MAX_PIXELS, skip_bad=options.skip_bad
+            )
         case "synthetic":
             height, width = options.size
             scenes = SyntheticSource(

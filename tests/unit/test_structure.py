@@ -96,8 +96,19 @@ def test_optional_library_is_imported_by_one_module(library: str) -> None:
     assert importers <= {ONE_MODULE_EACH[library]}
 
 
-COMMANDS = ["", "pack", "pack camvid", "pack folder", "pack synthetic", "pack reader", "verify", "inspect", "train"]
-COMMANDS += ["eval", "predict", "report", "audit"]
+COMMANDS = [
+    "",
+    "pack",
+    "pack camvid",
+    "pack folder",
+    "pack coco",
+    "pack synthetic",
+    "pack reader",
+    "verify",
+    "inspect",
+    "train",
+]
+COMMANDS += ["pack instances", "pack cityscapes-instances", "eval", "predict", "report", "audit"]
 
 
 def test_help_of_every_command_is_complete_and_loads_nothing_heavy() -> None:

@@ -13,13 +13,11 @@ from dist_seg.data.formats import RawSample, SampleRef
 from dist_seg.data.formats.classes import ClassTable, found_classes, mask_numbers, read_classes, read_colors
 from dist_seg.data.formats.images import MAX_PIXELS, read_file, read_mask
 from dist_seg.data.formats.listing import Pair, pair_files, pair_ref, read_pair
-from dist_seg.data.formats.splitting import check_divided_groups, group_names, validation_groups
+from dist_seg.data.formats.splitting import Division, divide
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
-from dist_seg.errors import DataError, UserError
+from dist_seg.errors import DataError
 
-DEFAULT_VAL = 0.1
-_SPLIT_FOLDERS = frozenset({"train", "val", "test"})
-_CLASSES_NAME, _COLORS_NAME = "classes.txt", "colors.txt"
+CLASSES_NAME, _COLORS_NAME = "classes.txt", "colors.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +27,7 @@ class FolderSource:
     images: Path
     masks: Path
     classes: ClassTable
-    val: float = 0.0
-    group_by: str | None = None
-    split: str = "train"
+    division: Division
     max_pixels: int = MAX_PIXELS
     skip_bad: bool = False
     notes: tuple[str, ...] = field(default=())
@@ -49,26 +45,13 @@ class FolderSource:
     def samples(self) -> Sequence[SampleRef]:
         pairs, _ = pair_files(self.images, self.masks, keep_lone=self.skip_bad)
         classes_version = hashlib.sha256(repr(self.classes).encode()).hexdigest()[:16]
-        splits = self._splits([pair.stem for pair in pairs])
+        splits = self.division.splits([pair.stem for pair in pairs])
         return [pair_ref(pair, split, classes_version) for pair, split in zip(pairs, splits, strict=True)]
 
     def load(self, sample: SampleRef) -> RawSample:
         image, mask_file = read_pair(sample)
         mask = read_mask(mask_file, sample.mask_where, self.max_pixels)
         return RawSample(image=image, mask=self.classes.class_ids(mask, sample.mask_where))
-
-    def _splits(self, stems: Sequence[str]) -> list[str]:
-        if _split_folders(stems):
-            splits = [stem.split("/")[0] for stem in stems]
-            if self.group_by is not None:
-                below = [stem.split("/", 1)[1] for stem in stems]
-                check_divided_groups(group_names(below, self.group_by), splits)
-            return splits
-        if not self.val:
-            return [self.split] * len(stems)
-        groups = group_names(stems, self.group_by)
-        chosen = validation_groups(groups, self.val)
-        return ["val" if group in chosen else self.split for group in groups]
 
 
 def open_folder(
@@ -87,18 +70,14 @@ def open_folder(
     """The data set in two folders. Files are paired here; masks are read only where no file tells the classes.
 
     classes, colors: text files; None takes `classes.txt` and `colors.txt` from the masks' folder, or beside it or the
-    images' folder, where there are any. val: share of the images for the split `val`, 0 for none; None takes 0.1 where
-    the folders are not divided and `split` is `train`. group_by: regular expression on an image's path below `images`
-    without its suffix (below the splits' folders, where there are such, whose division is then checked); images with
-    the same match stay together. split: name of the split of all the rest, `train`
-    where it is None. skip_bad: an image without a mask and a mask without an image are bad samples instead of an error.
-    `progress` is told masks read and in all. Raises `UserError` for options that would have no effect.
+    images' folder, where there are any. val, group_by, split: see `divide`. skip_bad: an image without a mask and a
+    mask without an image are bad samples instead of an error. `progress` is told masks read and in all. Raises
+    `UserError` for options that would have no effect.
     """
     pairs, others = pair_files(images, masks, keep_lone=skip_bad)
-    stems = [pair.stem for pair in pairs]
-    val = _share_for_validation(images, _split_folders(stems), val, group_by, split)
-    classes = classes or _beside(images, masks, _CLASSES_NAME)
-    colors = colors or _beside(images, masks, _COLORS_NAME)
+    division = divide(images, [pair.stem for pair in pairs], val=val, group_by=group_by, split=split)
+    classes = classes or file_beside(images, masks, CLASSES_NAME)
+    colors = colors or file_beside(images, masks, _COLORS_NAME)
     notes = []
     if colors:
         table = read_colors(colors, read_classes(classes) if classes else None)
@@ -111,60 +90,24 @@ def open_folder(
         numbers, palette = _numbers_found(pairs, max_pixels, progress)
         table = found_classes(sorted(numbers), palette, str(masks))
         listed = (f"{value} {table.names[i]}" for value, i in sorted(table.values.items()) if i != IGNORE_INDEX)
-        notes.append(f"no {_CLASSES_NAME}: classes found in the masks, by their numbers: {', '.join(listed)}")
+        notes.append(f"no {CLASSES_NAME}: classes found in the masks, by their numbers: {', '.join(listed)}")
     notes += [f"classes from {path}" for path in (classes, colors) if path]
-    passed_over = [path for path in others if path.name not in (_CLASSES_NAME, _COLORS_NAME)]
+    passed_over = [path for path in others if path.name not in (CLASSES_NAME, _COLORS_NAME)]
     if passed_over:
         notes.append(f"{len(passed_over)} files are no images and passed over, {passed_over[0]} the first")
-    source = FolderSource(
+    return FolderSource(
         images=images,
         masks=masks,
         classes=table,
-        val=val,
-        group_by=group_by,
-        split=split or "train",
+        division=division,
         max_pixels=max_pixels,
         skip_bad=skip_bad,
         notes=tuple(notes),
     )
-    source._splits(stems)  # a mistake in val or group_by should show here
-    return source
 
 
-def _share_for_validation(
-    images: Path, divided: frozenset[str], val: float | None, group_by: str | None, split: str | None
-) -> float:
-    """What `val` stands for. Raises `UserError` where it and the other options do not go together."""
-    if divided and (val or split is not None):
-        given = "a share for validation (--val)" if val else "a name for the split (--split)"
-        raise UserError(
-            f"{images}: is divided into {', '.join(sorted(divided))} already, so that {given} has no effect; leave it "
-            "out, or give one of the folders"
-        )
-    if divided:
-        return 0.0
-    if val is None:
-        val = DEFAULT_VAL if split in (None, "train") else 0.0
-    if val and split == "val":
-        raise UserError(
-            f"{images}: --split val and --val {val} would both be called val; leave one of them out, or name the rest "
-            "otherwise"
-        )
-    if group_by is not None and not val:
-        raise UserError(
-            f"{images}: --group-by {group_by!r} has no effect, as no share is taken for validation; give --val, or "
-            "leave it out"
-        )
-    return val
-
-
-def _split_folders(stems: Sequence[str]) -> frozenset[str]:
-    """The splits, where every file lies in a sub-folder named after one and there are at least two."""
-    tops = frozenset(stem.split("/")[0] if "/" in stem else "" for stem in stems)
-    return tops if len(tops) > 1 and tops <= _SPLIT_FOLDERS else frozenset()
-
-
-def _beside(images: Path, masks: Path, name: str) -> Path | None:
+def file_beside(images: Path, masks: Path, name: str) -> Path | None:
+    """The file of that name in the masks' folder, or beside it or the images' folder."""
     for folder in (masks, masks.absolute().parent, images.absolute().parent):
         if (folder / name).is_file():
             return folder / name

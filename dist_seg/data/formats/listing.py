@@ -24,22 +24,26 @@ class Pair:
     mask: Path | None
 
 
-def pair_files(images: Path, masks: Path, *, keep_lone: bool = False) -> tuple[list[Pair], list[Path]]:
+def pair_files(
+    images: Path, masks: Path, *, keep_lone: bool = False, image_ending: str = "", mask_ending: str = ""
+) -> tuple[list[Pair], list[Path]]:
     """The pairs under the two folders, sub-folders included, in the order of their stems, and the files of other kinds.
 
-    Hidden files are passed over. Raises `DataError` naming the files for two with one stem, folders that are missing or
-    empty, and, unless `keep_lone`, for an image without a mask or a mask without an image; where no file has another
-    that belongs to it, in any case.
+    image_ending, mask_ending: what a file's name must end with before its suffix, else it is of another kind; no part
+    of the stem. Hidden files are passed over. Raises `DataError` naming the files for two with one stem, folders that
+    are missing or empty, and, unless `keep_lone`, for an image without a mask or a mask without an image; where no file
+    has another that belongs to it, in any case.
     """
     if images.resolve() == masks.resolve():
         raise DataError(f"{images}: given for the images and for the masks; they must be two folders")
-    image_files, other_images = _files_by_stem(images, apart_from=masks)
-    mask_files, other_masks = _files_by_stem(masks, apart_from=images)
+    image_files, other_images = _files_by_stem(images, image_ending, apart_from=masks)
+    mask_files, other_masks = _files_by_stem(masks, mask_ending, apart_from=images)
     without_mask = [path for stem, path in image_files.items() if stem not in mask_files]
     if without_mask and not (keep_lone and len(without_mask) < len(image_files)):
         hint = ""
         if len(without_mask) == len(image_files):
-            hint = f"; a mask must have its image's name up to the suffix, here are such as {_first(mask_files)}"
+            up_to = mask_ending or "the suffix"
+            hint = f"; a mask must have its image's name up to {up_to}, here are such as {_first(mask_files)}"
         raise DataError(f"no mask in {masks} for {_named(without_mask)}{hint}")
     without_image = [path for stem, path in mask_files.items() if stem not in image_files]
     if without_image and not keep_lone:
@@ -81,21 +85,22 @@ def file_version(*paths: Path) -> tuple[int, str]:
     return sum(stat.st_size for stat in stats), " ".join(f"{stat.st_size}@{stat.st_mtime_ns}" for stat in stats)
 
 
-def _files_by_stem(folder: Path, apart_from: Path) -> tuple[dict[str, Path], list[Path]]:
+def _files_by_stem(folder: Path, ending: str, apart_from: Path) -> tuple[dict[str, Path], list[Path]]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
     found: dict[str, Path] = {}
     others: list[Path] = []
     for path in _files_below(folder, {apart_from.resolve()}):
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
+        if path.suffix.lower() not in IMAGE_SUFFIXES or not path.stem.endswith(ending):
             others.append(path)
             continue
-        stem = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
+        stem = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix()).removesuffix(ending)
         if stem in found:
             raise DataError(f"{found[stem]} and {path} have the same name up to the suffix; rename or remove one")
         found[stem] = path
     if not found:
-        raise DataError(f"{folder}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        named = f" whose names end with {ending}" if ending else ""
+        raise DataError(f"{folder}: holds no images{named} ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return found, others
 
 

@@ -3,8 +3,58 @@
 import hashlib
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from dist_seg.errors import DataError, UserError
+
+DEFAULT_VAL = 0.1
+_SPLIT_FOLDERS = frozenset({"train", "val", "test"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Division:
+    """Made by `divide`."""
+
+    val: float
+    group_by: str | None
+    split: str
+
+    def splits(self, stems: Sequence[str]) -> list[str]:
+        """The split of each stem."""
+        if _split_folders(stems):
+            splits = [stem.split("/")[0] for stem in stems]
+            if self.group_by is not None:
+                below = [stem.split("/", 1)[1] for stem in stems]
+                check_divided_groups(group_names(below, self.group_by), splits)
+            return splits
+        if not self.val:
+            return [self.split] * len(stems)
+        groups = group_names(stems, self.group_by)
+        chosen = validation_groups(groups, self.val)
+        return ["val" if group in chosen else self.split for group in groups]
+
+
+def divide(
+    images: Path,
+    stems: Sequence[str],
+    *,
+    val: float | None = None,
+    group_by: str | None = None,
+    split: str | None = None,
+) -> Division:
+    """How the images below a folder, of these stems, are divided.
+
+    val: share of the images for the split `val`, 0 for none; None takes 0.1 where the folder is not divided and `split`
+    is `train`. group_by: regular expression on an image's path below `images` without its suffix (below the splits'
+    folders, where there are such, whose division is then checked); images with the same match stay together. split:
+    name of the split of all the rest, `train` where it is None. Raises `UserError` for options that would have no
+    effect, and what `Division.splits` raises.
+    """
+    share = _share_for_validation(images, _split_folders(stems), val, group_by, split)
+    division = Division(val=share, group_by=group_by, split=split or "train")
+    division.splits(stems)
+    return division
 
 
 def group_names(stems: Sequence[str], group_by: str | None) -> list[str]:
@@ -63,3 +113,36 @@ def _place(group: str) -> float:
     """The hash of a group's name, from 0 to 1."""
     digest = hashlib.blake2b(group.encode(errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
+
+
+def _share_for_validation(
+    images: Path, divided: frozenset[str], val: float | None, group_by: str | None, split: str | None
+) -> float:
+    """What `val` stands for. Raises `UserError` where it and the other options do not go together."""
+    if divided and (val or split is not None):
+        given = "a share for validation (--val)" if val else "a name for the split (--split)"
+        raise UserError(
+            f"{images}: is divided into {', '.join(sorted(divided))} already, so that {given} has no effect; leave it "
+            "out, or give one of the folders"
+        )
+    if divided:
+        return 0.0
+    if val is None:
+        val = DEFAULT_VAL if split in (None, "train") else 0.0
+    if val and split == "val":
+        raise UserError(
+            f"{images}: --split val and --val {val} would both be called val; leave one of them out, or name the rest "
+            "otherwise"
+        )
+    if group_by is not None and not val:
+        raise UserError(
+            f"{images}: --group-by {group_by!r} has no effect, as no share is taken for validation; give --val, or "
+            "leave it out"
+        )
+    return val
+
+
+def _split_folders(stems: Sequence[str]) -> frozenset[str]:
+    """The splits, where every file lies in a sub-folder named after one and there are at least two."""
+    tops = frozenset(stem.split("/")[0] if "/" in stem else "" for stem in stems)
+    return tops if len(tops) > 1 and tops <= _SPLIT_FOLDERS else frozenset()

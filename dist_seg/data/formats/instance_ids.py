@@ -1,0 +1,199 @@
+"""Images with grey PNGs of object ids: 0 is background, every other value one object.
+
+Either all objects are of one class, or a value holds its class as Cityscapes has it: `class * divisor + number`, and
+below the divisor a class alone, for a group whose objects are not told apart.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_seg.data.formats import RawInstances, SampleRef
+from dist_seg.data.formats.classes import read_classes
+from dist_seg.data.formats.folder import CLASSES_NAME, file_beside
+from dist_seg.data.formats.images import MAX_PIXELS, read_mask
+from dist_seg.data.formats.listing import pair_files, pair_ref, read_pair
+from dist_seg.data.formats.splitting import Division, divide
+from dist_seg.data.instances import RawObject
+from dist_seg.data.manifest import IGNORE_INDEX, Rgb
+from dist_seg.drawing import default_palette
+from dist_seg.errors import DataError, UserError
+from dist_seg.rle import encode_masks
+
+_ONE_CLASS = "object"
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdRule:
+    """What a pixel's value stands for."""
+
+    classes: Mapping[int, int] = field(default_factory=dict)
+    """Class id of every class number; the ignore index for one whose objects are left out."""
+    divisor: int | None = None
+    """None: every value above 0 is an object of class 0."""
+
+    def objects(self, ids_HW: NDArray[np.integer], where: str) -> tuple[RawObject, ...]:
+        """The objects of a mask, in the order of their values, which are their ids.
+
+        Raises `DataError` naming the value without a class and its position.
+        """
+        values = np.unique(ids_HW).tolist()
+        found = [(value, *self._class_of(value, ids_HW, where)) for value in values if value != 0]
+        return tuple(
+            RawObject(id=value, class_id=class_id, crowd=crowd, rle=encode_masks((ids_HW == value)[None])[0][0])
+            for value, class_id, crowd in found
+            if class_id != IGNORE_INDEX
+        )
+
+    def _class_of(self, value: int, ids_HW: NDArray[np.integer], where: str) -> tuple[int, bool]:
+        """Class id, the ignore index for a value that is no object, and whether it is a group."""
+        if self.divisor is None:
+            return 0, False
+        if 0 < value < self.divisor:  # a class without objects is as good as background
+            return self.classes.get(value, IGNORE_INDEX), True
+        if (number := value // self.divisor) in self.classes:
+            return self.classes[number], False
+        there = ids_HW == value
+        y, x = np.unravel_index(int(there.argmax()), there.shape)
+        raise DataError(
+            f"{where}: value {value} at (x={x}, y={y}) ({int(there.sum())} such pixels) is an object of class "
+            f"{number}, which is not among the classes ({', '.join(map(str, self.classes))}); give it a name, or the "
+            "name 'ignore' to leave its objects out"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceIdSource:
+    """Made by `open_instance_ids`."""
+
+    images: Path
+    masks: Path
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    rule: IdRule
+    division: Division
+    max_pixels: int = MAX_PIXELS
+    skip_bad: bool = False
+    notes: tuple[str, ...] = ()
+    """What the user should see before packing."""
+
+    task: ClassVar[Literal["instance"]] = "instance"
+    ignore_index: ClassVar[int] = IGNORE_INDEX
+
+    @property
+    def palette(self) -> tuple[Rgb, ...]:
+        return default_palette(len(self.class_names) + 1)[1:]  # the first is the background's
+
+    def samples(self) -> Sequence[SampleRef]:
+        pairs, _ = pair_files(self.images, self.masks, keep_lone=self.skip_bad)
+        splits = self.division.splits([pair.stem for pair in pairs])
+        version = hashlib.sha256(repr(self.rule).encode()).hexdigest()[:16]
+        return [pair_ref(pair, split, version) for pair, split in zip(pairs, splits, strict=True)]
+
+    def load(self, sample: SampleRef) -> RawInstances:
+        return load_instance_ids(sample, self.rule, self.images, self.max_pixels)
+
+
+def load_instance_ids(sample: SampleRef, rule: IdRule, images: Path, max_pixels: int) -> RawInstances:
+    """The objects of a pair of files; results name the image by its path below `images`."""
+    image, mask_file = read_pair(sample)
+    mask = read_mask(mask_file, sample.mask_where, max_pixels)
+    if mask.is_color:
+        raise DataError(
+            f"{sample.mask_where}: in colours, {tuple(mask.values[0, 0].tolist())} at (x=0, y=0); object ids must be "
+            "grey values of 8 or 16 bits"
+        )
+    height, width = mask.values.shape
+    file_name = Path(sample.where).relative_to(images).as_posix()
+    return RawInstances(
+        image=image,
+        objects=rule.objects(mask.values, sample.mask_where),
+        height=height,
+        width=width,
+        image_id=_image_id(file_name),
+        file_name=file_name,
+    )
+
+
+def open_instance_ids(
+    images: Path,
+    masks: Path,
+    *,
+    classes: Path | None = None,
+    divisor: int | None = None,
+    val: float | None = None,
+    group_by: str | None = None,
+    split: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+    skip_bad: bool = False,
+) -> InstanceIdSource:
+    """The data set in two folders. Masks are read when they are packed.
+
+    classes: a text file; None takes a `classes.txt` from the masks' folder, or beside it or the images' folder, where
+    there is one. Without `divisor` it holds one name at most; with it, which needs one, the classes by their numbers.
+    val, group_by, split: see `divide`. skip_bad: an image without a mask and a mask without an image are bad samples
+    instead of an error. Raises `UserError` for options that do not go together.
+    """
+    pairs, others = pair_files(images, masks, keep_lone=skip_bad)
+    division = divide(images, [pair.stem for pair in pairs], val=val, group_by=group_by, split=split)
+    classes = classes or file_beside(images, masks, CLASSES_NAME)
+    names: tuple[str, ...] = (_ONE_CLASS,)
+    numbers: tuple[int, ...] = (1,)
+    rule = IdRule()
+    if divisor is not None:
+        names, numbers, rule = _numbered_classes(classes, divisor, masks)
+    elif classes is not None:
+        names = read_classes(classes).names
+        if len(names) != 1:
+            raise UserError(
+                f"{classes}: names {len(names)} classes, and without a divisor (--divisor) all objects are of one; "
+                "give a file with one name, or a divisor if values hold the class"
+            )
+    notes = [f"classes from {classes}"] if classes else [f"every value but 0 is an object of the class {names[0]!r}"]
+    if passed_over := [path for path in others if path.name != CLASSES_NAME]:
+        notes.append(f"{len(passed_over)} files are no images and passed over, {passed_over[0]} the first")
+    return InstanceIdSource(
+        images=images,
+        masks=masks,
+        class_names=names,
+        category_ids=numbers,
+        rule=rule,
+        division=division,
+        max_pixels=max_pixels,
+        skip_bad=skip_bad,
+        notes=tuple(notes),
+    )
+
+
+def _numbered_classes(
+    classes: Path | None, divisor: int, masks: Path
+) -> tuple[tuple[str, ...], tuple[int, ...], IdRule]:
+    """Names and numbers of the classes with objects, and what values stand for."""
+    if divisor < 2:
+        raise UserError(f"{masks}: --divisor is {divisor}; give what the class is multiplied by, such as 1000")
+    if classes is None:
+        raise UserError(
+            f"{masks}: with --divisor {divisor} values hold classes, which need names; give a file with lines of "
+            "`number name` (--classes)"
+        )
+    table = read_classes(classes)
+    if not table.numbered:
+        raise UserError(f"{classes}: with --divisor every line must be `number name`, such as `24 person`")
+    values = {number: class_id for number, class_id in table.values.items() if number > 0}
+    if wrong := [number for number in values if number >= divisor and number != IGNORE_INDEX]:
+        raise UserError(f"{classes}: class number {wrong[0]} is not below the divisor {divisor}")
+    if 0 in table.values and table.values[0] != IGNORE_INDEX:
+        raise UserError(f"{classes}: class number 0 is {table.names[table.values[0]]!r}; 0 is the background")
+    by_class = {class_id: number for number, class_id in values.items() if class_id != IGNORE_INDEX}
+    numbers = tuple(by_class[class_id] for class_id in range(len(table.names)))
+    return table.names, numbers, IdRule(classes=values, divisor=divisor)
+
+
+def _image_id(file_name: str) -> int:
+    """A number for results, from the image's name alone, so that files that come or go change no other's."""
+    return int.from_bytes(hashlib.sha256(file_name.encode(errors="surrogatepass")).digest()[:6], "big")
