@@ -1,7 +1,12 @@
 """What is derived from id layers after geometry."""
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
 from torch.profiler import ProfilerActivity, profile
 
 from dist_seg.data.annotations import ImageAnnotations, ObjectAnnotation
@@ -65,6 +70,26 @@ def test_what_is_left_is_measured_at_the_scale_of_the_canvas() -> None:
     enlarged = SampleTransform(roi=(0, 0, 4, 4), resized=(8, 8), canvas=(8, 8))
     assert not derive_objects(ids, annotated(30), enlarged, min_visible=0.5).ignored.any()
     assert derive_objects(ids, annotated(34), enlarged, min_visible=0.5).ignored.all()
+
+
+_SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 6))
+
+
+@given(ids=arrays(np.int32, _SHAPES, elements=st.integers(0, 4)))
+def test_boxes_and_areas_are_those_of_each_objects_pixels_looked_at_alone(ids: NDArray[np.int32]) -> None:
+    """Few ids in few columns: the same one often ends a row and begins the next, or a layer."""
+    layers = {i: len(ids) - 1 for i in range(4)}
+    areas = [float((ids == number).sum()) for number in range(1, 5)]
+    objects = derive_objects(
+        torch.from_numpy(ids), annotated(*areas, layers=layers), still(*ids.shape[1:]), min_visible=1.0
+    )
+    expected = {}
+    for number in range(1, 5):
+        _, y, x = (ids == number).nonzero()
+        if len(x):
+            expected[number] = [x.min(), y.min(), x.max() + 1, y.max() + 1]
+    assert dict(zip(objects.ids.tolist(), objects.boxes.tolist(), strict=True)) == expected
+    assert not objects.ignored.any()  # nothing is lacking
 
 
 def test_no_objects_are_no_error() -> None:
