@@ -129,6 +129,8 @@ def encode_instance_sample(
     skip_bad: annotations that cannot be used are left out and named in the result.
     """
     raw = _loaded(sample, lambda: source.load(sample))
+    if not isinstance(raw, RawInstances):
+        raise DataError(f"{sample.where}: the reader gave a {type(raw).__name__}; of instances it must be RawInstances")
     if raw.problems and not skip_bad:
         raise DataError("\n".join(raw.problems))
     image = check_image(raw.image, sample.where, max_pixels)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_seg.data.instances import RawObject
-from dist_seg.data.manifest import Rgb
+from dist_seg.data.manifest import TASKS, Rgb
 from dist_seg.errors import DataError, UserError
 
 
@@ -123,10 +123,10 @@ def is_instances(source: AnySource) -> TypeGuard[InstanceSource]:
     return getattr(source, "task", "semantic") == "instance"
 
 
-def load_source(path: str, arguments: Sequence[str] = ()) -> Source:
+def load_source(path: str, arguments: Sequence[str] = ()) -> AnySource:
     """Call the function at a dotted path, `my_package.reader:make_source`, with the arguments, and check its result.
 
-    Raises `UserError` naming the path where the module or the function is missing or the result is not a `Source`.
+    Raises `UserError` naming the path where the module or the function is missing or the result is no source.
     """
     module_name, _, function_name = path.partition(":")
     if not module_name or not function_name:
@@ -141,13 +141,14 @@ def load_source(path: str, arguments: Sequence[str] = ()) -> Source:
     if not callable(function):
         raise UserError(f"reader {path!r}: {module_name} has no function {function_name}")
     source = _called(path, function, arguments)
-    missing = [n for n in ("class_names", "palette", "ignore_index", "samples", "load") if not hasattr(source, n)]
-    if missing:
+    needed = ["class_names", "palette", "ignore_index", "samples", "load"]
+    needed += ["category_ids"] if is_instances(source) else []
+    if missing := [name for name in needed if not hasattr(source, name)]:
         raise UserError(f"reader {path!r}: what it returned, a {type(source).__name__}, lacks {', '.join(missing)}")
     return source
 
 
-def _called(path: str, function: Callable[..., Source], arguments: Sequence[str]) -> Source:
+def _called(path: str, function: Callable[..., AnySource], arguments: Sequence[str]) -> AnySource:
     signature = inspect.signature(function)
     try:
         signature.bind(*arguments)
@@ -172,6 +173,8 @@ def check_source(source: AnySource) -> None:
     """Raises `DataError` where the classes, their colours, ids and the ignore index do not go together."""
     names, palette = source.class_names, source.palette
     check_classes(names, "class names")
+    if (task := getattr(source, "task", "semantic")) not in TASKS:
+        raise DataError(f"the reader's task is {task!r}, must be {' or '.join(TASKS)}")
     if len(palette) != len(names):
         raise DataError(f"{len(names)} classes and {len(palette)} colours; there must be as many")
     if is_instances(source) and len(source.category_ids) != len(names):

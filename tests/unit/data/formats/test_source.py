@@ -43,6 +43,12 @@ class OneWay(Stripes):
     def __setstate__(self, state):
         raise RuntimeError("not twice")
 
+class Unlisted(Stripes):
+    task = "instance"
+
+def unlisted():
+    return Unlisted(2)
+
 def one_way():
     return OneWay(2)
 """
@@ -67,6 +73,7 @@ def test_is_packed_like_the_built_in_ones(module: str, tmp_path: Path) -> None:
         ("no_such_package:f", "cannot import no_such_package"),
         ("stripes_reader:nothing", "has no function nothing"),
         ("stripes_reader:broken", "a int, lacks class_names"),
+        ("stripes_reader:unlisted", "a Unlisted, lacks category_ids"),
     ],
 )
 def test_a_path_that_is_wrong_is_explained(module: str, path: str, message: str) -> None:
