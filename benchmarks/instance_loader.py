@@ -1,6 +1,6 @@
 """Does DALI feed a trainer of instances faster than a well-tuned torch DataLoader, on the same cores?
 
-    python benchmarks/instance_loader.py ../shared/data/coco100            # about six minutes
+    python benchmarks/instance_loader.py ../shared/data/coco100            # about seven minutes
     python benchmarks/instance_loader.py ../shared/data/nuclei --crop 256 --pairs 3
 
 All read the same shards in the same order and make the same micro-batches of square crops, with what each object's
