@@ -19,6 +19,7 @@ from dist_seg.metrics.merged import BACKGROUND, class_map
 from dist_seg.models import build_instance_model
 from dist_seg.models.head_sizes import head_sizes
 from dist_seg.models.paste import paste_masks
+from dist_seg.models.rpn import full_precision
 from dist_seg.models.targets import Detections
 from dist_seg.rle import encode_masks
 from dist_seg.runtime.collectives import on_main
@@ -53,7 +54,7 @@ class InstanceTask:
     def losses(self, forward: Forward, batch: Batch) -> Mapping[str, torch.Tensor]:
         parts = forward(batch.images, batch.objects, batch.targets)
         assert isinstance(parts, Mapping)
-        return {"loss": torch.stack([part.float() for part in parts.values()]).sum(), **parts}
+        return {"loss": torch.stack([full_precision(part) for part in parts.values()]).sum(), **parts}
 
     def blank_batch(self, device: torch.device) -> Batch:
         """With a grid of square objects: without any, an estimate of time and memory would be of an empty picture."""
