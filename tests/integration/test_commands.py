@@ -133,6 +133,14 @@ def test_print_config_shows_the_fitted_values(synthetic_shards: Path, tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_dry_run_shows_what_instances_would_be_trained_with(instance_shards: Path, tmp_path: Path) -> None:
+    result = dist_seg("train", f"data.shards={instance_shards}", "--dry-run", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for text in ("24 training and 8 validation images", "mask_rcnn", "anchors of", "detections an image", "time"):
+        assert text in result.stderr, text
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("nproc", [None, 2])
 def test_sigterm_leaves_a_checkpoint_and_exits_143(synthetic_shards: Path, tmp_path: Path, nproc: int | None) -> None:
     run = tmp_path / "run"
