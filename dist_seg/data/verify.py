@@ -2,15 +2,17 @@
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from dist_seg.data.manifest import MANIFEST_NAME, Manifest, ShardInfo, parse_manifest, recorded_hash
+from dist_seg.data.manifest import MANIFEST_NAME, Manifest, ShardInfo, Split, parse_manifest, recorded_hash
+from dist_seg.data.object_counts import ShardObjects, object_counts
 from dist_seg.data.pack_state import RECORD_NAME
 from dist_seg.data.shards import PARTIAL_MARK
-from dist_seg.data.sidecar import Sidecar, crc32c
+from dist_seg.data.sidecar import INSTANCE_ROLES, Sidecar, crc32c
+from dist_seg.data.verify_objects import PassingObjects, object_differences
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import Storage, StorageError, open_storage
 
@@ -49,14 +51,25 @@ def verify(root: str | Path, *, workers: int = 2, progress: Callable[[int, int],
     shards = [(name, shard) for name, split in manifest.splits.items() for shard in split.shards]
     counter = _Counter(sum(shard.bytes for _, shard in shards), progress)
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        checked = list(pool.map(lambda shard: _check_shard(storage, shard[1], counter), shards))
-    problems += [problem for found, _ in checked for problem in found]
-    pixels = dict.fromkeys(manifest.splits, 0)
-    for (name, _), (_, shard_pixels) in zip(shards, checked, strict=True):
-        pixels[name] += shard_pixels
-    if not problems and manifest.task == "semantic":
-        problems += _count_problems(manifest, pixels)
+        checked = list(pool.map(lambda shard: _check_shard(storage, manifest, shard[1], counter), shards))
+    problems += [problem for shard in checked for problem in shard.problems]
+    if not problems:
+        for name, split in manifest.splits.items():
+            of_split = [found for (owner, _), found in zip(shards, checked, strict=True) if owner == name]
+            problems += _count_problems(manifest, name, split, of_split)
     return problems + _extra_files(storage, manifest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Checked:
+    """A shard that was read."""
+
+    problems: tuple[Problem, ...]
+    pixels: int = 0
+    """Of its images."""
+    objects: ShardObjects | None = None
+    class_pixels: tuple[int, ...] = ()
+    """Of its objects; of instances."""
 
 
 class _Counter:
@@ -80,8 +93,7 @@ def _manifest_problems(data: bytes, manifest: Manifest) -> list[Problem]:
     return [Problem(name=MANIFEST_NAME, reason=reason)]
 
 
-def _check_shard(storage: Storage, shard: ShardInfo, counter: _Counter) -> tuple[list[Problem], int]:
-    """What is wrong with a shard and its indexes, and the pixels of its images."""
+def _check_shard(storage: Storage, manifest: Manifest, shard: ShardInfo, counter: _Counter) -> _Checked:
     problems: list[Problem] = []
     index = _read_whole(storage, shard.index_name, shard.index_sha256, problems)
     data = _read_whole(storage, shard.sidecar_name, shard.sidecar_sha256, problems)
@@ -94,9 +106,15 @@ def _check_shard(storage: Storage, shard: ShardInfo, counter: _Counter) -> tuple
     if index is not None and (num_lines := index.count(b"\n") - 1) != shard.samples:
         reason = f"lists {num_lines} samples, the manifest {shard.samples}"
         problems.append(Problem(name=shard.index_name, reason=reason))
-    problems += _check_tar(storage, shard, sidecar, counter)
+    passing: PassingObjects | None = None
+    if sidecar and manifest.task == "instance":
+        if sidecar.roles != INSTANCE_ROLES:
+            return _Checked(problems=(Problem(name=shard.sidecar_name, reason="lists no annotations of instances"),))
+        passing = PassingObjects(sidecar, manifest.num_classes)
+    problems += _check_tar(storage, shard, sidecar, passing, counter)
     pixels = sum(int(h) * int(w) for h, w in zip(sidecar.heights, sidecar.widths, strict=True)) if sidecar else 0
-    return problems, pixels
+    objects, class_pixels = passing.counts() if passing else (None, ())
+    return _Checked(problems=tuple(problems), pixels=pixels, objects=objects, class_pixels=class_pixels)
 
 
 def _read_whole(storage: Storage, name: str, sha256: str, problems: list[Problem]) -> bytes | None:
@@ -114,7 +132,9 @@ def _read_whole(storage: Storage, name: str, sha256: str, problems: list[Problem
     return data
 
 
-def _check_tar(storage: Storage, shard: ShardInfo, sidecar: Sidecar | None, counter: _Counter) -> list[Problem]:
+def _check_tar(
+    storage: Storage, shard: ShardInfo, sidecar: Sidecar | None, passing: PassingObjects | None, counter: _Counter
+) -> list[Problem]:
     try:
         size = storage.size(shard.name)
     except StorageError:
@@ -132,9 +152,11 @@ def _check_tar(storage: Storage, shard: ShardInfo, sidecar: Sidecar | None, coun
     for offset in range(0, size, _CHUNK_BYTES):
         chunk = storage.read_range(shard.name, offset, min(_CHUNK_BYTES, size - offset))
         digest.update(chunk)
+        if passing:
+            passing.feed(offset, chunk)
         counter.add(len(chunk))
     if digest.hexdigest() == shard.sha256:
-        return []
+        return [Problem(name=shard.name, reason=reason) for reason in passing.problems] if passing else []
     if sidecar is None:
         return [Problem(name=shard.name, reason="differs from what was packed (sha256)")]
     return _damaged_members(storage, shard, sidecar)
@@ -167,15 +189,16 @@ def _num_lost(sidecar: Sidecar, size: int) -> int:
     return sum(member.offset + member.length > size for member in ends)
 
 
-def _count_problems(manifest: Manifest, pixels: dict[str, int]) -> list[Problem]:
-    """The pixel counts must add up to the sizes of the images."""
-    problems = []
-    for name, split in manifest.splits.items():
-        counted = sum(split.class_pixels) + split.ignored_pixels
-        if counted != pixels[name]:
-            reason = f"split {name}: counts {counted} pixels, its images have {pixels[name]}"
-            problems.append(Problem(name=MANIFEST_NAME, reason=reason))
-    return problems
+def _count_problems(manifest: Manifest, name: str, split: Split, shards: Sequence[_Checked]) -> list[Problem]:
+    """A split's counts must be those of its shards: of pixels the images' sizes, of objects the annotations'."""
+    if manifest.task == "semantic":
+        counted, there = sum(split.class_pixels) + split.ignored_pixels, sum(shard.pixels for shard in shards)
+        differences = [f"counts {counted} pixels, its images have {there}"] if counted != there else []
+    else:
+        found = object_counts([shard.objects for shard in shards if shard.objects])
+        pixels = [sum(counts) for counts in zip(*(shard.class_pixels for shard in shards), strict=True)]
+        differences = list(object_differences(split, found, pixels, manifest.class_names)) if found else []
+    return [Problem(name=MANIFEST_NAME, reason=f"split {name}: {text}") for text in differences]
 
 
 def _extra_files(storage: Storage, manifest: Manifest) -> list[Problem]:
