@@ -2,25 +2,18 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
-from dist_seg.data.decode import decode_image, decode_mask
-from dist_seg.data.headers import UndecodableError, check_pair
-from dist_seg.data.manifest import Manifest, Rgb, ShardInfo, Split, load_manifest
-from dist_seg.data.sidecar import Sidecar, crc32c
-from dist_seg.drawing import IGNORED_COLOR, colorize, contact_sheet
-from dist_seg.errors import DataError, UserError
-from dist_seg.runtime.storage import Storage, StorageError, open_storage
+from dist_seg.data.manifest import SIDE_PERCENTILES, ObjectCounts, Rgb, Split, load_manifest
+from dist_seg.data.sample_sheet import sample_sheet, shard_index
+from dist_seg.errors import UserError
+from dist_seg.runtime.storage import StorageError, open_storage
 
 _NUM_COMMON_SIZES = 5
-_CELL_WIDTH = 240
-"""Of a picture on the contact sheet, in pixels."""
 _SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -46,6 +39,10 @@ class SplitInspection:
     num_sizes: int
     common_sizes: tuple[tuple[int, int, int], ...]
     """(height, width, images) of the most frequent sizes."""
+    objects: ObjectCounts | None
+    """Of instance data."""
+    objects_per_image: float | None
+    """On average, crowds apart; of instance data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,19 +61,21 @@ class Inspection:
         return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
 
     def to_text(self) -> str:
-        """Tables for a terminal: the splits, then the classes' shares of the pixels."""
+        """Tables for a terminal: the splits, then the classes' shares of the pixels, or of instances their objects."""
         head = f"{self.url}\n{self.task}, {len(self.class_names)} classes, manifest {self.manifest_hash[:12]}"
         splits: list[tuple[str, ...]] = [("split", "images", "skipped", "shards", "size", "ignored", "width x height")]
         splits += [_split_row(split) for split in self.splits]
-        classes: list[tuple[str, ...]] = [("id", "class", *(split.name for split in self.splits))]
+        tables = [_table(splits, left=1)]
+        if self.task == "instance":
+            tables.append(_table([_OBJECT_COLUMNS, *(_object_row(split) for split in self.splits)], left=1))
+        tables += [_table(self._classes(), left=2), *(text for split in self.splits for text in _remarks(split))]
+        return "\n\n".join([head, *tables]) + "\n"
+
+    def _classes(self) -> list[tuple[str, ...]]:
+        rows: list[tuple[str, ...]] = [("id", "class", *(split.name for split in self.splits))]
         for i, name in enumerate(self.class_names):
-            classes.append((str(i), name, *(_percent(split.class_fractions[i]) for split in self.splits)))
-        absent = [
-            f"no pixel in {split.name}: {', '.join(split.absent_classes)}"
-            for split in self.splits
-            if split.absent_classes
-        ]
-        return "\n\n".join([head, _table(splits, left=1), _table(classes, left=2), *absent]) + "\n"
+            rows.append((str(i), name, *(_of_class(split, i) for split in self.splits)))
+        return rows
 
 
 def inspect(
@@ -105,7 +104,7 @@ def inspect(
     for name, part in chosen.items():
         sizes: Counter[tuple[int, int]] = Counter()
         for shard in part.shards:
-            sidecar = _sidecar(storage, shard)
+            sidecar = shard_index(storage, shard)
             sizes.update(zip(sidecar.heights.tolist(), sidecar.widths.tolist(), strict=True))
             done += 1
             if progress:
@@ -138,61 +137,6 @@ def check_output(path: Path, suffixes: Sequence[str] = ()) -> None:
         raise UserError(f"{path}: there is no folder {path.parent}; make it first")
 
 
-def sample_sheet(storage: Storage, manifest: Manifest, splits: Mapping[str, Split], num_images: int) -> Image.Image:
-    """Images beside their masks, `num_images` of each split, evenly spread over it."""
-    rows, captions = [], []
-    for name, split in splits.items():
-        for shard, index in _spread(split.shards, num_images):
-            sidecar = _sidecar(storage, shard)
-            image, mask = _decoded(storage, shard, sidecar, index)
-            # Shrunk here, or the sheet would have to hold every picture at its full size.
-            rows.append([_shrunk(image), _shrunk(colorize(mask, manifest.palette, manifest.ignore_index))])
-            captions.append(f"{name}  {sidecar.key(index)}  {sidecar.width(index)}x{sidecar.height(index)}")
-    legend = [*zip(manifest.class_names, manifest.palette, strict=True), ("ignored", IGNORED_COLOR)]
-    title = f"{storage.url}: " + ", ".join(f"{split.num_samples} {name}" for name, split in splits.items())
-    return contact_sheet(rows, captions, legend=legend, title=title, cell_width=_CELL_WIDTH, columns=2)
-
-
-def _spread(shards: Sequence[ShardInfo], count: int) -> list[tuple[ShardInfo, int]]:
-    """`count` samples at equal distances over all shards, as (shard, index in it)."""
-    ends = np.cumsum([shard.samples for shard in shards])
-    total = int(ends[-1]) if len(ends) else 0
-    positions = np.unique(np.arange(count) * total // count) if total else np.zeros(0, np.int64)
-    numbers = np.searchsorted(ends, positions, side="right")
-    return [(shards[n], int(p - ends[n] + shards[n].samples)) for n, p in zip(numbers, positions, strict=True)]
-
-
-def _decoded(
-    storage: Storage, shard: ShardInfo, sidecar: Sidecar, index: int
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Image (H, W, 3) and mask (H, W)."""
-    members = [sidecar.member(index, role) for role in ("image", "target")]
-    image, mask = (storage.read_range(shard.name, member.offset, member.length) for member in members)
-    for member, data in zip(members, (image, mask), strict=True):
-        if crc32c(data) != member.crc32c:
-            raise DataError(f"{storage.url}/{shard.name}: {sidecar.key(index)}.{member.suffix} is damaged; run verify")
-    try:
-        check_pair(image, mask, sidecar.height(index), sidecar.width(index))
-        return decode_image(image), decode_mask(mask)
-    except UndecodableError as error:
-        raise DataError(
-            f"{storage.url}/{shard.name}: sample {sidecar.key(index)} cannot be decoded: {error}; pack the data again"
-        ) from error
-
-
-def _shrunk(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H, W, 3), to what a cell of the sheet can hold."""
-    factor = min(1.0, _CELL_WIDTH / max(picture.shape[:2]))
-    if factor == 1.0:
-        return picture
-    height, width = (max(1, round(length * factor)) for length in picture.shape[:2])
-    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BOX))
-
-
-def _sidecar(storage: Storage, shard: ShardInfo) -> Sidecar:
-    return Sidecar.parse(storage.read(shard.sidecar_name), f"{storage.url}/{shard.sidecar_name}")
-
-
 def _inspect_split(
     name: str, split: Split, class_names: Sequence[str], sizes: Counter[tuple[int, int]]
 ) -> SplitInspection:
@@ -212,6 +156,8 @@ def _inspect_split(
         width_min_median_max=_spread_of([(width, count) for (_, width), count in sizes.items()]),
         num_sizes=len(sizes),
         common_sizes=tuple((h, w, count) for (h, w), count in sizes.most_common(_NUM_COMMON_SIZES)),
+        objects=split.objects,
+        objects_per_image=split.objects.total / max(split.num_samples, 1) if split.objects else None,
     )
 
 
@@ -232,6 +178,37 @@ def _split_row(split: SplitInspection) -> tuple[str, ...]:
         size += f" to {high_w} x {high_h}, {split.num_sizes} sizes"
     counts = (split.num_samples, split.skipped_samples, split.num_shards)
     return split.name, *map(str, counts), f"{split.bytes / 2**20:.1f} MiB", _percent(split.ignored_fraction), size
+
+
+_OBJECT_COLUMNS = ("split", "objects", "crowds", "an image", "at most", "left out", "sides in pixels")
+
+
+def _object_row(split: SplitInspection) -> tuple[str, ...]:
+    counts = split.objects
+    assert counts is not None
+    sides = ", ".join(f"{side:g} ({p}%)" for p, side in zip(SIDE_PERCENTILES, counts.sides, strict=False)) or "-"
+    numbers = (counts.total, counts.crowd_objects, f"{split.objects_per_image:.1f}", counts.max_objects)
+    return split.name, *map(str, numbers), str(counts.skipped_annotations), sides
+
+
+def _of_class(split: SplitInspection, class_id: int) -> str:
+    """A class's share of the pixels, or its number of objects."""
+    if split.objects is None:
+        return _percent(split.class_fractions[class_id])
+    return str(split.objects.class_objects[class_id] or "-")
+
+
+def _remarks(split: SplitInspection) -> list[str]:
+    remarks = []
+    if split.absent_classes:
+        thing = "pixel" if split.objects is None else "object"
+        remarks.append(f"no {thing} in {split.name}: {', '.join(split.absent_classes)}")
+    if split.objects and split.objects.overfull_objects:
+        remarks.append(
+            f"{split.name}: {split.objects.overfull_objects} objects lie under more others than there are layers; "
+            f"{split.objects.hidden_pixels} of their pixels are in the exact masks alone"
+        )
+    return remarks
 
 
 def _percent(fraction: float) -> str:

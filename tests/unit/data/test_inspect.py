@@ -11,15 +11,18 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from dist_seg.data import inspect as inspect_module
+from dist_seg.data import sample_sheet as sheet_module
 from dist_seg.data.formats import RawSample, SampleRef
+from dist_seg.data.formats.coco import open_coco
 from dist_seg.data.formats.synthetic import SyntheticSource
 from dist_seg.data.inspect import inspect
+from dist_seg.data.manifest import load_manifest
 from dist_seg.data.pack import pack
 from dist_seg.errors import DataError, UserError
-from dist_seg.runtime.storage import StorageError
+from dist_seg.runtime.storage import StorageError, open_storage
 from tests.loader_cases import scene_sample, write_dataset
 
+from .coco_data import annotation, write_coco
 from .raw_data import encoded, picture
 
 
@@ -104,7 +107,7 @@ def test_pictures_are_shrunk_as_they_are_read(tmp_path: Path, monkeypatch: pytes
         return Image.new("RGB", (1, 1))
 
     pack(SyntheticSource(num_train=2, num_val=0, height=400, width=900), tmp_path / "large")
-    monkeypatch.setattr(inspect_module, "contact_sheet", sheet)
+    monkeypatch.setattr(sheet_module, "contact_sheet", sheet)
     inspect(tmp_path / "large", out_png=tmp_path / "sheet.png")
     assert len(held) == 4 and max(held) <= 240
 
@@ -150,3 +153,41 @@ def test_progress_counts_shards(packed: Path) -> None:
     seen: list[tuple[int, int]] = []
     inspect(packed, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1][0] == seen[-1][1] == len(list(packed.glob("*.tar")))
+
+
+class TestInstances:
+    def test_counts_are_those_of_the_manifest(self, instance_shards: Path) -> None:
+        manifest = load_manifest(open_storage(instance_shards))
+        for split in inspect(instance_shards).splits:
+            expected = manifest.split(split.name).objects
+            assert split.objects == expected is not None
+            assert split.objects_per_image == pytest.approx(expected.total / split.num_samples)
+
+    def test_text_shows_objects_by_split_and_class(self, instance_shards: Path) -> None:
+        objects = load_manifest(open_storage(instance_shards)).split("val").objects
+        assert objects is not None
+        lines = [line.split() for line in inspect(instance_shards, split="val").to_text().splitlines()]
+        assert ["3", "ring", str(objects.class_objects[3])] in lines
+        (row,) = (line for line in lines if line[:2] == ["val", str(objects.total)])
+        assert row[2:6] == ["0", f"{objects.total / 8:.1f}", str(objects.max_objects), "0"]
+        assert row[6:8] == [f"{objects.sides[0]:g}", "(10%),"]
+
+    def test_overlaps_beyond_the_layers_are_told(self, tmp_path: Path) -> None:
+        write_coco(tmp_path, [annotation(i) for i in range(4)])
+        pack(open_coco(tmp_path), tmp_path / "out")
+        text = inspect(tmp_path / "out").to_text()
+        assert "train: 1 objects lie under more others than there are layers; 25 of their pixels" in text
+        assert "no object in train: nucleus" in text
+
+    def test_a_split_without_objects_is_shown(self, tmp_path: Path) -> None:
+        write_coco(tmp_path, [])
+        pack(open_coco(tmp_path), tmp_path / "out")
+        inspection = inspect(tmp_path / "out", out_png=tmp_path / "sheet.png")
+        assert inspection.splits[0].objects_per_image == 0
+        assert any(
+            line.split() == ["train", "0", "0", "0.0", "0", "0", "-"] for line in inspection.to_text().split("\n")
+        )
+
+    def test_json_holds_the_objects(self, instance_shards: Path) -> None:
+        document = json.loads(inspect(instance_shards).to_json())
+        assert set(document["splits"][0]["objects"]) >= {"class_objects", "crowd_objects", "max_objects", "sides"}
