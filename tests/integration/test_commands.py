@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from tests.integration.commands import command, dist_seg, environment, tiny_training
@@ -139,6 +140,24 @@ def test_dry_run_shows_what_instances_would_be_trained_with(instance_shards: Pat
     for text in ("24 training and 8 validation images", "mask_rcnn", "anchors of", "detections an image", "time"):
         assert text in result.stderr, text
     assert list(tmp_path.iterdir()) == []
+
+
+def test_instances_are_trained_without_a_file_of_settings(instance_shards: Path, tmp_path: Path) -> None:
+    small = ["model.encoder=mobilenetv3_small_050", "train.max_steps=2", "train.eval_interval_steps=0"]
+    run = tmp_path / "run"
+    result = dist_seg("train", f"data.shards={instance_shards}", f"run.dir={run}", *small, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "step 2: val mask AP" in result.stderr
+    assert "Evaluate annotation" not in result.stderr  # The library that scores keeps to itself.
+    assert result.stdout.startswith("mask AP")
+    document = json.loads((run / "result.json").read_text())
+    assert document["images"] == 8
+    assert 0 <= document["mask_ap"] <= 1
+    fitted = yaml.safe_load((run / "config.yaml").read_text())
+    assert fitted["task"] == "instance"
+    assert all(value is not None for value in fitted["mask_rcnn"].values())
+    checkpoint = json.loads((run / "checkpoints" / "step-00000002" / "meta.json").read_text())
+    assert checkpoint["config"]["mask_rcnn"] == fitted["mask_rcnn"]
 
 
 @pytest.mark.parametrize("nproc", [None, 2])
