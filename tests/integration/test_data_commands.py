@@ -23,6 +23,13 @@ class Locked(SyntheticSource):
         object.__setattr__(self, "lock", threading.Lock())
 """
 
+_INSTANCE_READER = """
+from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticSource
+
+def make_source():
+    return SyntheticInstances(scenes=SyntheticSource(num_train=6, num_val=0, height=32, width=32))
+"""
+
 
 def _picture(path: Path, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -160,6 +167,82 @@ class TestPackOthers:
         assert "pack with --workers 1" in _refused(*command, "--workers", 2, cwd=tmp_path)
         result = dist_seg(*command, "--workers", 1, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
+
+
+def _write_coco(root: Path) -> None:
+    """Four images with two objects each; annotation 5 has no area."""
+    images = [{"id": i, "file_name": f"{i}.png", "height": 24, "width": 32} for i in range(1, 5)]
+    annotations = [
+        {
+            "id": 2 * i + j,
+            "image_id": i,
+            "category_id": 3,
+            "segmentation": [[2, 2, 9, 2, 9, 9 + j, 2, 9 + j]],
+            "bbox": [2, 2, 0 if (i, j) == (2, 1) else 7, 7 + j],
+            "iscrowd": 0,
+        }
+        for i in range(1, 5)
+        for j in range(2)
+    ]
+    for i in range(1, 5):
+        _picture(root / "train2017" / f"{i}.png", np.full((24, 32, 3), 50 * i, np.uint8))
+    document = {"images": images, "annotations": annotations, "categories": [{"id": 3, "name": "cell"}]}
+    (root / "annotations").mkdir()
+    (root / "annotations" / "instances_train2017.json").write_text(json.dumps(document))
+
+
+class TestInstances:
+    def test_coco_is_packed_verified_and_inspected(self, tmp_path: Path) -> None:
+        _write_coco(tmp_path)
+        command = ["pack", "coco", ".", "out", "--workers", 2, "--shard-mb", 0.005]
+        assert "instances_train2017.json: annotation 5 of 2.png: its box" in _refused(*command, cwd=tmp_path)
+        result = dist_seg(*command, "--skip-bad", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert "left out: annotations/instances_train2017.json: annotation 5 of 2.png" in result.stderr
+        assert "7 objects, at most 2 an image, 1 annotations left out" in result.stdout
+        assert dist_seg("verify", "out", cwd=tmp_path).returncode == 0
+        inspected = dist_seg("inspect", "out", "--json", "counts.json", cwd=tmp_path)
+        assert inspected.returncode == 0, inspected.stderr
+        assert ["0", "cell", "7"] in [line.split() for line in inspected.stdout.splitlines()]
+        assert json.loads((tmp_path / "counts.json").read_text())["splits"][0]["objects"]["skipped_annotations"] == 1
+
+    def test_parts_of_coco_may_be_named(self, tmp_path: Path) -> None:
+        _write_coco(tmp_path)
+        part = ["--part", "dev", "train2017", "annotations/instances_train2017.json"]
+        result = dist_seg("pack", "coco", ".", "out", *part, "--skip-bad", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert set(_manifest(tmp_path / "out")["splits"]) == {"dev"}
+
+    def test_masks_of_object_ids(self, raw: Path) -> None:
+        result = dist_seg("pack", "instances", "images", "masks", "out", "--val", 0.4, cwd=raw)
+        assert result.returncode == 0, result.stderr
+        assert "every value but 0 is an object of the class 'object'" in result.stdout
+        assert "1 classes (object)" in result.stdout
+        assert set(_manifest(raw / "out")["splits"]) == {"train", "val"}
+
+    def test_masks_of_object_ids_that_hold_classes(self, raw: Path) -> None:
+        (raw / "numbers").write_text("1 cell\n")
+        command = ["pack", "instances", "images", "masks", "out", "--val", 0, "--divisor", 2]
+        assert "give a file with lines of `number name` (--classes)" in _refused(*command, cwd=raw)
+        result = dist_seg(*command, "--classes", "numbers", cwd=raw)
+        assert result.returncode == 0, result.stderr
+        assert "12 objects, at most 1 an image, 12 crowds" in result.stdout
+
+    def test_cityscapes(self, tmp_path: Path) -> None:
+        frame = "train/aachen/aachen_000000_000019"
+        _picture(tmp_path / "leftImg8bit" / f"{frame}_leftImg8bit.png", np.zeros((24, 32, 3), np.uint8))
+        _picture(tmp_path / "gtFine" / f"{frame}_gtFine_instanceIds.png", np.full((24, 32), 26001, np.uint16))
+        result = dist_seg("pack", "cityscapes-instances", ".", "out", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert "8 classes (person, rider, car" in result.stdout
+        assert "1 samples in 1 shards; 1 objects" in result.stdout
+
+    def test_a_reader_of_instances_of_one_s_own(self, tmp_path: Path) -> None:
+        (tmp_path / "my_reader.py").write_text(_INSTANCE_READER)
+        command = ["pack", "reader", "my_reader:make_source", "out", "--workers", 2, "--shard-mb", 0.005]
+        result = dist_seg(*command, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert dist_seg("verify", "out", cwd=tmp_path).returncode == 0
 
 
 class TestVerify:

@@ -28,6 +28,12 @@ def manifest(synthetic_shards: Path) -> Manifest:
     return load_manifest(open_storage(synthetic_shards))
 
 
+@pytest.fixture(params=["classes", "instances"])
+def packed(request: pytest.FixtureRequest, synthetic_shards: Path, instance_shards: Path) -> Path:
+    """A data set of either task."""
+    return synthetic_shards if request.param == "classes" else instance_shards
+
+
 def _members(folder: Path, shard: ShardInfo) -> dict[str, dict[str, bytes]]:
     """What our own index says: the members' bytes by key and suffix."""
     storage = open_storage(folder)
@@ -85,25 +91,25 @@ def test_a_failing_writer_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_webdataset_library_reads_the_same(synthetic_shards: Path, manifest: Manifest) -> None:
+def test_the_webdataset_library_reads_the_same(packed: Path) -> None:
     webdataset = pytest.importorskip("webdataset")
-    for shard in manifest.split("train").shards:
-        expected = _members(synthetic_shards, shard)
-        read = list(webdataset.WebDataset(str(synthetic_shards / shard.name), shardshuffle=False))
+    for shard in load_manifest(open_storage(packed)).split("train").shards:
+        expected = _members(packed, shard)
+        read = list(webdataset.WebDataset(str(packed / shard.name), shardshuffle=False))
         assert [sample["__key__"] for sample in read] == list(expected)
         for sample in read:
             assert {name: sample[name] for name in expected[sample["__key__"]]} == expected[sample["__key__"]]
 
 
-def test_the_index_is_what_dali_s_own_tool_writes(synthetic_shards: Path, manifest: Manifest, tmp_path: Path) -> None:
+def test_the_index_is_what_dali_s_own_tool_writes(packed: Path, tmp_path: Path) -> None:
     if importlib.util.find_spec("wds2idx") is None:
         pytest.skip("needs wds2idx, which comes with DALI")
     from wds2idx import IndexCreator
 
-    shard = manifest.split("train").shards[0]
-    with IndexCreator(str(synthetic_shards / shard.name), str(tmp_path / "x.idx"), verbose=False) as creator:
+    shard = load_manifest(open_storage(packed)).split("train").shards[0]
+    with IndexCreator(str(packed / shard.name), str(tmp_path / "x.idx"), verbose=False) as creator:
         creator.create_index()
-    assert (tmp_path / "x.idx").read_bytes() == (synthetic_shards / shard.index_name).read_bytes()
+    assert (tmp_path / "x.idx").read_bytes() == (packed / shard.index_name).read_bytes()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="DALI runs on Linux")
@@ -131,3 +137,25 @@ def test_dali_reads_images_and_masks(synthetic_shards: Path, manifest: Manifest)
         assert np.asarray(images[i]).tobytes() == image
         mask = np.asarray(Image.open(io.BytesIO(members["seg.png"])))
         assert np.array_equal(np.asarray(masks[i])[..., 0], mask)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="DALI runs on Linux")
+def test_dali_reads_images_layers_and_annotations(instance_shards: Path) -> None:
+    dali = pytest.importorskip("nvidia.dali", reason="needs DALI")
+    split = load_manifest(open_storage(instance_shards)).split("train")
+
+    @dali.pipeline_def(batch_size=split.num_samples, num_threads=1, device_id=None)  # type: ignore[untyped-decorator]
+    def pipeline() -> tuple[object, ...]:
+        image, layers, annotations = dali.fn.readers.webdataset(
+            paths=[str(instance_shards / shard.name) for shard in split.shards],
+            index_paths=[str(instance_shards / shard.index_name) for shard in split.shards],
+            ext=["jpg;png", "inst.png", "json"],
+        )
+        return image, layers, annotations
+
+    running = pipeline()
+    running.build()
+    images, layers, annotations = running.run()
+    expected = [members for shard in split.shards for members in _members(instance_shards, shard).values()]
+    read = [[np.asarray(part[i]).tobytes() for part in (images, layers, annotations)] for i in range(len(expected))]
+    assert read == [list(members.values()) for members in expected]
