@@ -5,10 +5,13 @@ HW, HWC after a name: rows, columns, colour channels.
 
 import colorsys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from dist_seg.rle import decode_mask
 
 Rgb = tuple[int, int, int]
 
@@ -16,6 +19,12 @@ IGNORED_COLOR: Rgb = (255, 255, 255)
 _INK: Rgb = (32, 32, 32)
 _FAINT: Rgb = (160, 160, 160)
 _PAPER: Rgb = (255, 255, 255)
+_NUM_OBJECT_COLORS = 24
+_LABEL_HEIGHT = 11
+_LABEL_ROOM = 28
+"""Pixels: about what a score takes."""
+_LARGEST_DRAWING = 2400
+"""Longer side, in pixels, up to which a picture is enlarged for its objects."""
 # Twelve colours that are told apart at a glance, the darkest first: class 0 is the background as a rule.
 _FIRST_COLORS: tuple[Rgb, ...] = (
     (40, 42, 54),
@@ -71,6 +80,84 @@ def overlay(
     mixed = (1 - alpha) * base.astype(np.float32) + alpha * colorize(mask_HW, palette, ignore_index)
     shown = (mask_HW >= 0) & (mask_HW < len(palette)) & (mask_HW != ignore_index)
     return np.where(shown[:, :, None], np.rint(mixed), base).astype(np.uint8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnObject:
+    """An object to be drawn over its image."""
+
+    box: tuple[float, float, float, float]
+    """x, y, width, height in pixels."""
+    rle: str
+    """Its mask, COCO's compressed run lengths for the image's size."""
+    label: str
+    """Drawn where the box has room for it."""
+
+
+def object_colors(count: int) -> list[Rgb]:
+    """Colours for objects that are told apart, the same again after a few dozen."""
+    some = default_palette(_NUM_OBJECT_COLORS + 1)[1:]
+    return [some[i % _NUM_OBJECT_COLORS] for i in range(count)]
+
+
+def draw_objects(image_HWC: NDArray[np.uint8], objects: Sequence[DrawnObject], alpha: float = 0.45) -> Image.Image:
+    """The image with each object's mask, its outline, its box and its label, in a colour of its own.
+
+    Later objects lie under earlier ones. Where objects are small the picture is enlarged, by a whole factor up to 4,
+    so that they can be seen and have room for their labels.
+    """
+    height, width = image_HWC.shape[:2]
+    shown, inside = image_HWC.astype(np.float32), np.zeros((height, width), np.bool_)
+    colors = object_colors(len(objects))
+    factor = _enlargement(objects, max(height, width))
+    outlines = np.zeros((height * factor, width * factor), np.uint16)
+    for number, thing in reversed(list(enumerate(objects))):
+        mask = decode_mask(thing.rle, height, width)
+        shown[mask] = (1 - alpha) * image_HWC[mask] + alpha * np.array(colors[number], np.float32)
+        outlines[_outline(mask, factor)] = number + 1
+        inside |= mask
+    large = np.rint(shown).astype(np.uint8).repeat(factor, axis=0).repeat(factor, axis=1)
+    table = np.array([(0, 0, 0), *colors], np.uint8)
+    large[outlines > 0] = table[outlines[outlines > 0]]
+    picture = Image.fromarray(large)
+    draw, font = ImageDraw.Draw(picture), _font(_LABEL_HEIGHT)
+    for thing, color in reversed(list(zip(objects, colors, strict=True))):
+        x, y, w, h = (factor * value for value in thing.box)
+        draw.rectangle((x, y, max(x, x + w - 1), max(y, y + h - 1)), outline=color)
+        if thing.label and font.getlength(thing.label) <= max(w, _LABEL_ROOM):
+            _draw_label(draw, thing.label, x, y, color, font)
+    return picture
+
+
+def _enlargement(objects: Sequence[DrawnObject], longer_side: int) -> int:
+    """How many times as large objects must be drawn for half of them to have room for a label."""
+    if not objects:
+        return 1
+    middle = sorted(thing.box[2] for thing in objects)[len(objects) // 2]
+    wanted = int(np.ceil(_LABEL_ROOM / max(middle, 1)))
+    return max(1, min(wanted, 4, _LARGEST_DRAWING // longer_side))
+
+
+def _outline(mask_HW: NDArray[np.bool_], factor: int) -> NDArray[np.bool_]:
+    """The mask's border pixels, one pixel wide once the mask is enlarged."""
+    rows, columns = (np.flatnonzero(mask_HW.any(axis=axis)) for axis in (1, 0))
+    border = np.zeros((mask_HW.shape[0] * factor, mask_HW.shape[1] * factor), np.bool_)
+    if not len(rows):
+        return border
+    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    part = np.pad(mask_HW[top:bottom, left:right].repeat(factor, axis=0).repeat(factor, axis=1), 1)
+    inner = part[1:-1, 1:-1] & part[:-2, 1:-1] & part[2:, 1:-1] & part[1:-1, :-2] & part[1:-1, 2:]
+    border[top * factor : bottom * factor, left * factor : right * factor] = part[1:-1, 1:-1] & ~inner
+    return border
+
+
+def _draw_label(draw: ImageDraw.ImageDraw, text: str, x: float, y: float, color: Rgb, font: "Font") -> None:
+    """The text on its object's colour, above the box where there is room."""
+    height = _LABEL_HEIGHT + 2
+    y = y - height if y >= height else y
+    luminance = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
+    draw.rectangle((x, y, x + font.getlength(text) + 3, y + height), fill=color)
+    draw.text((x + 2, y), text, _INK if luminance > 130 else _PAPER, font)
 
 
 def contact_sheet(

@@ -122,18 +122,44 @@ def _percent(share: float) -> str:
 
 
 def _result_part(result: Mapping[str, object], class_names: Sequence[str], palette: Sequence[Rgb]) -> dict[str, object]:
+    score = "mask_ap" if _is_instances(result) else "miou"
     colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in palette]
     classes = report_result.class_rows(result, class_names, colors)
     counts = report_result.matrix(result, len(class_names))
     return {
         "split": report_result.text(result, "split"),
-        "miou": report_result.number(result, "miou"),
-        "interval": report_result.interval(result, "miou_interval"),
-        "tiles": _tiles(result),
+        "score_label": "mask AP" if _is_instances(result) else "mean IoU",
+        "score": report_result.number(result, score),
+        "interval": report_result.interval(result, f"{score}_interval"),
+        "tiles": _scores_of_instances(result) + _tiles(result) if _is_instances(result) else _tiles(result),
+        "class_aps": report_result.ap_rows(result),
         "classes": classes,
         "num_absent": sum(row.absent for row in classes),
         "cells": list(report_result.cells(counts)),
     }
+
+
+def _is_instances(result: Mapping[str, object]) -> bool:
+    return "mask_ap" in result
+
+
+def _scores_of_instances(result: Mapping[str, object]) -> list[_Tile]:
+    """COCO's numbers besides the mask AP, which stands before them."""
+    coco = report_result.mapping(result, "coco")
+    masks, boxes = report_result.mapping(coco, "segm"), report_result.mapping(coco, "bbox")
+    most = report_result.text(coco, "max_detections")
+    rows = [
+        ("mask AP50", masks, "ap50"),
+        ("mask AP75", masks, "ap75"),
+        ("mask AP, small", masks, "ap_small"),
+        ("mask AP, medium", masks, "ap_medium"),
+        ("mask AP, large", masks, "ap_large"),
+        (f"mask AR, {most} an image", masks, "ar_max"),
+        ("box AP", boxes, "ap"),
+        ("box AP50", boxes, "ap50"),
+        ("mean IoU of classes", result, "miou"),
+    ]
+    return [_Tile(label=label, value=_score(report_result.number(of, key))) for label, of, key in rows]
 
 
 def _tiles(result: Mapping[str, object]) -> list[_Tile]:
@@ -190,7 +216,11 @@ def _notes(account: TimeAccount) -> list[str]:
 
 def _charts(events: Sequence[Record], restarts: Sequence[int], skipped: Sequence[int]) -> list[_Chart]:
     steps = [r.event for r in events if isinstance(r.event, StepDone)]
-    evaluations = [r.event for r in events if isinstance(r.event, EvalDone) and "miou" in r.event.metrics]
+    evaluations = [r.event for r in events if isinstance(r.event, EvalDone)]
+    score, label = "miou", "mIoU"
+    if any("mask_ap" in event.metrics for event in evaluations):
+        score, label = "mask_ap", "mask AP"
+    evaluations = [event for event in evaluations if score in event.metrics]
     at = [event.step for event in steps]
     curves = [
         Curve(
@@ -202,9 +232,9 @@ def _charts(events: Sequence[Record], restarts: Sequence[int], skipped: Sequence
             restarts=restarts,
         ),
         Curve(
-            title="validation mIoU",
+            title=f"validation {label}",
             steps=[event.step for event in evaluations],
-            values=[event.metrics["miou"] for event in evaluations],
+            values=[event.metrics[score] for event in evaluations],
             points=True,
             restarts=restarts,
         ),

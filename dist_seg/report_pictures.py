@@ -19,7 +19,10 @@ _IGNORED: Rgb = (255, 255, 255)
 
 @dataclass(frozen=True, kw_only=True)
 class ReportPicture:
-    """One scored image. image: (H, W, 3) uint8; truth, prediction: (H, W) class ids. score: its mIoU in [0, 1]."""
+    """One scored image. image: (H, W, 3) uint8; truth, prediction: (H, W) class ids. score: its mIoU in [0, 1].
+
+    Of instances the objects are drawn over the image already, and shown instead of the colours of classes.
+    """
 
     kind: Literal["worst", "best"]
     key: str
@@ -27,6 +30,8 @@ class ReportPicture:
     image: NDArray[np.uint8]
     truth: NDArray[np.integer]
     prediction: NDArray[np.integer]
+    truth_objects: Image.Image | None = None
+    predicted_objects: Image.Image | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +53,19 @@ def panels(picture: ReportPicture, palette: Sequence[Rgb], ignore_index: int) ->
     if len(sizes) != 1:
         raise ValueError(f"{picture.key}: image, truth and prediction differ in size: {sorted(sizes)}")
     errors = error_map(picture.image, picture.truth, picture.prediction, ignore_index)
+    views = [
+        ("truth", picture.truth, picture.truth_objects),
+        ("prediction", picture.prediction, picture.predicted_objects),
+    ]
     return [
-        _panel("image", picture.image, "JPEG"),
-        _panel("truth", colorize(picture.truth, palette, ignore_index), "PNG"),
-        _panel("prediction", colorize(picture.prediction, palette, ignore_index), "PNG"),
-        _panel("errors", errors, "JPEG"),
+        _panel("image", Image.fromarray(picture.image), "JPEG"),
+        *(
+            _panel(title, Image.fromarray(colorize(mask, palette, ignore_index)), "PNG")
+            if objects is None
+            else _panel(title, objects, "JPEG")
+            for title, mask, objects in views
+        ),
+        _panel("errors", Image.fromarray(errors), "JPEG"),
     ]
 
 
@@ -69,8 +82,8 @@ def error_map(
     return np.rint(shown).clip(0, 255).astype(np.uint8)
 
 
-def _panel(title: str, picture_HWC: NDArray[np.uint8], form: Literal["JPEG", "PNG"]) -> Panel:
-    image = Image.fromarray(picture_HWC)
+def _panel(title: str, picture: Image.Image, form: Literal["JPEG", "PNG"]) -> Panel:
+    image = picture.copy()
     # Colours of classes must not mix: masks are shrunk by picking pixels.
     how = Image.Resampling.NEAREST if form == "PNG" else Image.Resampling.LANCZOS
     image.thumbnail((_LONGER_SIDE, _LONGER_SIDE), how)

@@ -118,6 +118,22 @@ def class_rows(result: Object, class_names: Sequence[str], colors: Sequence[str]
     ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClassAp:
+    """A class's average precision; None where there is no such object."""
+
+    name: str
+    mask_ap: float | None
+    box_ap: float | None
+
+
+def ap_rows(result: Object) -> list[ClassAp]:
+    """Of instances, a row for every class; empty otherwise."""
+    coco = mapping(result, "coco")
+    masks, boxes = (mapping(mapping(coco, kind), "class_ap") for kind in ("segm", "bbox"))
+    return [ClassAp(name=name, mask_ap=number(masks, name), box_ap=number(boxes, name)) for name in masks]
+
+
 def extremes(result: Object, most: int) -> list[ScoredImage]:
     """The images with the lowest scores and those with the highest, at most that many of each."""
     per_image = mapping(result, "per_image")

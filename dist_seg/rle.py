@@ -21,5 +21,22 @@ def decode_mask(rle: str, height: int, width: int) -> NDArray[np.bool_]:
     return decoded.astype(np.bool_)
 
 
+def encode_placed(mask_HW: NDArray[np.bool_], top: int, left: int, height: int, width: int) -> str:
+    """The run lengths, in a picture of `height` x `width`, of a mask whose first pixel lies at (top, left)."""
+    rows, columns = mask_HW.shape
+    assert 0 <= top <= height - rows and 0 <= left <= width - columns
+    changes = np.diff(np.pad(mask_HW.T.astype(np.int8), ((0, 0), (1, 1))), axis=1)
+    column, start = (changes == 1).nonzero()
+    end = (changes == -1).nonzero()[1]
+    first = (left + column) * height + top
+    # A run that goes on at the top of the next column is one run: its end and the other's start cancel.
+    ends, how_often = np.unique(np.concatenate([first + start, first + end]), return_counts=True)
+    runs = np.diff(np.concatenate([[0], ends[how_often == 1], [height * width]])).tolist()
+    if not runs[-1]:
+        runs.pop()
+    encoded = coco_masks.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+    return _text(encoded["counts"])
+
+
 def _text(counts: bytes | str) -> str:
     return counts.decode() if isinstance(counts, bytes) else counts

@@ -20,6 +20,7 @@ from dist_seg.data.plan import EvalPlan
 from dist_seg.data.reader import ShardReader
 from dist_seg.drawing import contact_sheet, overlay
 from dist_seg.engine.restore import TrainedModel, load_trained
+from dist_seg.engine.run import class_info
 from dist_seg.engine.run_folder import RunFolder, config_of_checkpoint, open_run_folder, pick_checkpoint
 from dist_seg.errors import DataError
 from dist_seg.report import write_report
@@ -29,6 +30,7 @@ from dist_seg.runtime.files import path_errors, write_whole
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
 from dist_seg.runtime.storage import Storage, open_storage
 from dist_seg.runtime.world import World, detect_world
+from dist_seg.tasks.build import build_task
 
 _log = logging.getLogger(__name__)
 _NUM_PICTURES = 4
@@ -71,13 +73,14 @@ def render_report(folder: RunFolder, world: World) -> Path:
         _log.warning("%s: drawn without pictures: %s", folder.report_file, error)
     else:
         write_whole(folder.pictures_file, sheet)
+    classes = build_task(config, class_info(manifest)).score_classes
     return write_report(
         folder.path,
         result,
         pictures,
-        manifest.class_names,
-        manifest.palette,
-        manifest.ignore_index,
+        classes.names,
+        classes.palette,
+        classes.ignore_index,
         config_yaml,
         notes=notes,
     )
@@ -132,16 +135,19 @@ def _pictures(
         with autocast(precision, world.device):
             images = batch.images.to(dtype_of(precision))
             prediction = trained.task.predict(trained.model, images, batch.targets.shape[-2:])
-        assert isinstance(prediction, torch.Tensor)
         place = plan.batch(number)[0]
+        image = _rgb(reader.read(place.shard, place.index).image)
+        drawing = trained.task.draw(image, prediction, batch)
         pictures.append(
             ReportPicture(
                 kind=scored.kind,
                 key=scored.key,
                 score=scored.miou,
-                image=_rgb(reader.read(place.shard, place.index).image),
-                truth=batch.targets[0].cpu().numpy(),
-                prediction=prediction[0].cpu().numpy(),
+                image=image,
+                truth=drawing.truth,
+                prediction=drawing.prediction,
+                truth_objects=drawing.truth_objects,
+                predicted_objects=drawing.predicted_objects,
             )
         )
     return pictures
@@ -149,15 +155,21 @@ def _pictures(
 
 def _draw_sheet(pictures: Sequence[ReportPicture], trained: TrainedModel) -> Image.Image:
     """Image, truth and prediction of every picture, for those who want a file rather than a page."""
-    classes = trained.classes
+    classes = trained.task.score_classes
 
-    def painted(picture: ReportPicture, mask: NDArray[np.integer]) -> NDArray[np.uint8]:
+    def painted(picture: ReportPicture, mask: NDArray[np.integer], objects: Image.Image | None) -> NDArray[np.uint8]:
+        if objects is not None:
+            return np.asarray(objects)
         return overlay(picture.image, mask, classes.palette, classes.ignore_index, alpha=0.7)
 
     return contact_sheet(
-        [[p.image, painted(p, p.truth), painted(p, p.prediction)] for p in pictures],
+        [
+            [p.image, painted(p, p.truth, p.truth_objects), painted(p, p.prediction, p.predicted_objects)]
+            for p in pictures
+        ],
         [f"{p.kind}: {p.key}, mIoU {p.score:.3f} (image, truth, prediction)" for p in pictures],
-        legend=list(zip(classes.names, classes.palette, strict=True)),
+        # Objects have colours of their own.
+        legend=() if any(p.truth_objects for p in pictures) else list(zip(classes.names, classes.palette, strict=True)),
         title=f"step {trained.step}, {trained.weights} weights",
         columns=2,
     )

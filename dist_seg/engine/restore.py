@@ -49,6 +49,7 @@ def load_trained(
         names=tuple(cast(Sequence[str], meta.manifest["class_names"])),
         palette=tuple((c[0], c[1], c[2]) for c in cast(Sequence[Sequence[int]], meta.manifest["palette"])),
         ignore_index=cast(int, meta.manifest["ignore_index"]),
+        category_ids=tuple(ids) if (ids := cast(Sequence[int] | None, meta.manifest.get("category_ids"))) else None,
     )
     # The encoder's ImageNet weights would be overwritten at once, and their file may not be here.
     # Synchronised batch norm differs from plain one in training only, and cannot be built without a GPU.

@@ -93,7 +93,12 @@ def check_lanes(config: Config, plan: TrainPlan, world_size: int) -> None:
 
 
 def class_info(manifest: Manifest) -> ClassInfo:
-    return ClassInfo(names=manifest.class_names, palette=manifest.palette, ignore_index=manifest.ignore_index)
+    return ClassInfo(
+        names=manifest.class_names,
+        palette=manifest.palette,
+        ignore_index=manifest.ignore_index,
+        category_ids=manifest.category_ids,
+    )
 
 
 def manifest_meta(manifest: Manifest) -> dict[str, object]:
@@ -104,6 +109,7 @@ def manifest_meta(manifest: Manifest) -> dict[str, object]:
         "class_names": list(manifest.class_names),
         "palette": [list(color) for color in manifest.palette],
         "ignore_index": manifest.ignore_index,
+        **({} if manifest.category_ids is None else {"category_ids": list(manifest.category_ids)}),
     }
 
 

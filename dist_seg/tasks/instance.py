@@ -5,12 +5,15 @@ from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
 from dist_seg.config.schema import Config
 from dist_seg.data.annotations import ImageAnnotations
 from dist_seg.data.batch import Batch
 from dist_seg.data.objects import ImageObjects
+from dist_seg.drawing import DrawnObject, draw_objects
 from dist_seg.metrics.coco import score_images
 from dist_seg.metrics.coco_bootstrap import bootstrap_interval
 from dist_seg.metrics.custom import build_metrics
@@ -24,7 +27,7 @@ from dist_seg.models.targets import Detections
 from dist_seg.rle import encode_masks
 from dist_seg.runtime.collectives import on_main
 from dist_seg.tasks.semantic import SemanticMetric, finite
-from dist_seg.tasks.task import ClassInfo, EvalResult, Forward, Prediction
+from dist_seg.tasks.task import ClassInfo, Drawing, EvalResult, Forward, Prediction
 
 _BACKGROUND_NAME = "background"
 _BACKGROUND_COLOR = (24, 24, 28)
@@ -81,6 +84,37 @@ class InstanceTask:
             to_instances(found, images.shape[-2:], (height, width), threshold)
             for found in cast(list[Detections], model(images))
         ]
+
+    def draw(self, image_HWC: NDArray[np.uint8], prediction: Prediction, batch: Batch) -> Drawing:
+        """Of the predictions those that the map of classes is merged of."""
+        least, num_classes = self._config.eval.merge_threshold, len(self._classes.names)
+        image = scored_image(batch.keys[0], batch.annotations[0], cast(Sequence[ScoredInstance], prediction[0]))
+        truth = [
+            DrawnObject(
+                box=thing.bbox, rle=thing.rle, label=self._label(thing.class_id, "crowd" if thing.crowd else "")
+            )
+            for thing in image.truth
+        ]
+        return Drawing(
+            truth=class_map(image, "truth", num_classes),
+            prediction=class_map(image, "predictions", num_classes, least),
+            truth_objects=draw_objects(image_HWC, truth),
+            predicted_objects=self.draw_instances(image_HWC, [p for p in image.predictions if p.score >= least]),
+        )
+
+    def draw_instances(self, image_HWC: NDArray[np.uint8], instances: Sequence[ScoredInstance]) -> Image.Image:
+        """The image with its instances, each with its class, where there are several, and its score."""
+        return draw_objects(
+            image_HWC,
+            [
+                DrawnObject(box=thing.bbox, rle=thing.rle, label=self._label(thing.class_id, f"{thing.score:.2f}"))
+                for thing in instances
+            ],
+        )
+
+    def _label(self, class_id: int, text: str) -> str:
+        several = len(self._classes.names) > 1
+        return f"{self._classes.names[class_id]} {text}".strip() if several else text
 
     def metric(self) -> "InstanceMetric":
         return InstanceMetric(self._config, self._classes, self.score_classes)

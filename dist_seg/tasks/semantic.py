@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
@@ -23,7 +24,7 @@ from dist_seg.metrics.confusion import (
 from dist_seg.metrics.custom import AdditiveMetric, MetricSums, build_metrics
 from dist_seg.models import build_model
 from dist_seg.runtime.collectives import gather_json, gather_rows, sum_over_ranks
-from dist_seg.tasks.task import ClassInfo, EvalResult, Forward, Prediction
+from dist_seg.tasks.task import ClassInfo, Drawing, EvalResult, Forward, Prediction
 
 _NUM_EXTREMES = 6
 
@@ -84,6 +85,10 @@ class SemanticTask:
         if tuple(logits.shape[-2:]) != tuple(size):
             logits = F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
         return logits.clamp_min(1e-30).log() if self._config.eval.flip else logits
+
+    def draw(self, image_HWC: NDArray[np.uint8], prediction: Prediction, batch: Batch) -> Drawing:
+        assert isinstance(prediction, torch.Tensor)
+        return Drawing(truth=batch.targets[0].cpu().numpy(), prediction=prediction[0].cpu().numpy())
 
     def metric(self) -> "SemanticMetric":
         scoring = self._config.eval

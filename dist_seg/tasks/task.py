@@ -4,7 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
 from dist_seg.data.batch import Batch
@@ -25,6 +28,20 @@ class ClassInfo:
     names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     ignore_index: int
+    category_ids: tuple[int, ...] | None = None
+    """Of instances: each class's id in results in COCO's format."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """A prediction beside its truth, for people."""
+
+    truth: NDArray[np.integer]
+    prediction: NDArray[np.integer]
+    """(H, W) class ids, those of `score_classes`."""
+    truth_objects: Image.Image | None = None
+    predicted_objects: Image.Image | None = None
+    """Of instances: the image with its objects."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +91,10 @@ class Task(Protocol):
 
     def predict(self, model: nn.Module, images: torch.Tensor, size: Sequence[int]) -> Prediction:
         """What `Metric.update` takes, at `size` (height, width)."""
+        ...
+
+    def draw(self, image_HWC: NDArray[np.uint8], prediction: Prediction, batch: Batch) -> Drawing:
+        """The only image of an evaluation's batch; image_HWC: as it is in its file."""
         ...
 
     def metric(self) -> Metric: ...

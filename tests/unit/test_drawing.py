@@ -5,7 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_seg.drawing import IGNORED_COLOR, colorize, contact_sheet, default_palette, overlay
+from dist_seg.drawing import (
+    IGNORED_COLOR,
+    DrawnObject,
+    colorize,
+    contact_sheet,
+    default_palette,
+    draw_objects,
+    object_colors,
+    overlay,
+)
+from dist_seg.rle import encode_masks
 
 _PALETTE = ((10, 20, 30), (200, 100, 0))
 
@@ -60,3 +70,58 @@ def test_a_sheet_takes_pictures_of_any_size(shape: tuple[int, ...]) -> None:
 
 def test_an_empty_sheet_is_a_sheet() -> None:
     assert contact_sheet([], []).width > 0
+
+
+def _drawn(box: tuple[int, int, int, int], size: tuple[int, int], label: str = "") -> DrawnObject:
+    x, y, w, h = box
+    mask = np.zeros(size, np.bool_)
+    mask[y : y + h, x : x + w] = True
+    [(rle, _)] = encode_masks(mask[None])
+    return DrawnObject(box=box, rle=rle, label=label)
+
+
+def test_an_object_is_tinted_inside_and_outlined_at_its_border() -> None:
+    grey = np.full((60, 80, 3), 100, np.uint8)
+    drawn = np.asarray(draw_objects(grey, [_drawn((10, 20, 40, 30), (60, 80))], alpha=0.5))
+    [color] = object_colors(1)
+    assert drawn.shape == grey.shape
+    assert drawn[35, 30].tolist() == np.rint(50 + 0.5 * np.array(color)).tolist()
+    assert all(drawn[y, x].tolist() == list(color) for y, x in ((20, 10), (49, 49), (35, 10), (20, 30)))
+    outside = np.ones((60, 80), np.bool_)
+    outside[20:50, 10:50] = False
+    assert (drawn[outside] == 100).all()
+
+
+def test_of_overlapping_objects_the_first_is_on_top() -> None:
+    grey = np.zeros((60, 60, 3), np.uint8)
+    first, second = _drawn((0, 0, 40, 40), (60, 60)), _drawn((20, 20, 40, 40), (60, 60))
+    drawn = np.asarray(draw_objects(grey, [first, second], alpha=1.0))
+    colors = object_colors(2)
+    assert drawn[30, 30].tolist() == list(colors[0])
+    assert drawn[50, 50].tolist() == list(colors[1])
+
+
+@pytest.mark.parametrize(("side", "factor"), [(40, 1), (14, 2), (3, 4)])
+def test_pictures_of_small_objects_are_enlarged(side: int, factor: int) -> None:
+    grey = np.zeros((64, 96, 3), np.uint8)
+    drawn = draw_objects(grey, [_drawn((8, 8, side, side), (64, 96), "0.97")])
+    assert drawn.size == (96 * factor, 64 * factor)
+
+
+def test_a_large_picture_is_not_enlarged_beyond_what_can_be_looked_at() -> None:
+    size = (40, 2000)
+    assert draw_objects(np.zeros((*size, 3), np.uint8), [_drawn((8, 8, 5, 5), size)]).size == (2000, 40)
+
+
+def test_a_label_changes_pixels_only_where_it_has_room() -> None:
+    grey = np.zeros((80, 80, 3), np.uint8)
+    box = (30, 30, 40, 40)
+    plain = np.asarray(draw_objects(grey, [_drawn(box, (80, 80))]))
+    assert not np.array_equal(np.asarray(draw_objects(grey, [_drawn(box, (80, 80), "0.97")])), plain)
+    much = "a class with a name that is far too long"
+    assert np.array_equal(np.asarray(draw_objects(grey, [_drawn(box, (80, 80), much)])), plain)
+
+
+def test_a_picture_without_objects_is_itself() -> None:
+    image = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+    assert np.array_equal(np.asarray(draw_objects(image, [])), image)

@@ -1,5 +1,8 @@
+import base64
+import dataclasses
 import html
 import html.parser
+import io
 import json
 import math
 import re
@@ -10,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dist_seg.checkpoint.state import CheckpointMeta, TrainingState
 from dist_seg.commands import report as report_command
@@ -342,6 +346,41 @@ def test_class_rows_count_the_pixels_of_the_truth() -> None:
 def test_what_is_no_finite_number_is_absent(value: object) -> None:
     assert number({"miou": value}, "miou") is None
     assert interval({"miou_interval": [value, 0.5]}, "miou_interval") is None
+
+
+INSTANCES: dict[str, object] = {
+    **RESULT,
+    "mask_ap": 0.412,
+    "mask_ap_interval": [0.38, 0.44],
+    "box_ap": 0.437,
+    "coco": {
+        "max_detections": 500,
+        "segm": {"ap": 0.412, "ap50": 0.7111, "ap_large": None, "class_ap": {"car": 0.5222, "<i>van</i>": None}},
+        "bbox": {"ap": 0.437, "class_ap": {"car": 0.5333, "<i>van</i>": None}},
+    },
+}
+
+
+def test_a_result_of_instances_begins_with_the_mask_ap_and_lists_it_by_class(tmp_path: Path) -> None:
+    evaluation = EvalDone(
+        step=2, split="val", weights="ema", metrics={"mask_ap": 0.4, "miou": 0.5}, images=3, eval_s=1.0
+    )
+    log(tmp_path, [start(), step(1), step(2), evaluation, step(3), end(3)])
+    page = page_of(tmp_path, INSTANCES)
+    assert page.index("mask AP, split val") < page.index("0.412") < page.index("95% interval 0.380 to 0.440")
+    assert all(number in page for number in ("0.711", "0.522", "0.533", "0.437", "0.683"))
+    assert "validation mask AP" in page and "validation mIoU" not in page
+    assert "<i>van</i>" not in page
+
+
+def test_objects_that_are_drawn_are_shown_instead_of_colours_of_classes() -> None:
+    red, blue = Image.new("RGB", (16, 12), (255, 0, 0)), Image.new("RGB", (16, 12), (0, 0, 255))
+    shown = dataclasses.replace(picture(), truth_objects=red, predicted_objects=blue)
+    _, truth, prediction, _ = panels(shown, PALETTE, 255)
+    for panel, color in ((truth, (255, 0, 0)), (prediction, (0, 0, 255))):
+        drawn = Image.open(io.BytesIO(base64.b64decode(panel.uri.partition(",")[2])))
+        assert drawn.size == (16, 12)
+        assert np.abs(np.asarray(drawn, np.int64) - color).max() <= 2
 
 
 @pytest.fixture(scope="module")

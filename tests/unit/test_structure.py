@@ -25,7 +25,7 @@ BASE = {
     "errors": set(),
     "config": {"errors"},
     "runtime": {"errors", "config"},
-    "drawing": {"errors"},
+    "drawing": {"errors", "rle"},
     "rle": set(),
 }
 ONE_MODULE_EACH = {

@@ -1,0 +1,28 @@
+"""Run lengths of masks, with pycocotools as the oracle."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from pycocotools import mask as reference
+
+from dist_seg.rle import decode_mask, encode_masks, encode_placed
+
+_SMALL = arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9)))
+
+
+@given(_SMALL)
+def test_run_lengths_are_those_of_the_reference(mask: np.ndarray) -> None:
+    [(rle, area)] = encode_masks(mask[None])
+    assert rle == reference.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
+    assert area == mask.sum()
+    assert np.array_equal(decode_mask(rle, *mask.shape), mask)
+
+
+@given(_SMALL, st.integers(0, 4), st.integers(0, 4), st.integers(0, 4), st.integers(0, 4))
+def test_a_placed_mask_has_the_run_lengths_of_the_whole_picture(
+    mask: np.ndarray, top: int, below: int, left: int, right: int
+) -> None:
+    whole = np.pad(mask, ((top, below), (left, right)))
+    [(rle, _)] = encode_masks(whole[None])
+    assert encode_placed(mask, top, left, *whole.shape) == rle
