@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from dist_seg.data.annotations import ImageAnnotations
+from dist_seg.data.decode import decode_instances
 from dist_seg.data.formats import RawInstances, RawSample, SampleRef
 from dist_seg.data.formats.coco import open_coco
 from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticSource
@@ -19,8 +20,9 @@ from dist_seg.data.manifest import ObjectCounts, load_manifest
 from dist_seg.data.pack import pack
 from dist_seg.data.pack_state import PackState
 from dist_seg.data.reader import ShardReader
+from dist_seg.data.verify import verify
 from dist_seg.errors import DataError
-from dist_seg.rle import encode_masks
+from dist_seg.rle import decode_mask, encode_masks
 from dist_seg.runtime.storage import open_storage
 
 from .coco_data import HEIGHT, WIDTH, annotation, image_entry, square, write_coco
@@ -170,6 +172,25 @@ def test_packing_again_after_a_change_is_refused_and_with_leave_replaces(tmp_pat
         pack(open_coco(tmp_path), tmp_path / "out")
     pack(open_coco(tmp_path), tmp_path / "out", overwrite=True)
     assert [o.area for o in _annotations(tmp_path / "out")["1"].objects] == [24.0, 25.0]
+
+
+def test_a_real_data_set_is_read_back_object_by_object(shared_data: Path, tmp_path: Path) -> None:
+    pack(open_coco(shared_data / "coco100"), tmp_path, workers=2, shard_bytes=8_000_000)
+    assert verify(tmp_path) == []
+    storage = open_storage(tmp_path)
+    reader = ShardReader(storage, load_manifest(storage), "train")
+    for shard, count in enumerate(reader.shard_samples):
+        for i in range(count):
+            sample = reader.read(shard, i)
+            assert sample.annotations is not None
+            layers = decode_instances(sample.target, sample.height)
+            for number, found in enumerate(sample.annotations.objects, 1):
+                exact = decode_mask(found.rle, sample.height, sample.width)
+                visible = layers[found.layer] == number
+                assert not (visible & ~exact).any()
+                assert exact.sum() - visible.sum() == found.hidden
+    counts = _counts(tmp_path)
+    assert (counts.total, counts.crowd_objects, counts.skipped_annotations) == (740, 6, 0)
 
 
 def test_annotations_left_out_are_refused_again_without_leave(tmp_path: Path) -> None:
