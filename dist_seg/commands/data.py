@@ -153,7 +153,7 @@ def _source(options: argparse.Namespace) -> AnySource:
         case "coco":
             root: Path = options.source
             parts = [(name, root / images, root / annotations) for name, images, annotations in options.part]
-            return open_coco(root, parts, skip_bad=options.skip_bad)
+            return open_coco(root, parts, max_pixels=options.max_pixels or MAX_PIXELS, skip_bad=options.skip_bad)
         case "instances":
             ids = open_instance_ids(
                 options.images,

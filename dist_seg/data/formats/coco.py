@@ -15,7 +15,7 @@ from typing import ClassVar, Literal, cast
 from dist_seg.data.formats import RawInstances, SampleRef, check_classes
 from dist_seg.data.formats.coco_index import CocoIndex, Entry, ImageEntry, Span, index_annotations, opened
 from dist_seg.data.formats.coco_objects import raw_object
-from dist_seg.data.formats.images import read_file
+from dist_seg.data.formats.images import MAX_PIXELS, read_file
 from dist_seg.data.formats.listing import file_version
 from dist_seg.data.instances import RawObject
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
@@ -45,6 +45,8 @@ class CocoSource:
     category_ids: tuple[int, ...]
     indexes: tuple[CocoIndex, ...] = field(repr=False)
     """Of each split's annotations. Not sent to worker processes: what a sample needs of them is its payload."""
+    max_pixels: int = MAX_PIXELS
+    """Of an image that annotations are for."""
     skip_bad: bool = False
     """Images that are annotated and not there or wrongly listed, annotations of no image, and ids that come again are
     bad samples and annotations instead of an error."""
@@ -70,6 +72,8 @@ class CocoSource:
         info, entries = _read_entries(Path(sample.mask_where), payload)
         name, where = str(info["file_name"]), f"{sample.mask_where}: image {info['id']} ({info['file_name']})"
         height, width = _side(info, "height", where), _side(info, "width", where)
+        if height * width > self.max_pixels:
+            raise DataError(f"{where}: {width}x{height} pixels are more than the allowed {self.max_pixels}")
         classes = {category: index for index, category in enumerate(self.category_ids)}
         repeated = cast(Sequence[int], payload["repeated"])
         objects: list[RawObject] = []
@@ -131,7 +135,13 @@ class CocoSource:
                 )
 
 
-def open_coco(root: Path, splits: Sequence[tuple[str, Path, Path]] = (), *, skip_bad: bool = False) -> CocoSource:
+def open_coco(
+    root: Path,
+    splits: Sequence[tuple[str, Path, Path]] = (),
+    *,
+    max_pixels: int = MAX_PIXELS,
+    skip_bad: bool = False,
+) -> CocoSource:
     """The data set below `root`, or the given splits: name, folder of images, annotation file, each.
 
     Goes through each file once. All must have the same categories. Raises `DataError` that names the file and the id
@@ -150,7 +160,12 @@ def open_coco(root: Path, splits: Sequence[tuple[str, Path, Path]] = (), *, skip
     names = tuple(categories[category] for category in ids)
     check_classes(names, str(found[0].annotations))
     return CocoSource(
-        splits=tuple(found), class_names=names, category_ids=tuple(ids), indexes=indexes, skip_bad=skip_bad
+        splits=tuple(found),
+        class_names=names,
+        category_ids=tuple(ids),
+        indexes=indexes,
+        max_pixels=max_pixels,
+        skip_bad=skip_bad,
     )
 
 

@@ -82,7 +82,7 @@ def index_annotations(file: Path) -> CocoIndex:
             scan = _Scan(file, data)
             # One character a byte, whatever the encoding: positions are those in the file. Text is decoded from there.
             found = _walk(str(data, "latin-1"), scan.add)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{file}: not JSON ({error})") from error
         if missing := [name for name in _LISTS if name not in found]:
             raise DataError(f"{file}: has no list of {missing[0]}; is it a file of COCO's instances?")

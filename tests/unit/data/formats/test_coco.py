@@ -290,6 +290,10 @@ class TestBadImages:
             (image_entry("x", "2.jpg"), r"an entry of images has no integer id or no file_name: {\"id\": \"x\""),
             (image_entry(2, "2.jpg", height="20"), r"image 2 \(2\.jpg\): its height is '20', must be a number of pix"),
             (image_entry(2, "2.jpg", width=0), r"image 2 \(2\.jpg\): its width is 0, must be a number of pixels"),
+            (
+                image_entry(2, "2.jpg", width=10**9),
+                r"image 2 \(2\.jpg\): 1000000000x20 pixels are more than the allowed",
+            ),
             (image_entry(2, "2.jpg", width=31), r"annotations for 31x20 pixels .*2\.jpg is 30x20"),
         ],
     )

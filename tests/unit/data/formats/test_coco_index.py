@@ -106,6 +106,11 @@ def test_what_is_not_json_is_refused_by_name(tmp_path: Path, text: str) -> None:
         _indexed(tmp_path / "a.json", text)
 
 
+def test_brackets_without_end_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.json: not JSON"):
+        _indexed(tmp_path / "a.json", '{"info": ' + "[" * 100_000)
+
+
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.json: the file is empty"):
         _indexed(tmp_path / "a.json", "")
