@@ -309,13 +309,32 @@ def _run_eval(options: argparse.Namespace, argv: list[str]) -> int:
     return run_eval(options)
 
 
+_PREDICT_DETAILS = """\
+written: NAME.png, class ids in 8 bits or object ids in 16, and NAME_overlay.png for every picture; of instances
+predictions.json, all of them in COCO's format with the pictures' file names
+"""
+
+
 def _add_predict(commands: _Commands) -> None:
-    parser = _command(commands, "predict", "segment pictures with a run's model")
+    parser = _command(commands, "predict", "segment pictures with a run's model", _PREDICT_DETAILS)
     parser.add_argument("run_dir", type=Path, metavar="RUN", help="folder of the run")
     parser.add_argument("input", type=Path, metavar="IMAGE_OR_FOLDER", help="a picture, or a folder of them")
-    parser.add_argument("--out", type=Path, required=True, help="folder for class-id PNGs and colour overlays")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for PNGs of class or object ids, overlays and predictions.json"
+    )
     parser.add_argument(
         "--window", type=int, default=None, metavar="PIXELS", help="side of the windows of large pictures"
+    )
+    instances = parser.add_argument_group("instances")
+    instances.add_argument(
+        "--min-score",
+        type=float,
+        default=None,
+        metavar="X",
+        help="less sure ones stand in predictions.json only (default: the run's eval.merge_threshold)",
+    )
+    instances.add_argument(
+        "--images", type=Path, default=None, metavar="JSON", help="COCO annotations that pictures have their ids from"
     )
     _add_model_options(parser)
     parser.set_defaults(run=_run_predict)

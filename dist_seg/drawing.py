@@ -107,18 +107,24 @@ def draw_objects(image_HWC: NDArray[np.uint8], objects: Sequence[DrawnObject], a
     so that they can be seen and have room for their labels.
     """
     height, width = image_HWC.shape[:2]
-    shown, inside = image_HWC.astype(np.float32), np.zeros((height, width), np.bool_)
-    colors = object_colors(len(objects))
     factor = _enlargement(objects, max(height, width))
+    colors = object_colors(len(objects))
+    drawn = image_HWC.copy()
+    # Drawn on top of the enlarged picture at the end: an outline is one pixel wide however large the pixels are.
     outlines = np.zeros((height * factor, width * factor), np.uint16)
     for number, thing in reversed(list(enumerate(objects))):
         mask = decode_mask(thing.rle, height, width)
-        shown[mask] = (1 - alpha) * image_HWC[mask] + alpha * np.array(colors[number], np.float32)
-        outlines[_outline(mask, factor)] = number + 1
-        inside |= mask
-    large = np.rint(shown).astype(np.uint8).repeat(factor, axis=0).repeat(factor, axis=1)
-    table = np.array([(0, 0, 0), *colors], np.uint8)
-    large[outlines > 0] = table[outlines[outlines > 0]]
+        rows, columns = _extent(mask)
+        part, image = mask[rows, columns], image_HWC[rows, columns]
+        tinted = np.rint((1 - alpha) * image + alpha * np.array(colors[number], np.float32)).astype(np.uint8)
+        np.copyto(drawn[rows, columns], tinted, where=part[:, :, None])
+        large_part = part.repeat(factor, axis=0).repeat(factor, axis=1)
+        place = outlines[rows.start * factor : rows.stop * factor, columns.start * factor : columns.stop * factor]
+        place[large_part] = 0
+        place[_border(large_part)] = number + 1
+    large = drawn.repeat(factor, axis=0).repeat(factor, axis=1)
+    lined = outlines > 0
+    large[lined] = np.array([(0, 0, 0), *colors], np.uint8)[outlines[lined]]
     picture = Image.fromarray(large)
     draw, font = ImageDraw.Draw(picture), _font(_LABEL_HEIGHT)
     for thing, color in reversed(list(zip(objects, colors, strict=True))):
@@ -138,17 +144,19 @@ def _enlargement(objects: Sequence[DrawnObject], longer_side: int) -> int:
     return max(1, min(wanted, 4, _LARGEST_DRAWING // longer_side))
 
 
-def _outline(mask_HW: NDArray[np.bool_], factor: int) -> NDArray[np.bool_]:
-    """The mask's border pixels, one pixel wide once the mask is enlarged."""
-    rows, columns = (np.flatnonzero(mask_HW.any(axis=axis)) for axis in (1, 0))
-    border = np.zeros((mask_HW.shape[0] * factor, mask_HW.shape[1] * factor), np.bool_)
+def _extent(mask_HW: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """Rows and columns from the mask's first to its last."""
+    rows, columns = np.flatnonzero(mask_HW.any(axis=1)), np.flatnonzero(mask_HW.any(axis=0))
     if not len(rows):
-        return border
-    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    part = np.pad(mask_HW[top:bottom, left:right].repeat(factor, axis=0).repeat(factor, axis=1), 1)
-    inner = part[1:-1, 1:-1] & part[:-2, 1:-1] & part[2:, 1:-1] & part[1:-1, :-2] & part[1:-1, 2:]
-    border[top * factor : bottom * factor, left * factor : right * factor] = part[1:-1, 1:-1] & ~inner
-    return border
+        return slice(0, 0), slice(0, 0)
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def _border(mask_HW: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The pixels of a mask that touch what is not of it; outside the array nothing is."""
+    part = np.pad(mask_HW, 1)
+    inner = part[:-2, 1:-1] & part[2:, 1:-1] & part[1:-1, :-2] & part[1:-1, 2:]
+    return mask_HW & ~inner
 
 
 def _draw_label(draw: ImageDraw.ImageDraw, text: str, x: float, y: float, color: Rgb, font: "Font") -> None:

@@ -1,21 +1,41 @@
-"""`dist-seg predict`: class-id PNGs and colour overlays of pictures, with a run's model."""
+"""`dist-seg predict`: masks and overlays of pictures, and instances as COCO's results, with a run's model."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 
+from dist_seg.drawing import overlay
 from dist_seg.engine.restore import TrainedModel, load_trained
 from dist_seg.engine.run import make_deterministic
 from dist_seg.engine.run_folder import open_run_folder, pick_checkpoint
 from dist_seg.errors import ConfigError
-from dist_seg.predict import Picture, Probabilities, draw_legend, find_pictures, predict_pictures
+from dist_seg.metrics.instances import gather_images
+from dist_seg.models.targets import Detections
+from dist_seg.predict.coco_results import annotated_ids, coco_results, running_ids
+from dist_seg.predict.instances import id_map, predict_instances
+from dist_seg.predict.masks import predict_mask
+from dist_seg.predict.pictures import (
+    RESULTS_NAME,
+    Picture,
+    Segment,
+    Segmented,
+    draw_legend,
+    find_pictures,
+    predict_pictures,
+)
 from dist_seg.runtime.allocator import keep_freed_memory
 from dist_seg.runtime.collectives import gather_json, on_every_rank, on_main
+from dist_seg.runtime.files import write_whole
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
 from dist_seg.runtime.world import World, detect_world, process_group, set_threads
+from dist_seg.tasks.instance import InstanceTask
 from dist_seg.tasks.semantic import SemanticTask
 from dist_seg.telemetry.progress import progress
 
@@ -28,6 +48,8 @@ def run_predict(options: argparse.Namespace) -> int:
     keep_freed_memory()
     if options.window is not None and options.window < 64:
         raise ConfigError(f"--window {options.window}: must be at least 64 pixels")
+    if options.min_score is not None and not 0 <= options.min_score <= 1:
+        raise ConfigError(f"--min-score {options.min_score}: must lie between 0 and 1")
     world = detect_world()
     set_threads(world, None)
     with process_group(world, _TIMEOUT_S):
@@ -36,30 +58,31 @@ def run_predict(options: argparse.Namespace) -> int:
         checkpoint = Path(str(on_main(lambda: _pick(options))))
         pictures, passed_over = _agreed_pictures(options.input, options.out)
         trained = on_every_rank(lambda: load_trained(checkpoint, options.weights, world.device))
+        segment, ids = on_every_rank(
+            lambda: (_segment(trained, world, options), _image_ids(trained, pictures, options))
+        )
         make_deterministic(trained.config, world.device)
         own = pictures[world.rank :: world.size]
         with progress(len(own), "predict", show=world.is_main) as bar:
-            summary = on_every_rank(
-                lambda: predict_pictures(
-                    own,
-                    options.out,
-                    _probabilities(trained, world),
-                    data=trained.config.data,
-                    palette=trained.classes.palette,
-                    device=world.device,
-                    window=options.window,
-                    on_picture=bar.advance,
-                )
-            )
+            summary = on_every_rank(lambda: predict_pictures(own, options.out, segment, on_picture=bar.advance))
         gathered = cast(list[list[object]], gather_json([summary.written, list(summary.failed)]))
+        found = gather_images(summary.found)
     failed = [reason for _, reasons in gathered for reason in cast(list[str], reasons)]
     if world.is_main:
-        draw_legend(options.out, trained.classes.names, trained.classes.palette)
+        if trained.config.task == "instance":
+            classes = trained.classes
+            category_ids = classes.category_ids or tuple(range(1, len(classes.names) + 1))
+            results = coco_results(found, ids, options.input, category_ids)
+            write_whole(options.out / RESULTS_NAME, json.dumps(results))
+        else:
+            draw_legend(options.out, trained.classes.names, trained.classes.palette)
         for reason in failed:
             print(reason, file=sys.stderr)
         others = f", {passed_over} files that are no pictures passed over" if passed_over else ""
         unread = f", {len(failed)} unreadable" if failed else ""
-        print(f"{sum(cast(int, written) for written, _ in gathered)} pictures segmented{unread}{others}: {options.out}")
+        objects = f", {sum(len(image.predictions) for image in found)} instances in {RESULTS_NAME}" if found else ""
+        written = sum(cast(int, count) for count, _ in gathered)
+        print(f"{written} pictures segmented{objects}{unread}{others}: {options.out}")
     return 1 if failed else 0
 
 
@@ -78,13 +101,47 @@ def _agreed_pictures(root: Path, out: Path) -> tuple[list[Picture], int]:
     return [Picture(file=Path(file), stem=Path(stem)) for file, stem in found], passed_over
 
 
-def _probabilities(trained: TrainedModel, world: World) -> Probabilities:
-    precision = resolve_precision(trained.config.train.precision, world.device)
-    task = trained.task
-    assert isinstance(task, SemanticTask)
+def _image_ids(trained: TrainedModel, pictures: list[Picture], options: argparse.Namespace) -> dict[Path, int]:
+    files = [picture.file for picture in pictures]
+    if options.images is None:
+        return running_ids(files)
+    if trained.config.task != "instance":
+        raise ConfigError("--images: gives ids to the results of instances, and this run's task is semantic")
+    return annotated_ids(files, options.input, options.images)
 
-    def run(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+
+def _segment(trained: TrainedModel, world: World, options: argparse.Namespace) -> Segment:
+    precision = resolve_precision(trained.config.train.precision, world.device)
+    task, data, window = trained.task, trained.config.data, options.window
+
+    def classes_of(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        assert isinstance(task, SemanticTask)
         with autocast(precision, world.device):
             return task.predict_logits(trained.model, images.to(dtype_of(precision)), size)
 
-    return run
+    def detect(images: torch.Tensor) -> Detections:
+        assert isinstance(task, InstanceTask)
+        with autocast(precision, world.device):
+            return task.detect(trained.model, images.to(dtype_of(precision)))[0]
+
+    def semantic(image_hwc: NDArray[np.uint8]) -> Segmented:
+        mask = predict_mask(image_hwc, classes_of, data=data, device=world.device, window=window)
+        return Segmented(mask=mask, overlay=Image.fromarray(overlay(image_hwc, mask, trained.classes.palette)))
+
+    def instances(image_hwc: NDArray[np.uint8]) -> Segmented:
+        assert isinstance(task, InstanceTask)
+        found = predict_instances(
+            image_hwc,
+            detect,
+            data=data,
+            device=world.device,
+            mask_threshold=trained.config.mask_rcnn.mask_threshold,
+            window=window,
+        )
+        least = trained.config.eval.merge_threshold if options.min_score is None else options.min_score
+        sure = [instance for instance in found if instance.score >= least]
+        return Segmented(
+            mask=id_map(sure, *image_hwc.shape[:2]), overlay=task.draw_instances(image_hwc, sure), instances=found
+        )
+
+    return instances if isinstance(task, InstanceTask) else semantic

@@ -81,9 +81,13 @@ class InstanceTask:
         height, width = size
         threshold = self._config.mask_rcnn.mask_threshold
         return [
-            to_instances(found, images.shape[-2:], (height, width), threshold)
-            for found in cast(list[Detections], model(images))
+            to_instances(found, images.shape[-2:], (height, width), threshold) for found in self.detect(model, images)
         ]
+
+    @torch.inference_mode()
+    def detect(self, model: nn.Module, images: torch.Tensor) -> list[Detections]:
+        """What the network finds in each image, in pixels of `images`."""
+        return cast(list[Detections], model(images))
 
     def draw(self, image_HWC: NDArray[np.uint8], prediction: Prediction, batch: Batch) -> Drawing:
         """Of the predictions those that the map of classes is merged of."""

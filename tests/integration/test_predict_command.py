@@ -1,6 +1,7 @@
-"""`dist-seg predict` with a model of the user's own that lies in the working directory, on one and on two ranks."""
+"""`dist-seg predict` as a user calls it: a model of the user's own, and instances, on one and on two ranks."""
 
 import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -101,3 +102,50 @@ def test_mistake_is_told_once_by_all_ranks_together(workplace: Path, pictures: P
     result = installed(*arguments, cwd=workplace, nproc=2)
     told = [line for line in result.stderr.splitlines() if line.startswith("dist-seg: ")]
     assert told == ["dist-seg: run: no checkpoint '77'; there are: best, last, 2"]
+
+
+@pytest.fixture(scope="module")
+def instance_run(instance_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of instances that has learnt nothing: it finds many objects, hardly any of them well."""
+    run = tmp_path_factory.mktemp("predict_instances") / "run"
+    heads = ["mask_rcnn.fpn_channels=16", "mask_rcnn.box_channels=32", "mask_rcnn.mask_channels=16"]
+    few = ["mask_rcnn.roi_samples=32", "mask_rcnn.score_threshold=0.0", "mask_rcnn.detections_per_image=20"]
+    own = [*heads, *few, "data.loader=torch", "data.num_threads=0", "train.max_steps=2"]
+    result = dist_seg(*tiny_training(instance_shards, run, own), cwd=run.parent)
+    assert result.returncode == 0, result.stderr
+    return run
+
+
+def test_instances_are_written_as_ids_overlays_and_results_that_do_not_depend_on_the_ranks(
+    instance_run: Path, pictures: Path
+) -> None:
+    annotations = pictures.parent / "annotations.json"
+    images = [{"id": 7 + i, "file_name": name} for i, name in enumerate(("a.png", "b.png", "sub/c.png"))]
+    annotations.write_text(json.dumps({"images": images}))
+    outs = [pictures.parent / "out1", pictures.parent / "out2"]
+    for nproc, out in enumerate(outs, start=1):
+        options = ["--out", out, "--images", annotations, "--min-score", 0, "--window", 64]
+        result = installed("predict", instance_run, pictures, *options, cwd=pictures.parent, nproc=nproc)
+        assert result.returncode == 0, result.stderr
+        assert "3 pictures segmented, " in result.stdout
+    results, of_two = (json.loads((out / "predictions.json").read_text()) for out in outs)
+    assert [(r["image_id"], r["segmentation"]) for r in results] == [(r["image_id"], r["segmentation"]) for r in of_two]
+    # The ranks have other numbers of threads.
+    assert np.allclose([r["score"] for r in results], [r["score"] for r in of_two], atol=1e-5)
+    masks = ("a.png", "b.png", "sub/c.png")
+    assert [(outs[0] / name).read_bytes() for name in masks] == [(outs[1] / name).read_bytes() for name in masks]
+    assert {(r["image_id"], r["file_name"]) for r in results} == {(i["id"], i["file_name"]) for i in images}
+    # The classes' ids in the raw data set, which the checkpoint keeps.
+    assert {r["category_id"] for r in results} <= {1, 2, 3, 4, 5}
+    first = [r for r in results if r["file_name"] == "a.png"]
+    with Image.open(outs[0] / "a.png") as ids:
+        assert ids.size == (50, 40)
+        assert 0 < np.asarray(ids).max() <= len(first)
+    assert all(r["segmentation"]["size"] == [40, 50] for r in first)
+
+
+def test_ids_for_results_are_refused_where_there_are_no_instances(workplace: Path, pictures: Path) -> None:
+    options = ["--out", pictures.parent / "out", "--images", pictures / "a.png"]
+    result = dist_seg("predict", workplace / "run", pictures, *options, cwd=workplace)
+    assert result.returncode == 2
+    assert "--images: gives ids to the results of instances" in result.stderr

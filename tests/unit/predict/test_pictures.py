@@ -6,8 +6,10 @@ import torch
 from PIL import Image
 
 from dist_seg.config.schema import DataConfig
+from dist_seg.drawing import overlay
 from dist_seg.errors import DataError, UserError
-from dist_seg.predict import Picture, find_pictures, predict_mask, predict_pictures
+from dist_seg.predict.masks import predict_mask
+from dist_seg.predict.pictures import Picture, Segmented, find_pictures, predict_pictures
 
 PALETTE = ((0, 0, 0), (255, 0, 0), (0, 255, 0))
 UNIT = DataConfig(normalize="unit", input_scale=1.0)
@@ -17,6 +19,11 @@ CPU = torch.device("cpu")
 def brightest_channel(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Logits that depend on the pixel alone: class = brightest channel."""
     return torch.nn.functional.interpolate(images, size, mode="nearest") * 10
+
+
+def by_channel(image_hwc: np.ndarray) -> Segmented:
+    mask = predict_mask(image_hwc, brightest_channel, data=UNIT, device=CPU)
+    return Segmented(mask=mask, overlay=Image.fromarray(overlay(image_hwc, mask, PALETTE)))
 
 
 @pytest.fixture
@@ -74,7 +81,7 @@ def test_outputs_keep_the_structure_and_never_collide(tmp_path: Path, photo: np.
     (tmp_path / "in" / "notes.txt").write_text("no picture")
     pictures, passed_over = find_pictures(tmp_path / "in", tmp_path / "out")
     assert passed_over == 1
-    summary = predict_pictures(pictures, tmp_path / "out", brightest_channel, data=UNIT, palette=PALETTE, device=CPU)
+    summary = predict_pictures(pictures, tmp_path / "out", by_channel)
     assert summary.written == 5
     written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png")}
     assert len(written) == 10
@@ -85,7 +92,7 @@ def test_unreadable_picture_is_named_and_the_others_are_written(tmp_path: Path, 
     Image.fromarray(photo).save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes((tmp_path / "good.png").read_bytes()[:500])
     pictures, _ = find_pictures(tmp_path, tmp_path / "out")
-    summary = predict_pictures(pictures, tmp_path / "out", brightest_channel, data=UNIT, palette=PALETTE, device=CPU)
+    summary = predict_pictures(pictures, tmp_path / "out", by_channel)
     assert summary.written == 1
     assert len(summary.failed) == 1
     assert "bad.png" in summary.failed[0]
@@ -95,14 +102,7 @@ def test_picture_turned_by_exif_is_segmented_as_it_is_seen(tmp_path: Path, photo
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(photo).save(tmp_path / "turned.png", exif=exif)
-    predict_pictures(
-        find_pictures(tmp_path, tmp_path / "out")[0],
-        tmp_path / "out",
-        brightest_channel,
-        data=UNIT,
-        palette=PALETTE,
-        device=CPU,
-    )
+    predict_pictures(find_pictures(tmp_path, tmp_path / "out")[0], tmp_path / "out", by_channel)
     with Image.open(tmp_path / "out" / "turned.png") as mask:
         assert np.array_equal(np.asarray(mask), np.rot90(photo, -1).argmax(axis=2))
 
@@ -143,20 +143,11 @@ def test_outputs_below_the_pictures_are_no_input_of_the_next_call(tmp_path: Path
     for _ in range(2):
         pictures, _ = find_pictures(tmp_path, tmp_path / "sub" / "masks")
         assert [str(picture.stem) for picture in pictures] == ["a", "sub/b"]
-        predict_pictures(
-            pictures, tmp_path / "sub" / "masks", brightest_channel, data=UNIT, palette=PALETTE, device=CPU
-        )
+        predict_pictures(pictures, tmp_path / "sub" / "masks", by_channel)
 
 
 def test_output_folder_that_is_a_file_is_named(tmp_path: Path, photo: np.ndarray) -> None:
     save(photo, tmp_path / "a.png")
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match=r"file/out/a\.png: cannot be written: a file lies where a folder is needed"):
-        predict_pictures(
-            [Picture(file=tmp_path / "a.png", stem=Path("a"))],
-            tmp_path / "file" / "out",
-            brightest_channel,
-            data=UNIT,
-            palette=PALETTE,
-            device=CPU,
-        )
+        predict_pictures([Picture(file=tmp_path / "a.png", stem=Path("a"))], tmp_path / "file" / "out", by_channel)

@@ -1,0 +1,70 @@
+"""Instances of pictures as COCO's results: one JSON that pycocotools loads."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dist_seg.data.formats.images import read_file
+from dist_seg.errors import DataError, UserError
+from dist_seg.metrics.instances import ScoredImage
+
+
+def running_ids(files: Sequence[Path]) -> dict[Path, int]:
+    """Ids from 1, in the order of the pictures."""
+    return {file: number for number, file in enumerate(files, start=1)}
+
+
+def annotated_ids(files: Sequence[Path], root: Path, annotations: Path) -> dict[Path, int]:
+    """The ids that COCO annotations give to pictures below `root`, by file name.
+
+    A picture is known by its path below the root or, where no other ends so, by its name alone. Raises UserError for
+    one that the annotations do not have, or have more than once.
+    """
+    by_name: dict[str, list[int]] = defaultdict(list)
+    for name, number in _images(annotations):
+        by_name[name].append(number)
+        if (alone := Path(name).name) != name:
+            by_name[alone].append(number)
+    ids = {}
+    for file in files:
+        path = _name(file, root)
+        found = by_name.get(path) or by_name.get(file.name) or []
+        if len(found) != 1:
+            how = "several images" if found else "no image"
+            raise UserError(f"--images {annotations}: has {how} of the file name {path}, which is among the pictures")
+        ids[file] = found[0]
+    return ids
+
+
+def _images(annotations: Path) -> list[tuple[str, int]]:
+    try:
+        document = json.loads(read_file(annotations))
+        return [(str(image["file_name"]), int(image["id"])) for image in document["images"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{annotations}: not annotations of COCO with images that have file_name and id") from error
+
+
+def coco_results(
+    found: Sequence[ScoredImage], ids: Mapping[Path, int], root: Path, category_ids: Sequence[int]
+) -> list[dict[str, object]]:
+    """COCO's results: a box x, y, width, height in pixels, a score and run lengths, each with its picture's file name.
+
+    category_ids: of each class. root: file names are given relative to it where it is a folder.
+    """
+    return [
+        {
+            "image_id": ids[Path(picture.key)],
+            "file_name": _name(Path(picture.key), root),
+            "category_id": category_ids[instance.class_id],
+            "bbox": [round(value, 3) for value in instance.bbox],
+            "score": instance.score,
+            "segmentation": {"size": [picture.height, picture.width], "counts": instance.rle},
+        }
+        for picture in found
+        for instance in picture.predictions
+    ]
+
+
+def _name(file: Path, root: Path) -> str:
+    return file.relative_to(root).as_posix() if root.is_dir() else file.name

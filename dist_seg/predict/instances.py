@@ -1,0 +1,116 @@
+"""Instances of pictures, whole or in windows: what a window's border cuts is put together again."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dist_seg.config.schema import DataConfig
+from dist_seg.metrics.instances import ScoredInstance
+from dist_seg.models.paste import paste_masks
+from dist_seg.models.targets import Detections
+from dist_seg.predict.seams import Piece, Region, merge_pieces
+from dist_seg.predict.windows import Window, prepared, windows_of
+from dist_seg.rle import decode_mask, encode_placed
+from dist_seg.tasks.instance import to_instances
+
+MAX_IDS = 65_535
+"""As many objects have a pixel id in 16 bits."""
+_CUT_PIXELS = 8.0
+"""A box that comes this close to a window's border, in pixels of the network's input, may go on behind it: of what a
+border cuts a network's boxes end up to so much before it."""
+
+Detect = Callable[[torch.Tensor], Detections]
+"""An image (1, 3, h, w), normalised, to what is found in it."""
+
+
+def predict_instances(
+    image_hwc: NDArray[np.uint8],
+    detect: Detect,
+    *,
+    data: DataConfig,
+    device: torch.device,
+    mask_threshold: float,
+    window: int | None = None,
+) -> list[ScoredInstance]:
+    """The instances of an RGB image (H, W, 3) uint8, the surest first, with boxes and masks in its pixels.
+
+    window: side in pixels of the windows of larger pictures; None takes pictures whole up to `WHOLE_PIXELS`.
+    """
+    size = (image_hwc.shape[0], image_hwc.shape[1])
+    images = prepared(image_hwc, data, device)
+    input_size = (images.shape[-2], images.shape[-1])
+    windows = windows_of(*input_size, window)
+    if len(windows) == 1:
+        return to_instances(detect(images), input_size, size, mask_threshold)
+    pieces = [
+        piece
+        for part in windows
+        for piece in _pieces_of(detect(part.of(images)), part, input_size, size, mask_threshold)
+    ]
+    found = [
+        ScoredInstance(
+            class_id=piece.class_id,
+            score=piece.score,
+            bbox=(piece.box[0], piece.box[1], piece.box[2] - piece.box[0], piece.box[3] - piece.box[1]),
+            rle=encode_placed(piece.mask, piece.top, piece.left, *size),
+        )
+        for piece in merge_pieces(pieces)
+    ]
+    return sorted(found, key=lambda instance: -instance.score)
+
+
+def id_map(instances: list[ScoredInstance], height: int, width: int) -> NDArray[np.uint16]:
+    """(height, width): 0 where there is nothing, else the instance's place in the list, from 1; earlier ones on top."""
+    ids = np.zeros((height, width), np.uint16)
+    for number, instance in reversed(list(enumerate(instances[:MAX_IDS], start=1))):
+        ids[decode_mask(instance.rle, height, width)] = number
+    return ids
+
+
+def _pieces_of(
+    found: Detections, window: Window, input_size: tuple[int, int], size: tuple[int, int], mask_threshold: float
+) -> Iterator[Piece]:
+    """What was found in a window, in pixels of the picture."""
+    (in_height, in_width), (height, width) = input_size, size
+    down, across = height / in_height, width / in_width
+    bottom, right = window.top + window.height, window.left + window.width
+    region = Region(
+        top=int(np.floor(window.top * down)),
+        left=int(np.floor(window.left * across)),
+        bottom=min(height, int(np.ceil(bottom * down))),
+        right=min(width, int(np.ceil(right * across))),
+    )
+    boxes = found.boxes.float().cpu()
+    # Borders of the picture itself cut nothing that could be found elsewhere.
+    cut = (
+        ((boxes[:, 0] < _CUT_PIXELS) & (window.left > 0))
+        | ((boxes[:, 1] < _CUT_PIXELS) & (window.top > 0))
+        | ((boxes[:, 2] > window.width - _CUT_PIXELS) & (right < in_width))
+        | ((boxes[:, 3] > window.height - _CUT_PIXELS) & (bottom < in_height))
+    )
+    placed = (boxes + torch.tensor([window.left, window.top] * 2)) * torch.tensor([across, down] * 2)
+    local = Detections(
+        boxes=(placed - torch.tensor([region.left, region.top] * 2)).to(found.boxes.device),
+        scores=found.scores,
+        labels=found.labels,
+        masks=found.masks.float(),
+    )
+    pasted = paste_masks(local, region.bottom - region.top, region.right - region.left, threshold=mask_threshold)
+    masks = (mask for chunk in pasted for mask in chunk.cpu().numpy())
+    rows = zip(masks, placed.tolist(), found.scores.tolist(), found.labels.tolist(), cut.tolist(), strict=True)
+    for mask, (x1, y1, x2, y2), score, label, is_cut in rows:
+        lines, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        if len(lines):
+            first, last = (lines[0], columns[0]), (lines[-1] + 1, columns[-1] + 1)
+            yield Piece(
+                class_id=label,
+                score=score,
+                box=(x1, y1, x2, y2),
+                mask=mask[first[0] : last[0], first[1] : last[1]].copy(),
+                top=region.top + int(first[0]),
+                left=region.left + int(first[1]),
+                window=region,
+                cut=is_cut,
+            )

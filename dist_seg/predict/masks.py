@@ -1,0 +1,59 @@
+"""Class ids of pictures, whole or in windows without seams."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dist_seg.config.schema import DataConfig
+from dist_seg.predict.windows import Window, prepared, windows_of
+
+Probabilities = Callable[[torch.Tensor, tuple[int, int]], torch.Tensor]
+"""(images (1, 3, h, w), (height, width)) to class probabilities or logits (1, C, height, width)."""
+
+
+def predict_mask(
+    image_hwc: NDArray[np.uint8],
+    probabilities: Probabilities,
+    *,
+    data: DataConfig,
+    device: torch.device,
+    window: int | None = None,
+) -> NDArray[np.uint8]:
+    """The class ids (H, W) uint8 of an RGB image (H, W, 3) uint8.
+
+    window: side in pixels of the windows of larger pictures; None takes pictures whole up to `WHOLE_PIXELS`.
+    """
+    height, width = image_hwc.shape[:2]
+    images = prepared(image_hwc, data, device)
+    windows = windows_of(images.shape[-2], images.shape[-1], window)
+    if len(windows) == 1:
+        scores = probabilities(images, (height, width))
+    else:
+        scores = _in_windows(images, probabilities, windows)
+        if tuple(scores.shape[-2:]) != (height, width):
+            scores = torch.nn.functional.interpolate(scores, (height, width), mode="bilinear", align_corners=False)
+    mask: NDArray[np.uint8] = scores[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
+    return mask
+
+
+def _in_windows(images: torch.Tensor, probabilities: Probabilities, windows: Sequence[Window]) -> torch.Tensor:
+    """Overlapping windows, averaged with weights that fall towards each window's border, so that no seam shows."""
+    height, width = images.shape[-2:]
+    total: torch.Tensor | None = None
+    weights = torch.zeros(1, 1, height, width, device=images.device)
+    for window in windows:
+        scores = probabilities(window.of(images), (window.height, window.width)).softmax(dim=1)
+        weight = torch.outer(_ramp(window.height), _ramp(window.width)).to(images.device)
+        if total is None:
+            total = torch.zeros(1, scores.shape[1], height, width, device=images.device)
+        window.of(total).add_(scores * weight)
+        window.of(weights).add_(weight)
+    assert total is not None
+    return total / weights
+
+
+def _ramp(length: int) -> torch.Tensor:
+    distance = torch.arange(1, length + 1, dtype=torch.float32)
+    return torch.minimum(distance, distance.flip(0)) / length

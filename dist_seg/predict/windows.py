@@ -1,0 +1,65 @@
+"""Pictures as a network takes them, whole or in overlapping windows where they are too large."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dist_seg.config.schema import DataConfig
+from dist_seg.data.augment import eval_transform, input_factor
+from dist_seg.data.normalize import normalization, normalize
+from dist_seg.data.place import place_image
+
+WHOLE_PIXELS = 2048 * 2048
+"""A picture of more pixels goes through the network in windows, unless a window is given."""
+DEFAULT_WINDOW = 1024
+_OVERLAP = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """A part of the network's input, in its pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def of(self, images: torch.Tensor) -> torch.Tensor:
+        """The part of images (B, 3, H, W)."""
+        return images[..., self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+def prepared(image_hwc: NDArray[np.uint8], data: DataConfig, device: torch.device) -> torch.Tensor:
+    """An RGB image (H, W, 3) as evaluation prepares it: (1, 3, h, w), scaled and normalised."""
+    height, width = image_hwc.shape[:2]
+    transform = eval_transform(input_scale=input_factor(data, height, width), height=height, width=width)
+    norm = normalization(data)
+    return normalize([place_image(image_hwc, transform, norm.padding).to(device)], [transform], norm)
+
+
+def windows_of(height: int, width: int, side: int | None) -> list[Window]:
+    """The windows of an input, of at most `side` pixels, row by row; one for the whole where it is small enough.
+
+    side: None takes `DEFAULT_WINDOW` for inputs of more than `WHOLE_PIXELS`.
+    """
+    if side is None:
+        side = DEFAULT_WINDOW if height * width > WHOLE_PIXELS else max(height, width)
+    return [
+        Window(top=top, left=left, height=min(side, height), width=min(side, width))
+        for top in _starts(height, side)
+        for left in _starts(width, side)
+    ]
+
+
+def _starts(length: int, side: int) -> Iterator[int]:
+    """Where windows begin: evenly, overlapping by a quarter or more, the last one flush with the end."""
+    if length <= side:
+        yield 0
+        return
+    count = math.ceil((length - side) / (side * (1 - _OVERLAP))) + 1
+    for i in range(count):
+        yield round(i * (length - side) / (count - 1))
