@@ -107,7 +107,8 @@ def draw_objects(image_HWC: NDArray[np.uint8], objects: Sequence[DrawnObject], a
     so that they can be seen and have room for their labels.
     """
     height, width = image_HWC.shape[:2]
-    factor = _enlargement(objects, max(height, width))
+    font = _font(_LABEL_HEIGHT)
+    factor = _enlargement(objects, max(height, width), font)
     colors = object_colors(len(objects))
     drawn = image_HWC.copy()
     # Drawn on top of the enlarged picture at the end: an outline is one pixel wide however large the pixels are.
@@ -126,21 +127,22 @@ def draw_objects(image_HWC: NDArray[np.uint8], objects: Sequence[DrawnObject], a
     lined = outlines > 0
     large[lined] = np.array([(0, 0, 0), *colors], np.uint8)[outlines[lined]]
     picture = Image.fromarray(large)
-    draw, font = ImageDraw.Draw(picture), _font(_LABEL_HEIGHT)
+    draw = ImageDraw.Draw(picture)
     for thing, color in reversed(list(zip(objects, colors, strict=True))):
         x, y, w, h = (factor * value for value in thing.box)
         draw.rectangle((x, y, max(x, x + w - 1), max(y, y + h - 1)), outline=color)
         if thing.label and font.getlength(thing.label) <= max(w, _LABEL_ROOM):
-            _draw_label(draw, thing.label, x, y, color, font)
+            inside = max(0, min(x, picture.width - font.getlength(thing.label) - 4))
+            _draw_label(draw, thing.label, inside, y, color, font)
     return picture
 
 
-def _enlargement(objects: Sequence[DrawnObject], longer_side: int) -> int:
-    """How many times as large objects must be drawn for half of them to have room for a label."""
+def _enlargement(objects: Sequence[DrawnObject], longer_side: int, font: "Font") -> int:
+    """How many times as large objects must be drawn for three quarters of them to have room for their labels."""
     if not objects:
         return 1
-    middle = sorted(thing.box[2] for thing in objects)[len(objects) // 2]
-    wanted = int(np.ceil(_LABEL_ROOM / max(middle, 1)))
+    needed = sorted(max(font.getlength(thing.label), _LABEL_ROOM) / max(thing.box[2], 1) for thing in objects)
+    wanted = int(np.ceil(needed[3 * (len(needed) - 1) // 4]))
     return max(1, min(wanted, 4, _LARGEST_DRAWING // longer_side))
 
 

@@ -108,18 +108,33 @@ def test_pictures_of_small_objects_are_enlarged(side: int, factor: int) -> None:
     assert drawn.size == (96 * factor, 64 * factor)
 
 
+def test_a_picture_is_enlarged_until_long_labels_have_room() -> None:
+    grey = np.zeros((64, 96, 3), np.uint8)
+    plain = draw_objects(grey, [_drawn((8, 8, 40, 40), (64, 96))])
+    labelled = draw_objects(grey, [_drawn((8, 8, 40, 40), (64, 96), "triangle 0.97")])
+    assert (plain.width, labelled.width) == (96, 192)
+
+
+def test_a_label_at_the_right_border_is_drawn_as_a_whole() -> None:
+    def pixels_above(x: int) -> int:
+        drawn = draw_objects(np.zeros((60, 200, 3), np.uint8), [_drawn((x, 20, 20, 30), (60, 200), "1.00")])
+        return int((np.asarray(drawn)[: 19 * drawn.height // 60] > 0).any(axis=2).sum())
+
+    assert pixels_above(100) == pixels_above(180) > 0
+
+
 def test_a_large_picture_is_not_enlarged_beyond_what_can_be_looked_at() -> None:
     size = (40, 2000)
     assert draw_objects(np.zeros((*size, 3), np.uint8), [_drawn((8, 8, 5, 5), size)]).size == (2000, 40)
 
 
 def test_a_label_changes_pixels_only_where_it_has_room() -> None:
-    grey = np.zeros((80, 80, 3), np.uint8)
-    box = (30, 30, 40, 40)
-    plain = np.asarray(draw_objects(grey, [_drawn(box, (80, 80))]))
-    assert not np.array_equal(np.asarray(draw_objects(grey, [_drawn(box, (80, 80), "0.97")])), plain)
+    size, box = (80, 2000), (30, 30, 40, 40)  # too large to be enlarged
+    grey = np.zeros((*size, 3), np.uint8)
+    plain = np.asarray(draw_objects(grey, [_drawn(box, size)]))
+    assert not np.array_equal(np.asarray(draw_objects(grey, [_drawn(box, size, "0.97")])), plain)
     much = "a class with a name that is far too long"
-    assert np.array_equal(np.asarray(draw_objects(grey, [_drawn(box, (80, 80), much)])), plain)
+    assert np.array_equal(np.asarray(draw_objects(grey, [_drawn(box, size, much)])), plain)
 
 
 def test_a_picture_without_objects_is_itself() -> None:
