@@ -15,7 +15,7 @@ from dist_seg.drawing import overlay
 from dist_seg.engine.restore import TrainedModel, load_trained
 from dist_seg.engine.run import make_deterministic
 from dist_seg.engine.run_folder import open_run_folder, pick_checkpoint
-from dist_seg.errors import ConfigError
+from dist_seg.errors import ConfigError, UserError
 from dist_seg.metrics.instances import gather_images
 from dist_seg.models.targets import Detections
 from dist_seg.predict.coco_results import annotated_ids, coco_results, running_ids
@@ -107,7 +107,11 @@ def _image_ids(trained: TrainedModel, pictures: list[Picture], options: argparse
         return running_ids(files)
     if trained.config.task != "instance":
         raise ConfigError("--images: gives ids to the results of instances, and this run's task is semantic")
-    return annotated_ids(files, options.input, options.images)
+    ids = annotated_ids(files, options.input, options.images)
+    results = options.out / RESULTS_NAME
+    if results.exists() and results.samefile(options.images):
+        raise UserError(f"--out {options.out}: {results} is what --images names and would be overwritten; give another")
+    return ids
 
 
 def _segment(trained: TrainedModel, world: World, options: argparse.Namespace) -> Segment:

@@ -149,3 +149,16 @@ def test_ids_for_results_are_refused_where_there_are_no_instances(workplace: Pat
     result = dist_seg("predict", workplace / "run", pictures, *options, cwd=workplace)
     assert result.returncode == 2
     assert "--images: gives ids to the results of instances" in result.stderr
+
+
+def test_annotations_that_give_the_ids_are_never_written_over(instance_run: Path, pictures: Path) -> None:
+    out = pictures.parent / "found"
+    out.mkdir()
+    annotations = out / "predictions.json"
+    text = json.dumps({"images": [{"id": 1, "file_name": "a.png"}]})
+    annotations.write_text(text)
+    options = ["--out", out, "--images", annotations]
+    result = dist_seg("predict", instance_run, pictures / "a.png", *options, cwd=pictures.parent)
+    assert result.returncode == 2
+    assert "is what --images names and would be overwritten" in result.stderr
+    assert annotations.read_text() == text

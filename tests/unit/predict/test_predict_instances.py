@@ -1,5 +1,6 @@
 """Instances of pictures, whole and in windows, from a detector that sees connected bright regions."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -93,6 +94,20 @@ def test_the_scene_is_found_whole() -> None:
 @pytest.mark.parametrize("window", [64, 96, 128, 199])
 def test_windows_give_the_objects_of_the_whole_picture_each_once_and_whole(window: int) -> None:
     assert found_boxes(SCENE, window) == BOXES
+
+
+def test_what_ends_just_before_a_border_that_cuts_it_is_no_object_of_its_own() -> None:
+    def cautious(images: torch.Tensor) -> Detections:
+        """As a network's boxes are: where a border cuts an object, they end some pixels before it."""
+        found, (height, width) = bright_regions(images), images.shape[-2:]
+        low, high = torch.tensor([5.0, 5.0]), torch.tensor([width - 5.0, height - 5.0])
+        boxes = torch.cat([found.boxes[:, :2].maximum(low), found.boxes[:, 2:].minimum(high)], dim=1)
+        return dataclasses.replace(found, boxes=boxes)
+
+    assert [window.left for window in windows_of(64, 200, 64)] == [0, 45, 91, 136]
+    image = scene(64, 200, (85, 20, 105, 40))  # in the window from 45 to 109, and cut by that from 91
+    found = predict_instances(image, cautious, data=unit(), device=CPU, mask_threshold=0.5, window=64)
+    assert [instance.bbox for instance in found] == [(85.0, 20.0, 20.0, 20.0)]
 
 
 def test_windows_are_of_the_scaled_input_and_objects_of_the_picture() -> None:
