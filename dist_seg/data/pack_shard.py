@@ -13,7 +13,7 @@ from dist_seg.data.formats.images import check_image, encode_mask
 from dist_seg.data.instances import EncodedInstances, encode_instances
 from dist_seg.data.manifest import ShardInfo
 from dist_seg.data.object_counts import ObjectCounter, ShardObjects
-from dist_seg.data.shard_plan import ShardJob
+from dist_seg.data.shard_plan import ShardJob, shard_key
 from dist_seg.data.shards import EncodedMembers, write_shard
 from dist_seg.data.sidecar import INSTANCE_ROLES, SEMANTIC_ROLES
 from dist_seg.errors import DataError
@@ -86,7 +86,7 @@ def pack_shard(
             except StorageError:
                 raise
             except DataError as error:
-                refusals.append(Refusal(key=sample.key, reason=str(error)))
+                refusals.append(Refusal(key=shard_key(sample.key), reason=str(error)))
                 if not skip_bad and len(refusals) == MAX_REFUSALS:
                     break
             else:
@@ -150,7 +150,7 @@ def encode_instance_sample(
         where=sample.where,
     )
     members = EncodedMembers(
-        key=sample.key,
+        key=shard_key(sample.key),
         height=image.height,
         width=image.width,
         image=image.data,
@@ -187,7 +187,7 @@ def encode_sample(sample: SampleRef, source: Source, max_pixels: int) -> tuple[E
         )
     mask = checked_class_ids(raw.mask, mask_where, len(source.class_names), source.ignore_index)
     members = EncodedMembers(
-        key=sample.key,
+        key=shard_key(sample.key),
         height=image.height,
         width=image.width,
         image=image.data,

@@ -5,7 +5,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from dist_seg.data.formats import SampleRef
 from dist_seg.data.manifest import FORMAT_VERSION
@@ -50,7 +50,7 @@ def plan_shards(samples: Sequence[SampleRef], shard_bytes: int, classes: object)
                 f"{known[key].where} and {sample.where} would both have the key {key!r} in split {sample.split}; "
                 "rename one of them"
             )
-        known[key] = replace(sample, key=key)
+        known[key] = sample
     return [
         _job(f"{split}-{number:06d}.tar", split, part, classes)
         for split, known in sorted(by_split.items())
@@ -71,7 +71,7 @@ def shard_key(key: str) -> str:
 
 
 def _shuffle_key(sample: SampleRef) -> bytes:
-    return hashlib.blake2b(f"{sample.split}/{sample.key}".encode(), digest_size=16).digest()
+    return hashlib.blake2b(f"{sample.split}/{shard_key(sample.key)}".encode(), digest_size=16).digest()
 
 
 def _parts(samples: list[SampleRef], shard_bytes: int) -> list[list[SampleRef]]:
@@ -88,7 +88,7 @@ def _parts(samples: list[SampleRef], shard_bytes: int) -> list[list[SampleRef]]:
 
 
 def _job(name: str, split: str, samples: list[SampleRef], classes: object) -> ShardJob:
-    listing = [[sample.key, sample.num_bytes, sample.version] for sample in samples]
+    listing = [[shard_key(sample.key), sample.num_bytes, sample.version] for sample in samples]
     text = json.dumps([FORMAT_VERSION, name, classes, listing])
     return ShardJob(
         name=name, split=split, samples=tuple(samples), fingerprint=hashlib.sha256(text.encode()).hexdigest()

@@ -30,6 +30,12 @@ def test_the_order_of_the_listing_does_not_matter() -> None:
     assert plan_shards(_refs(50), 20_000, ()) == plan_shards(_refs(50)[::-1], 20_000, ())
 
 
+def test_a_reader_gets_its_samples_back_as_it_listed_them() -> None:
+    ref = SampleRef(key="train/pic 0.x", split="train", where="")
+    [job] = plan_shards([ref], 1000, ())
+    assert job.samples == (ref,)
+
+
 def test_neighbours_of_the_listing_are_mixed() -> None:
     jobs = plan_shards(_refs(400), 150_000, ())
     numbers = [int(sample.key) for sample in jobs[0].samples]
