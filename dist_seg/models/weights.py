@@ -1,6 +1,8 @@
 """Encoder weights from a file, an installed package or timm's hub."""
 
 import importlib.util
+import logging
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from torch import nn
 from dist_seg.errors import ConfigError
 from dist_seg.models.encoder import Encoder
 
+_log = logging.getLogger(__name__)
 _SUFFIXES = (".pth", ".pt", ".safetensors")
 _SHOWN = 5
 
@@ -26,7 +29,8 @@ def load_encoder_tensors(encoder: Encoder, tensors: Tensors, where: str) -> None
     """Loads tensors into `encoder`, in place.
 
     The tensors are matched with those of timm's whole model (classifier included) by name or, if they do not fit so,
-    one by one in order, if every shape is equal; what the encoder does not have (the classifier) may be missing. Raises
+    one by one in order, if every shape and the last part of every name (`weight`, `running_mean`) are equal, which is
+    logged; what the encoder does not have (the classifier) may be missing. Raises
     ConfigError that lists what does not fit.
     """
     reference = _reference_shapes(encoder.name)
@@ -49,7 +53,11 @@ def match_tensors(
     problems = _problems_by_name(tensors, reference, needed)
     if not any(problems.values()):
         return tensors
-    if [tuple(tensor.shape) for tensor in tensors.values()] == list(reference.values()):
+    # The last part tells a norm's weight from its bias, which have one shape.
+    if [(_last_part(name), tuple(tensor.shape)) for name, tensor in tensors.items()] == [
+        (_last_part(name), shape) for name, shape in reference.items()
+    ]:
+        _log.info("%s: the names are not those of %s; its %d tensors fit in order", where, encoder, len(tensors))
         return dict(zip(reference, tensors.values(), strict=True))
     listed = "; ".join(f"{kind}: {first_few(keys)}" for kind, keys in problems.items() if keys)
     raise ConfigError(
@@ -57,6 +65,10 @@ def match_tensors(
         f"({len(tensors)} tensors, {len(reference)} in the model). By name, {listed}. "
         "Give the weights of this encoder, or set model.encoder to the one they belong to"
     )
+
+
+def _last_part(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _problems_by_name(
@@ -158,8 +170,13 @@ def _read_file(path: Path) -> Tensors:
             loaded: object = load_file(path)
         else:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # torch's own words advise to read it all the same
+        raise ConfigError(
+            f"model.weights: {path} cannot be read: it is no checkpoint, or holds more than tensors, which could run "
+            "code when it is read and is refused; save the state_dict by itself, as .safetensors best"
+        ) from error
     except Exception as error:  # every reader has its own kinds for a broken file
-        raise ConfigError(f"model.weights: {path} cannot be read: {error}") from error
+        raise ConfigError(f"model.weights: {path} cannot be read: {type(error).__name__}: {error}") from error
     return _tensors_of(loaded, path)
 
 

@@ -49,16 +49,34 @@ def test_classifier_may_be_missing(tmp_path: Path, resnet_state: dict[str, torch
 
 def test_other_names_are_matched_in_order(tmp_path: Path, resnet_state: dict[str, torch.Tensor]) -> None:
     path = tmp_path / "ordered.pth"
-    torch.save({f"tensor{i}": tensor for i, tensor in enumerate(resnet_state.values())}, path)
+    torch.save(_renamed(resnet_state), path)
     encoder = build_encoder("resnet18", 16)
     load_encoder_weights(encoder, str(path))
     _assert_loaded(encoder, resnet_state)
 
 
+def test_a_weight_is_not_taken_for_a_bias_of_the_same_shape(
+    tmp_path: Path, resnet_state: dict[str, torch.Tensor]
+) -> None:
+    tensors = list(_renamed(resnet_state).items())
+    place = next(i for i, (name, _) in enumerate(tensors) if name.endswith(".bias"))
+    tensors[place - 1], tensors[place] = tensors[place], tensors[place - 1]
+    assert tensors[place - 1][1].shape == tensors[place][1].shape
+    path = tmp_path / "swapped.pth"
+    torch.save(dict(tensors), path)
+    with pytest.raises(ConfigError, match=r"neither by name nor in order.*missing: conv1\.weight"):
+        load_encoder_weights(build_encoder("resnet18", 16), str(path))
+
+
+def _renamed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """With other names, of which only the last part is the same."""
+    return {f"tensor{i}.{name.rpartition('.')[2]}": tensor for i, (name, tensor) in enumerate(tensors.items())}
+
+
 def test_one_wrong_shape_forbids_the_match_in_order(tmp_path: Path, resnet_state: dict[str, torch.Tensor]) -> None:
     path = tmp_path / "ordered.pth"
-    tensors = {f"tensor{i}": tensor for i, tensor in enumerate(resnet_state.values())}
-    tensors["tensor0"] = tensors["tensor0"][:-1]
+    tensors = _renamed(resnet_state)
+    tensors["tensor0.weight"] = tensors["tensor0.weight"][:-1]
     torch.save(tensors, path)
     with pytest.raises(
         ConfigError, match=r"missing: conv1\.weight.*\(10\d in all\).*unexpected: tensor0.*\(122 in all\)"
