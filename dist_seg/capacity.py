@@ -25,6 +25,7 @@ from dist_seg.engine.run import class_info
 from dist_seg.errors import ConfigError, DataError
 from dist_seg.models.head_sizes import PAPER, SMALL, fitted_anchor_sizes, fitted_detections, with_head_sizes
 from dist_seg.models.norm import settled_norm
+from dist_seg.runtime.machine import peak_memory
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
 from dist_seg.runtime.storage import Storage
 from dist_seg.runtime.streams import seed_of
@@ -61,6 +62,8 @@ class Measured:
 
     seconds: float
     parameter_bytes: int
+    process_bytes: int
+    """The most memory that this process had taken before: the interpreter, its libraries and the data's indexes."""
     activation_bytes: int
     """Tensors kept for the backward pass; on a GPU, the peak of allocated memory beyond the parameters."""
 
@@ -74,6 +77,12 @@ class Estimate:
     """Weights, gradients, optimiser moments, moving average and activations."""
     host_bytes: int
     """Decoded micro-batches waiting to be trained on."""
+    process_bytes: int
+    """The interpreter, its libraries and the data's indexes."""
+
+    @property
+    def total_bytes(self) -> int:
+        return self.process_bytes + self.device_bytes + self.host_bytes
 
 
 def data_facts(storage: Storage, manifest: Manifest, split: str) -> DataFacts:
@@ -193,6 +202,7 @@ def _measure(config: Config, manifest: Manifest, world: World) -> Measured:
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, norm=norm))
     task = build_task(config, class_info(manifest), manifest.split(config.data.train_split).class_pixels)
     precision = resolve_precision(config.train.precision, world.device)
+    process_bytes = peak_memory()
     before = 0
     if world.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(world.device)
@@ -233,7 +243,12 @@ def _measure(config: Config, manifest: Manifest, world: World) -> Measured:
     activation_bytes = sum(kept.values())
     if world.device.type == "cuda":  # The allocator saw the kernels' workspaces as well; gradients are counted apart.
         activation_bytes = max(0, torch.cuda.max_memory_allocated(world.device) - before - 2 * parameter_bytes)
-    return Measured(seconds=min(seconds), parameter_bytes=parameter_bytes, activation_bytes=activation_bytes)
+    return Measured(
+        seconds=min(seconds),
+        parameter_bytes=parameter_bytes,
+        process_bytes=process_bytes,
+        activation_bytes=activation_bytes,
+    )
 
 
 def seconds_per_step(config: Config, world: World, measured: Measured) -> float:
@@ -254,6 +269,7 @@ def estimate(config: Config, world: World, measured: Measured) -> Estimate:
     return Estimate(
         seconds=train.max_steps * seconds_per_step(config, world, measured),
         device_bytes=copies * measured.parameter_bytes + measured.activation_bytes,
+        process_bytes=measured.process_bytes,
         host_bytes=(config.data.prefetch + 1) * pixels * (3 * 4 + target_bytes),
     )
 

@@ -76,8 +76,13 @@ def run_verify(options: argparse.Namespace) -> int:
         problems = verify(options.shards, workers=visible_cores(), progress=bar.show)
     for problem in problems:
         print(problem)
-    print(f"{options.shards}: {f'{len(problems)} problems' if problems else 'as it was packed'}")
+    outcome = _count_of(len(problems), "problem") if problems else "as it was packed"
+    print(f"{options.shards}: {outcome}")
     return 1 if problems else 0
+
+
+def _count_of(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def run_inspect(options: argparse.Namespace) -> int:

@@ -20,14 +20,16 @@ from dist_seg.config.schema import Config
 from dist_seg.data.loader import choose_loader, train_batches
 from dist_seg.data.manifest import Manifest, load_manifest
 from dist_seg.data.plan import EvalPlan
-from dist_seg.engine.run import TrainingOutcome, build_plan, check_lanes, find_checkpoint, run_training
+from dist_seg.engine.run import TrainingOutcome, build_plan, check_lanes, class_info, find_checkpoint, run_training
 from dist_seg.engine.run_folder import RunFolder, check_same_run
 from dist_seg.engine.stop import StopSignal
 from dist_seg.errors import CheckpointError, ConfigError, DataError, UserError
+from dist_seg.models.norm import NormKind, check_norm
 from dist_seg.runtime.allocator import keep_freed_memory
 from dist_seg.runtime.collectives import gather_json, on_every_rank, on_main
 from dist_seg.runtime.storage import Storage, open_storage
 from dist_seg.runtime.world import World, detect_world, process_group, set_threads
+from dist_seg.tasks.build import build_task
 from dist_seg.telemetry.accounting import ProcessAccount
 from dist_seg.telemetry.build import build_sinks, check_sinks
 from dist_seg.telemetry.events import Event, RunEnded
@@ -120,9 +122,10 @@ def _settle(
     if not fresh and not options.resume_with_changes:
         check_same_run(folder, config, manifest.hash)
     check_lanes(config, build_plan(config, manifest), world.size)
+    _check_validation(config, storage, manifest)
     _check_shards(config, storage, manifest)
-    if not manifest.split(config.data.val_split).num_samples:
-        raise DataError(f"{storage.url}: split {config.data.val_split!r} has no samples to evaluate on")
+    check_norm(cast(NormKind, config.model.norm))
+    build_task(config, class_info(manifest)).metric()  # The user's own metrics: not only after hours of training.
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, loader=choose_loader(config)))
     if options.dry_run:
         _check_start(config, folder, storage, manifest, world)
@@ -137,6 +140,16 @@ def _settle(
     if options.print_config:
         print(to_yaml(config), end="")
     return config
+
+
+def _check_validation(config: Config, storage: Storage, manifest: Manifest) -> None:
+    name = config.data.val_split
+    if name not in manifest.splits or not manifest.splits[name].num_samples:
+        others = ", ".join(other for other, split in manifest.splits.items() if split.num_samples)
+        raise DataError(
+            f"{storage.url}: has no samples of split {name!r} to evaluate on; it has {others}. Pack with a share for "
+            "validation (such as --val 0.1), or name another split: data.val_split=train scores what was trained on"
+        )
 
 
 def _check_shards(config: Config, storage: Storage, manifest: Manifest) -> None:
@@ -169,7 +182,7 @@ def _check_start(config: Config, folder: RunFolder, storage: Storage, manifest: 
         _log.warning("sample %s of %s cannot be decoded: %s", sample.key, sample.shard, sample.reason)
 
 
-_NOTHING_MEASURED = capacity.Measured(seconds=0.0, parameter_bytes=0, activation_bytes=0)
+_NOTHING_MEASURED = capacity.Measured(seconds=0.0, parameter_bytes=0, process_bytes=0, activation_bytes=0)
 
 
 def _is_fitted(options: TrainOptions) -> bool:
@@ -200,9 +213,10 @@ def _show_plan(
         f"training    {train.max_steps} steps of {train.global_batch} images ({train.global_batch // train.micro_batch}"
         f" lanes of {train.micro_batch}), crops of {augment.crop_width}x{augment.crop_height}, "
         f"{_input_size(config)}; {world.size} rank(s) on {world.device.type}, {num_threads} thread(s) each",
-        f"memory      a rank: {guess.device_bytes / mebibyte:.0f} MiB for the model and its training, "
+        f"memory      a rank: {guess.process_bytes / mebibyte:.0f} MiB for Python and its libraries, "
+        f"{guess.device_bytes / mebibyte:.0f} MiB for the model and its training, "
         f"{guess.host_bytes / mebibyte:.0f} MiB for batches decoded ahead; all ranks here: "
-        f"{(guess.device_bytes + guess.host_bytes) * world.local_size / mebibyte:.0f} MiB",
+        f"{guess.total_bytes * world.local_size / mebibyte:.0f} MiB",
         f"time        about {duration(guess.seconds)} without evaluation, from one micro-batch measured now "
         f"({measured.seconds:.2f} s)",
     ]
@@ -243,6 +257,7 @@ def _run(
             code = _finish(prepared, outcome, world) if outcome.complete else EXIT_PREEMPTED
         except BaseException as error:
             ended, reason, code = "failed", f"{type(error).__name__}: {error}", 2 if isinstance(error, UserError) else 1
+            step = max(folder.checkpoints.steps(), default=-1)
             raise
         finally:
             if world.is_main:

@@ -33,7 +33,9 @@ def choose_loader(cfg: Config) -> Literal["dali", "torch"]:
         return "dali"
     extras = "pip install 'dist-seg[dali-cuda13]' (driver 580 or newer, or no GPU) or 'dist-seg[dali-cuda12]'"
     if cfg.data.loader == "dali":
-        raise UserError(f"data.loader=dali, but NVIDIA DALI cannot be imported ({why_not}): {extras}")
+        raise UserError(
+            f"data.loader=dali, but NVIDIA DALI cannot be imported ({why_not}): {extras}; or take data.loader=torch"
+        )
     _log.warning("data.loader=auto takes torch, as NVIDIA DALI cannot be imported (%s); for DALI: %s", why_not, extras)
     return "torch"
 

@@ -56,6 +56,12 @@ class SemanticTask:
                 f"model.name: {self._config.model.name}: a network for the task `semantic` must return logits "
                 f"(B, C, H, W), this one returned a {type(logits).__name__}"
             )
+        wanted = (len(batch.targets), len(self._classes.names), *batch.targets.shape[-2:])
+        if tuple(logits.shape) != wanted:
+            raise ConfigError(
+                f"model.name: {self._config.model.name}: the network returned logits of the shape "
+                f"{tuple(logits.shape)}, expected {wanted}: images, classes, height and width of the images"
+            )
         if logits.dtype == torch.bfloat16:
             logits = logits.float()
         return self._loss(logits, batch.targets)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -241,6 +242,13 @@ def test_more_ranks_than_lanes_is_refused(synthetic_shards: Path, tmp_path: Path
         (["checkpoint.resume=nowhere"], "nowhere"),
         (["telemetry.prometheus_address=203.0.113.7"], "prometheus_address"),
         (["run.dir=a_file/run"], "a_file/run"),
+        (["eval.metrics=[no.such:metric]"], "eval.metrics"),
+        (["data.val_split=test"], "has no samples of split 'test' to evaluate on; it has train, val"),
+        pytest.param(
+            ["model.norm=sync"],
+            "sync needs a GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
     ],
 )
 def test_dry_run_finds_what_would_stop_the_start(

@@ -52,7 +52,7 @@ def test_what_the_user_sets_is_kept() -> None:
 
 
 def measured(seconds: float) -> Measured:
-    return Measured(seconds=seconds, parameter_bytes=400, activation_bytes=1000)
+    return Measured(seconds=seconds, parameter_bytes=400, process_bytes=5000, activation_bytes=1000)
 
 
 def test_steps_on_a_cpu_fit_its_half_hour() -> None:
@@ -68,6 +68,7 @@ def test_estimates_count_every_copy_of_the_weights() -> None:
     assert guess.seconds == 10 * 2 * 0.5
     assert guess.device_bytes == 400 * (1 + 1 + 2 + 1) + 1000  # weights, gradients, two moments, average; activations
     assert guess.host_bytes == (2 + 1) * 4 * 256 * 256 * (3 * 4 + 8)
+    assert guess.total_bytes == 5000 + guess.device_bytes + guess.host_bytes
 
 
 def test_a_resumed_run_keeps_what_was_fitted_before() -> None:
