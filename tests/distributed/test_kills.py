@@ -101,12 +101,14 @@ def _signalled(root: int, number: signal.Signals) -> list[int]:
     waiting = [root]
     while waiting:
         pid = waiting.pop(0)
+        # Looked up before as well: whose parent has been killed has another parent at once.
+        started = _children()[pid]
         try:
             os.kill(pid, number)
         except ProcessLookupError:
             continue
         reached.append(pid)
-        waiting.extend(_children()[pid])
+        waiting.extend(dict.fromkeys([*started, *_children()[pid]]))
     return reached
 
 
