@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from dist_seg.rle import decode_mask
+from dist_seg.rle import decode_mask, mask_extent
 
 Rgb = tuple[int, int, int]
 
@@ -115,7 +115,7 @@ def draw_objects(image_HWC: NDArray[np.uint8], objects: Sequence[DrawnObject], a
     outlines = np.zeros((height * factor, width * factor), np.uint16)
     for number, thing in reversed(list(enumerate(objects))):
         mask = decode_mask(thing.rle, height, width)
-        rows, columns = _extent(mask)
+        rows, columns = mask_extent(mask)
         part, image = mask[rows, columns], image_HWC[rows, columns]
         tinted = np.rint((1 - alpha) * image + alpha * np.array(colors[number], np.float32)).astype(np.uint8)
         np.copyto(drawn[rows, columns], tinted, where=part[:, :, None])
@@ -144,14 +144,6 @@ def _enlargement(objects: Sequence[DrawnObject], longer_side: int, font: "Font")
     needed = sorted(max(font.getlength(thing.label), _LABEL_ROOM) / max(thing.box[2], 1) for thing in objects)
     wanted = int(np.ceil(needed[3 * (len(needed) - 1) // 4]))
     return max(1, min(wanted, 4, _LARGEST_DRAWING // longer_side))
-
-
-def _extent(mask_HW: NDArray[np.bool_]) -> tuple[slice, slice]:
-    """Rows and columns from the mask's first to its last."""
-    rows, columns = np.flatnonzero(mask_HW.any(axis=1)), np.flatnonzero(mask_HW.any(axis=0))
-    if not len(rows):
-        return slice(0, 0), slice(0, 0)
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _border(mask_HW: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -12,7 +12,7 @@ def encode_masks(masks_NHW: NDArray[np.bool_]) -> list[tuple[str, int]]:
     # COCO's runs go down the columns.
     encoded = coco_masks.encode(np.asfortranarray(masks_NHW.transpose(1, 2, 0).astype(np.uint8)))
     areas = masks_NHW.sum(axis=(1, 2), dtype=np.int64)
-    return [(_text(rle["counts"]), int(area)) for rle, area in zip(encoded, areas, strict=True)]
+    return [(counts_text(rle["counts"]), int(area)) for rle, area in zip(encoded, areas, strict=True)]
 
 
 def decode_mask(rle: str, height: int, width: int) -> NDArray[np.bool_]:
@@ -35,8 +35,17 @@ def encode_placed(mask_HW: NDArray[np.bool_], top: int, left: int, height: int, 
     if not runs[-1]:
         runs.pop()
     encoded = coco_masks.frPyObjects({"size": [height, width], "counts": runs}, height, width)
-    return _text(encoded["counts"])
+    return counts_text(encoded["counts"])
 
 
-def _text(counts: bytes | str) -> str:
+def mask_extent(mask_HW: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """Rows and columns from the mask's first to its last pixel; empty slices for a mask of none."""
+    rows, columns = np.flatnonzero(mask_HW.any(axis=1)), np.flatnonzero(mask_HW.any(axis=0))
+    if not len(rows):
+        return slice(0, 0), slice(0, 0)
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def counts_text(counts: bytes | str) -> str:
+    """Run lengths as text, whichever way the library gives them."""
     return counts.decode() if isinstance(counts, bytes) else counts

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dist_seg.data.annotations import MAX_LAYERS, MAX_OBJECTS, ImageAnnotations, ObjectAnnotation
 from dist_seg.errors import DataError
-from dist_seg.rle import decode_mask
+from dist_seg.rle import decode_mask, mask_extent
 
 SIDE_BINS = 128
 """Of a histogram of objects' sides: bin i begins at 2^(i / 8) pixels."""
@@ -126,9 +126,9 @@ def _place_for(mask: NDArray[np.bool_], pixels: int, layers: list[NDArray[np.uin
 
 
 def _box_of(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    x, y = int(columns[0]), int(rows[0])
-    return float(x), float(y), float(columns[-1] - x + 1), float(rows[-1] - y + 1)
+    rows, columns = mask_extent(mask)
+    x, y = columns.start, rows.start
+    return float(x), float(y), float(columns.stop - x), float(rows.stop - y)
 
 
 def side_histogram(areas: Sequence[float]) -> NDArray[np.int64]:

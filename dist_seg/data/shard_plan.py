@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dist_seg.data.formats import SampleRef
@@ -54,7 +54,7 @@ def plan_shards(samples: Sequence[SampleRef], shard_bytes: int, classes: object)
     return [
         _job(f"{split}-{number:06d}.tar", split, part, classes)
         for split, known in sorted(by_split.items())
-        for number, part in enumerate(_parts(sorted(known.values(), key=_shuffle_key), shard_bytes))
+        for number, part in enumerate(_parts(_shuffled(split, known), shard_bytes))
     ]
 
 
@@ -70,8 +70,13 @@ def shard_key(key: str) -> str:
     return escaped.encode()[: _MAX_KEY_BYTES - 17].decode(errors="ignore") + "-" + digest
 
 
-def _shuffle_key(sample: SampleRef) -> bytes:
-    return hashlib.blake2b(f"{sample.split}/{shard_key(sample.key)}".encode(), digest_size=16).digest()
+def _shuffled(split: str, known: Mapping[str, SampleRef]) -> list[SampleRef]:
+    """Samples, given by their keys in shards, in an order that depends on these alone."""
+
+    def place(key: str) -> bytes:
+        return hashlib.blake2b(f"{split}/{key}".encode(), digest_size=16).digest()
+
+    return [known[key] for key in sorted(known, key=place)]
 
 
 def _parts(samples: list[SampleRef], shard_bytes: int) -> list[list[SampleRef]]:

@@ -12,7 +12,7 @@ from dist_seg.models.paste import paste_masks
 from dist_seg.models.targets import Detections
 from dist_seg.predict.seams import Piece, Region, merge_pieces
 from dist_seg.predict.windows import Window, prepared, windows_of
-from dist_seg.rle import decode_mask, encode_placed
+from dist_seg.rle import decode_mask, encode_placed, mask_extent
 from dist_seg.tasks.instance import to_instances
 
 MAX_IDS = 65_535
@@ -101,16 +101,15 @@ def _pieces_of(
     masks = (mask for chunk in pasted for mask in chunk.cpu().numpy())
     rows = zip(masks, placed.tolist(), found.scores.tolist(), found.labels.tolist(), cut.tolist(), strict=True)
     for mask, (x1, y1, x2, y2), score, label, is_cut in rows:
-        lines, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        if len(lines):
-            first, last = (lines[0], columns[0]), (lines[-1] + 1, columns[-1] + 1)
+        extent = mask_extent(mask)
+        if mask[extent].size:
             yield Piece(
                 class_id=label,
                 score=score,
                 box=(x1, y1, x2, y2),
-                mask=mask[first[0] : last[0], first[1] : last[1]].copy(),
-                top=region.top + int(first[0]),
-                left=region.left + int(first[1]),
+                mask=mask[extent].copy(),
+                top=region.top + extent[0].start,
+                left=region.left + extent[1].start,
                 window=region,
                 cut=is_cut,
             )

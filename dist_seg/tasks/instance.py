@@ -129,7 +129,7 @@ class InstanceMetric:
 
     def __init__(self, config: Config, classes: ClassInfo, merged: ClassInfo) -> None:
         """merged: the classes, with the background first."""
-        self._config, self._classes, self._merged_classes = config, classes, merged
+        self._config, self._classes = config, classes
         own = build_metrics(config.eval.metrics, merged.names, merged.ignore_index)
         self._merged = SemanticMetric(
             merged, own, bootstrap_samples=config.eval.bootstrap_samples, seed=config.train.seed

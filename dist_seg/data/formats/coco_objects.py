@@ -8,6 +8,7 @@ from faster_coco_eval.core import mask as coco_masks
 from dist_seg.data.formats.coco_index import Entry
 from dist_seg.data.instances import RawObject
 from dist_seg.errors import DataError
+from dist_seg.rle import counts_text
 
 _TOLERANCE = 1.0
 """Pixels by which coordinates may lie outside the image: labelling tools round."""
@@ -45,7 +46,7 @@ def _run_lengths(segmentation: object, height: int, width: int) -> str:
         case [_, *_]:
             polygons = [_polygon(part, height, width) for part in segmentation]
             parts = coco_masks.frPyObjects(polygons, height, width)
-            return _text(coco_masks.merge(parts)["counts"])
+            return counts_text(coco_masks.merge(parts)["counts"])
         case []:
             raise DataError("its segmentation is empty")
     raise DataError(f"its segmentation is neither polygons nor run lengths: {str(segmentation)[:60]}")
@@ -57,7 +58,7 @@ def _compressed(counts: object, height: int, width: int) -> str:
     if isinstance(counts, list):
         if not all(isinstance(run, int) and run >= 0 for run in counts) or sum(counts) != height * width:
             raise DataError(f"its run lengths do not add up to the {height * width} pixels of the image")
-        return _text(coco_masks.frPyObjects({"size": size, "counts": counts}, height, width)["counts"])
+        return counts_text(coco_masks.frPyObjects({"size": size, "counts": counts}, height, width)["counts"])
     if not isinstance(counts, str):
         raise DataError(f"its run lengths are a {type(counts).__name__}, not a string or a list")
     if _sum_of_runs(counts) != height * width:
@@ -131,7 +132,3 @@ def _number(entry: Entry, key: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
         raise DataError(f"its {key} is {value!r}, must be a number")
     return float(value)
-
-
-def _text(counts: bytes | str) -> str:
-    return counts.decode() if isinstance(counts, bytes) else counts
