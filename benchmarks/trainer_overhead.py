@@ -141,7 +141,7 @@ def _trainer_block(config: Config, folder: Path, block: int) -> Callable[[], flo
         task=task,
         strategy=strategy,
         statistics=RunningStatistics(model, config.model.norm_momentum),
-        ema=ExponentialMovingAverage(model, config.train.ema_decay),
+        ema=ExponentialMovingAverage(strategy.held(), config.train.ema_decay),
         plan=TrainPlan([4 * block], seed=0, global_batch=4, micro_batch=4, shuffle_window=64),
         batches_of=batches_of,
         evaluate=lambda model: EvalResult(headline={"miou": 0.0}, document={}, images=0),

@@ -15,7 +15,8 @@ class AuditResult:
     compared_steps: int
     """Steps of which both runs took a digest."""
     weights_compared: bool
-    """Weights are compared where both ran on one and the same number of ranks; other numbers add in another order."""
+    """Weights are compared where both ran under one and the same engine on one and the same number of ranks; others add
+    in another order."""
     batch_differs_at: int | None
     weights_differ_at: int | None
 
@@ -28,8 +29,7 @@ def audit(run_a: Path, run_b: Path) -> AuditResult:
     """Compares the runs in two folders. Raises UserError where one has no digests."""
     digests_a, digests_b = _digests(run_a), _digests(run_b)
     common = sorted(digests_a.keys() & digests_b.keys())
-    sizes = _world_sizes(run_a) | _world_sizes(run_b)
-    weights_compared = len(sizes) == 1
+    weights_compared = len(_settings(run_a) | _settings(run_b)) == 1
     batch = next((step for step in common if digests_a[step].batch != digests_b[step].batch), None)
     weights = next((step for step in common if digests_a[step].weights != digests_b[step].weights), None)
     return AuditResult(
@@ -49,7 +49,7 @@ def describe(result: AuditResult) -> str:
         "batches agree" if result.batch_differs_at is None else f"batches differ from step {result.batch_differs_at} on"
     )
     if not result.weights_compared:
-        lines.append("weights not compared: the runs had different numbers of ranks")
+        lines.append("weights not compared: the runs had different engines or numbers of ranks")
     elif result.weights_differ_at is None:
         lines.append("weights agree to the bit")
     else:
@@ -66,5 +66,10 @@ def _digests(run: Path) -> dict[int, DigestTaken]:
     return found
 
 
-def _world_sizes(run: Path) -> set[int]:
-    return {record.event.world_size for record in read_log(run) if isinstance(record.event, RunStarted)}
+def _settings(run: Path) -> set[tuple[str, int]]:
+    """What the order of summation depends on: the engine and the number of ranks."""
+    return {
+        (record.event.engine, record.event.world_size)
+        for record in read_log(run)
+        if isinstance(record.event, RunStarted)
+    }

@@ -22,6 +22,10 @@ class CheckpointMeta:
     bad_samples: Mapping[str, str] = field(default_factory=dict)
     """Key of every training sample that could not be decoded, and why."""
     nonfinite_in_a_row: int = 0
+    loss_scale: float = 1.0
+    """The factor on the loss under fp16, else 1."""
+    loss_scale_good_steps: int = 0
+    """Steps since it last changed."""
     origin: str = ""
     """The checkpoint outside the run's own folder that training began from, if it did."""
     format_version: int = FORMAT_VERSION
@@ -40,8 +44,6 @@ class TrainingState:
     """Moments, by `PARAMETER/MOMENT`."""
 
 
-def snapshot(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Copies on the CPU, in the default memory layout, that training does not touch any more."""
-    return {
-        name: torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach()) for name, tensor in tensors.items()
-    }
+def snapshot(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy on the CPU, in the default memory layout, that training does not touch any more."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())

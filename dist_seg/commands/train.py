@@ -72,7 +72,7 @@ def train(options: TrainOptions, process_started: float) -> int:
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(run_dir_of(config))))
     world = detect_world()
     num_threads = set_threads(world, config.train.num_threads)
-    with StopSignal() as stop, process_group(world, config.train.timeout_s):
+    with StopSignal() as stop, process_group(world, config.train.timeout_s, single=config.engine.name == "deepspeed"):
         prepared = _prepare(config, options, world, num_threads)
         if options.print_config or options.dry_run:
             return 0

@@ -28,6 +28,7 @@ def check_config(config: Config) -> None:
         *_loss_problems(config.loss),
         *_optim_problems(config.optim),
         *_train_problems(config.train),
+        *_engine_problems(config),
         *_other_problems(config),
     ]
     if problems:
@@ -176,6 +177,32 @@ def _train_problems(train: TrainConfig) -> Iterator[str]:
     batch, micro = train.global_batch, train.micro_batch
     if batch and micro and batch % micro:
         yield f"train.global_batch={batch}: must be a multiple of train.micro_batch={micro}"
+
+
+def _engine_problems(config: Config) -> Iterator[str]:
+    engine, train = config.engine, config.train
+    if engine.name != "deepspeed":
+        for name in ("offload_optimizer", "offload_param", "deepspeed_json"):
+            if getattr(engine, name):
+                yield (
+                    f"engine.{name}={getattr(engine, name)}: has no effect with engine.name={engine.name}; set "
+                    "engine.name=deepspeed"
+                )
+        return
+    if train.precision == "fp64":
+        yield "train.precision=fp64: DeepSpeed shards single precision only; train with engine.name=ddp, or in fp32"
+    if train.compile:
+        yield (
+            "train.compile=true: DeepSpeed's hooks break the compiled graph at every module; train with "
+            "engine.name=ddp, or without it"
+        )
+    if engine.offload_optimizer and engine.zero_stage == 0:
+        yield "engine.offload_optimizer=true: needs engine.zero_stage 1, 2 or 3, stage 0 shards nothing"
+    if engine.offload_param and engine.zero_stage != 3:
+        yield (
+            f"engine.offload_param=true: needs engine.zero_stage=3, not {engine.zero_stage}: only there weights are "
+            "sharded"
+        )
 
 
 def _other_problems(config: Config) -> Iterator[str]:

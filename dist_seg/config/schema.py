@@ -204,6 +204,23 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """What spreads the model over ranks. The training is the same but for rounding."""
+
+    name: Literal["ddp", "deepspeed"] = "ddp"
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """What DeepSpeed shards over ranks (Rajbhandari et al. 2020): 1 the optimiser's moments, 2 the gradients too, 3 the
+    weights too, 0 nothing."""
+    offload_optimizer: bool = False
+    """Moments, and the optimiser's step, on the CPU (stages 1 to 3)."""
+    offload_param: bool = False
+    """The weights' shards on the CPU, except while they are used (stage 3)."""
+    deepspeed_json: str | None = None
+    """File of DeepSpeed settings of one's own, such as bucket sizes. What it says of batches, precision, clipping,
+    stage and offload must agree with this configuration."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """The loop."""
 
@@ -213,8 +230,9 @@ class TrainConfig:
     """Samples a forward pass. `global_batch / micro_batch` is the number of lanes, the most ranks there can be."""
     max_steps: int | None = None
     seed: int = 0
-    precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
-    """auto: bf16 autocast on a GPU that has it, fp32 elsewhere. fp64 trains in double precision."""
+    precision: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = "auto"
+    """auto: bf16 autocast on a GPU that has it, fp32 elsewhere. fp16: autocast with a loss scale that finds itself.
+    Under both the weights stay in single precision. fp64 trains in double precision."""
     compile: bool = False
     channels_last: bool = True
     deterministic: bool | None = None
@@ -294,6 +312,7 @@ class Config:
     mask_rcnn: MaskRcnnConfig = field(default_factory=MaskRcnnConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

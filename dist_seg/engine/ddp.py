@@ -1,15 +1,18 @@
 """Data-parallel training: the whole model on every rank, gradients summed by torch's DistributedDataParallel."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from dist_seg.engine.ema import ExponentialMovingAverage
+from dist_seg.engine.loss_scale import LossScale
 from dist_seg.engine.optim import load_optimizer_state, optimizer_state, set_learning_rate
-from dist_seg.errors import ConfigError
+from dist_seg.engine.warm_up import check_all_used
 from dist_seg.runtime.world import World
 from dist_seg.tasks.task import Forward, ModelOutput
 
@@ -18,13 +21,25 @@ class DdpStrategy:
     """A `Strategy`. With one rank the model is not wrapped at all."""
 
     def __init__(
-        self, model: nn.Module, optimizer: Optimizer, *, world: World, lanes: int, clip_norm: float, compile: bool
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        world: World,
+        lanes: int,
+        clip_norm: float,
+        compile: bool,
+        loss_scale: LossScale | None = None,
     ) -> None:
+        """loss_scale: None for the formats that need none."""
         self.module = model
+        self.loss_scale = loss_scale or LossScale.starting(dynamic=False)
+        # Ranks meet on their last micro-batch only, so how many come before it is each one's own affair.
+        self.rounds = 0
         self._optimizer = optimizer
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         # DDP divides the sum over ranks by their number, the contract by the number of lanes.
-        self._loss_scale = world.size / lanes
+        self._weight = world.size / lanes
         self._clip_norm = clip_norm or math.inf
         self._ddp: DistributedDataParallel | None = None
         called: nn.Module = model
@@ -42,9 +57,12 @@ class DdpStrategy:
         return self._forward(*inputs)
 
     def backward(self, loss: torch.Tensor, *, last: bool) -> None:
-        torch.autograd.backward(loss * self._loss_scale)
+        torch.autograd.backward(loss * (self._weight * self.loss_scale.value))
 
     def step(self, lr_factor: float, loss: torch.Tensor) -> tuple[float, bool]:
+        if self.loss_scale.value != 1:
+            gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+            torch._foreach_mul_(gradients, 1 / self.loss_scale.value)
         norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_norm, foreach=True)
         # The one point of a step where the host waits for the device.
         grad_norm, finite = torch.stack([norm.double(), (norm + loss).isfinite().double()]).tolist()
@@ -53,6 +71,7 @@ class DdpStrategy:
             set_learning_rate(self._optimizer, lr_factor)
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+        self.loss_scale.update(skipped=skipped)
         return grad_norm, skipped
 
     def warm_up(self, loss_of: Callable[[Forward], torch.Tensor]) -> None:
@@ -64,24 +83,28 @@ class DdpStrategy:
         """
         for _ in range(2 if self._ddp is not None else 1):
             self.backward(loss_of(lambda *inputs: self.forward(*inputs, last=True)), last=True)
-            self._check_all_used()
+            check_all_used(self.module)
         self._optimizer.zero_grad(set_to_none=True)
 
-    def _check_all_used(self) -> None:
-        unused = [
-            name
-            for name, parameter in self.module.named_parameters()
-            if parameter.requires_grad and parameter.grad is None
-        ]
-        if unused:
-            raise ConfigError(
-                f"{type(self.module).__name__}: the loss does not depend on {', '.join(unused[:5])}"
-                f"{f' and {len(unused) - 5} more parameters' if len(unused) > 5 else ''}, so ranks would wait for its "
-                "gradient for ever; leave it out of the model, or set requires_grad to False"
-            )
+    def held(self) -> dict[str, torch.Tensor]:
+        return self.module.state_dict(keep_vars=True)
 
-    def optimizer_state(self) -> dict[str, torch.Tensor]:
-        return optimizer_state(self._optimizer, self.module)
+    def whole(self, parts: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+        yield from parts.items()
+
+    def part(self, name: str, whole: torch.Tensor) -> torch.Tensor:
+        return whole
+
+    @contextmanager
+    def evaluated(self, ema: ExponentialMovingAverage | None) -> Iterator[nn.Module]:
+        if ema is None:
+            yield self.module
+            return
+        with ema.swapped_in():
+            yield self.module
+
+    def optimizer_state(self) -> Iterator[tuple[str, torch.Tensor]]:
+        yield from optimizer_state(self._optimizer, self.module).items()
 
     def load_optimizer_state(self, state: Mapping[str, torch.Tensor]) -> None:
         load_optimizer_state(self._optimizer, self.module, state)

@@ -2,9 +2,9 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterable
 
 import torch
-from torch import nn
 
 from dist_seg.errors import RunFailedError
 from dist_seg.runtime.collectives import gather_json, sum_over_ranks
@@ -18,12 +18,12 @@ def batch_digest(lane_digests: dict[int, int], lanes: int) -> str:
     return hashlib.sha256(sum_over_ranks(vector).numpy().tobytes()).hexdigest()[:16]
 
 
-def weights_digest(model: nn.Module) -> str:
-    """A digest of all weights and buffers of this rank's model."""
+def weights_digest(state: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """A digest of a model's state: whole tensors by name, in the model's order."""
     content = hashlib.blake2b(digest_size=8)
-    for name, tensor in model.state_dict().items():
+    for name, tensor in state:
         content.update(name.encode())
-        content.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        content.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return content.hexdigest()
 
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import nn
 
 
 class ExponentialMovingAverage:
@@ -14,13 +13,13 @@ class ExponentialMovingAverage:
     random start is soon forgotten.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self._model = model
+    def __init__(self, live: Mapping[str, torch.Tensor], decay: float) -> None:
+        """live: the state that is averaged, by name (`Strategy.held`); the very tensors that training changes."""
         self._decay = decay
         # A tensor that is known by several names (tied weights) is averaged once, under the first of them.
         by_tensor: dict[int, tuple[str, torch.Tensor]] = {}
         self._first_name: dict[str, str] = {}
-        for name, tensor in model.state_dict(keep_vars=True).items():
+        for name, tensor in live.items():
             if tensor.is_floating_point():
                 self._first_name[name] = by_tensor.setdefault(id(tensor), (name, tensor))[0]
         self._live = dict(by_tensor.values())
@@ -28,7 +27,7 @@ class ExponentialMovingAverage:
 
     @property
     def averages(self) -> dict[str, torch.Tensor]:
-        """By the names of the model's state."""
+        """This rank's parts of them, by the names of the model's state."""
         return {name: self._averages[first] for name, first in self._first_name.items()}
 
     @torch.no_grad()
@@ -41,7 +40,7 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def load(self, averages: Mapping[str, torch.Tensor]) -> None:
-        """Takes up averages by name."""
+        """Takes up parts of averages by name."""
         for name, tensor in self._averages.items():
             tensor.copy_(averages[name])
 

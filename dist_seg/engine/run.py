@@ -5,38 +5,30 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import cast
 
 import torch
-from torch import nn
 
-from dist_seg.checkpoint.store import CheckpointStore, Retention, load_checkpoint, load_meta, verify_checkpoint
+from dist_seg.checkpoint.store import CheckpointStore, Retention, load_meta, verify_checkpoint
 from dist_seg.checkpoint.writer import CheckpointWriter
 from dist_seg.config.load import to_yaml
-from dist_seg.config.schema import Config
+from dist_seg.config.schema import Config, EngineConfig
 from dist_seg.data.batch import Batch
 from dist_seg.data.loader import loader_version, train_batches
 from dist_seg.data.manifest import Manifest
 from dist_seg.data.plan import TrainPlan
-from dist_seg.engine.ddp import DdpStrategy
-from dist_seg.engine.ema import ExponentialMovingAverage
+from dist_seg.engine.build import prepare
 from dist_seg.engine.evaluator import evaluate
-from dist_seg.engine.optim import build_optimizer
 from dist_seg.engine.run_folder import RunFolder
-from dist_seg.engine.statistics import RunningStatistics
 from dist_seg.engine.stop import StopSignal
 from dist_seg.engine.trainer import Progress, Trainer
-from dist_seg.errors import CheckpointError, ConfigError
-from dist_seg.models.norm import settled_norm
-from dist_seg.runtime.collectives import gather_json, on_every_rank, on_main
-from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
+from dist_seg.errors import ConfigError
+from dist_seg.runtime.collectives import gather_json, on_main
 from dist_seg.runtime.storage import Storage
-from dist_seg.runtime.streams import seed_of
 from dist_seg.runtime.world import World
-from dist_seg.tasks.build import build_task
-from dist_seg.tasks.task import ClassInfo, EvalResult, Task
+from dist_seg.tasks.task import ClassInfo, EvalResult
 from dist_seg.telemetry.events import CheckpointSaved, Event, RunStarted
 
 _log = logging.getLogger(__name__)
@@ -113,6 +105,11 @@ def manifest_meta(manifest: Manifest) -> dict[str, object]:
     }
 
 
+def engine_name(engine: EngineConfig) -> str:
+    """As logs and pages show it."""
+    return engine.name if engine.name == "ddp" else f"{engine.name}, ZeRO-{engine.zero_stage}"
+
+
 def find_checkpoint(config: Config, checkpoints: CheckpointStore, *, restarted: bool) -> Path | None:
     """The checkpoint that `checkpoint.resume` asks to start from. Raises CheckpointError for one that is not whole.
 
@@ -157,25 +154,18 @@ def run_training(
     make_deterministic(config, world.device)
     plan = build_plan(config, manifest)
     checkpoint = _agreed_checkpoint(config, folder, restarted=world.restarts > 0)
-    if checkpoint is not None:  # It holds all weights: a lost file of pretrained ones must not stand in the way.
-        norm = settled_norm(config.model.norm, config.task, config.model.weights)
-        config_of_model = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=None, norm=norm))
-    else:
-        config_of_model = config
-    task = build_task(config_of_model, class_info(manifest), manifest.split(config.data.train_split).class_pixels)
-    model = on_every_rank(lambda: _build_model(config, task, world))
-    strategy = DdpStrategy(
-        model,
-        build_optimizer(config.optim, model),
-        world=world,
+    trainee = prepare(
+        config,
+        class_info(manifest),
+        manifest.split(config.data.train_split).class_pixels,
+        checkpoint,
+        world,
         lanes=plan.lanes,
-        clip_norm=config.optim.clip_norm,
-        compile=config.train.compile,
     )
-    statistics = _warmed_up(config, task, strategy, world, plan.lanes)
-    ema = ExponentialMovingAverage(model, config.train.ema_decay) if config.train.ema_decay else None
+    progress = trainee.progress
     own = checkpoint is not None and checkpoint.parent.absolute() == folder.checkpoints.root.absolute()
-    progress = on_every_rank(lambda: _resumed(config, checkpoint, strategy, ema, own=own))
+    if checkpoint is not None and not own:
+        progress.origin = _origin(checkpoint)
     _check_same_start(progress, manifest)
     scored_steps = cast(list[int], on_main(lambda: _claim(folder, config, progress.step)))
     writer = _build_writer(config, folder.checkpoints, emit, progress.step if own else None)
@@ -186,15 +176,15 @@ def run_training(
     trainer = Trainer(
         config=config,
         world=world,
-        task=task,
-        strategy=strategy,
-        statistics=statistics,
-        ema=ema,
+        task=trainee.task,
+        strategy=trainee.strategy,
+        statistics=trainee.statistics,
+        ema=trainee.ema,
         plan=plan,
         batches_of=batches_of,
         evaluate=lambda model: evaluate(
             model,
-            task=task,
+            task=trainee.task,
             config=config,
             storage=storage,
             manifest=manifest,
@@ -224,6 +214,7 @@ def run_training(
             manifest_hash=manifest.hash,
             versions={"python": platform.python_version(), "torch": torch.__version__, **loader_version(config)},
             startup_s=time.time() - process_started,
+            engine=engine_name(config.engine),
         )
     )
     try:
@@ -237,65 +228,6 @@ def _agreed_checkpoint(config: Config, folder: RunFolder, *, restarted: bool) ->
     """What rank 0 found to start from: ranks that looked for themselves might find different ones."""
     found = on_main(lambda: str(find_checkpoint(config, folder.checkpoints, restarted=restarted) or ""))
     return Path(str(found)) if found else None
-
-
-def _build_model(config: Config, task: Task, world: World) -> nn.Module:
-    precision = resolve_precision(config.train.precision, world.device)
-    torch.manual_seed(seed_of("model", config.train.seed))
-    model = task.build_model().to(world.device, dtype_of(precision))
-    return model.to(memory_format=torch.channels_last) if config.train.channels_last else model
-
-
-def _warmed_up(config: Config, task: Task, strategy: DdpStrategy, world: World, lanes: int) -> RunningStatistics:
-    """The running statistics, after passes through the whole model that leave no trace in it."""
-    precision = resolve_precision(config.train.precision, world.device)
-    statistics = RunningStatistics(strategy.module, config.model.norm_momentum)
-    statistics.begin_step()
-    blank = task.blank_batch(world.device)
-    with autocast(precision, world.device):
-        strategy.warm_up(
-            lambda forward: task.losses(lambda images, *more: forward(images.to(dtype_of(precision)), *more), blank)[
-                "loss"
-            ]
-        )
-    statistics.end_step(lanes, skipped=True)
-    return statistics
-
-
-def _resumed(
-    config: Config, checkpoint: Path | None, strategy: DdpStrategy, ema: ExponentialMovingAverage | None, *, own: bool
-) -> Progress:
-    """Takes a checkpoint up, if there is one; where that leaves the run. own: it lies in the run's own folder."""
-    if checkpoint is None:
-        return Progress()
-    if not checkpoint.is_dir():
-        raise CheckpointError(
-            f"{checkpoint}: rank 0 sees this checkpoint, others do not; run.dir must lie on shared storage"
-        )
-    state = load_checkpoint(checkpoint)
-    assert config.train.max_steps is not None
-    if state.meta.step > config.train.max_steps:
-        raise ConfigError(
-            f"{checkpoint} is at step {state.meta.step}, beyond train.max_steps={config.train.max_steps}; raise it, or "
-            "start from an earlier checkpoint with checkpoint.resume=PATH"
-        )
-    optimizer = cast(Mapping[str, object], state.meta.config["optim"])["name"]
-    try:
-        strategy.module.load_state_dict(dict(state.model))
-        if optimizer == config.optim.name:
-            strategy.load_optimizer_state(state.optimizer)
-        else:
-            _log.warning("optim.name was %s and is %s: its moments begin anew", optimizer, config.optim.name)
-    except (RuntimeError, KeyError) as error:
-        raise CheckpointError(f"{checkpoint} does not fit the model: {error}") from error
-    if ema is not None:
-        ema.load({**state.model, **state.ema})
-    return Progress(
-        step=state.meta.step,
-        bad_samples=dict(state.meta.bad_samples),
-        nonfinite_in_a_row=state.meta.nonfinite_in_a_row,
-        origin=state.meta.origin if own else _origin(checkpoint),
-    )
 
 
 def _claim(folder: RunFolder, config: Config, step: int) -> list[int]:

@@ -22,6 +22,7 @@ _HARMLESS = (
     "run.",
     "telemetry.",
     "checkpoint.",
+    "engine.",
     "eval.",
     "data.num_threads",
     "data.prefetch",

@@ -24,7 +24,7 @@ from dist_seg.engine.stop import StopSignal
 from dist_seg.engine.strategy import Strategy
 from dist_seg.errors import CheckpointError, DataError, RunFailedError
 from dist_seg.runtime.clock import Mark, mark, seconds_between
-from dist_seg.runtime.collectives import gather_json, raise_if_any, sum_over_ranks
+from dist_seg.runtime.collectives import broadcast_json, gather_json, raise_if_any, sum_over_ranks
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
 from dist_seg.runtime.streams import seed_of
 from dist_seg.runtime.world import World
@@ -176,13 +176,15 @@ class Trainer:
         every = self._config.telemetry.digest_interval_steps
         if every and (self.progress.step % every == 0 or self.progress.step == self._max_steps):
             batch_hash = batch_digest(done.digests, self._plan.lanes)
-            weights_hash = agreed_digest(weights_digest(self._strategy.module))
+            weights_hash = agreed_digest(weights_digest(self._strategy.whole(self._strategy.held())))
             self._emit(DigestTaken(step=self.progress.step, batch=batch_hash, weights=weights_hash))
         return True
 
     def _run_lanes(self, step: int, first: Batch, batches: Iterator[Batch], times: StepTimes) -> _Lanes:
         """Forward and backward of this rank's micro-batches; the gradient is summed over ranks with the last one."""
         done = _Lanes()
+        for _ in range(self._strategy.rounds - len(self._lanes)):
+            self._run_blank_lane(first.images.device)
         for lane in self._lanes:
             last, batch = lane == self._lanes[-1], first
             if lane != self._lanes[0] and done.failure is None:
@@ -202,6 +204,12 @@ class Trainer:
             times.lanes.append((begin, middle, mark(self._world.device)))
             done.add(lane, batch, losses)
         return done
+
+    def _run_blank_lane(self, device: torch.device) -> None:
+        """Keeps ranks company that have one lane more, where the engine has them meet on each; of no weight."""
+        with autocast(self._precision, self._world.device):
+            loss = self._task.losses(partial(self._forward, last=False), self._task.blank_batch(device))["loss"]
+        self._strategy.backward(loss * 0.0, last=False)
 
     def _forward(self, images: torch.Tensor, *more: object, last: bool) -> ModelOutput:
         return self._strategy.forward(images.to(self._dtype), *more, last=last)
@@ -298,7 +306,18 @@ class Trainer:
         return bool(every and self.progress.step % every == 0)
 
     def _save(self) -> None:
-        self._with_writer(lambda writer: writer.save(self.state))
+        """A collective, as the engine may have to bring the state together."""
+        taken = False
+
+        def take() -> TrainingState:
+            nonlocal taken
+            taken = True
+            return self.state()
+
+        self._with_writer(lambda writer: writer.save(take))
+        if not taken:  # This rank does not write, or its writer has failed.
+            for _ in self._state_parts():
+                pass
 
     def _with_writer(self, work: Callable[[CheckpointWriter], object]) -> None:
         """Rank 0 alone writes; what fails there is raised on all ranks when they next agree to go on."""
@@ -316,11 +335,7 @@ class Trainer:
         if step in self._scored_steps and not is_last:
             return True
         begin = time.perf_counter()
-        model = self._strategy.module
-        if self._ema is not None:
-            with self._ema.swapped_in():
-                result = self._evaluate(model)
-        else:
+        with self._strategy.evaluated(self._ema) as model:
             result = self._evaluate(model)
         if result is None:
             return False
@@ -342,14 +357,17 @@ class Trainer:
 
     def _stopped(self) -> bool:
         """After a signal: leaves a checkpoint of this very step, on disk."""
-        if self._writer is not None and self._writer.last_step != self.progress.step:
+        if broadcast_json(self._writer.last_step if self._writer else None) != self.progress.step:
             self._save()
         self._with_writer(CheckpointWriter.wait)
         raise_if_any(self._writer_failure)
         return False
 
     def state(self) -> TrainingState:
-        """A copy of the whole training state, as a checkpoint keeps it."""
+        """A copy of the whole training state, as a checkpoint keeps it. A collective (`_state_parts`)."""
+        parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
+        for part, name, tensor in self._state_parts():
+            parts[part][name] = snapshot(tensor)
         return TrainingState(
             meta=CheckpointMeta(
                 step=self.progress.step,
@@ -358,12 +376,22 @@ class Trainer:
                 world_size=self._world.size,
                 bad_samples=dict(self.progress.bad_samples),
                 nonfinite_in_a_row=self.progress.nonfinite_in_a_row,
+                loss_scale=self._strategy.loss_scale.value,
+                loss_scale_good_steps=self._strategy.loss_scale.good_steps,
                 origin=self.progress.origin,
             ),
-            model=snapshot(self._strategy.module.state_dict()),
-            ema=snapshot(self._ema.averages) if self._ema is not None else {},
-            optimizer=snapshot(self._strategy.optimizer_state()),
+            **parts,
         )
+
+    def _state_parts(self) -> Iterator[tuple[str, str, torch.Tensor]]:
+        """Part of a checkpoint, name and whole tensor, one after the other. A collective: all ranks go through all."""
+        strategy = self._strategy
+        for name, tensor in strategy.whole(strategy.held()):
+            yield "model", name, tensor
+        for name, tensor in strategy.whole(self._ema.averages if self._ema is not None else {}):
+            yield "ema", name, tensor
+        for name, tensor in strategy.optimizer_state():
+            yield "optimizer", name, tensor
 
 
 def current_lr(optim: OptimConfig, step: int, max_steps: int) -> float:

@@ -11,6 +11,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 
 from dist_seg.errors import UserError
 from dist_seg.runtime.machine import visible_cores
@@ -65,21 +66,34 @@ def _variable(name: str, default: int) -> int:
         raise UserError(f"environment variable {name}={text!r}: expected an integer, as torchrun sets it") from error
 
 
+def tell_deepspeed(world: World) -> None:
+    """Sets what DeepSpeed reads from the environment, where its own launcher or torchrun has not."""
+    place = {"RANK": world.rank, "LOCAL_RANK": world.local_rank, "WORLD_SIZE": world.size}
+    for name, number in place.items():
+        os.environ.setdefault(name, str(number))
+    if world.device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
 @contextmanager
-def process_group(world: World, timeout_s: float) -> Iterator[None]:
-    """The process group of all ranks while the context lasts; nothing for a single process.
+def process_group(world: World, timeout_s: float, *, single: bool = False) -> Iterator[None]:
+    """The process group of all ranks while the context lasts; for a single process only with `single`.
 
     CPU tensors travel over gloo, CUDA tensors over NCCL, in one group: flags never wait for the device.
     """
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
-    if world.size == 1:
+    if world.size == 1 and not single:
         yield
         return
     # DDP imports it, and its functions keep whatever group there is by then as their default, for good.
     importlib.import_module("torch.distributed.nn.functional")
     backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    timeout = timedelta(seconds=timeout_s)
+    if world.size == 1:
+        dist.init_process_group(backend, timeout=timeout, store=HashStore(), rank=0, world_size=1)
+    else:
+        dist.init_process_group(backend, timeout=timeout)
     try:
         yield
     except BaseException as error:

@@ -25,6 +25,8 @@ class RunStarted:
     manifest_hash: str
     versions: Mapping[str, str]
     startup_s: float
+    engine: str = "ddp"
+    """With the ZeRO stage, where there is one: `deepspeed, ZeRO-2`."""
 
 
 @dataclass(frozen=True, kw_only=True)

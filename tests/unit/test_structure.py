@@ -33,6 +33,7 @@ ONE_MODULE_EACH = {
     "prometheus_client": "telemetry/prometheus.py",
     "tensorboard": "telemetry/tensorboard.py",
     "obstore": "runtime/storage.py",
+    "deepspeed": "engine/deepspeed.py",
 }
 
 

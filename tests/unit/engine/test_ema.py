@@ -8,7 +8,7 @@ from dist_seg.engine.ema import ExponentialMovingAverage
 def test_average_follows_the_formula() -> None:
     net = nn.Linear(1, 1, bias=False)
     nn.init.constant_(net.weight, 0.0)
-    ema = ExponentialMovingAverage(net, decay=0.5)
+    ema = ExponentialMovingAverage(net.state_dict(keep_vars=True), decay=0.5)
     expected = 0.0
     for step in range(1, 20):
         nn.init.constant_(net.weight, float(step))
@@ -20,7 +20,7 @@ def test_average_follows_the_formula() -> None:
 
 def test_swapping_in_and_out_restores_the_weights_to_the_bit() -> None:
     net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
-    ema = ExponentialMovingAverage(net, decay=0.9)
+    ema = ExponentialMovingAverage(net.state_dict(keep_vars=True), decay=0.9)
     for parameter in net.parameters():
         nn.init.normal_(parameter)
     live = {key: tensor.clone() for key, tensor in net.state_dict().items()}
@@ -35,7 +35,7 @@ def test_swapping_in_and_out_restores_the_weights_to_the_bit() -> None:
 
 
 def test_integer_buffers_are_not_averaged() -> None:
-    ema = ExponentialMovingAverage(nn.BatchNorm1d(2), decay=0.9)
+    ema = ExponentialMovingAverage(nn.BatchNorm1d(2).state_dict(keep_vars=True), decay=0.9)
     assert set(ema.averages) == {"weight", "bias", "running_mean", "running_var"}
 
 
@@ -49,7 +49,7 @@ class Tied(nn.Module):
 
 def test_tied_weights_are_averaged_once_and_restored() -> None:
     net = Tied()
-    ema = ExponentialMovingAverage(net, decay=0.5)
+    ema = ExponentialMovingAverage(net.state_dict(keep_vars=True), decay=0.5)
     before = net.first.weight.detach().clone()
     with torch.no_grad():
         net.first.weight.add_(1.0)

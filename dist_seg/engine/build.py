@@ -1,0 +1,177 @@
+"""From a configuration, and a checkpoint if there is one, to a model in its engine, ready for the next step."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import nn
+
+from dist_seg.checkpoint.state import TrainingState
+from dist_seg.checkpoint.store import load_checkpoint
+from dist_seg.config.schema import Config
+from dist_seg.engine.ddp import DdpStrategy
+from dist_seg.engine.deepspeed import DeepSpeedStrategy
+from dist_seg.engine.deepspeed_settings import deepspeed_settings
+from dist_seg.engine.ema import ExponentialMovingAverage
+from dist_seg.engine.loss_scale import LossScale
+from dist_seg.engine.optim import build_optimizer
+from dist_seg.engine.statistics import RunningStatistics
+from dist_seg.engine.strategy import Strategy
+from dist_seg.engine.trainer import Progress
+from dist_seg.engine.warm_up import check_all_used
+from dist_seg.errors import CheckpointError, ConfigError
+from dist_seg.models.norm import settled_norm
+from dist_seg.runtime.collectives import on_every_rank
+from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
+from dist_seg.runtime.streams import seed_of
+from dist_seg.runtime.world import World
+from dist_seg.tasks.build import build_task
+from dist_seg.tasks.task import ClassInfo, Forward, Task
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainee:
+    """What is trained, and how far it has come."""
+
+    task: Task
+    strategy: Strategy
+    statistics: RunningStatistics
+    ema: ExponentialMovingAverage | None
+    progress: Progress
+
+
+def prepare(
+    config: Config,
+    classes: ClassInfo,
+    class_pixels: Sequence[int],
+    checkpoint: Path | None,
+    world: World,
+    *,
+    lanes: int,
+) -> Trainee:
+    """A collective. Raises CheckpointError for a checkpoint that cannot be taken up, ConfigError for a model that
+    cannot be trained."""
+    if checkpoint is not None:  # It holds all weights: a lost file of pretrained ones must not stand in the way.
+        norm = settled_norm(config.model.norm, config.task, config.model.weights)
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=None, norm=norm))
+    task = build_task(config, classes, class_pixels)
+    model = on_every_rank(lambda: _build_model(config, task, world))
+    state = on_every_rank(lambda: _loaded(config, checkpoint, model))
+    statistics = RunningStatistics(model, config.model.norm_momentum)
+    strategy = _build_strategy(config, task, model, statistics, world, lanes)
+    ema = ExponentialMovingAverage(strategy.held(), config.train.ema_decay) if config.train.ema_decay else None
+    progress = on_every_rank(lambda: _resumed(config, checkpoint, state, strategy, ema))
+    return Trainee(task=task, strategy=strategy, statistics=statistics, ema=ema, progress=progress)
+
+
+def _build_model(config: Config, task: Task, world: World) -> nn.Module:
+    precision = resolve_precision(config.train.precision, world.device)
+    torch.manual_seed(seed_of("model", config.train.seed))
+    model = task.build_model().to(world.device, dtype_of(precision))
+    return model.to(memory_format=torch.channels_last) if config.train.channels_last else model
+
+
+def _build_strategy(
+    config: Config, task: Task, model: nn.Module, statistics: RunningStatistics, world: World, lanes: int
+) -> Strategy:
+    """The engine around the model, after passes through the whole of it that leave no trace."""
+    precision = resolve_precision(config.train.precision, world.device)
+    blank = task.blank_batch(world.device)
+    optimizer = build_optimizer(config.optim, model)
+    loss_scale = LossScale.starting(dynamic=precision == "fp16")
+
+    def loss_of(forward: Forward) -> torch.Tensor:
+        with autocast(precision, world.device):
+            return task.losses(lambda images, *more: forward(images.to(dtype_of(precision)), *more), blank)["loss"]
+
+    statistics.begin_step()
+    match config.engine.name:
+        case "ddp":
+            ddp = DdpStrategy(
+                model,
+                optimizer,
+                world=world,
+                lanes=lanes,
+                clip_norm=config.optim.clip_norm,
+                compile=config.train.compile,
+                loss_scale=loss_scale,
+            )
+            ddp.warm_up(loss_of)
+            strategy: Strategy = ddp
+        case "deepspeed":
+            torch.autograd.backward(loss_of(model))
+            check_all_used(model)
+            optimizer.zero_grad(set_to_none=True)
+            strategy = DeepSpeedStrategy(
+                model,
+                optimizer,
+                engine=config.engine,
+                settings=deepspeed_settings(config, world_size=world.size, lanes=lanes),
+                world=world,
+                lanes=lanes,
+                clip_norm=config.optim.clip_norm,
+                precision=precision,
+                blank_model=lambda: _build_model(config, task, world),
+                loss_scale=loss_scale,
+            )
+    statistics.end_step(lanes, skipped=True)
+    return strategy
+
+
+def _loaded(config: Config, checkpoint: Path | None, model: nn.Module) -> TrainingState | None:
+    """The checkpoint to start from, its weights in the model already; None where there is none."""
+    if checkpoint is None:
+        return None
+    if not checkpoint.is_dir():
+        raise CheckpointError(
+            f"{checkpoint}: rank 0 sees this checkpoint, others do not; run.dir must lie on shared storage"
+        )
+    state = load_checkpoint(checkpoint)
+    assert config.train.max_steps is not None
+    if state.meta.step > config.train.max_steps:
+        raise ConfigError(
+            f"{checkpoint} is at step {state.meta.step}, beyond train.max_steps={config.train.max_steps}; raise it, or "
+            "start from an earlier checkpoint with checkpoint.resume=PATH"
+        )
+    try:
+        model.load_state_dict(dict(state.model))
+    except RuntimeError as error:
+        raise CheckpointError(f"{checkpoint} does not fit the model: {error}") from error
+    return state
+
+
+def _resumed(
+    config: Config,
+    checkpoint: Path | None,
+    state: TrainingState | None,
+    strategy: Strategy,
+    ema: ExponentialMovingAverage | None,
+) -> Progress:
+    """Takes up the rest of a checkpoint; where that leaves the run."""
+    if checkpoint is None or state is None:
+        return Progress()
+    optimizer = cast(Mapping[str, object], state.meta.config["optim"])["name"]
+    if optimizer == config.optim.name:
+        try:
+            strategy.load_optimizer_state(state.optimizer)
+        except (RuntimeError, KeyError) as error:
+            raise CheckpointError(f"{checkpoint} does not fit the model: {error}") from error
+    else:
+        _log.warning("optim.name was %s and is %s: its moments begin anew", optimizer, config.optim.name)
+    if ema is not None:
+        ema.load({name: strategy.part(name, tensor) for name, tensor in {**state.model, **state.ema}.items()})
+    if strategy.loss_scale.dynamic and state.meta.loss_scale != 1:
+        strategy.loss_scale.value = state.meta.loss_scale
+        strategy.loss_scale.good_steps = state.meta.loss_scale_good_steps
+    return Progress(
+        step=state.meta.step,
+        bad_samples=dict(state.meta.bad_samples),
+        nonfinite_in_a_row=state.meta.nonfinite_in_a_row,
+        origin=state.meta.origin,
+    )

@@ -1,0 +1,137 @@
+"""DeepSpeed's JSON, derived from this project's configuration: one source of truth.
+
+A user's own file adds to it (bucket sizes, overlap, logging), and must agree where both speak.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from dist_seg.config.schema import Config
+from dist_seg.errors import ConfigError
+
+Settings = dict[str, object]
+_AUTO = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Claim:
+    """What a key of a user's file must say, and which setting of ours that follows from."""
+
+    value: object
+    ours: str
+
+
+def deepspeed_settings(config: Config, *, world_size: int, lanes: int) -> Settings:
+    """What DeepSpeed is started with. Raises ConfigError for a user's file that contradicts the configuration.
+
+    The trainer decides which micro-batch is a rank's last one, as ranks may have different numbers of them, and gives
+    each its weight. So DeepSpeed itself is told of one micro-batch a step. Weights are single precision whatever
+    `train.precision` says, under autocast, so neither `fp16` nor `bf16` is on.
+    """
+    engine, train = config.engine, config.train
+    assert train.micro_batch is not None
+    zero: Settings = {"stage": engine.zero_stage}
+    if engine.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if engine.offload_param:
+        zero["offload_param"] = {"device": "cpu"}
+    own = _read(engine.deepspeed_json) if engine.deepspeed_json is not None else {}
+    _check(own, config, world_size=world_size, lanes=lanes)
+    own_zero = cast(Settings, own.get("zero_optimization", {}))
+    merged_zero = {**own_zero, **zero}
+    for name in ("offload_optimizer", "offload_param"):
+        if name in zero and isinstance(own_zero.get(name), dict):
+            merged_zero[name] = {**cast(Settings, own_zero[name]), **cast(Settings, zero[name])}
+    return {
+        "steps_per_print": 2**31,  # The trainer's events say more.
+        **{key: value for key, value in own.items() if value != _AUTO},
+        "train_micro_batch_size_per_gpu": train.micro_batch,
+        "gradient_accumulation_steps": 1,
+        "train_batch_size": train.micro_batch * world_size,
+        "gradient_clipping": config.optim.clip_norm,
+        "zero_optimization": merged_zero,
+        # torch's own optimisers, on the CPU too: DeepSpeed's would be compiled at the first start.
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+
+
+def _read(path: str) -> Settings:
+    try:
+        content = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise ConfigError(f"engine.deepspeed_json: {path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ConfigError(f"engine.deepspeed_json: {path}: not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"engine.deepspeed_json: {path}: expected an object, found {type(content).__name__}")
+    return content
+
+
+def _check(own: Mapping[str, object], config: Config, *, world_size: int, lanes: int) -> None:
+    problems = [
+        f"  {key}: {value!r} there, {claim.value!r} from {claim.ours}"
+        for key, value in _leaves(own)
+        if (claim := _claims(config, world_size, lanes).get(key)) is not None and value not in (_AUTO, claim.value)
+    ]
+    problems += [f"  {key}: {reason}" for key, reason in _REFUSED.items() if _is_on(own.get(key))]
+    if problems:
+        raise ConfigError(
+            f"engine.deepspeed_json: {config.engine.deepspeed_json} contradicts the configuration:\n"
+            + "\n".join(problems)
+            + '\nLeave these out of the file, or write "auto", and set the configuration'
+        )
+
+
+_REFUSED = {
+    "optimizer": "the optimiser is that of `optim`",
+    "scheduler": "the learning rate is that of `optim`",
+    "fp16": "the format is that of train.precision, whose fp16 keeps the weights in single precision",
+    "bf16": "the format is that of train.precision, whose bf16 keeps the weights in single precision",
+    "amp": "the format is that of train.precision",
+    "torch_autocast": "the format is that of train.precision",
+    "elasticity": "any number of ranks up to that of the lanes trains the same model without it",
+    "data_efficiency": "data is planned by this project",
+    "curriculum_learning": "data is planned by this project",
+}
+
+
+def _is_on(section: object) -> bool:
+    """A section that is there and not switched off."""
+    if isinstance(section, Mapping):
+        return section.get("enabled", True) not in (False, _AUTO)
+    return section is not None
+
+
+def _claims(config: Config, world_size: int, lanes: int) -> Mapping[str, _Claim]:
+    """By the dotted key of a user's file."""
+    engine, train = config.engine, config.train
+    device = {True: "cpu", False: "none"}
+    claims = {
+        "train_batch_size": _Claim(value=train.global_batch, ours="train.global_batch"),
+        "train_micro_batch_size_per_gpu": _Claim(value=train.micro_batch, ours="train.micro_batch"),
+        "gradient_clipping": _Claim(value=config.optim.clip_norm, ours="optim.clip_norm"),
+        "zero_optimization.stage": _Claim(value=engine.zero_stage, ours="engine.zero_stage"),
+        "zero_optimization.offload_optimizer.device": _Claim(
+            value=device[engine.offload_optimizer], ours="engine.offload_optimizer"
+        ),
+        "zero_optimization.offload_param.device": _Claim(
+            value=device[engine.offload_param], ours="engine.offload_param"
+        ),
+        "prescale_gradients": _Claim(value=False, ours="the loss, a mean over lanes"),
+        "gradient_predivide_factor": _Claim(value=1.0, ours="the loss, a mean over lanes"),
+    }
+    steps = f"{lanes} lanes on {world_size} ranks"
+    each = lanes // world_size if lanes % world_size == 0 else "no whole number"
+    return {**claims, "gradient_accumulation_steps": _Claim(value=each, ours=steps)}
+
+
+def _leaves(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
