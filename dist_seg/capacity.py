@@ -21,6 +21,7 @@ from dist_seg.data.annotations import MAX_LAYERS
 from dist_seg.data.augment import input_factor
 from dist_seg.data.manifest import Manifest, ObjectCounts
 from dist_seg.data.reader import ShardReader
+from dist_seg.engine.memory import state_bytes
 from dist_seg.engine.run import class_info
 from dist_seg.errors import ConfigError, DataError
 from dist_seg.models.head_sizes import PAPER, SMALL, fitted_anchor_sizes, fitted_detections, with_head_sizes
@@ -76,7 +77,7 @@ class Estimate:
     device_bytes: int
     """Weights, gradients, optimiser moments, moving average and activations."""
     host_bytes: int
-    """Decoded micro-batches waiting to be trained on."""
+    """Decoded micro-batches waiting to be trained on, and what is offloaded."""
     process_bytes: int
     """The interpreter, its libraries and the data's indexes."""
 
@@ -263,14 +264,16 @@ def estimate(config: Config, world: World, measured: Measured) -> Estimate:
     """Time and memory of a run whose settings are all fitted."""
     train, augment = config.train, config.augment
     assert train.max_steps and train.micro_batch and augment.crop_height and augment.crop_width
-    copies = 2 + (2 if config.optim.name == "adamw" else 1) + (1 if train.ema_decay else 0)
+    state = state_bytes(
+        config.engine, config.optim.name, measured.parameter_bytes, world.size, ema=bool(train.ema_decay)
+    )
     pixels = train.micro_batch * augment.crop_height * augment.crop_width
     target_bytes = 4 * MAX_LAYERS if config.task == "instance" else 8
     return Estimate(
         seconds=train.max_steps * seconds_per_step(config, world, measured),
-        device_bytes=copies * measured.parameter_bytes + measured.activation_bytes,
+        device_bytes=state.device + measured.activation_bytes,
         process_bytes=measured.process_bytes,
-        host_bytes=(config.data.prefetch + 1) * pixels * (3 * 4 + target_bytes),
+        host_bytes=state.host + (config.data.prefetch + 1) * pixels * (3 * 4 + target_bytes),
     )
 
 

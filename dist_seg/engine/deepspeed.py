@@ -84,7 +84,7 @@ class DeepSpeedStrategy:
         self._loss_is_finite = True
         # What holds a parameter back from an update is known only inside DeepSpeed's own step.
         self._update, optimizer.step = optimizer.step, self._guarded_update  # type: ignore[assignment, method-assign]
-        # Its flat tensors hold plain layouts only, and channels-last images give channels-last features all the same.
+        # Its flat tensors know plain layouts only. Channels-last images give channels-last features all the same.
         model.to(memory_format=torch.contiguous_format)
         self._engine = _initialize(_Network(model, precision, world.device), optimizer, settings, world)
         self._zero = self._engine.optimizer
@@ -269,7 +269,7 @@ def _initialize(model: nn.Module, optimizer: Optimizer, settings: Settings, worl
             "engine.name=deepspeed, but DeepSpeed cannot be imported "
             f"({error}): pip install 'dist-seg[deepspeed]'; or train with engine.name=ddp"
         ) from error
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # Its warnings are of choices made here.
     # A CPU kernel that would be compiled at the first start, which takes a compiler and minutes; gloo does without.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)

@@ -120,6 +120,7 @@ class Trainer:
         self._lanes = lanes_of_rank(plan.lanes, world.rank, world.size)
         self._precision = resolve_precision(train.precision, world.device)
         self._dtype = dtype_of(self._precision)
+        self._layout = torch.channels_last if train.channels_last else torch.contiguous_format
         self._writer_failure: CheckpointError | None = None
         self.last_result: EvalResult | None = None
 
@@ -212,7 +213,8 @@ class Trainer:
         self._strategy.backward(loss * 0.0, last=False)
 
     def _forward(self, images: torch.Tensor, *more: object, last: bool) -> ModelOutput:
-        return self._strategy.forward(images.to(self._dtype), *more, last=last)
+        # The layout too: dropout draws in the order of memory, and an engine may keep the weights in another one.
+        return self._strategy.forward(images.to(self._dtype, memory_format=self._layout), *more, last=last)
 
     def _agree_to_go_on(self, failure: Exception | None) -> bool:
         """What every rank must know before the forward pass: whether one wants to stop, or has failed."""
