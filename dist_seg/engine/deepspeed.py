@@ -6,6 +6,7 @@ own records, which differ by stage; they are not part of its public interface, s
 
 import logging
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -272,5 +273,7 @@ def _initialize(model: nn.Module, optimizer: Optimizer, settings: Settings, worl
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # Its warnings are of choices made here.
     # A CPU kernel that would be compiled at the first start, which takes a compiler and minutes; gloo does without.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # DeepSpeed calls torch's collectives by names that torch is about to give up.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     return engine

@@ -51,10 +51,18 @@ def poison(kind: str, lanes: Mapping[int, int], drawn: dict[int, list[str]], ste
 
 
 def train_poisoned(
-    world: World, shards: str, run_dir: str, kind: str, lanes: Mapping[int, int], stop_at: int = 0, most: int = 3
+    world: World,
+    shards: str,
+    run_dir: str,
+    kind: str,
+    lanes: Mapping[int, int],
+    stop_at: int = 0,
+    most: int = 3,
+    engine: Sequence[str] = (),
 ) -> dict[str, object]:
     drawn: dict[int, list[str]] = {}
     settings = [
+        *engine,
         "train.max_steps=6",
         f"train.max_nonfinite_steps={most}",
         "train.ema_decay=0.9",
