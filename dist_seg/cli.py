@@ -73,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_predict(commands)
     _add_report(commands)
     _add_audit(commands)
+    _add_checkpoint(commands)
     return parser
 
 
@@ -373,6 +374,55 @@ def _run_audit(options: argparse.Namespace, argv: list[str]) -> int:
     result = audit(options.run_a, options.run_b)
     print(describe(result))
     return 0 if result.agrees else 1
+
+
+_CHECKPOINT_DETAILS = """\
+RUN is the folder of a run, a folder or URL of checkpoints (s3://, gs://, az://), or, but for prune, one checkpoint
+"""
+
+
+def _add_checkpoint(commands: _Commands) -> None:
+    parser = _command(commands, "checkpoint", "list, check, delete and export checkpoints", _CHECKPOINT_DETAILS)
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    ls = _checkpoint_action(actions, "ls", "the checkpoints with age, size, score, and whether they look whole")
+    ls.add_argument("--json", action="store_true", help="print JSON")
+    show = _checkpoint_action(actions, "show", "what one holds: its data, configuration and tensors")
+    verify = _checkpoint_action(actions, "verify", "read every byte of all of them; exit 1 with what is wrong")
+    verify.add_argument("--checkpoint", default=None, metavar="best|last|STEP", help="this one only")
+    prune = _checkpoint_action(actions, "prune", "delete checkpoints but those to keep")
+    prune.add_argument("--keep-last", type=int, required=True, metavar="N", help="keep the newest N")
+    prune.add_argument("--keep-best", action="store_true", help="keep the one with the best score")
+    prune.add_argument("--keep-every", type=int, default=0, metavar="N", help="keep those at multiples of N steps")
+    prune.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
+    export = _checkpoint_action(
+        actions, "export", "one safetensors file with the weights, and the configuration in its metadata"
+    )
+    export.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write")
+    _add_model_options(export)
+    show.add_argument("--checkpoint", default="last", metavar="best|last|STEP", help="which checkpoint (%(default)s)")
+
+
+def _checkpoint_action(actions: _Commands, name: str, summary: str) -> argparse.ArgumentParser:
+    parser = _command(actions, name, summary, _CHECKPOINT_DETAILS)
+    parser.add_argument("run_dir", metavar="RUN", help="a run, or its checkpoints by path or URL")
+    parser.set_defaults(run=_run_checkpoint, action=name)
+    return parser
+
+
+def _run_checkpoint(options: argparse.Namespace, argv: list[str]) -> int:
+    from dist_seg.commands import checkpoint
+
+    match options.action:
+        case "ls":
+            return checkpoint.run_ls(options)
+        case "show":
+            return checkpoint.run_show(options)
+        case "verify":
+            return checkpoint.run_verify(options)
+        case "prune":
+            return checkpoint.run_prune(options)
+        case _:
+            return checkpoint.run_export(options)
 
 
 if __name__ == "__main__":

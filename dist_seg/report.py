@@ -16,11 +16,12 @@ from dist_seg.report_plots import Curve, curve_svg
 from dist_seg.report_result import LeftOut
 from dist_seg.runtime.files import write_whole
 from dist_seg.telemetry.accounting import PARTS, TimeAccount, time_account
-from dist_seg.telemetry.events import BadSampleFound, EvalDone, RunStarted, StepDone
+from dist_seg.telemetry.events import BadSampleFound, CheckpointFailed, EvalDone, RunStarted, StepDone
 from dist_seg.telemetry.jsonl import Record, logged_ranks, read_log, without_superseded
 from dist_seg.telemetry.progress import duration
 
 _ABSENT = "\N{EN DASH}"
+_FAILED_SAVES_SHOWN = 3
 _PART_LABELS = {"data_wait": "data wait", "optimizer": "optimiser", "startup": "start-up", "lost": "lost to restarts"}
 
 
@@ -78,7 +79,7 @@ def write_report(
         _environment()
         .get_template("report.html.j2")
         .render(
-            _run_part(run_dir, log, notes)
+            _run_part(run_dir, log, [*notes, *_failed_saves(log)])
             | _result_part(result, class_names, palette)
             | {
                 "pictures": _picture_groups(pictures, palette, ignore_index),
@@ -305,6 +306,14 @@ def _environment_facts(log: Sequence[Record]) -> list[tuple[str, str]]:
 
 def _last_start(log: Sequence[Record]) -> RunStarted | None:
     return next((r.event for r in reversed(log) if isinstance(r.event, RunStarted)), None)
+
+
+def _failed_saves(log: Sequence[Record]) -> list[str]:
+    """A line for every checkpoint that could not be written, the first few of them."""
+    failed = [record.event for record in log if isinstance(record.event, CheckpointFailed)]
+    lines = [f"No checkpoint at step {event.step}: {event.reason}" for event in failed[:_FAILED_SAVES_SHOWN]]
+    more = len(failed) - len(lines)
+    return [*lines, f"{more} more checkpoints could not be written."] if more else lines
 
 
 def _bad_samples(run_dir: Path, log: Sequence[Record]) -> list[LeftOut]:

@@ -31,7 +31,7 @@ def run_eval(options: argparse.Namespace) -> int:
     num_threads = set_threads(world, None)
     with StopSignal() as stop, process_group(world, _TIMEOUT_S):
         # Chosen once: a run that is still training may commit a newer checkpoint between two ranks' looks.
-        checkpoint = Path(str(on_main(lambda: str(pick_checkpoint(folder, options.checkpoint)))))
+        checkpoint = str(on_main(lambda: pick_checkpoint(folder, options.checkpoint)))
         trained = on_every_rank(lambda: load_trained(checkpoint, options.weights, world.device, options.settings))
         make_deterministic(trained.config, world.device)
         shards = str(options.data or trained.config.data.shards)
@@ -47,7 +47,7 @@ def run_eval(options: argparse.Namespace) -> int:
     if world.is_main:
         document = {
             **result.document,
-            "checkpoint": {"step": trained.step, "weights": trained.weights, "path": str(checkpoint)},
+            "checkpoint": {"step": trained.step, "weights": trained.weights, "path": checkpoint},
             "manifest_hash": manifest.hash,
             "trained_on_manifest_hash": trained.manifest_hash,
             "shards": shards,

@@ -55,7 +55,7 @@ def run_predict(options: argparse.Namespace) -> int:
     with process_group(world, _TIMEOUT_S):
         # Chosen once: a run that is still training may commit a newer checkpoint between two ranks' looks, and the
         # first outputs may lie among the pictures before the last rank has looked.
-        checkpoint = Path(str(on_main(lambda: _pick(options))))
+        checkpoint = str(on_main(lambda: _pick(options)))
         pictures, passed_over = _agreed_pictures(options.input, options.out)
         trained = on_every_rank(lambda: load_trained(checkpoint, options.weights, world.device))
         segment, ids = on_every_rank(
@@ -87,7 +87,7 @@ def run_predict(options: argparse.Namespace) -> int:
 
 
 def _pick(options: argparse.Namespace) -> str:
-    return str(pick_checkpoint(open_run_folder(options.run_dir, must_exist=True), options.checkpoint))
+    return pick_checkpoint(open_run_folder(options.run_dir, must_exist=True), options.checkpoint)
 
 
 def _agreed_pictures(root: Path, out: Path) -> tuple[list[Picture], int]:

@@ -26,7 +26,7 @@ from dist_seg.engine.stop import StopSignal
 from dist_seg.errors import CheckpointError, ConfigError, DataError, UserError
 from dist_seg.models.norm import NormKind, check_norm
 from dist_seg.runtime.allocator import keep_freed_memory
-from dist_seg.runtime.collectives import gather_json, on_every_rank, on_main
+from dist_seg.runtime.collectives import gather_json, on_every_rank, on_main, raise_if_any
 from dist_seg.runtime.storage import Storage, open_storage
 from dist_seg.runtime.world import World, detect_world, process_group, set_threads
 from dist_seg.tasks.build import build_task
@@ -88,7 +88,7 @@ def _prepare(config: Config, options: TrainOptions, world: World, num_threads: i
     if config.task not in ("auto", manifest.task):
         raise ConfigError(f"{storage.url} is packed for the task {manifest.task!r}, but task={config.task}")
     config = dataclasses.replace(config, task=cast(Literal["semantic", "instance"], manifest.task))
-    folder = RunFolder(path=run_dir_of(config))
+    folder = RunFolder(path=run_dir_of(config), checkpoint_dir=config.checkpoint.dir)
 
     def settle() -> dict[str, object]:
         settled = _settle(config, options, folder, storage, manifest, world, num_threads)
@@ -97,6 +97,9 @@ def _prepare(config: Config, options: TrainOptions, world: World, num_threads: i
             aside = folder.move_aside()
             if aside is not None:
                 _log.info("the old run was moved to %s", aside)
+            elsewhere = folder.checkpoints.begin_at(0) if config.checkpoint.dir else []
+            if elsewhere:
+                _log.info("%s: checkpoints of steps %s were set aside", config.checkpoint.dir, elsewhere)
         return to_tree(settled)
 
     resolved = config_from_tree(cast(dict[str, object], on_main(settle)), "rank 0")
@@ -257,7 +260,7 @@ def _run(
             code = _finish(prepared, outcome, world) if outcome.complete else EXIT_PREEMPTED
         except BaseException as error:
             ended, reason, code = "failed", f"{type(error).__name__}: {error}", 2 if isinstance(error, UserError) else 1
-            step = max(folder.checkpoints.steps(), default=-1)
+            step = _newest_step(folder)
             raise
         finally:
             if world.is_main:
@@ -269,6 +272,15 @@ def _run(
     if ended == "preempted" and world.is_main:
         print(f"stopped at step {step}; {_how_to_go_on(prepared.config, fresh)}", file=sys.stderr)
     return code
+
+
+def _newest_step(folder: RunFolder) -> int:
+    """Of the checkpoints; -1 where there is none, or none can be seen."""
+    try:
+        return max(folder.checkpoints.steps(), default=-1)
+    except CheckpointError as error:  # A storage that is away must not hide why the run ended.
+        _log.error("%s", error)
+        return -1
 
 
 def _how_to_go_on(config: Config, fresh: bool) -> str:
@@ -304,6 +316,8 @@ def _train_and_log(
             process_started=process_started,
         )
         ended = "complete" if outcome.complete else "preempted"
+        if outcome.unsaved is not None:
+            ended, reason = "failed", str(outcome.unsaved)
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}"
         raise
@@ -333,7 +347,8 @@ def _drawn(folder: RunFolder, world: World) -> str:
 
 
 def _finish(prepared: _Prepared, outcome: TrainingOutcome, world: World) -> int:
-    """The result and the report of a complete run; the exit code."""
+    """The result and the report of a complete run; the exit code. Raises CheckpointError, with the result written,
+    where the last step is in no checkpoint."""
     config, folder = prepared.config, prepared.folder
     assert outcome.result is not None
     document = dict(outcome.result.document)
@@ -344,11 +359,8 @@ def _finish(prepared: _Prepared, outcome: TrainingOutcome, world: World) -> int:
             "split": config.data.val_split,
         }
         folder.write_json("result.json", document)
-        print(
-            f"{summary_line(document)}\n"
-            f"{_drawn(folder, world)}"
-            f"checkpoint  {folder.checkpoints.path(outcome.step)}\n"
-            f"result      {folder.result_file}"
-        )
+        saved = "" if outcome.unsaved else f"checkpoint  {folder.checkpoints.path(outcome.step)}\n"
+        print(f"{summary_line(document)}\n{_drawn(folder, world)}{saved}result      {folder.result_file}")
+    raise_if_any(outcome.unsaved)
     left_out = cast(Sequence[object], document["left_out"])
     return 1 if left_out and not config.eval.allow_bad_samples else 0

@@ -17,6 +17,9 @@ from dist_seg.errors import ConfigError
 LONGEST_RETRY_S = 240.0
 """No reading of storage goes on for longer before it is given up."""
 
+WRITABLE_STORES = ("s3", "s3a", "gs", "az", "abfs", "abfss")
+"""Schemes of the object stores that checkpoints can be written to."""
+
 
 def check_config(config: Config) -> None:
     """Raises one ConfigError that lists everything wrong with the values, each with its key and what is allowed."""
@@ -209,6 +212,10 @@ def _other_problems(config: Config) -> Iterator[str]:
     yield from _at_least("eval.batch", config.eval.batch, 1)
     yield from _within("eval.merge_threshold", config.eval.merge_threshold, 0, 1)
     yield from _at_least("eval.bootstrap_samples", config.eval.bootstrap_samples, 0)
+    scheme, remote, _ = (config.checkpoint.dir or "").partition("://")
+    if remote and scheme not in (*WRITABLE_STORES, "file"):
+        known = ", ".join(f"{name}://" for name in WRITABLE_STORES)
+        yield f"checkpoint.dir={config.checkpoint.dir}: must be a local folder or a URL of one of {known}"
     yield from _at_least("checkpoint.interval_steps", config.checkpoint.interval_steps, 1)
     yield from _at_least("checkpoint.grace_s", config.checkpoint.grace_s, 1)
     yield from _at_least("checkpoint.keep_last", config.checkpoint.keep_last, 1)

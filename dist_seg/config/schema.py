@@ -269,8 +269,11 @@ class EvalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When a checkpoint is written, which are kept, and what a start takes up."""
+    """Where and when a checkpoint is written, which are kept, and what a start takes up."""
 
+    dir: str | None = None
+    """A local folder, or a folder of an object store: `s3://`, `gs://` or `az://`. None: `checkpoints` in the run
+    folder. Two runs must not share one."""
     interval_steps: int | None = None
     keep_last: int = 2
     keep_best: bool = True
@@ -279,8 +282,11 @@ class CheckpointConfig:
     grace_s: int = 120
     """After SIGTERM or Ctrl-C ranks that `--nproc` has started have this long for their step and its checkpoint. Under
     torchrun itself this is its `--shutdown-timeout` (30 s), under a scheduler its own grace period."""
+    on_error: Literal["stop", "continue"] = "stop"
+    """What a checkpoint that cannot be written does to the run: it stops, or it goes on and the next interval tries
+    again. A run whose last step is not saved ends with an error in any case, after its result is written."""
     resume: str = "auto"
-    """`auto`: the run folder's newest whole checkpoint; `none`: start anew; or the path of a checkpoint."""
+    """`auto`: the run's newest whole checkpoint; `none`: start anew; or the path or URL of a checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,14 +4,13 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 import torch
 from torch import nn
 
+from dist_seg.checkpoint.reading import checkpoint_exists, load_checkpoint
 from dist_seg.checkpoint.state import TrainingState
-from dist_seg.checkpoint.store import load_checkpoint
 from dist_seg.config.schema import Config
 from dist_seg.engine.ddp import DdpStrategy
 from dist_seg.engine.deepspeed import DeepSpeedStrategy
@@ -50,7 +49,7 @@ def prepare(
     config: Config,
     classes: ClassInfo,
     class_pixels: Sequence[int],
-    checkpoint: Path | None,
+    checkpoint: str | None,
     world: World,
     *,
     lanes: int,
@@ -124,13 +123,14 @@ def _build_strategy(
     return strategy
 
 
-def _loaded(config: Config, checkpoint: Path | None, model: nn.Module) -> TrainingState | None:
+def _loaded(config: Config, checkpoint: str | None, model: nn.Module) -> TrainingState | None:
     """The checkpoint to start from, its weights in the model already; None where there is none."""
     if checkpoint is None:
         return None
-    if not checkpoint.is_dir():
+    if not checkpoint_exists(checkpoint):
         raise CheckpointError(
-            f"{checkpoint}: rank 0 sees this checkpoint, others do not; run.dir must lie on shared storage"
+            f"{checkpoint}: rank 0 sees this checkpoint, others do not; run.dir or checkpoint.dir must lie on "
+            "shared storage"
         )
     state = load_checkpoint(checkpoint)
     assert config.train.max_steps is not None
@@ -148,7 +148,7 @@ def _loaded(config: Config, checkpoint: Path | None, model: nn.Module) -> Traini
 
 def _resumed(
     config: Config,
-    checkpoint: Path | None,
+    checkpoint: str | None,
     state: TrainingState | None,
     strategy: Strategy,
     ema: ExponentialMovingAverage | None,

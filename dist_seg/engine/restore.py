@@ -3,13 +3,12 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, cast
 
 import torch
 from torch import nn
 
-from dist_seg.checkpoint.store import load_meta, load_weights
+from dist_seg.checkpoint.reading import load_meta, load_weights
 from dist_seg.config.load import config_from_tree, load_config, to_tree
 from dist_seg.config.schema import Config
 from dist_seg.errors import CheckpointError
@@ -33,15 +32,15 @@ class TrainedModel:
 
 
 def load_trained(
-    checkpoint: Path, weights: Literal["ema", "raw"] | None, device: torch.device, overrides: Sequence[str] = ()
+    checkpoint: str, weights: Literal["ema", "raw"] | None, device: torch.device, overrides: Sequence[str] = ()
 ) -> TrainedModel:
-    """The model of a checkpoint folder. weights: None takes the moving average where one was kept.
+    """The model of a checkpoint, by path or URL. weights: None takes the moving average where one was kept.
 
     overrides: `KEY=VALUE` of `eval.`, `data.` and `train.` settings. Raises CheckpointError for a checkpoint that is
     not whole or does not fit its own configuration.
     """
     meta = load_meta(checkpoint)
-    config = config_from_tree(meta.config, str(checkpoint / "meta.json"))
+    config = config_from_tree(meta.config, f"{checkpoint}/meta.json")
     if overrides:
         config = _overridden(config, overrides)
     chosen: Literal["ema", "raw"] = weights or ("ema" if config.train.ema_decay else "raw")

@@ -6,12 +6,12 @@ import os
 import platform
 import time
 from collections.abc import Callable, Generator, Iterable
-from pathlib import Path
 from typing import cast
 
 import torch
 
-from dist_seg.checkpoint.store import CheckpointStore, Retention, load_meta, verify_checkpoint
+from dist_seg.checkpoint.reading import load_meta, verify_checkpoint
+from dist_seg.checkpoint.store import CheckpointStore, Retention
 from dist_seg.checkpoint.writer import CheckpointWriter
 from dist_seg.config.load import to_yaml
 from dist_seg.config.schema import Config, EngineConfig
@@ -24,12 +24,12 @@ from dist_seg.engine.evaluator import evaluate
 from dist_seg.engine.run_folder import RunFolder
 from dist_seg.engine.stop import StopSignal
 from dist_seg.engine.trainer import Progress, Trainer
-from dist_seg.errors import ConfigError
+from dist_seg.errors import CheckpointError, ConfigError
 from dist_seg.runtime.collectives import gather_json, on_main
-from dist_seg.runtime.storage import Storage
+from dist_seg.runtime.storage import Storage, open_storage
 from dist_seg.runtime.world import World
 from dist_seg.tasks.task import ClassInfo, EvalResult
-from dist_seg.telemetry.events import CheckpointSaved, Event, RunStarted
+from dist_seg.telemetry.events import CheckpointFailed, CheckpointSaved, Event, RunStarted
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +42,8 @@ class TrainingOutcome:
     step: int
     result: EvalResult | None
     """Of the final weights; None where the run was stopped before."""
+    unsaved: CheckpointError | None = None
+    """Why the last step is in no checkpoint, on rank 0, where that is so; to be raised once the result is written."""
 
 
 def make_deterministic(config: Config, device: torch.device) -> None:
@@ -110,9 +112,11 @@ def engine_name(engine: EngineConfig) -> str:
     return engine.name if engine.name == "ddp" else f"{engine.name}, ZeRO-{engine.zero_stage}"
 
 
-def find_checkpoint(config: Config, checkpoints: CheckpointStore, *, restarted: bool) -> Path | None:
-    """The checkpoint that `checkpoint.resume` asks to start from. Raises CheckpointError for one that is not whole.
+def find_checkpoint(config: Config, checkpoints: CheckpointStore, *, restarted: bool) -> str | None:
+    """Path or URL of the checkpoint that `checkpoint.resume` asks to start from.
 
+
+    Raises CheckpointError for one that is not whole.
     restarted: the launcher has started the ranks anew, so that the run's own newest checkpoint comes before all else.
     """
     if restarted and checkpoints.steps():
@@ -126,13 +130,13 @@ def find_checkpoint(config: Config, checkpoints: CheckpointStore, *, restarted: 
             # The same command again, after a preemption say: what the run has done since is not thrown away.
             if checkpoints.steps() and load_meta(checkpoints.path(checkpoints.steps()[-1])).origin == _origin(path):
                 return checkpoints.newest_whole()
-            verify_checkpoint(Path(path))
-            return Path(path)
+            verify_checkpoint(path)
+            return path
 
 
-def _origin(checkpoint: str | Path) -> str:
+def _origin(checkpoint: str) -> str:
     """How checkpoints of a run name the one that it began from."""
-    return str(Path(checkpoint).absolute())
+    return open_storage(checkpoint).url
 
 
 def run_training(
@@ -163,7 +167,7 @@ def run_training(
         lanes=plan.lanes,
     )
     progress = trainee.progress
-    own = checkpoint is not None and checkpoint.parent.absolute() == folder.checkpoints.root.absolute()
+    own = checkpoint is not None and folder.checkpoints.holds(checkpoint)
     if checkpoint is not None and not own:
         progress.origin = _origin(checkpoint)
     _check_same_start(progress, manifest)
@@ -221,13 +225,18 @@ def run_training(
         complete = trainer.run()
     finally:
         writer.close()
-    return TrainingOutcome(complete=complete, step=progress.step, result=trainer.last_result if complete else None)
+    return TrainingOutcome(
+        complete=complete,
+        step=progress.step,
+        result=trainer.last_result if complete else None,
+        unsaved=trainer.unsaved,
+    )
 
 
-def _agreed_checkpoint(config: Config, folder: RunFolder, *, restarted: bool) -> Path | None:
+def _agreed_checkpoint(config: Config, folder: RunFolder, *, restarted: bool) -> str | None:
     """What rank 0 found to start from: ranks that looked for themselves might find different ones."""
     found = on_main(lambda: str(find_checkpoint(config, folder.checkpoints, restarted=restarted) or ""))
-    return Path(str(found)) if found else None
+    return str(found) if found else None
 
 
 def _claim(folder: RunFolder, config: Config, step: int) -> list[int]:
@@ -251,15 +260,24 @@ def _check_same_start(progress: Progress, manifest: Manifest) -> None:
         )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _SaveEvents:
+    """Turns what becomes of saves into events."""
+
+    emit: Callable[[Event], None]
+    engine: str
+
+    def saved(self, step: int, path: str, stall_s: float, write_s: float) -> None:
+        self.emit(CheckpointSaved(step=step, path=path, stall_s=stall_s, write_s=write_s, engine=self.engine))
+
+    def failed(self, step: int, reason: str) -> None:
+        self.emit(CheckpointFailed(step=step, reason=reason))
+
+
 def _build_writer(
     config: Config, store: CheckpointStore, emit: Callable[[Event], None], last_step: int | None
 ) -> CheckpointWriter:
     kept = config.checkpoint
-    return CheckpointWriter(
-        store,
-        Retention(keep_last=kept.keep_last, keep_best=kept.keep_best, keep_every_steps=kept.keep_every_steps),
-        on_saved=lambda step, path, stall_s, write_s: emit(
-            CheckpointSaved(step=step, path=str(path), stall_s=stall_s, write_s=write_s)
-        ),
-        last_step=last_step,
-    )
+    retention = Retention(keep_last=kept.keep_last, keep_best=kept.keep_best, keep_every_steps=kept.keep_every_steps)
+    events = _SaveEvents(emit=emit, engine=engine_name(config.engine))
+    return CheckpointWriter(store, retention, events, last_step=last_step)

@@ -10,8 +10,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from dist_seg.checkpoint.reading import load_meta
 from dist_seg.checkpoint.state import CheckpointMeta
-from dist_seg.checkpoint.store import CheckpointStore, load_meta
+from dist_seg.checkpoint.store import CheckpointStore
 from dist_seg.config.load import config_from_tree, differences, load_config
 from dist_seg.config.schema import Config
 from dist_seg.errors import CheckpointError, ConfigError
@@ -39,6 +40,8 @@ class RunFolder:
     """Paths in the folder of one run."""
 
     path: Path
+    checkpoint_dir: str | None = None
+    """`checkpoint.dir` of the configuration."""
 
     @property
     def config_file(self) -> Path:
@@ -59,13 +62,16 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> CheckpointStore:
-        return CheckpointStore(self.path / "checkpoints")
+        return CheckpointStore(self.checkpoint_dir or self.path / "checkpoints")
 
     def stored_config(self) -> Config | None:
-        """The configuration of the run that the folder holds, if any."""
+        """The configuration of the run that the folder holds, if any; where only checkpoints are left of it, theirs."""
         with path_errors(self.config_file, "cannot be read", CheckpointError):
             there = self.config_file.is_file()
-        return load_config([self.config_file]) if there else None
+        if there:
+            return load_config([self.config_file])
+        meta = _newest_meta(self.checkpoints)
+        return config_from_tree(meta.config, f"{self.checkpoints.path(meta.step)}/meta.json") if meta else None
 
     def write_json(self, name: str, content: Mapping[str, object]) -> Path:
         """Writes a small file whole or not at all. Raises CheckpointError where that is not possible."""
@@ -119,13 +125,16 @@ def open_run_folder(path: Path, *, must_exist: bool = False) -> RunFolder:
         is_run = folder.config_file.is_file()
     if must_exist and not is_run:
         raise CheckpointError(f"{path}: no run lies here (config.yaml is missing); give the folder that train wrote")
-    return folder
+    stored = folder.stored_config() if is_run else None
+    return RunFolder(path=path, checkpoint_dir=stored.checkpoint.dir) if stored else folder
 
 
 def check_same_run(folder: RunFolder, config: Config, manifest_hash: str) -> None:
     """Raises ConfigError with the list of differences if the folder holds a run of another configuration or data."""
     old = folder.stored_config()
     meta = _newest_meta(folder.checkpoints)
+    if old is not None and meta is None:
+        _check_not_left_behind(folder, old)
     if old is None or meta is None:  # Nothing has been trained yet that could be mixed up.
         return
     changed = [
@@ -142,6 +151,16 @@ def check_same_run(folder: RunFolder, config: Config, manifest_hash: str) -> Non
         )
 
 
+def _check_not_left_behind(folder: RunFolder, old: Config) -> None:
+    """Raises ConfigError where the run's checkpoints lie elsewhere than they are looked for."""
+    before = RunFolder(path=folder.path, checkpoint_dir=old.checkpoint.dir).checkpoints
+    if before.root != folder.checkpoints.root and before.steps():
+        raise ConfigError(
+            f"{folder.path} holds a run whose checkpoints lie in {before.root}, and {folder.checkpoints.root} has "
+            "none. Copy them there as they are, give the old checkpoint.dir, or --fresh to start anew"
+        )
+
+
 def _newest_meta(checkpoints: CheckpointStore) -> CheckpointMeta | None:
     """Of the newest checkpoint whose description can be read."""
     for step in reversed(checkpoints.steps()):
@@ -152,27 +171,32 @@ def _newest_meta(checkpoints: CheckpointStore) -> CheckpointMeta | None:
     return None
 
 
-def pick_checkpoint(folder: RunFolder, which: str) -> Path:
-    """The folder of the checkpoint that `best`, `last` or a step number names. Raises CheckpointError otherwise."""
-    store = folder.checkpoints
+def pick_checkpoint(folder: RunFolder, which: str) -> str:
+    """As `picked`, of the run's checkpoints."""
+    return picked(folder.checkpoints, which, str(folder.path))
+
+
+def picked(store: CheckpointStore, which: str, run: str) -> str:
+    """Path or URL of the checkpoint that `best`, `last` or a step number names. Raises CheckpointError otherwise.
+
+    run: how errors call what was looked into.
+    """
     steps: Sequence[int] = store.steps()
     if not steps:
-        raise CheckpointError(f"{folder.path}: the run has no checkpoint yet")
+        raise CheckpointError(f"{run}: the run has no checkpoint yet")
     match which:
         case "last":
             return store.path(steps[-1])
         case "best":
             best = store.best_step()
             if best is None:
-                raise CheckpointError(f"{folder.path}: no checkpoint of the run was evaluated; use --checkpoint last")
+                raise CheckpointError(f"{run}: no checkpoint of the run was evaluated; use --checkpoint last")
             return store.path(best)
     if not which.isdigit() or int(which) not in steps:
-        raise CheckpointError(
-            f"{folder.path}: no checkpoint {which!r}; there are: best, last, {', '.join(map(str, steps))}"
-        )
+        raise CheckpointError(f"{run}: no checkpoint {which!r}; there are: best, last, {', '.join(map(str, steps))}")
     return store.path(int(which))
 
 
-def config_of_checkpoint(folder: Path) -> Config:
+def config_of_checkpoint(location: str) -> Config:
     """The resolved configuration that a checkpoint was trained with."""
-    return config_from_tree(load_meta(folder).config, str(folder / "meta.json"))
+    return config_from_tree(load_meta(location).config, f"{location}/meta.json")

@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from dist_seg.checkpoint.state import CheckpointMeta, TrainingState, snapshot
+from dist_seg.checkpoint.state import CheckpointMeta, SnapshotBuffers, TrainingState
 from dist_seg.checkpoint.writer import CheckpointWriter
 from dist_seg.config.load import to_tree
 from dist_seg.config.schema import Config, OptimConfig, TrainConfig
@@ -125,7 +125,10 @@ class Trainer:
         self.last_result: EvalResult | None = None
 
     def run(self) -> bool:
-        """True when the last step is done, False when a signal stopped the run; its state is then in a checkpoint."""
+        """True when the last step is done, False when a signal stopped the run; its state is then in a checkpoint.
+
+        A last step that could not be saved is no error yet: see `unsaved`, once its result is written.
+        """
         units = ((step, lane) for step in range(self.progress.step, self._max_steps) for lane in self._lanes)
         batches = self._batches_of(units)
         try:
@@ -142,7 +145,6 @@ class Trainer:
         finally:
             batches.close()
         self._with_writer(CheckpointWriter.wait)
-        raise_if_any(self._writer_failure)
         return True
 
     def _train_step(self, batches: Iterator[Batch]) -> bool:
@@ -311,25 +313,28 @@ class Trainer:
         """A collective, as the engine may have to bring the state together."""
         taken = False
 
-        def take() -> TrainingState:
+        def take(buffers: SnapshotBuffers) -> TrainingState:
             nonlocal taken
             taken = True
-            return self.state()
+            return self.state(buffers)
 
         self._with_writer(lambda writer: writer.save(take))
         if not taken:  # This rank does not write, or its writer has failed.
-            for _ in self._state_parts():
-                pass
+            for _, tensors in self._state_parts():
+                for _ in tensors:
+                    pass
 
     def _with_writer(self, work: Callable[[CheckpointWriter], object]) -> None:
-        """Rank 0 alone writes; what fails there is raised on all ranks when they next agree to go on."""
+        """Rank 0 alone writes; what fails there is raised on all ranks when they next agree to go on, or only logged
+        where the configuration says so: the next save tries again."""
         if self._writer is None:
             return
         try:
             work(self._writer)
         except CheckpointError as error:
-            # The first one is the cause: a score that cannot be recorded after it tells less.
-            self._writer_failure = self._writer_failure or error
+            if self._config.checkpoint.on_error == "stop":
+                # The first one is the cause: a score that cannot be recorded after it tells less.
+                self._writer_failure = self._writer_failure or error
 
     def _score(self) -> bool:
         """Evaluates the weights of this step, unless that was done before; False if a signal cut it short."""
@@ -362,14 +367,20 @@ class Trainer:
         if broadcast_json(self._writer.last_step if self._writer else None) != self.progress.step:
             self._save()
         self._with_writer(CheckpointWriter.wait)
-        raise_if_any(self._writer_failure)
+        raise_if_any(self.unsaved)
         return False
 
-    def state(self) -> TrainingState:
-        """A copy of the whole training state, as a checkpoint keeps it. A collective (`_state_parts`)."""
-        parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
-        for part, name, tensor in self._state_parts():
-            parts[part][name] = snapshot(tensor)
+    @property
+    def unsaved(self) -> CheckpointError | None:
+        """Why the state of the last step is in no checkpoint, on rank 0, where that is so."""
+        return self._writer_failure or (self._writer.failure if self._writer is not None else None)
+
+    def state(self, buffers: SnapshotBuffers) -> TrainingState:
+        """A copy of the whole training state, as a checkpoint keeps it, in the memory of `buffers`.
+
+        A collective (`_state_parts`).
+        """
+        parts = {part: buffers.snapshot(part, tensors) for part, tensors in self._state_parts()}
         return TrainingState(
             meta=CheckpointMeta(
                 step=self.progress.step,
@@ -385,15 +396,15 @@ class Trainer:
             **parts,
         )
 
-    def _state_parts(self) -> Iterator[tuple[str, str, torch.Tensor]]:
-        """Part of a checkpoint, name and whole tensor, one after the other. A collective: all ranks go through all."""
+    def _state_parts(self) -> Iterator[tuple[str, Iterator[tuple[str, torch.Tensor]]]]:
+        """Parts of a checkpoint, each as names with whole tensors, one after the other.
+
+        A collective: all ranks go through all.
+        """
         strategy = self._strategy
-        for name, tensor in strategy.whole(strategy.held()):
-            yield "model", name, tensor
-        for name, tensor in strategy.whole(self._ema.averages if self._ema is not None else {}):
-            yield "ema", name, tensor
-        for name, tensor in strategy.optimizer_state():
-            yield "optimizer", name, tensor
+        yield "model", strategy.whole(strategy.held())
+        yield "ema", strategy.whole(self._ema.averages if self._ema is not None else {})
+        yield "optimizer", strategy.optimizer_state()
 
 
 def current_lr(optim: OptimConfig, step: int, max_steps: int) -> float:

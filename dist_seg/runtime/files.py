@@ -4,7 +4,7 @@ import errno
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,17 +29,21 @@ def path_errors(
         raise kind(f"{path}: {problem}: {cause}{hint}") from error
 
 
-def write_whole(path: Path, content: bytes | str, kind: type[UserError] = UserError) -> Path:
+def write_whole(
+    path: Path, content: bytes | str | Iterable[bytes | memoryview], kind: type[UserError] = UserError
+) -> Path:
     """Writes a file and the folders that it lies in; under its name it appears only when it is whole.
 
-    content: text is written as UTF-8. Raises `kind`, which names the path, and leaves what was there before.
+    content: text is written as UTF-8; bytes may come in pieces. Raises `kind`, which names the path, and
+    leaves what was there before.
     """
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     with path_errors(path, kind=kind):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
+                whole = content.encode() if isinstance(content, str) else content
+                file.writelines([whole] if isinstance(whole, bytes) else whole)
                 file.flush()
                 os.fsync(file.fileno())  # Else a power cut could leave an empty file under the name.
             temporary.replace(path)

@@ -1,18 +1,21 @@
-"""Reading objects by name from a local folder or an object store: what shards, indexes and manifests are read through.
+"""Objects by name in a local folder or an object store: what shards, manifests and checkpoints are read through.
 
 Both implementations may be pickled, used from several threads and carried across a fork: what is open is opened again.
 """
 
+import datetime
 import errno
+import itertools
 import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import urlsplit
 
+from dist_seg.config.checks import WRITABLE_STORES
 from dist_seg.errors import DataError
 
 if TYPE_CHECKING:
@@ -39,6 +42,15 @@ _HINTS = {
 }
 """For every scheme of a remote store, what opening it takes."""
 _MAX_OPEN_FILES = 64
+_BODY_ERROR = "response body"
+"""What obstore says of an answer that broke off in its body; it has no class of its own for that."""
+# Of every request to an object store: that many times, with back-off, for as long; then the error names the object.
+_MAX_RETRIES = 10
+_RETRY_TIMEOUT_S = 180.0
+# Of an upload: large objects go in pieces of this size, each with its own retries, and so many at once.
+_UPLOAD_PIECE_BYTES = 16 * 2**20
+_UPLOADS_AT_ONCE = 4
+_NOT_WRITTEN = "cannot be written"
 _RETRY_DELAYS_S = (0.1, 0.4, 1.6, 6.4)
 # Faults of a disk or a network file system that may pass. The rest (no permission, a folder) will not.
 _PASSING_ERRORS = frozenset({errno.EIO, errno.ESTALE, errno.EINTR, errno.EAGAIN, errno.ETIMEDOUT, errno.EBUSY})
@@ -73,6 +85,10 @@ class Storage(Protocol):
         """In bytes."""
         ...
 
+    def modified(self, name: str) -> float:
+        """When the object was last written, in Unix time."""
+        ...
+
     def list(self) -> list[str]:
         """The sorted names of the objects that lie directly under the root. HTTP servers cannot: `StorageError`."""
         ...
@@ -93,6 +109,20 @@ def open_storage(root: str | Path) -> Storage:
         known = ", ".join(f"{name}://" for name in sorted(_HINTS))
         raise DataError(f"{text}: unknown scheme {scheme!r}; give a local folder or one of {known}")
     return LocalStorage(text)
+
+
+def is_remote(root: str | Path) -> bool:
+    """True for the URL of an object store or HTTP server, False for a local folder."""
+    return "://" in str(root) and urlsplit(str(root)).scheme != "file"
+
+
+def open_writable(url: str) -> "ObjectStorage":
+    """The object store at a URL, to be written to. Raises `DataError` for anything else."""
+    scheme = urlsplit(url).scheme
+    if scheme not in WRITABLE_STORES:
+        known = ", ".join(f"{name}://" for name in WRITABLE_STORES)
+        raise DataError(f"{url}: cannot be written to; give a local folder or one of {known}")
+    return ObjectStorage(url)
 
 
 class _OpenFile:
@@ -163,6 +193,9 @@ class LocalStorage:
     def size(self, name: str) -> int:
         return self._retried(name, lambda: self._path(name).stat().st_size)
 
+    def modified(self, name: str) -> float:
+        return self._retried(name, lambda: self._path(name).stat().st_mtime)
+
     def list(self) -> list[str]:
         return self._retried("", lambda: sorted(entry.name for entry in os.scandir(self._root) if entry.is_file()))
 
@@ -196,7 +229,7 @@ class LocalStorage:
 
 
 class ObjectStorage:
-    """An object store or an HTTP server, through obstore, which retries with back-off (10 times within 3 minutes)."""
+    """An object store or an HTTP server, through obstore, which retries with back-off."""
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
@@ -239,11 +272,42 @@ class ObjectStorage:
     def size(self, name: str) -> int:
         return self._guarded(name, lambda store: int(store.head(name)["size"]))
 
+    def modified(self, name: str) -> float:
+        return self._guarded(name, lambda store: store.head(name)["last_modified"].timestamp())
+
     def list(self) -> list[str]:
         if self._url.startswith(("http://", "https://")):
             raise StorageError(f"{self._url}: an HTTP server does not list its files; read them by name")
         found = self._guarded("", lambda store: store.list_with_delimiter()["objects"])
         return sorted(str(entry["path"]) for entry in found)
+
+    def list_below(self) -> "Sequence[str]":
+        """The names of all objects under the root, those in folders too."""
+        return self._guarded("", lambda store: [str(entry["path"]) for page in store.list() for entry in page])
+
+    def write(self, name: str, pieces: Iterable[bytes | memoryview]) -> None:
+        """Puts an object, whole or not at all. A large one goes up as it comes and is never held as a whole."""
+        rest = iter(pieces)
+        head = _first_bytes(rest, _UPLOAD_PIECE_BYTES)
+        if len(head) < _UPLOAD_PIECE_BYTES:
+            self._guarded(name, lambda store: store.put(name, head), _NOT_WRITTEN)
+            return
+        content = itertools.chain([head], rest)
+        self._guarded(
+            name,
+            lambda store: store.put(name, content, chunk_size=_UPLOAD_PIECE_BYTES, max_concurrency=_UPLOADS_AT_ONCE),
+            _NOT_WRITTEN,
+            again=False,  # The content has been used up.
+        )
+
+    def copy(self, source: str, target: str) -> None:
+        """Inside the store; nothing is downloaded."""
+        self._guarded(source, lambda store: store.copy(source, target), "cannot be copied")
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Those that are there."""
+        if names:
+            self._guarded(names[0], lambda store: store.delete(list(names)), "cannot be deleted")
 
     def _opened(self) -> "ObjectStore":
         if self._store is None or self._pid != os.getpid():  # the runtime's threads do not survive a fork
@@ -251,12 +315,17 @@ class ObjectStorage:
                 from obstore.exceptions import BaseError
                 from obstore.store import from_url
             except ImportError as error:
-                raise DataError(
-                    f"{self._url}: reading object stores needs obstore: pip install 'dist-seg[storage]'"
-                ) from error
+                raise DataError(f"{self._url}: object stores need obstore: pip install 'dist-seg[storage]'") from error
             plain_http = self._url.startswith("http://")
             try:
-                self._store = from_url(self._url, client_options={"allow_http": True} if plain_http else None)
+                self._store = from_url(
+                    self._url,
+                    client_options={"allow_http": True} if plain_http else None,
+                    retry_config={
+                        "max_retries": _MAX_RETRIES,
+                        "retry_timeout": datetime.timedelta(seconds=_RETRY_TIMEOUT_S),
+                    },
+                )
             except (BaseError, OSError, ValueError) as error:
                 raise DataError(f"{self._url}: cannot be opened: {_first_line(error)}; {self._hint()}") from error
             self._pid = os.getpid()
@@ -265,19 +334,35 @@ class ObjectStorage:
     def _hint(self) -> str:
         return _HINTS[urlsplit(self._url).scheme]
 
-    def _guarded(self, name: str, read: "Callable[[ObjectStore], T]") -> T:
+    def _guarded(
+        self, name: str, work: "Callable[[ObjectStore], T]", problem: str = "cannot be read", *, again: bool = True
+    ) -> T:
+        """Does the work, with errors that name the object. again: it may be done anew where obstore does not do so
+        itself: an answer that breaks off in its body."""
         store = self._opened()
         from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
         where = f"{self._url}/{name}" if name else self._url
-        try:
-            return read(store)
-        except FileNotFoundError as error:
-            raise DataError(f"{where}: no such object") from error
-        except (PermissionDeniedError, UnauthenticatedError) as error:
-            raise StorageError(f"{where}: cannot be read: {_first_line(error)}; {self._hint()}") from error
-        except (BaseError, OSError, ValueError) as error:
-            raise StorageError(f"{where}: cannot be read: {_first_line(error)}") from error
+        for delay_s in (*_RETRY_DELAYS_S, None):
+            try:
+                return work(store)
+            except FileNotFoundError as error:
+                raise DataError(f"{where}: no such object") from error
+            except (PermissionDeniedError, UnauthenticatedError) as error:
+                raise StorageError(f"{where}: {problem}: {_first_line(error)}; {self._hint()}") from error
+            except (BaseError, OSError, ValueError) as error:
+                if delay_s is None or not again or _BODY_ERROR not in str(error):
+                    raise StorageError(f"{where}: {problem}: {_first_line(error)}") from error
+                time.sleep(delay_s)
+        raise AssertionError("the last turn returns or raises")
+
+
+def _first_bytes(pieces: Iterator[bytes | memoryview], least: int) -> bytes:
+    """Takes pieces until there are so many bytes, or no more pieces."""
+    taken = bytearray()
+    while len(taken) < least and (piece := next(pieces, None)) is not None:
+        taken += piece
+    return bytes(taken)
 
 
 def _first_line(error: Exception) -> str:

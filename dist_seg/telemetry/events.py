@@ -94,6 +94,16 @@ class CheckpointSaved:
     stall_s: float
     """What the training loop waited for it."""
     write_s: float
+    engine: str = "ddp"
+    """Whose state was copied."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointFailed:
+    """A checkpoint, or the score of one, could not be written; earlier ones are whole. On rank 0 only."""
+
+    step: int
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +127,17 @@ class RunEnded:
     """Wall time by what it went to: startup, data_wait, forward, backward, optimizer, checkpoint, evaluation, other."""
 
 
-Event = RunStarted | StepDone | BadSampleFound | NonFiniteStep | EvalDone | CheckpointSaved | DigestTaken | RunEnded
+Event = (
+    RunStarted
+    | StepDone
+    | BadSampleFound
+    | NonFiniteStep
+    | EvalDone
+    | CheckpointSaved
+    | CheckpointFailed
+    | DigestTaken
+    | RunEnded
+)
 
 
 class Sink(Protocol):

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from dist_seg.telemetry.events import (
     BadSampleFound,
+    CheckpointFailed,
     CheckpointSaved,
     DigestTaken,
     EvalDone,
@@ -180,6 +181,8 @@ class ProgressSink:
                     event.images,
                     duration(event.eval_s),
                 )
+            case CheckpointFailed():
+                logger.error("step %d: no checkpoint: %s", event.step, event.reason)
             case RunEnded():
                 self.close()
             case BadSampleFound() | NonFiniteStep() | CheckpointSaved() | DigestTaken():

@@ -12,6 +12,7 @@ from prometheus_client.exposition import ThreadingWSGIServer, make_wsgi_app
 from dist_seg.errors import ConfigError
 from dist_seg.telemetry.events import (
     BadSampleFound,
+    CheckpointFailed,
     CheckpointSaved,
     DigestTaken,
     EvalDone,
@@ -149,15 +150,22 @@ class _Metrics:
             "dist_seg_bad_samples_total", "Samples that this rank could not decode", registry=registry
         )
         self.checkpoint_stall = Summary(
-            "dist_seg_checkpoint_stall_seconds", "What training waited for a checkpoint (rank 0)", registry=registry
+            "dist_seg_checkpoint_stall_seconds",
+            "What training waited for a checkpoint (rank 0)",
+            ["engine"],
+            registry=registry,
         )
         self.checkpoint_write = Summary(
             "dist_seg_checkpoint_write_seconds",
             "Time to write a checkpoint beside training (rank 0)",
+            ["engine"],
             registry=registry,
         )
         self.checkpoint_step = Gauge(
             "dist_seg_checkpoint_step", "Step of the newest whole checkpoint (rank 0)", registry=registry
+        )
+        self.checkpoint_failures = Counter(
+            "dist_seg_checkpoint_failures_total", "Checkpoints that could not be written (rank 0)", registry=registry
         )
         self.evaluation_seconds = Summary("dist_seg_evaluation_seconds", "Time of an evaluation", registry=registry)
         self.evaluation_step = Gauge(
@@ -193,9 +201,11 @@ class _Metrics:
             case EvalDone():
                 self._eval_done(event)
             case CheckpointSaved():
-                self.checkpoint_stall.observe(event.stall_s)
-                self.checkpoint_write.observe(event.write_s)
+                self.checkpoint_stall.labels(event.engine).observe(event.stall_s)
+                self.checkpoint_write.labels(event.engine).observe(event.write_s)
                 self.checkpoint_step.set(event.step)
+            case CheckpointFailed():
+                self.checkpoint_failures.inc()
             case RunEnded():
                 self.ended.labels(event.outcome).set(1)
             case NonFiniteStep() | DigestTaken():

@@ -9,6 +9,7 @@ from dist_seg.errors import UserError
 from dist_seg.runtime.files import path_errors
 from dist_seg.telemetry.events import (
     BadSampleFound,
+    CheckpointFailed,
     CheckpointSaved,
     DigestTaken,
     EvalDone,
@@ -54,7 +55,7 @@ class TensorBoardSink:
                 self._curves.write(
                     event.step, {"checkpoint/stall_s": event.stall_s, "checkpoint/write_s": event.write_s}
                 )
-            case BadSampleFound() | NonFiniteStep() | DigestTaken() | RunEnded():
+            case BadSampleFound() | NonFiniteStep() | CheckpointFailed() | DigestTaken() | RunEnded():
                 pass
 
     def close(self) -> None:

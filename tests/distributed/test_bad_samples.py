@@ -11,7 +11,8 @@ from unittest import mock
 import pytest
 
 from dist_seg.audit import audit
-from dist_seg.checkpoint.store import CheckpointStore, load_meta
+from dist_seg.checkpoint.reading import load_meta
+from dist_seg.checkpoint.store import CheckpointStore
 from dist_seg.cli import main
 from dist_seg.engine.stop import StopSignal
 from dist_seg.engine.trainer import Progress

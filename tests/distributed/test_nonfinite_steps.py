@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dist_seg.checkpoint.store import CheckpointStore, load_meta
+from dist_seg.checkpoint.reading import load_meta
+from dist_seg.checkpoint.store import CheckpointStore
 from dist_seg.data.batch import Batch
 from dist_seg.engine.stop import StopSignal
 from dist_seg.runtime.world import World
@@ -104,7 +105,7 @@ def of_rank(synthetic_shards: Path, folder: Path) -> list[Mapping[str, Mapping[s
 
 
 def checkpoint(run: Path, step: int) -> Path:
-    return CheckpointStore(run / "checkpoints").path(step)
+    return Path(CheckpointStore(run / "checkpoints").path(step))
 
 
 def changed_between(run: Path, part: str, step_a: int, step_b: int) -> list[str]:

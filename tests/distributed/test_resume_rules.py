@@ -14,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dist_seg.checkpoint.store import CheckpointStore, load_meta
+from dist_seg.checkpoint.reading import load_meta
+from dist_seg.checkpoint.store import CheckpointStore
 from dist_seg.cli import main
 from dist_seg.config.schema import Config
 from dist_seg.data.formats.synthetic import SyntheticSource
@@ -112,7 +113,7 @@ def stored_config(run: Path) -> Config:
 
 
 def assert_same_weights(run_a: Path, run_b: Path, step: int) -> None:
-    a, b = (load_file(CheckpointStore(run / "checkpoints").path(step) / "model.safetensors") for run in (run_a, run_b))
+    a, b = (load_file(f"{CheckpointStore(run / 'checkpoints').path(step)}/model.safetensors") for run in (run_a, run_b))
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
 
 

@@ -14,6 +14,7 @@ from dist_seg.data.manifest import load_manifest
 from dist_seg.engine.run import TrainingOutcome, run_training
 from dist_seg.engine.run_folder import RunFolder
 from dist_seg.engine.stop import StopSignal
+from dist_seg.runtime.collectives import raise_if_any
 from dist_seg.runtime.storage import open_storage
 from dist_seg.runtime.world import World
 from dist_seg.telemetry.events import Event, StepDone
@@ -110,7 +111,7 @@ def train_on(
 ) -> TrainingOutcome:
     """Trains `small_config` on this rank, with the log as its only sink."""
     config = small_config(shards, run_dir, overrides)
-    folder = RunFolder(path=Path(run_dir))
+    folder = RunFolder(path=Path(run_dir), checkpoint_dir=config.checkpoint.dir)
     folder.path.mkdir(parents=True, exist_ok=True)
     storage = open_storage(shards)
     log = JsonLinesSink(folder.path, rank=world.rank)
@@ -121,7 +122,7 @@ def train_on(
         on_event(event, stop)
 
     try:
-        return run_training(
+        outcome = run_training(
             config,
             world=world,
             folder=folder,
@@ -132,6 +133,8 @@ def train_on(
             stop=stop,
             process_started=0.0,
         )
+        raise_if_any(outcome.unsaved)  # As the command does, once the result is written.
+        return outcome
     finally:
         log.close()
 
@@ -147,7 +150,7 @@ def state_at(run: Path, step: int) -> dict[str, torch.Tensor]:
     return {
         f"{part}/{key}": tensor
         for part in ("model", "ema", "optimizer")
-        for key, tensor in load_file(folder / f"{part}.safetensors").items()
+        for key, tensor in load_file(f"{folder}/{part}.safetensors").items()
     }
 
 

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from dist_seg.errors import ConfigError
 from dist_seg.telemetry.events import (
     BadSampleFound,
+    CheckpointFailed,
     CheckpointSaved,
     EvalDone,
     NonFiniteStep,
@@ -68,6 +69,7 @@ def sink_of_a_run() -> Iterator[PrometheusSink]:
     metrics = {"miou": 0.75, "iou/sky": 1.0, 'iou/ro"ad': 0.5}
     sink.emit(EvalDone(step=13, split="val", weights="ema", metrics=metrics, images=101, eval_s=4.0))
     sink.emit(CheckpointSaved(step=13, path="13", stall_s=0.5, write_s=3.0))
+    sink.emit(CheckpointFailed(step=14, reason="No space left on device"))
     sink.emit(RunEnded(step=13, outcome="preempted", reason="SIGTERM", wall_s=9.0, seconds={}))
     try:
         yield sink
@@ -117,9 +119,10 @@ def samples(page: str) -> dict[tuple[str, tuple[str, ...]], float]:
         ("dist_seg_step_phase_seconds_total", ("compute",), 1.875),
         ("dist_seg_step_phase_seconds_total", ("other",), 0.75),
         ("dist_seg_compute_seconds_total", ("backward",), 0.75),
-        ("dist_seg_checkpoint_stall_seconds_sum", (), 0.5),
-        ("dist_seg_checkpoint_write_seconds_sum", (), 3.0),
+        ("dist_seg_checkpoint_stall_seconds_sum", ("ddp",), 0.5),
+        ("dist_seg_checkpoint_write_seconds_sum", ("ddp",), 3.0),
         ("dist_seg_checkpoint_step", (), 13.0),
+        ("dist_seg_checkpoint_failures_total", (), 1.0),
         ("dist_seg_evaluation_score", ("miou", "val", "ema"), 0.75),
         ("dist_seg_evaluation_class_score", ('ro"ad', "iou", "val", "ema"), 0.5),
         ("dist_seg_evaluation_images", ("val",), 101.0),

@@ -31,7 +31,16 @@ from dist_seg.report_result import cells, class_rows, extremes, interval, number
 from dist_seg.runtime.storage import open_storage
 from dist_seg.runtime.world import World
 from dist_seg.tasks.build import build_task
-from dist_seg.telemetry.events import BadSampleFound, EvalDone, Event, NonFiniteStep, RunEnded, RunStarted, StepDone
+from dist_seg.telemetry.events import (
+    BadSampleFound,
+    CheckpointFailed,
+    EvalDone,
+    Event,
+    NonFiniteStep,
+    RunEnded,
+    RunStarted,
+    StepDone,
+)
 from dist_seg.telemetry.jsonl import JsonLinesSink
 
 CLASS_NAMES = ("sky", "<b>road</b> & co", "unicorn")
@@ -224,6 +233,16 @@ def test_bad_samples_of_all_ranks_are_listed_once(tmp_path: Path) -> None:
     page = page_of(tmp_path)
     assert "Bad samples in training: 2" in page
     assert (page.count("key-one"), page.count("key-two")) == (1, 1)
+
+
+def test_failed_checkpoints_are_named_the_first_three_and_the_rest_counted(tmp_path: Path) -> None:
+    failures = [CheckpointFailed(step=number, reason=f"full <disk> {number}") for number in range(1, 6)]
+    log(tmp_path, [start(), *failures, end(6)])
+    page = write_report(tmp_path, RESULT, [], CLASS_NAMES, PALETTE, 255, "").read_text()
+    assert [f"No checkpoint at step {n}: full &lt;disk&gt; {n}" in page for n in range(1, 6)] == [True] * 3 + [
+        False
+    ] * 2
+    assert "2 more checkpoints could not be written." in page
 
 
 def test_a_run_without_a_log_still_has_a_report(tmp_path: Path) -> None:

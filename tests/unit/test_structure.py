@@ -109,7 +109,8 @@ COMMANDS = [
     "inspect",
     "train",
 ]
-COMMANDS += ["pack instances", "pack cityscapes-instances", "eval", "predict", "report", "audit"]
+COMMANDS += ["pack instances", "pack cityscapes-instances", "eval", "predict", "report", "audit", "checkpoint"]
+COMMANDS += [f"checkpoint {action}" for action in ("ls", "show", "verify", "prune", "export")]
 
 
 def test_help_of_every_command_is_complete_and_loads_nothing_heavy() -> None:

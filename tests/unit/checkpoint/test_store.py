@@ -1,13 +1,16 @@
+import contextlib
 import errno
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from dist_seg.checkpoint.state import CheckpointMeta, TrainingState
-from dist_seg.checkpoint.store import CheckpointStore, Retention, load_checkpoint, load_weights
+from dist_seg.checkpoint.reading import load_checkpoint, load_weights
+from dist_seg.checkpoint.state import CheckpointMeta, SnapshotBuffers, TrainingState
+from dist_seg.checkpoint.store import CheckpointStore, Retention
 from dist_seg.checkpoint.writer import CheckpointWriter
 from dist_seg.errors import CheckpointError
 
@@ -39,7 +42,7 @@ def test_what_was_saved_comes_back_to_the_bit(tmp_path: Path) -> None:
 def test_damaged_checkpoint_is_refused_and_the_one_before_taken(tmp_path: Path, name: str, damage: str) -> None:
     store = CheckpointStore(tmp_path)
     store.save(state_of(1))
-    file = store.save(state_of(2)) / name
+    file = Path(store.save(state_of(2)), name)
     content = bytearray(file.read_bytes())
     if damage == "delete":
         file.unlink()
@@ -71,7 +74,7 @@ def test_pickled_file_in_the_place_of_tensors_is_refused(tmp_path: Path) -> None
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return os.system, (f"touch {tmp_path}/owned",)
 
-    folder = CheckpointStore(tmp_path).save(state_of(1))
+    folder = Path(CheckpointStore(tmp_path).save(state_of(1)))
     payload = pickle.dumps(Malicious())
     (folder / "model.safetensors").write_bytes(payload)
     checksums = json.loads((folder / "checksums.json").read_text())
@@ -95,7 +98,7 @@ def test_retention_keeps_the_last_the_best_and_every_nth(tmp_path: Path) -> None
 
 def test_store_without_a_whole_checkpoint_is_an_error_and_not_a_new_start(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
-    (store.save(state_of(1)) / "model.safetensors").write_bytes(b"")
+    Path(store.save(state_of(1)), "model.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match="none of its 1 checkpoints is whole"):
         store.newest_whole()
 
@@ -156,16 +159,22 @@ def test_score_that_cannot_be_written_is_an_error_that_leaves_the_others(tmp_pat
 
 
 def test_folders_are_not_synchronised_where_the_system_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: object, flags: int) -> int:
-        raise PermissionError(errno.EACCES, "Permission denied")
+    real = os.open
+
+    def refuse_folders(path: Path, flags: int, mode: int = 0o777) -> int:
+        if Path(path).is_dir():
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, flags, mode)
 
     monkeypatch.delattr(os, "O_DIRECTORY")  # As on Windows, where a folder cannot be opened.
-    monkeypatch.setattr(os, "open", refuse)
-    assert CheckpointStore(tmp_path).save(state_of(1)).is_dir()
+    monkeypatch.setattr(os, "open", refuse_folders)
+    store = CheckpointStore(tmp_path)
+    store.save(state_of(1))
+    assert store.steps() == [1]
 
 
 def test_other_format_version_is_refused(tmp_path: Path) -> None:
-    folder = CheckpointStore(tmp_path).save(state_of(1))
+    folder = Path(CheckpointStore(tmp_path).save(state_of(1)))
     meta = json.loads((folder / "meta.json").read_text())
     (folder / "meta.json").write_text(json.dumps({**meta, "format_version": 99}))
     with pytest.raises(CheckpointError, match=r"meta\.json"):
@@ -190,20 +199,67 @@ def test_folder_that_cannot_be_written_is_an_error_that_leaves_the_older_checkpo
     assert load_checkpoint(store.path(1)).meta.step == 1
 
 
+KEEP_LAST = Retention(keep_last=1, keep_best=False, keep_every_steps=0)
+
+
+class Heard:
+    """Takes down what a writer says of its saves."""
+
+    def __init__(self) -> None:
+        self.saves: list[int] = []
+        self.failures: list[tuple[int, str]] = []
+
+    def saved(self, step: int, path: str, stall_s: float, write_s: float) -> None:
+        self.saves.append(step)
+
+    def failed(self, step: int, reason: str) -> None:
+        self.failures.append((step, reason))
+
+
 def test_writer_saves_what_the_state_was_when_it_was_taken(tmp_path: Path) -> None:
-    store, reported = CheckpointStore(tmp_path), []
+    store, heard = CheckpointStore(tmp_path), Heard()
     weight = torch.zeros(1000)
-    writer = CheckpointWriter(
-        store,
-        Retention(keep_last=1, keep_best=False, keep_every_steps=0),
-        on_saved=lambda step, path, stall_s, write_s: reported.append(step),
-    )
+    writer = CheckpointWriter(store, KEEP_LAST, heard)
+
+    def state(step: int, buffers: SnapshotBuffers) -> TrainingState:
+        return TrainingState(
+            meta=state_of(step).meta, model=buffers.snapshot("model", {"w": weight}), ema={}, optimizer={}
+        )
+
     for step in (1, 2):
-        state = TrainingState(meta=state_of(step).meta, model={"w": weight.clone()}, ema={}, optimizer={})
-        writer.save(lambda state=state: state)
+        writer.save(partial(state, step))
         weight += 1
     writer.wait()
     writer.close()
-    assert reported == [1, 2]
+    assert heard.saves == [1, 2]
     assert store.steps() == [2]
     assert torch.equal(load_checkpoint(store.path(2)).model["w"], torch.ones(1000))
+
+
+def test_writer_tells_of_a_failed_save_and_forgets_it_once_a_later_one_is_whole(tmp_path: Path) -> None:
+    store, heard = CheckpointStore(tmp_path / "checkpoints"), Heard()
+    writer = CheckpointWriter(store, KEEP_LAST, heard)
+    (tmp_path / "checkpoints").write_text("a file where the folder should be")
+    writer.save(lambda buffers: state_of(1))
+    with pytest.raises(CheckpointError, match="step-00000001: the checkpoint could not be written"):
+        writer.wait()
+    assert ([step for step, _ in heard.failures], writer.failure is None, writer.last_step) == ([1], False, None)
+    (tmp_path / "checkpoints").unlink()
+    writer.save(lambda buffers: state_of(2))
+    writer.wait()
+    writer.close()
+    assert (heard.saves, writer.failure, writer.last_step) == ([2], None, 2)
+
+
+def test_failed_save_does_not_keep_the_next_one_from_being_written(tmp_path: Path) -> None:
+    store, heard = CheckpointStore(tmp_path / "checkpoints"), Heard()
+    writer = CheckpointWriter(store, KEEP_LAST, heard)
+    (tmp_path / "checkpoints").write_text("a file where the folder should be")
+    writer.save(lambda buffers: state_of(1))
+    while not heard.failures:
+        with contextlib.suppress(CheckpointError):
+            writer.poll()
+    (tmp_path / "checkpoints").unlink()
+    writer.save(lambda buffers: state_of(2))
+    writer.close()
+    assert store.steps() == [2]

@@ -46,7 +46,7 @@ def another_process_training_in(path: Path) -> Iterator[subprocess.Popen[str]]:
         holder.stdout.close()
 
 
-def save(folder: RunFolder, step: int) -> Path:
+def save(folder: RunFolder, step: int) -> str:
     weight = {"weight": torch.full((2,), float(step))}
     meta = CheckpointMeta(step=step, config=to_tree(Config()), manifest={"hash": "abc"}, world_size=1)
     return folder.checkpoints.save(TrainingState(meta=meta, model=weight, ema={}, optimizer={}))
@@ -164,7 +164,7 @@ def test_run_without_a_checkpoint_has_none_to_pick(tmp_path: Path) -> None:
 
 
 def test_auto_takes_up_the_newest_whole_checkpoint(folder: RunFolder) -> None:
-    (folder.checkpoints.path(6) / "model.safetensors").write_bytes(b"")
+    Path(folder.checkpoints.path(6), "model.safetensors").write_bytes(b"")
     assert resumed_from(folder, "auto") == folder.checkpoints.path(4)
 
 
@@ -175,18 +175,18 @@ def test_none_starts_anew_unless_the_launcher_restarts(folder: RunFolder) -> Non
 
 def test_path_is_taken_up_unless_the_launcher_restarts(folder: RunFolder) -> None:
     wanted = folder.checkpoints.path(2)
-    assert resumed_from(folder, str(wanted)) == wanted
-    assert resumed_from(folder, str(wanted), restarted=True) == folder.checkpoints.path(6)
+    assert resumed_from(folder, wanted) == wanted
+    assert resumed_from(folder, wanted, restarted=True) == folder.checkpoints.path(6)
 
 
 def test_path_without_a_whole_checkpoint_is_refused(folder: RunFolder, tmp_path: Path) -> None:
-    (folder.checkpoints.path(2) / "meta.json").write_text("{}")
+    Path(folder.checkpoints.path(2), "meta.json").write_text("{}")
     for wanted in (folder.checkpoints.path(2), tmp_path / "absent"):
         with pytest.raises(CheckpointError, match=str(wanted)):
             resumed_from(folder, str(wanted))
 
 
-def resumed_from(folder: RunFolder, resume: str, *, restarted: bool = False) -> Path | None:
+def resumed_from(folder: RunFolder, resume: str, *, restarted: bool = False) -> str | None:
     config = load_config([], [f"checkpoint.resume={resume}"])
     return find_checkpoint(config, folder.checkpoints, restarted=restarted)
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from dist_seg.errors import UserError
 from dist_seg.telemetry.events import (
     BadSampleFound,
+    CheckpointFailed,
     CheckpointSaved,
     DigestTaken,
     EvalDone,
@@ -49,6 +50,7 @@ def test_every_kind_of_event_is_read_back_as_it_was_written(
         NonFiniteStep(step=2, loss=math.inf, grad_norm=-math.inf, keys=("NaN", "b")),
         EvalDone(step=2, split="val", weights="ema", metrics={"miou": 0.5, "iou/NaN": 0.25}, images=3, eval_s=1.5),
         CheckpointSaved(step=2, path="checkpoints/2", stall_s=0.1, write_s=2.0),
+        CheckpointFailed(step=3, reason="No space left on device"),
         DigestTaken(step=2, batch="1f", weights="2f"),
         RunEnded(step=2, outcome="complete", reason="", wall_s=9.0, seconds={"forward": 9.0}),
     ]

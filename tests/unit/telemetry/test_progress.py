@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from dist_seg.telemetry.events import EvalDone, RunStarted, StepDone
+from dist_seg.telemetry.events import CheckpointFailed, EvalDone, RunStarted, StepDone
 from dist_seg.telemetry.progress import ProgressDisplay, ProgressSink, duration, progress
 
 
@@ -92,6 +92,12 @@ def test_an_evaluation_is_told_with_its_score(caplog: pytest.LogCaptureFixture) 
     sink = ProgressSink(terminal=False)
     sink.emit(EvalDone(step=7, split="val", weights="ema", metrics={"miou": 0.6789}, images=101, eval_s=30.0))
     assert lines_of(caplog) == ["step 7: val mIoU 0.679 (ema weights, 101 images, 30 s)"]
+
+
+def test_a_failed_checkpoint_is_told_at_once_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
+    sink = ProgressSink(terminal=False)
+    sink.emit(CheckpointFailed(step=7, reason="No space left on device"))
+    assert lines_of(caplog) == ["step 7: no checkpoint: No space left on device"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,43 @@
+"""A checkpoint's weights as one safetensors file that is read without this project."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, cast
+
+from dist_seg.checkpoint.reading import load_meta, load_weights
+from dist_seg.checkpoint.state import CheckpointMeta
+from dist_seg.checkpoint.tensors import encoded
+from dist_seg.runtime.files import write_whole
+
+EXPORT_VERSION = 1
+"""Of the metadata that an exported file carries."""
+
+
+def export_weights(location: str, out: Path, weights: Literal["ema", "raw"] | None, config_yaml: str) -> str:
+    """Writes weights and buffers by their names in the model; returns which, `ema` or `raw`.
+
+    weights: None takes the moving average where one was kept. Raises CheckpointError for a checkpoint that is not
+    whole, UserError where the file cannot be written.
+    """
+    meta = load_meta(location)
+    train = cast(Mapping[str, object], meta.config["train"])
+    chosen = weights or ("ema" if train["ema_decay"] else "raw")
+    tensors = {name: tensor.contiguous() for name, tensor in load_weights(location, chosen).items()}
+    write_whole(out, encoded(tensors, _metadata(meta, chosen, config_yaml)))
+    return chosen
+
+
+def _metadata(meta: CheckpointMeta, weights: str, config_yaml: str) -> dict[str, str]:
+    """The format knows texts only: what is more stands as JSON."""
+    kept = {key: json.dumps(value) for key, value in meta.manifest.items() if key not in ("hash", "task")}
+    return {
+        "format": "pt",
+        "format_version": str(EXPORT_VERSION),
+        "step": str(meta.step),
+        "weights": weights,
+        "task": str(meta.manifest.get("task", "")),
+        "manifest_hash": str(meta.manifest.get("hash", "")),
+        "config": config_yaml,
+        **kept,
+    }

@@ -1,0 +1,224 @@
+"""One committed checkpoint, read from a local folder or an object store; nothing is trusted before its checksum holds.
+
+    step-00001000/model.safetensors, ema.safetensors, optimizer.safetensors, meta.json, checksums.json
+
+Nothing is ever unpickled, and no file is opened but those five.
+"""
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from dist_seg.checkpoint.place import COMMIT_NAME
+from dist_seg.checkpoint.state import FORMAT_VERSION, CheckpointMeta, TrainingState
+from dist_seg.checkpoint.tensors import PIECE_BYTES, TensorInfo, decoded, read_header
+from dist_seg.errors import CheckpointError, DataError
+from dist_seg.runtime.storage import Storage, StorageError, is_remote, open_storage
+
+_log = logging.getLogger(__name__)
+STEP_NAME = re.compile(r"step-(\d{8,})")
+"""What the folder of a checkpoint is called in a store."""
+TENSOR_FILES = ("model", "ema", "optimizer")
+_META_NAME = "meta.json"
+_FILES = (*(f"{name}.safetensors" for name in TENSOR_FILES), _META_NAME)
+
+
+def checkpoint_exists(location: str | Path) -> bool:
+    """Whether a committed checkpoint lies there. Raises CheckpointError where that cannot be told."""
+    try:
+        return open_storage(location).exists(COMMIT_NAME)
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def verify_checkpoint(location: str | Path, tensor_files: Sequence[str] = TENSOR_FILES) -> None:
+    """Reads every byte of a checkpoint. Raises CheckpointError that names the file that does not match its checksum."""
+    folder = _Folder(location)
+    for name in [*(f"{name}.safetensors" for name in tensor_files), _META_NAME]:
+        folder.check(name)
+
+
+def damages(location: str | Path) -> list[str]:
+    """Everything that is wrong with a checkpoint, every byte read; empty for a whole one."""
+    try:
+        folder = _Folder(location)
+    except CheckpointError as error:
+        return [str(error)]
+    found = []
+    for name in _FILES:
+        try:
+            folder.check(name)
+        except CheckpointError as error:
+            found.append(str(error))
+    try:
+        load_meta(location)
+        for name in TENSOR_FILES:
+            tensor_infos(location, name)
+    except CheckpointError as error:
+        found.append(str(error))
+    return list(dict.fromkeys(found))
+
+
+def glance(location: str | Path) -> tuple[int, float, str]:
+    """A checkpoint's bytes, when it was committed (Unix time), and what is wrong with it as far as names, lengths and
+    headers tell; the text is empty where nothing is."""
+    num_bytes, committed_s = 0, 0.0
+    try:
+        folder = _Folder(location)
+        committed_s = folder.storage.modified(COMMIT_NAME)
+        num_bytes = folder.storage.size(COMMIT_NAME)
+        for name in _FILES:
+            num_bytes += folder.storage.size(name)
+        for name in TENSOR_FILES:
+            tensor_infos(location, name)
+        load_meta(location)
+    except (DataError, CheckpointError) as error:
+        return num_bytes, committed_s, str(error)
+    return num_bytes, committed_s, ""
+
+
+def tensor_infos(location: str | Path, name: str) -> dict[str, TensorInfo]:
+    """Names, types and shapes of one of `TENSOR_FILES`, from its header alone."""
+    try:
+        return read_header(open_storage(location), f"{name}.safetensors")[0]
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def load_checkpoint(location: str | Path) -> TrainingState:
+    """A whole checkpoint, its checksums verified. Raises CheckpointError that names the file at fault."""
+    folder = _Folder(location)
+    meta = _parsed_meta(location, folder.verified(_META_NAME))
+    tensors = {name: folder.tensors(name) for name in TENSOR_FILES}
+    return TrainingState(meta=meta, **tensors)
+
+
+def load_meta(location: str | Path) -> CheckpointMeta:
+    """A checkpoint's description without its tensors."""
+    return _parsed_meta(location, _read(open_storage(location), _META_NAME))
+
+
+def load_weights(location: str | Path, weights: str) -> dict[str, torch.Tensor]:
+    """A checkpoint's model state: `raw`, or `ema` with the average in place of every tensor that has one."""
+    folder = _Folder(location)
+    folder.check(_META_NAME)
+    average = folder.tensors("ema") if weights == "ema" else {}
+    if weights == "ema" and not average:
+        raise CheckpointError(f"{location}: no moving average was kept (train.ema_decay=0); use --weights raw")
+    return {**folder.tensors("model"), **average}
+
+
+class _Folder:
+    """The files of one checkpoint, each read against its checksum; one that does not match is read anew once.
+
+    Raises CheckpointError for checksums that cannot be those of a checkpoint.
+    """
+
+    def __init__(self, location: str | Path) -> None:
+        self.storage: Storage = open_storage(location)
+        self._local = None if is_remote(location) else Path(self.storage.url)
+        self._checksums = _json_object(self.storage, COMMIT_NAME, _read(self.storage, COMMIT_NAME))
+        strangers = sorted(self._checksums.keys() - set(_FILES))
+        if strangers:
+            raise CheckpointError(
+                f"{self._where(COMMIT_NAME)}: names {strangers[0]!r}, which is no file of a checkpoint; it is damaged "
+                "or was not written by dist-seg. Nothing of it was read"
+            )
+
+    def check(self, name: str) -> None:
+        """Reads a file piece by piece; only its checksum is kept."""
+        self._matching(name, lambda: self._digest(name, None))
+
+    def verified(self, name: str) -> bytearray:
+        """A file's content."""
+        content = bytearray()
+        self._matching(name, lambda: self._digest(name, content))
+        return content
+
+    def tensors(self, name: str) -> dict[str, torch.Tensor]:
+        """Those of one of `TENSOR_FILES`."""
+        file = f"{name}.safetensors"
+        if self._local is None:
+            return decoded(self.verified(file), self._where(file))
+        self.check(file)
+        try:
+            return load_file(self._local / file)  # Mapped, not read: no second copy is held.
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{self._where(file)}: unreadable tensors: {error}") from error
+
+    def _matching(self, name: str, digest_of: Callable[[], str]) -> None:
+        for attempt in ("first", "fresh"):
+            try:
+                digest = digest_of()
+            except StorageError as error:
+                raise CheckpointError(str(error)) from error
+            except DataError as error:
+                raise CheckpointError(f"{self._where(name)}: missing; this is not a whole checkpoint") from error
+            if digest == self._checksums.get(name):
+                return
+            if attempt == "first":
+                _log.warning("%s: its content does not match %s; read anew", self._where(name), COMMIT_NAME)
+        raise CheckpointError(f"{self._where(name)}: its content does not match {COMMIT_NAME}; it is damaged")
+
+    def _digest(self, name: str, content: bytearray | None) -> str:
+        """The sha256 of a file, which is read into `content` where that is given."""
+        digest, size = hashlib.sha256(), self.storage.size(name)
+        if content is not None:
+            content[:] = bytes(size)
+        for begin in range(0, size, PIECE_BYTES):
+            piece = self.storage.read_range(name, begin, min(PIECE_BYTES, size - begin))
+            digest.update(piece)
+            if content is not None:
+                content[begin : begin + len(piece)] = piece
+        return digest.hexdigest()
+
+    def _where(self, name: str) -> str:
+        return f"{self.storage.url}/{name}"
+
+
+def _parsed_meta(location: str | Path, text: bytes | bytearray) -> CheckpointMeta:
+    storage = open_storage(location)
+    where, content = f"{storage.url}/{_META_NAME}", dict(_json_object(storage, _META_NAME, text))
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{where}: checkpoint format {version}, this version reads {FORMAT_VERSION}; "
+            "use the dist-seg version that wrote it"
+        )
+    try:
+        meta = CheckpointMeta(**content)  # type: ignore[arg-type]  # what was written by asdict of the same class
+        meta.check()
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{where}: {error}") from error
+    named = STEP_NAME.fullmatch(storage.url.rsplit("/", 1)[-1])
+    if named and int(named.group(1)) != meta.step:
+        raise CheckpointError(f"{where}: is of step {meta.step}, and not of the step that its folder is named by")
+    return meta
+
+
+def _read(storage: Storage, name: str) -> bytes:
+    try:
+        return storage.read(name)
+    except StorageError as error:
+        raise CheckpointError(str(error)) from error
+    except DataError as error:
+        raise CheckpointError(f"{error}; is this a checkpoint folder?") from error
+
+
+def _json_object(storage: Storage, name: str, text: bytes | bytearray) -> Mapping[str, object]:
+    where = f"{storage.url}/{name}"
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{where}: unreadable: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{where}: expected a JSON object")
+    return cast(dict[str, object], content)

@@ -1,0 +1,185 @@
+"""The safetensors format, written straight from the tensors' memory, and its header read without the tensors.
+
+A file is 8 bytes of length, little-endian, a JSON header of that length, and the tensors' bytes without gaps.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+
+from dist_seg.errors import CheckpointError
+from dist_seg.runtime.storage import Storage
+
+PIECE_BYTES = 16 * 2**20
+"""Of what is written or read at once: large enough that the interpreter's lock is asked for rarely, small enough to
+stay in the processor's cache between checksum and copy."""
+_MAX_HEADER_BYTES = 100_000_000
+"""The format's own limit."""
+_NAMES: Mapping[torch.dtype, str] = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorInfo:
+    """What a header says of one tensor."""
+
+    dtype: str
+    """As in the format: F32, BF16, I64."""
+    shape: tuple[int, ...]
+    begin: int
+    """Where its bytes begin, counted from the header's end."""
+    num_bytes: int
+
+
+def _in_file_order(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """The names as their tensors lie in a file: wide elements first, so that each is aligned to its own size."""
+    return sorted(tensors, key=lambda name: -tensors[name].element_size())
+
+
+def encoded(
+    tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+) -> Iterator[bytes | memoryview]:
+    """The bytes of a file with these CPU tensors, in pieces; nothing is copied but small tensors that lie apart.
+
+    metadata: texts that stand in the header. Raises CheckpointError for a dtype that is not kept.
+    """
+    names = _in_file_order(tensors)
+    yield (_header({name: tensors[name] for name in names}, metadata))
+    yield from _gathered(_bytes_of(tensors[name]) for name in names)
+
+
+def read_header(storage: Storage, name: str) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """What a file's header says of its tensors, and its metadata, checked against the file's length.
+
+    Raises CheckpointError that names the file for a header that no such file has.
+    """
+    where, size = f"{storage.url}/{name}", storage.size(name)
+    length = _header_length(storage.read_range(name, 0, min(8, size)), size, where)
+    return _parsed(storage.read_range(name, 8, length), size, where)
+
+
+def decoded(content: bytearray, where: str) -> dict[str, torch.Tensor]:
+    """The tensors of a file's content, which they go on using as their memory.
+
+    where: the file, for errors. Raises CheckpointError for content that is no such file.
+    """
+    length = _header_length(content[:8], len(content), where)
+    infos, _ = _parsed(bytes(content[8 : 8 + length]), len(content), where)
+    return {
+        name: torch.frombuffer(
+            content, dtype=_DTYPES[info.dtype], count=math.prod(info.shape), offset=8 + length + info.begin
+        ).view(info.shape)
+        if info.num_bytes
+        else torch.empty(info.shape, dtype=_DTYPES[info.dtype])
+        for name, info in infos.items()
+    }
+
+
+def _header_length(first: bytes | bytearray, size: int, where: str) -> int:
+    length = int.from_bytes(first, "little")
+    if len(first) < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
+        raise CheckpointError(
+            f"{where}: unreadable tensors: its header would be {length} bytes long, the file has {size}; this is no "
+            "safetensors file"
+        )
+    return length
+
+
+def _parsed(header: bytes, size: int, where: str) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """Tensors and metadata of a header; the tensors fill the rest of the file without gap and overlap."""
+    try:
+        content = json.loads(header)
+        metadata = {str(key): str(text) for key, text in content.pop("__metadata__", {}).items()}
+        infos = {str(key): _info(entry) for key, entry in content.items()}
+        end = 0
+        for name, info in sorted(infos.items(), key=lambda item: (item[1].begin, item[1].num_bytes)):
+            if info.begin != end:
+                raise ValueError(f"{name} begins at {info.begin}, what lies before it ends at {end}")
+            end += info.num_bytes
+        if end != size - 8 - len(header):
+            raise ValueError(f"its tensors take {end} bytes, the file has {size - 8 - len(header)} for them")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{where}: unreadable tensors: not the header of a safetensors file: {error}") from error
+    return infos, metadata
+
+
+def _info(entry: Mapping[str, object]) -> TensorInfo:
+    begin, end = cast(list[int], entry["data_offsets"])
+    dtype, shape = str(entry["dtype"]), tuple(cast(list[int], entry["shape"]))
+    if not all(isinstance(number, int) and number >= 0 for number in (begin, end, *shape)):
+        raise ValueError(f"shape {shape}, bytes {begin} to {end}")
+    if end - begin != math.prod(shape) * _DTYPES[dtype].itemsize:
+        raise ValueError(f"{end - begin} bytes for a tensor {dtype} of shape {shape}")
+    return TensorInfo(dtype=dtype, shape=shape, begin=begin, num_bytes=end - begin)
+
+
+def _header(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None) -> bytes:
+    content: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    offset = 0
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _NAMES:
+            raise CheckpointError(f"{name}: a checkpoint keeps no tensors of type {tensor.dtype}")
+        end = offset + tensor.numel() * tensor.element_size()
+        content[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(content, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # So that the tensors begin at a multiple of 8.
+    return len(text).to_bytes(8, "little") + text
+
+
+def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().contiguous().view(-1).view(torch.uint8)
+
+
+def _gathered(tensors: Iterable[torch.Tensor]) -> Iterator[bytes | memoryview]:
+    """The bytes of one tensor after the other, in pieces; neighbours in one block of memory are taken as one."""
+    run: torch.Tensor | None = None
+    apart = bytearray()
+    for following in tensors:
+        if run is not None and _adjoin(run, following):
+            run = _joined(run, following)
+            continue
+        if run is not None:
+            yield from _cut(run, apart)
+        run = following
+    if run is not None:
+        yield from _cut(run, apart)
+    if apart:
+        yield memoryview(apart)
+
+
+def _adjoin(run: torch.Tensor, following: torch.Tensor) -> bool:
+    same_block = run.untyped_storage().data_ptr() == following.untyped_storage().data_ptr()
+    return same_block and run.data_ptr() + run.numel() == following.data_ptr()
+
+
+def _joined(run: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
+    return run.as_strided((run.numel() + following.numel(),), (1,))
+
+
+def _cut(run: torch.Tensor, apart: bytearray) -> Iterator[bytes | memoryview]:
+    """A run in pieces. apart: where runs too small to be worth a piece of their own gather."""
+    view = run.numpy().data
+    if len(view) + len(apart) <= PIECE_BYTES // 16:
+        apart += view
+        return
+    if apart:
+        yield memoryview(bytes(apart))
+        apart.clear()
+    for begin in range(0, len(view), PIECE_BYTES):
+        yield view[begin : begin + PIECE_BYTES]

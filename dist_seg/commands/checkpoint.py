@@ -1,0 +1,191 @@
+"""`dist-seg checkpoint`: what checkpoints there are, what is in one, whether it is whole; delete and export."""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from dist_seg.checkpoint.export import export_weights
+from dist_seg.checkpoint.reading import (
+    TENSOR_FILES,
+    checkpoint_exists,
+    damages,
+    glance,
+    load_meta,
+    tensor_infos,
+)
+from dist_seg.checkpoint.store import CheckpointStore, Retention
+from dist_seg.config.load import to_yaml
+from dist_seg.engine.run_folder import RunFolder, config_of_checkpoint, open_run_folder, picked
+from dist_seg.errors import CheckpointError, ConfigError
+from dist_seg.runtime.storage import is_remote
+from dist_seg.telemetry.progress import duration
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Target:
+    """What RUN on the command line stands for: the checkpoints of a run, of a folder or URL, or one checkpoint."""
+
+    text: str
+    run: RunFolder | None = None
+    store: CheckpointStore | None = None
+    """None where `text` is one checkpoint."""
+
+    def location(self, which: str) -> str:
+        """The checkpoint that `best`, `last` or a step names; the only one where `text` is one."""
+        return self.text if self.store is None else picked(self.store, which, self.text)
+
+    def locations(self) -> list[str]:
+        if self.store is None:
+            return [self.text]
+        found = [self.store.path(step) for step in self.store.steps()]
+        if not found:
+            raise CheckpointError(f"{self.text}: no checkpoint lies there; give a run, or the folder of checkpoints")
+        return found
+
+    @contextmanager
+    def unused(self) -> Iterator[None]:
+        """Raises CheckpointError while a process trains in the run, which deletes checkpoints itself."""
+        with self.run.locked() if self.run is not None else nullcontext():
+            yield
+
+
+def _target(text: str) -> _Target:
+    if not is_remote(text) and (Path(text) / "config.yaml").is_file():
+        run = open_run_folder(Path(text), must_exist=True)
+        return _Target(text=text, run=run, store=run.checkpoints)
+    if checkpoint_exists(text):
+        return _Target(text=text)
+    return _Target(text=text, store=CheckpointStore(text))
+
+
+def run_ls(options: argparse.Namespace) -> int:
+    """The command `checkpoint ls`."""
+    rows = _rows(_target(options.run_dir))
+    if options.json:
+        print(json.dumps(rows, indent=1))
+        return 0
+    print(f"{'step':>10}  {'age':>14}  {'size':>10}  {'score':>7}  {'':9}  state")
+    for row in rows:
+        marks = " ".join(name for name in ("best", "last") if row[name])
+        score = f"{row['score']:.4f}" if isinstance(row["score"], float) else "-"
+        print(
+            f"{row['step']!s:>10}  {_age(row['age_s']):>14}  {_size(row['bytes']):>10}  {score:>7}  {marks:9}  "
+            f"{row['problem'] or 'whole'}"
+        )
+    return 0
+
+
+def _rows(target: _Target) -> list[dict[str, object]]:
+    store = target.store
+    scores = store.scores() if store is not None else {}
+    best = store.best_step() if store is not None else None
+    steps = store.steps() if store is not None else []
+    rows: list[dict[str, object]] = []
+    for location in target.locations():
+        num_bytes, committed_s, problem = glance(location)
+        step = steps[len(rows)] if store is not None else _step_of(location)
+        rows.append(
+            {
+                "step": step,
+                "path": location,
+                "age_s": max(0.0, time.time() - committed_s) if committed_s else None,
+                "bytes": num_bytes,
+                "score": scores.get(step) if step is not None else None,
+                "best": store is not None and step == best,
+                "last": store is not None and step == steps[-1],
+                "problem": problem,
+            }
+        )
+    return rows
+
+
+def _step_of(location: str) -> int | None:
+    try:
+        return load_meta(location).step
+    except CheckpointError:  # What is wrong stands in the row.
+        return None
+
+
+def run_show(options: argparse.Namespace) -> int:
+    """The command `checkpoint show`."""
+    location = _target(options.run_dir).location(options.checkpoint)
+    meta = load_meta(location)
+    names = meta.manifest.get("class_names")
+    lines = [
+        f"checkpoint    {location}",
+        f"step          {meta.step}",
+        f"format        {meta.format_version}",
+        f"world size    {meta.world_size} (it restores at any)",
+        f"data          {meta.manifest.get('task')}, manifest {meta.manifest.get('hash')}",
+        f"classes       {', '.join(map(str, names)) if isinstance(names, list) else '-'}",
+        f"bad samples   {len(meta.bad_samples)}",
+        *(f"              {key}: {reason}" for key, reason in meta.bad_samples.items()),
+        f"began from    {meta.origin or 'the start'}",
+        "",
+        "config",
+        *(f"  {line}" for line in to_yaml(config_of_checkpoint(location)).splitlines()),
+    ]
+    for part in TENSOR_FILES:
+        infos = tensor_infos(location, part)
+        total = sum(info.num_bytes for info in infos.values())
+        lines += ["", f"{part}: {len(infos)} tensors, {_size(total)}"]
+        lines += [
+            f"  {name}  {info.dtype}  {'x'.join(map(str, info.shape)) or 'scalar'}" for name, info in infos.items()
+        ]
+    print("\n".join(lines))
+    return 0
+
+
+def run_verify(options: argparse.Namespace) -> int:
+    """The command `checkpoint verify`: 1 if anything is wrong."""
+    target = _target(options.run_dir)
+    locations = target.locations() if options.checkpoint is None else [target.location(options.checkpoint)]
+    problems = [problem for location in locations for problem in damages(location)]
+    for problem in problems:
+        print(problem)
+    print(f"{len(locations)} checkpoints read, {len(problems)} problems")
+    return 1 if problems else 0
+
+
+def run_prune(options: argparse.Namespace) -> int:
+    """The command `checkpoint prune`."""
+    for name, value, least in (("--keep-last", options.keep_last, 1), ("--keep-every", options.keep_every, 0)):
+        if value < least:
+            raise ConfigError(f"{name} {value}: must be at least {least}")
+    target = _target(options.run_dir)
+    if target.store is None:
+        raise CheckpointError(f"{target.text}: is one checkpoint; give the run or the folder that it lies in")
+    target.locations()  # A wrong path is no folder with nothing to delete.
+    retention = Retention(keep_last=options.keep_last, keep_best=options.keep_best, keep_every_steps=options.keep_every)
+    if options.dry_run:
+        steps = target.store.superfluous(retention)
+    else:
+        with target.unused():
+            steps = target.store.prune(retention)
+    what = "would be deleted" if options.dry_run else "deleted"
+    print(f"{what}: {', '.join(map(str, steps)) or 'nothing'}; kept: {', '.join(map(str, _left(target.store, steps)))}")
+    return 0
+
+
+def _left(store: CheckpointStore, deleted: list[int]) -> list[int]:
+    return [step for step in store.steps() if step not in deleted]
+
+
+def run_export(options: argparse.Namespace) -> int:
+    """The command `checkpoint export`."""
+    location = _target(options.run_dir).location(options.checkpoint)
+    weights = export_weights(location, options.out, options.weights, to_yaml(config_of_checkpoint(location)))
+    print(f"{options.out}: {weights} weights of step {load_meta(location).step}, {_size(options.out.stat().st_size)}")
+    return 0
+
+
+def _age(seconds: object) -> str:
+    return duration(seconds) if isinstance(seconds, float) else "-"
+
+
+def _size(num_bytes: object) -> str:
+    return f"{num_bytes / 1e6:.1f} MB" if isinstance(num_bytes, int) else "-"
