@@ -1,0 +1,180 @@
+"""What a checkpoint costs the training, against blocking `torch.save` of the same state, two ranks on two cores.
+
+    python benchmarks/checkpoint.py [--rounds 9] [--steps 10] [--folder DIR] [--json FILE]
+
+DeepLabV3+ of 40 M parameters with AdamW under DDP (gloo, one thread a rank). A round is four blocks of the same steps,
+in an order that turns: plain; plain again; a save as training does it, at the block's begin; and a blocking
+`torch.save` with fsync on rank 0 while rank 1 waits. The save's stall is what the loop waits for the copy; its whole
+extra is how much longer its block takes than the mean of the plain ones, with the wait for a write that outlasts the
+block. Both as shares of the round's `torch.save`: median and spread over the rounds. The first save, which also takes
+the memory for the copies, is told apart. `noise` is what the two plain blocks of a round differ by, in the same unit.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.nn import functional
+
+from dist_seg.checkpoint.state import CheckpointMeta, SnapshotBuffers, TrainingState
+from dist_seg.checkpoint.store import CheckpointStore, Retention
+from dist_seg.checkpoint.writer import CheckpointWriter
+from dist_seg.config.schema import ModelConfig, OptimConfig
+from dist_seg.engine.ddp import DdpStrategy
+from dist_seg.engine.optim import build_optimizer
+from dist_seg.models.build import build_model
+from dist_seg.runtime.allocator import keep_freed_memory
+from dist_seg.runtime.world import World
+
+_RANKS, _CLASSES, _SIDE, _BATCH = 2, 11, 64, 2
+_KINDS = ("plain", "save", "plain again", "torch.save")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Listener:
+    """Fails the benchmark with the save."""
+
+    def saved(self, step: int, path: str, stall_s: float, write_s: float) -> None:
+        pass
+
+    def failed(self, step: int, reason: str) -> None:
+        raise RuntimeError(reason)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=10, help="of a block")
+    parser.add_argument("--folder", type=Path, default=None, help="where to write (a temporary folder)")
+    parser.add_argument("--json", type=Path, default=None, help="write the figures here")
+    options = parser.parse_args()
+    keep_freed_memory()  # The variable that torch reads is inherited.
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        mp.spawn(_rank, args=(folder, options.rounds, options.steps), nprocs=_RANKS)
+        figures = json.loads(Path(folder, "figures.json").read_text())
+    print(json.dumps(figures, indent=1))
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+class _Bench:
+    """One rank's model, and the blocks that it goes through with the others."""
+
+    def __init__(self, rank: int, folder: Path, steps: int) -> None:
+        self._is_main, self._folder, self._steps = rank == 0, folder, steps
+        torch.manual_seed(0)
+        config = ModelConfig(name="deeplabv3plus", encoder="resnet50", weights=None, norm="batch", aspp_channels=1040)
+        self.model = build_model(config, _CLASSES).to(memory_format=torch.channels_last).train()
+        world = World(rank=rank, size=_RANKS, local_rank=rank, local_size=_RANKS)
+        self._strategy = DdpStrategy(
+            self.model,
+            build_optimizer(OptimConfig(), self.model),
+            world=world,
+            lanes=_RANKS,
+            clip_norm=0.0,
+            compile=False,
+        )
+        self._images = torch.randn(_BATCH, 3, _SIDE, _SIDE).to(memory_format=torch.channels_last)
+        self._targets = torch.randint(0, _CLASSES, (_BATCH, _SIDE, _SIDE))
+        retention = Retention(keep_last=1, keep_best=False, keep_every_steps=0)
+        self._writer = CheckpointWriter(CheckpointStore(folder / "checkpoints"), retention, _Listener())
+        self._number = 0
+
+    def block(self, kind: str) -> tuple[float, float]:
+        """Seconds of a block, and of them those that its save held the loop up."""
+        dist.barrier()
+        begin, stall_s = time.perf_counter(), 0.0
+        if kind == "save" and self._is_main:
+            self._number += 1
+            stall_s = self._writer.save(self._state)
+        if kind == "torch.save":
+            if self._is_main:
+                stall_s = _seconds(self._save_blocking)
+            dist.barrier()
+        for _ in range(self._steps):
+            logits = self._strategy.forward(self._images, last=True)
+            assert isinstance(logits, torch.Tensor)
+            loss = functional.cross_entropy(logits, self._targets)
+            self._strategy.backward(loss, last=True)
+            self._strategy.step(1.0, loss.detach())
+        if self._is_main:
+            self._writer.wait()
+        dist.barrier()
+        return time.perf_counter() - begin, stall_s
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _state(self, buffers: SnapshotBuffers) -> TrainingState:
+        return TrainingState(
+            meta=CheckpointMeta(step=self._number, config={}, manifest={}, world_size=_RANKS),
+            model=buffers.snapshot("model", self.model.state_dict()),
+            ema={},
+            optimizer=buffers.snapshot("optimizer", self._strategy.optimizer_state()),
+        )
+
+    def _save_blocking(self) -> None:
+        with (self._folder / "blocking.pt").open("wb") as file:
+            torch.save({"model": self.model.state_dict(), "optimizer": self._strategy.optimizer_state()}, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def _rank(rank: int, folder: str, rounds: int, steps: int) -> None:
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=_RANKS)
+    bench = _Bench(rank, Path(folder), steps)
+    bench.block("plain"), bench.block("torch.save")  # Warm up.
+    first_stall_s = bench.block("save")[1]
+    table: list[dict[str, tuple[float, float]]] = []
+    for number in range(rounds):
+        order = [_KINDS[(number + place) % len(_KINDS)] for place in range(len(_KINDS))]
+        table.append({kind: bench.block(kind) for kind in order})
+        if rank == 0:
+            print(json.dumps({kind: [round(s, 3) for s in seconds] for kind, seconds in table[-1].items()}), flush=True)
+    bench.close()
+    if rank == 0:
+        Path(folder, "figures.json").write_text(json.dumps(_figures(bench, table, first_stall_s)))
+    dist.destroy_process_group()
+
+
+def _figures(bench: _Bench, table: list[dict[str, tuple[float, float]]], first_stall_s: float) -> dict[str, object]:
+    blocking = [row["torch.save"][1] for row in table]
+    plain = [(row["plain"][0] + row["plain again"][0]) / 2 for row in table]
+    stall = [row["save"][1] / whole for row, whole in zip(table, blocking, strict=True)]
+    extra = [(row["save"][0] - base) / whole for row, base, whole in zip(table, plain, blocking, strict=True)]
+    noise = [(row["plain"][0] - row["plain again"][0]) / whole for row, whole in zip(table, blocking, strict=True)]
+    return {
+        "million_parameters": sum(parameter.numel() for parameter in bench.model.parameters()) / 1e6,
+        "rounds": len(table),
+        "torch_save_s": _spread(blocking),
+        "plain_block_s": _spread(plain),
+        "first_stall_ratio": first_stall_s / statistics.median(blocking),
+        "stall_ratio": _spread(stall),
+        "extra_ratio": _spread(extra),
+        "noise_ratio": _spread(noise),
+    }
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+if __name__ == "__main__":
+    main()
