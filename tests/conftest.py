@@ -1,11 +1,16 @@
 """Fixtures that tests of every part share."""
 
+import logging
+import urllib.request
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticSource
 from dist_seg.data.pack import pack
+from tests.faulty_store import Store, proxied
 
 _SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -33,3 +38,41 @@ def instance_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scenes = SyntheticSource(num_train=24, num_val=8, height=96, width=128)
     pack(SyntheticInstances(scenes=scenes), out, shard_bytes=100_000)
     return out
+
+
+@pytest.fixture(scope="session")
+def s3_port() -> Iterator[int]:
+    """The port of moto's S3 server."""
+    pytest.importorskip("obstore", reason="needs obstore (the storage extra)")
+    server_module = pytest.importorskip("moto.server", reason="needs moto, a local S3 server (the test extra)")
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield server.get_host_and_port()[1]
+    server.stop()
+
+
+@pytest.fixture
+def faulty(s3_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """The proxy before the S3 server, as every store that is opened in the test will find it."""
+    with proxied(s3_port) as (port, store):
+        for name, value in {
+            "AWS_ENDPOINT": f"http://127.0.0.1:{port}",
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "no_proxy": "127.0.0.1",
+        }.items():
+            monkeypatch.setenv(name, value)
+        yield store
+
+
+@pytest.fixture
+def s3_url(s3_port: int, faulty: Store) -> str:
+    """A folder in a bucket of its own."""
+    bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(urllib.request.Request(f"http://127.0.0.1:{s3_port}/{bucket}", method="PUT"), timeout=10):
+        pass
+    return f"s3://{bucket}/runs/one"

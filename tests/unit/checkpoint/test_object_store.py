@@ -9,7 +9,7 @@ from dist_seg.checkpoint.state import CheckpointMeta, TrainingState
 from dist_seg.checkpoint.store import CheckpointStore, Retention
 from dist_seg.errors import CheckpointError
 from dist_seg.runtime import storage as storage_module
-from tests.unit.checkpoint.faulty_store import Fault, Store
+from tests.faulty_store import Fault, Store
 from tests.unit.checkpoint.states import differences, state_of
 
 SEVERAL_PIECES = 9 * 2**20
