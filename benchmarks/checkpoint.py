@@ -30,12 +30,13 @@ from dist_seg.checkpoint.store import CheckpointStore, Retention
 from dist_seg.checkpoint.writer import CheckpointWriter
 from dist_seg.config.schema import ModelConfig, OptimConfig
 from dist_seg.engine.ddp import DdpStrategy
+from dist_seg.engine.loss_scale import LossScale
 from dist_seg.engine.optim import build_optimizer
 from dist_seg.models.build import build_model
 from dist_seg.runtime.allocator import keep_freed_memory
 from dist_seg.runtime.world import World
 
-_RANKS, _CLASSES, _SIDE, _BATCH = 2, 11, 64, 2
+_RANKS, _CLASSES, _SIDE, _BATCH = 2, 11, 32, 2
 _KINDS = ("plain", "save", "plain again", "torch.save")
 
 
@@ -82,6 +83,7 @@ class _Bench:
             lanes=_RANKS,
             clip_norm=0.0,
             compile=False,
+            loss_scale=LossScale.starting(dynamic=False),
         )
         self._images = torch.randn(_BATCH, 3, _SIDE, _SIDE).to(memory_format=torch.channels_last)
         self._targets = torch.randint(0, _CLASSES, (_BATCH, _SIDE, _SIDE))
@@ -117,14 +119,14 @@ class _Bench:
     def _state(self, buffers: SnapshotBuffers) -> TrainingState:
         return TrainingState(
             meta=CheckpointMeta(step=self._number, config={}, manifest={}, world_size=_RANKS),
-            model=buffers.snapshot("model", self.model.state_dict()),
+            model=buffers.snapshot("model", self.model.state_dict().items()),
             ema={},
             optimizer=buffers.snapshot("optimizer", self._strategy.optimizer_state()),
         )
 
     def _save_blocking(self) -> None:
         with (self._folder / "blocking.pt").open("wb") as file:
-            torch.save({"model": self.model.state_dict(), "optimizer": self._strategy.optimizer_state()}, file)
+            torch.save({"model": self.model.state_dict(), "optimizer": dict(self._strategy.optimizer_state())}, file)
             file.flush()
             os.fsync(file.fileno())
 

@@ -136,7 +136,7 @@ def test_a_run_whose_last_save_fails_ends_with_its_error_though_it_may_go_on(
     assert f"step-{MAX_STEPS:08d}: the checkpoint could not be written: No space left" in last.reason
 
 
-NUM_POINTS = 5
+NUM_POINTS = 4
 
 
 def die_and_go_on(folder: Path, shards: str) -> None:

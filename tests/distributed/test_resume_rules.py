@@ -62,6 +62,11 @@ def train_all(world: World, shards: str, other_shards: str, folder: str) -> dict
     back = CheckpointStore(Path(run, "checkpoints")).path(2)
     found["back"] = train(shards, run, f"checkpoint.resume={back}", "train.max_steps=4", "--resume-with-changes")
 
+    run, elsewhere = f"{folder}/elsewhere", f"checkpoint.dir={folder}/its checkpoints"
+    found["elsewhere"] = train(shards, run, elsewhere)
+    found["left behind"] = train(shards, run)
+    found["fresh elsewhere"] = train(shards, run, elsewhere, "--fresh")
+
     run = copied("restarted")
     os.environ["TORCHELASTIC_RESTART_COUNT"] = "1"
     found["restarted"] = train(shards, run, "checkpoint.resume=none")
@@ -119,6 +124,27 @@ def assert_same_weights(run_a: Path, run_b: Path, step: int) -> None:
 
 def steps_set_aside(run: Path) -> Sequence[str]:
     return sorted(path.name for path in (run / "checkpoints").glob("superseded-*/step-*"))
+
+
+def test_checkpoints_lie_where_the_configuration_says(ended: Mapping[str, Mapping[str, object]], folder: Path) -> None:
+    assert ended["elsewhere"]["code"] == 0
+    assert not (folder / "elsewhere" / "checkpoints").exists()
+    assert CheckpointStore(folder / "its checkpoints").steps() == [2, 4, 6]
+
+
+def test_a_run_whose_checkpoints_lie_elsewhere_is_not_begun_anew_without_a_word(
+    ended: Mapping[str, Mapping[str, object]], folder: Path
+) -> None:
+    assert ended["left behind"]["code"] == 2
+    assert f"holds a run whose checkpoints lie in {folder}/its checkpoints" in str(ended["left behind"]["words"])
+
+
+def test_fresh_sets_checkpoints_aside_that_lie_elsewhere(
+    ended: Mapping[str, Mapping[str, object]], folder: Path
+) -> None:
+    assert ended["fresh elsewhere"]["code"] == 0
+    assert starts(folder / "elsewhere") == [0]
+    assert CheckpointStore(folder / "its checkpoints" / "superseded-1").steps() == [2, 4, 6]
 
 
 def test_changes_are_refused_without_the_option(ended: Mapping[str, Mapping[str, object]]) -> None:

@@ -5,8 +5,8 @@ import torch
 from dist_seg.checkpoint.state import CheckpointMeta, TrainingState
 
 
-def state_of(step: int, numbers: int = 12) -> TrainingState:
-    """Of a step, with a weight of so many numbers; another one for every step."""
+def state_of(step: int) -> TrainingState:
+    """Of a step; another one for every step."""
     torch.manual_seed(step)
     return TrainingState(
         meta=CheckpointMeta(
@@ -17,12 +17,12 @@ def state_of(step: int, numbers: int = 12) -> TrainingState:
             bad_samples={"k": "why"},
         ),
         model={
-            "weight": torch.randn(numbers // 4, 4),
+            "weight": torch.randn(3, 4),
             "steps": torch.tensor(step),
             "double": torch.randn(2, dtype=torch.float64),
         },
-        ema={"weight": torch.randn(numbers // 4, 4)},
-        optimizer={"weight/exp_avg": torch.randn(numbers // 4, 4), "weight/step": torch.tensor(float(step))},
+        ema={"weight": torch.randn(3, 4)},
+        optimizer={"weight/exp_avg": torch.randn(3, 4), "weight/step": torch.tensor(float(step))},
     )
 
 

@@ -1,9 +1,12 @@
 """Checkpoints in an S3 server, and through what happens to requests on their way."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 
+from dist_seg.checkpoint import reading as reading_module
 from dist_seg.checkpoint.reading import load_checkpoint, load_meta, verify_checkpoint
 from dist_seg.checkpoint.state import CheckpointMeta, TrainingState
 from dist_seg.checkpoint.store import CheckpointStore, Retention
@@ -12,19 +15,27 @@ from dist_seg.runtime import storage as storage_module
 from tests.faulty_store import Fault, Store
 from tests.unit.checkpoint.states import differences, state_of
 
-SEVERAL_PIECES = 9 * 2**20
-"""Numbers of 4 bytes: more than two pieces of an upload or download."""
+_MIB = 2**20
+
+
+@pytest.fixture
+def large_state(monkeypatch: pytest.MonkeyPatch) -> TrainingState:
+    """Whose weights take three pieces, up and down. Pieces of an upload are no smaller than S3 allows."""
+    monkeypatch.setattr(storage_module, "_UPLOAD_PIECE_BYTES", 5 * _MIB)
+    monkeypatch.setattr(reading_module, "PIECE_BYTES", 5 * _MIB)
+    return dataclasses.replace(state_of(1), model={"weight": torch.arange(11 * _MIB // 4)})
 
 
 def test_what_was_saved_comes_back_to_the_bit(s3_url: str) -> None:
     assert differences(load_checkpoint(CheckpointStore(s3_url).save(state_of(7))), state_of(7)) == []
 
 
-def test_large_parts_go_up_in_pieces_and_come_back_to_the_bit(s3_url: str, faulty: Store) -> None:
-    state = state_of(7, SEVERAL_PIECES)
-    loaded = load_checkpoint(CheckpointStore(s3_url).save(state))
+def test_large_parts_go_up_in_pieces_and_come_back_to_the_bit(
+    s3_url: str, faulty: Store, large_state: TrainingState
+) -> None:
+    loaded = load_checkpoint(CheckpointStore(s3_url).save(large_state))
     assert any("partNumber=3" in path for _, path in faulty.requests)
-    assert differences(loaded, state) == []
+    assert differences(loaded, large_state) == []
 
 
 def test_the_checksums_are_put_when_everything_else_is_there(s3_url: str, faulty: Store) -> None:
@@ -96,8 +107,10 @@ def test_every_first_request_may_fail(s3_url: str, faulty: Store, fault: Fault) 
 
 
 @pytest.mark.parametrize("fault", ["reset", "cut"])
-def test_uploads_may_lose_their_connection(s3_url: str, faulty: Store, fault: Fault) -> None:
-    store, state = CheckpointStore(s3_url), state_of(1, SEVERAL_PIECES)
+def test_uploads_may_lose_their_connection(
+    s3_url: str, faulty: Store, fault: Fault, large_state: TrainingState
+) -> None:
+    store, state = CheckpointStore(s3_url), large_state
     faulty.once_each(fault, "PUT")
     store.save(state)
     assert faulty.faults > 5

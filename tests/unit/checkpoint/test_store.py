@@ -223,7 +223,7 @@ def test_writer_saves_what_the_state_was_when_it_was_taken(tmp_path: Path) -> No
 
     def state(step: int, buffers: SnapshotBuffers) -> TrainingState:
         return TrainingState(
-            meta=state_of(step).meta, model=buffers.snapshot("model", {"w": weight}), ema={}, optimizer={}
+            meta=state_of(step).meta, model=buffers.snapshot("model", [("w", weight)]), ema={}, optimizer={}
         )
 
     for step in (1, 2):

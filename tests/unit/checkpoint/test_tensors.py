@@ -1,7 +1,7 @@
 """The safetensors format as it is written here, against the library that defines it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -71,7 +71,7 @@ def test_metadata_stands_in_the_header(tmp_path: Path) -> None:
 
 def test_a_snapshot_is_written_in_pieces_of_its_block_and_not_tensor_by_tensor() -> None:
     tensors = {f"{number}": torch.full((PIECE_BYTES // 64,), float(number)) for number in range(40)}
-    taken = SnapshotBuffers().snapshot("model", tensors)
+    taken = SnapshotBuffers().snapshot("model", tensors.items())
     pieces = list(encoded(taken))
     assert [len(piece) for piece in pieces[1:]] == [PIECE_BYTES] * 2 + [PIECE_BYTES // 2]
     assert_equal(load(b"".join(pieces)), tensors)
@@ -79,25 +79,35 @@ def test_a_snapshot_is_written_in_pieces_of_its_block_and_not_tensor_by_tensor()
 
 def test_a_snapshot_is_taken_into_the_memory_of_the_one_before() -> None:
     buffers, tensors = SnapshotBuffers(), {**KINDS}
-    first = buffers.snapshot("model", tensors)
+    first = buffers.snapshot("model", tensors.items())
     addresses = {name: tensor.data_ptr() for name, tensor in first.items()}
     tensors["matrix"] = tensors["matrix"] + 1
-    second = buffers.snapshot("model", tensors)
+    second = buffers.snapshot("model", tensors.items())
     assert_equal(second, tensors)
     assert {name: tensor.data_ptr() for name, tensor in second.items()} == addresses
 
 
 def test_a_snapshot_of_other_tensors_gets_memory_of_its_own() -> None:
     buffers = SnapshotBuffers()
-    assert buffers.snapshot("optimizer", {}) == {}
-    assert_equal(buffers.snapshot("optimizer", {"a": torch.ones(3)}), {"a": torch.ones(3)})
-    assert_equal(buffers.snapshot("optimizer", {"a": torch.ones(4)}), {"a": torch.ones(4)})
+    assert buffers.snapshot("optimizer", []) == {}
+    assert_equal(buffers.snapshot("optimizer", [("a", torch.ones(3))]), {"a": torch.ones(3)})
+    assert_equal(buffers.snapshot("optimizer", [("a", torch.ones(4))]), {"a": torch.ones(4)})
+
+
+def test_tensors_that_are_gone_after_their_turn_are_in_the_snapshot() -> None:
+    def one_after_the_other() -> Iterator[tuple[str, torch.Tensor]]:
+        whole = torch.empty(4)
+        for number in range(3):  # As shards are brought together: in the same memory again and again.
+            yield f"{number}", whole.fill_(number)
+
+    taken = SnapshotBuffers().snapshot("model", one_after_the_other())
+    assert_equal(taken, {f"{number}": torch.full((4,), float(number)) for number in range(3)})
 
 
 def test_parts_of_a_snapshot_do_not_share_memory() -> None:
     buffers = SnapshotBuffers()
-    model = buffers.snapshot("model", {"a": torch.ones(3)})
-    buffers.snapshot("ema", {"a": torch.zeros(3)})
+    model = buffers.snapshot("model", [("a", torch.ones(3))])
+    buffers.snapshot("ema", [("a", torch.zeros(3))])
     assert_equal(model, {"a": torch.ones(3)})
 
 
