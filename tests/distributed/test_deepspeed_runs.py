@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from dist_seg.checkpoint.store import CheckpointStore, load_meta
+from dist_seg.checkpoint.reading import load_meta
+from dist_seg.checkpoint.store import CheckpointStore
 from dist_seg.config.schema import ModelConfig
 from dist_seg.data.manifest import load_manifest
 from dist_seg.engine.evaluator import evaluate

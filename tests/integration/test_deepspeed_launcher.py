@@ -52,7 +52,7 @@ def finished(processes: list[subprocess.Popen[str]]) -> list[int]:
 
 def world_size(run: Path) -> int:
     checkpoints = RunFolder(path=run).checkpoints
-    return int(json.loads((checkpoints.path(checkpoints.steps()[-1]) / "meta.json").read_text())["world_size"])
+    return int(json.loads(Path(checkpoints.path(checkpoints.steps()[-1]), "meta.json").read_text())["world_size"])
 
 
 def free_port() -> int:
