@@ -240,6 +240,13 @@ def _add_train(commands: _Commands) -> None:
     parser.add_argument(
         "--nproc", default=None, metavar="N", help="start N processes with torchrun; auto: one per visible GPU"
     )
+    parser.add_argument(
+        "--max-restarts",
+        type=int,
+        default=0,
+        metavar="K",
+        help="with --nproc: start all ranks again after one failed, K times at most (%(default)s)",
+    )
     before = parser.add_argument_group("before the start")
     before.add_argument("--print-config", action="store_true", help="show the resolved configuration and stop")
     before.add_argument("--dry-run", action="store_true", help="check everything before the first step, estimate, stop")
@@ -257,6 +264,8 @@ def _run_train(options: argparse.Namespace, argv: list[str]) -> int:
     overrides = [text for text in options.settings if "=" in text]
     if not files and not any(text.startswith("data.shards=") for text in overrides):
         files = [recipe_path("synthetic.yaml")]
+    if options.max_restarts and options.nproc is None:
+        raise ConfigError("--max-restarts needs --nproc; torchrun has an option of that name itself")
     if options.nproc is not None and "RANK" not in os.environ:
         return _launch_train(options, argv, files, overrides)
     from dist_seg.commands.train import TrainOptions, train
@@ -278,10 +287,19 @@ def _launch_train(options: argparse.Namespace, argv: list[str], files: list[Path
     from dist_seg.commands.launch import launch, processes
     from dist_seg.config.load import load_config
 
+    if options.max_restarts < 0:
+        raise ConfigError(f"--max-restarts {options.max_restarts}: expected 0 or more")
     config = load_config(files, overrides)
-    at = argv.index("--nproc") if "--nproc" in argv else None
-    rest = argv[:at] + argv[at + 2 :] if at is not None else [a for a in argv if not a.startswith("--nproc=")]
-    return launch(processes(options.nproc), rest, config)
+    rest = _without(_without(argv, "--nproc"), "--max-restarts")
+    return launch(processes(options.nproc), options.max_restarts, rest, config)
+
+
+def _without(argv: list[str], option: str) -> list[str]:
+    """The arguments without an option that takes a value."""
+    if option in argv:
+        at = argv.index(option)
+        return argv[:at] + argv[at + 2 :]
+    return [text for text in argv if not text.startswith(f"{option}=")]
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,9 @@ class UserError(Exception):
 class RunFailedError(Exception):
     """A run cannot go on, for a reason that is no bug of ours. Ends a command with exit code 1, without a traceback."""
 
+    shared = False
+    """Another rank says it, too."""
+
 
 class ConfigError(UserError):
     """A configuration key or value that cannot be used."""

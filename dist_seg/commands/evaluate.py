@@ -14,8 +14,9 @@ from dist_seg.engine.stop import StopSignal
 from dist_seg.errors import ConfigError, UserError
 from dist_seg.runtime.allocator import keep_freed_memory
 from dist_seg.runtime.collectives import on_every_rank, on_main
+from dist_seg.runtime.process_group import process_group
 from dist_seg.runtime.storage import Storage, open_storage
-from dist_seg.runtime.world import World, detect_world, process_group, set_threads
+from dist_seg.runtime.world import World, detect_world, set_threads
 from dist_seg.tasks.task import EvalResult
 from dist_seg.telemetry.progress import progress
 

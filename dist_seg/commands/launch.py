@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dist_seg.config.schema import Config
 from dist_seg.errors import ConfigError
+from dist_seg.runtime.files import write_whole
 from dist_seg.runtime.machine import visible_cores
 
 
@@ -33,8 +34,11 @@ def processes(wanted: str) -> int:
     return int(wanted)
 
 
-def launch(nproc: int, arguments: Sequence[str], config: Config) -> int:
-    """Runs `dist-seg ARGUMENTS` on `nproc` ranks; returns their exit code, read from the run folder."""
+def launch(nproc: int, max_restarts: int, arguments: Sequence[str], config: Config) -> int:
+    """Runs `dist-seg ARGUMENTS` on `nproc` ranks; returns their exit code, read from the run folder.
+
+    max_restarts: how often all ranks are started again after one has failed.
+    """
     # Set before torch is imported. torchrun itself would set one OpenMP thread a rank and say so at length.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, visible_cores() // nproc)))
     from torch.distributed import run
@@ -45,17 +49,30 @@ def launch(nproc: int, arguments: Sequence[str], config: Config) -> int:
     outcome_file = run_dir_of(config) / "outcome.json"
     before = _written_at(outcome_file)
     grace = ["--shutdown-timeout", str(config.checkpoint.grace_s)]
-    options = ["--standalone", "--nproc-per-node", str(nproc), *grace, "-m", "dist_seg", *arguments]
+    ranks = ["--standalone", "--nproc-per-node", str(nproc), "--max-restarts", str(max_restarts)]
+    options = [*ranks, *grace, "-m", "dist_seg", *arguments]
     try:
         run.run(run.parse_args(options))  # type: ignore[no-untyped-call]  # torchrun's own entry is not annotated
     except (ChildFailedError, SignalException) as error:  # The ranks have said why.
+        failures = error.failures if isinstance(error, ChildFailedError) else {}
         if _written_at(outcome_file) not in (None, before):
-            return int(json.loads(outcome_file.read_text()).get("exit_code", 1)) or 1
+            killed = [
+                f"rank {rank} by {failure.signal_name()}" for rank, failure in failures.items() if failure.exitcode < 0
+            ]
+            return _exit_code(outcome_file, f"killed: {', '.join(killed)}" if killed else "ended without a word")
         if isinstance(error, SignalException):
             return 143
-        codes = [failure.exitcode for failure in error.failures.values()]
-        return 2 if 2 in codes else 1
+        return 2 if 2 in [failure.exitcode for failure in failures.values()] else 1
     return 0
+
+
+def _exit_code(outcome_file: Path, unwritten: str) -> int:
+    """The failed run's, by its outcome; where no rank came to write one, this is done here with that reason."""
+    outcome = json.loads(outcome_file.read_text())
+    if "exit_code" not in outcome:
+        outcome = {"outcome": "failed", "exit_code": 1, "step": -1, "reason": unwritten}
+        write_whole(outcome_file, json.dumps(outcome, indent=1) + "\n")
+    return int(outcome["exit_code"]) or 1
 
 
 def _written_at(file: Path) -> int | None:

@@ -34,7 +34,8 @@ from dist_seg.runtime.allocator import keep_freed_memory
 from dist_seg.runtime.collectives import gather_json, on_every_rank, on_main
 from dist_seg.runtime.files import write_whole
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
-from dist_seg.runtime.world import World, detect_world, process_group, set_threads
+from dist_seg.runtime.process_group import process_group
+from dist_seg.runtime.world import World, detect_world, set_threads
 from dist_seg.tasks.instance import InstanceTask
 from dist_seg.tasks.semantic import SemanticTask
 from dist_seg.telemetry.progress import progress

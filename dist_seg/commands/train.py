@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,9 +26,12 @@ from dist_seg.engine.stop import StopSignal
 from dist_seg.errors import CheckpointError, ConfigError, DataError, UserError
 from dist_seg.models.norm import NormKind, check_norm
 from dist_seg.runtime.allocator import keep_freed_memory
+from dist_seg.runtime.board import FirstCause
 from dist_seg.runtime.collectives import gather_json, on_every_rank, on_main, raise_if_any
+from dist_seg.runtime.process_group import process_group
 from dist_seg.runtime.storage import Storage, open_storage
-from dist_seg.runtime.world import World, detect_world, process_group, set_threads
+from dist_seg.runtime.watchdog import GROUP_MARGIN_S, Watchdog, watched
+from dist_seg.runtime.world import World, detect_world, set_threads
 from dist_seg.tasks.build import build_task
 from dist_seg.telemetry.accounting import ProcessAccount
 from dist_seg.telemetry.build import build_sinks, check_sinks
@@ -36,7 +39,7 @@ from dist_seg.telemetry.events import Event, RunEnded
 from dist_seg.telemetry.progress import duration
 
 _log = logging.getLogger(__name__)
-EXIT_PREEMPTED = 143
+EXIT_FAULT, EXIT_USER_ERROR, EXIT_PREEMPTED = 1, 2, 143
 _CHECKING_THREADS = 32
 
 
@@ -72,12 +75,19 @@ def train(options: TrainOptions, process_started: float) -> int:
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(run_dir_of(config))))
     world = detect_world()
     num_threads = set_threads(world, config.train.num_threads)
-    with StopSignal() as stop, process_group(world, config.train.timeout_s, single=config.engine.name == "deepspeed"):
+    timeout_s = config.train.timeout_s
+    with (
+        StopSignal() as stop,
+        process_group(world, timeout_s + GROUP_MARGIN_S, single=config.engine.name == "deepspeed") as start,
+        watched(world, start, timeout_s) as watchdog,
+    ):
+        watchdog.check_worth_starting()
+        world = dataclasses.replace(world, restarts=watchdog.restarts)
         prepared = _prepare(config, options, world, num_threads)
         if options.print_config or options.dry_run:
             return 0
         loader_threads = num_threads if config.data.num_threads is None else config.data.num_threads
-        return _run(prepared, world, loader_threads, stop, process_started, fresh=options.fresh)
+        return _run(prepared, world, loader_threads, stop, watchdog, process_started, fresh=options.fresh)
 
 
 def _prepare(config: Config, options: TrainOptions, world: World, num_threads: int) -> _Prepared:
@@ -246,29 +256,33 @@ def _input_size(config: Config) -> str:
 
 
 def _run(
-    prepared: _Prepared, world: World, num_threads: int, stop: StopSignal, process_started: float, *, fresh: bool
+    prepared: _Prepared,
+    world: World,
+    num_threads: int,
+    stop: StopSignal,
+    watchdog: Watchdog,
+    process_started: float,
+    *,
+    fresh: bool,
 ) -> int:
     """Trains and finishes the run; how it ended stands in `outcome.json`, as torchrun hides the ranks' exit codes."""
     folder = prepared.folder
-    ended, reason, step, code = "failed", "", -1, 1
+    ended, step, code = "failed", -1, EXIT_FAULT
     with ExitStack() as stack:
         on_main(lambda: stack.enter_context(folder.locked()))
         on_main(lambda: str(folder.write_json("outcome.json", {"outcome": "running", "started": process_started})))
         try:
-            outcome = _train_and_log(prepared, world, num_threads, stop, process_started)
+            outcome = _train_and_log(prepared, world, num_threads, stop, watchdog, process_started)
             step, ended = outcome.step, "complete" if outcome.complete else "preempted"
             code = _finish(prepared, outcome, world) if outcome.complete else EXIT_PREEMPTED
         except BaseException as error:
-            ended, reason, code = "failed", f"{type(error).__name__}: {error}", 2 if isinstance(error, UserError) else 1
-            step = _newest_step(folder)
+            cause = watchdog.cause_of(error)
+            if watchdog.reports_for_all(cause):
+                user_error = cause is None and isinstance(error, UserError)
+                _write_failure(folder, _reason(error, watchdog), EXIT_USER_ERROR if user_error else EXIT_FAULT)
             raise
-        finally:
-            if world.is_main:
-                ending = {"outcome": ended, "exit_code": code, "step": step, "reason": reason}
-                try:
-                    folder.write_json("outcome.json", ending)
-                except CheckpointError as error:  # A full disk must not hide why the run ended.
-                    _log.error("%s", error)
+        if world.is_main:
+            _write_outcome(folder, {"outcome": ended, "exit_code": code, "step": step, "reason": ""})
     if ended == "preempted" and world.is_main:
         print(f"stopped at step {step}; {_how_to_go_on(prepared.config, fresh)}", file=sys.stderr)
     return code
@@ -283,13 +297,36 @@ def _newest_step(folder: RunFolder) -> int:
         return -1
 
 
+def _reason(error: BaseException, watchdog: Watchdog) -> str:
+    """Why the run has failed: this rank's own error, or the one of another rank that it follows from."""
+    cause = watchdog.cause_of(error)
+    return f"{type(error).__name__}: {error}" if cause is None else cause.words
+
+
+def _write_failure(folder: RunFolder, reason: str, code: int) -> None:
+    ending = {"outcome": "failed", "exit_code": code, "step": _newest_step(folder), "reason": reason}
+    _write_outcome(folder, ending)
+
+
+def _write_outcome(folder: RunFolder, ending: Mapping[str, object]) -> None:
+    try:
+        folder.write_json("outcome.json", ending)
+    except CheckpointError as error:  # A full disk must not hide why the run ended.
+        _log.error("%s", error)
+
+
 def _how_to_go_on(config: Config, fresh: bool) -> str:
     anew = ["--fresh"] * fresh + ["checkpoint.resume=none"] * (config.checkpoint.resume == "none")
     return f"the same command{' without ' + ' and '.join(anew) if anew else ''} goes on from there"
 
 
 def _train_and_log(
-    prepared: _Prepared, world: World, num_threads: int, stop: StopSignal, process_started: float
+    prepared: _Prepared,
+    world: World,
+    num_threads: int,
+    stop: StopSignal,
+    watchdog: Watchdog,
+    process_started: float,
 ) -> TrainingOutcome:
     config, folder = prepared.config, prepared.folder
     telemetry = on_every_rank(
@@ -303,6 +340,18 @@ def _train_and_log(
         account.emit(event)
         telemetry.sink.emit(event)
 
+    def end(step: int, outcome: str, reason: str) -> None:
+        wall_s = time.time() - process_started
+        seconds = account.seconds(wall_s)
+        telemetry.sink.emit(RunEnded(step=step, outcome=outcome, reason=reason, wall_s=wall_s, seconds=seconds))
+        telemetry.sink.close()
+
+    def last_words(cause: FirstCause) -> None:
+        if watchdog.reports_for_all(cause):
+            _write_failure(folder, cause.words, EXIT_FAULT)
+        end(-1, "failed", cause.words)
+
+    watchdog.last_words = last_words
     try:
         outcome = run_training(
             config,
@@ -319,20 +368,10 @@ def _train_and_log(
         if outcome.unsaved is not None:
             ended, reason = "failed", str(outcome.unsaved)
     except BaseException as error:
-        reason = f"{type(error).__name__}: {error}"
+        reason = _reason(error, watchdog)
         raise
     finally:
-        wall_s = time.time() - process_started
-        telemetry.sink.emit(
-            RunEnded(
-                step=outcome.step if outcome else -1,
-                outcome=ended,
-                reason=reason,
-                wall_s=wall_s,
-                seconds=account.seconds(wall_s),
-            )
-        )
-        telemetry.sink.close()
+        end(outcome.step if outcome else -1, ended, reason)
     return outcome
 
 

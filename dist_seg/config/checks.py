@@ -222,4 +222,5 @@ def _other_problems(config: Config) -> Iterator[str]:
     yield from _at_least("checkpoint.keep_every_steps", config.checkpoint.keep_every_steps, 0)
     yield from _at_least("telemetry.log_interval_steps", config.telemetry.log_interval_steps, 1)
     yield from _at_least("telemetry.digest_interval_steps", config.telemetry.digest_interval_steps, 0)
+    yield from _at_least("telemetry.rank_times_interval_steps", config.telemetry.rank_times_interval_steps, 0)
     yield from _within("telemetry.prometheus_port", config.telemetry.prometheus_port, -1, 65535)

@@ -246,7 +246,7 @@ class TrainConfig:
     num_threads: int | None = None
     """torch's CPU threads of a rank. None: the visible cores divided among the machine's ranks."""
     timeout_s: float = 600.0
-    """A collective that takes longer ends the run."""
+    """A collective that takes longer ends the run: all ranks, each with its stacks in the log."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,6 +301,8 @@ class TelemetryConfig:
     log_interval_steps: int = 1
     digest_interval_steps: int = 50
     """Steps between the digests of batch and weights that `dist-seg audit` compares; 0 writes none."""
+    rank_times_interval_steps: int = 10
+    """Steps between two comparisons of the ranks' own times, which show stragglers; 0 makes none."""
     sinks: tuple[str, ...] = ()
     """Dotted paths of functions (run folder) -> sink that receive every event."""
 

@@ -9,7 +9,9 @@ from dist_seg.config.schema import Config
 from dist_seg.data.loader import eval_batches
 from dist_seg.data.manifest import Manifest
 from dist_seg.data.plan import EvalPlan
+from dist_seg.engine.out_of_memory import memory_explained
 from dist_seg.runtime.collectives import raise_if_any, sum_over_ranks
+from dist_seg.runtime.place import HERE
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
 from dist_seg.runtime.storage import Storage
 from dist_seg.runtime.world import World
@@ -48,7 +50,10 @@ def evaluate(
             if stop_requested():
                 break
             for batch in group:
-                with autocast(precision, world.device):
+                with (
+                    memory_explained(config, world, lambda: HERE.words),
+                    autocast(precision, world.device),
+                ):
                     images = batch.images.to(dtype_of(precision))
                     prediction = task.predict(model, images, batch.targets.shape[-2:]) if batch.keys else ()
                 metric.update(prediction, batch)

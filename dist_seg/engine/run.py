@@ -21,11 +21,13 @@ from dist_seg.data.manifest import Manifest
 from dist_seg.data.plan import TrainPlan
 from dist_seg.engine.build import prepare
 from dist_seg.engine.evaluator import evaluate
+from dist_seg.engine.out_of_memory import memory_explained
 from dist_seg.engine.run_folder import RunFolder
 from dist_seg.engine.stop import StopSignal
 from dist_seg.engine.trainer import Progress, Trainer
 from dist_seg.errors import CheckpointError, ConfigError
 from dist_seg.runtime.collectives import gather_json, on_main
+from dist_seg.runtime.place import HERE
 from dist_seg.runtime.storage import Storage, open_storage
 from dist_seg.runtime.world import World
 from dist_seg.tasks.task import ClassInfo, EvalResult
@@ -158,14 +160,15 @@ def run_training(
     make_deterministic(config, world.device)
     plan = build_plan(config, manifest)
     checkpoint = _agreed_checkpoint(config, folder, restarted=world.restarts > 0)
-    trainee = prepare(
-        config,
-        class_info(manifest),
-        manifest.split(config.data.train_split).class_pixels,
-        checkpoint,
-        world,
-        lanes=plan.lanes,
-    )
+    with memory_explained(config, world, lambda: "a first micro-batch"):
+        trainee = prepare(
+            config,
+            class_info(manifest),
+            manifest.split(config.data.train_split).class_pixels,
+            checkpoint,
+            world,
+            lanes=plan.lanes,
+        )
     progress = trainee.progress
     own = checkpoint is not None and folder.checkpoints.holds(checkpoint)
     if checkpoint is not None and not own:
@@ -222,7 +225,8 @@ def run_training(
         )
     )
     try:
-        complete = trainer.run()
+        with memory_explained(config, world, lambda: HERE.words):
+            complete = trainer.run()
     finally:
         writer.close()
     return TrainingOutcome(

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
@@ -21,10 +22,12 @@ from dist_seg.engine.ema import ExponentialMovingAverage
 from dist_seg.engine.optim import lr_factor
 from dist_seg.engine.statistics import RunningStatistics
 from dist_seg.engine.stop import StopSignal
+from dist_seg.engine.stragglers import RankClock
 from dist_seg.engine.strategy import Strategy
 from dist_seg.errors import CheckpointError, DataError, RunFailedError
 from dist_seg.runtime.clock import Mark, mark, seconds_between
 from dist_seg.runtime.collectives import broadcast_json, gather_json, raise_if_any, sum_over_ranks
+from dist_seg.runtime.place import HERE
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
 from dist_seg.runtime.streams import seed_of
 from dist_seg.runtime.world import World
@@ -57,12 +60,12 @@ class StepTimes:
     """Seconds from the last backward pass to the weights' update, the wait for other ranks included."""
 
     @property
-    def forward(self) -> float:
-        return sum(seconds_between(begin, middle) for begin, middle, _ in self.lanes)
+    def forward_of_lanes(self) -> list[float]:
+        return [seconds_between(begin, middle) for begin, middle, _ in self.lanes]
 
     @property
-    def backward(self) -> float:
-        return sum(seconds_between(middle, end) for _, middle, end in self.lanes)
+    def backward_of_lanes(self) -> list[float]:
+        return [seconds_between(middle, end) for _, middle, end in self.lanes]
 
 
 @dataclass(kw_only=True)
@@ -121,6 +124,13 @@ class Trainer:
         self._precision = resolve_precision(train.precision, world.device)
         self._dtype = dtype_of(self._precision)
         self._layout = torch.channels_last if train.channels_last else torch.contiguous_format
+        self._rank_clock = RankClock(
+            world=world,
+            lanes=plan.lanes,
+            meets_in_backward=strategy.rounds > 0,
+            interval_steps=config.telemetry.rank_times_interval_steps,
+            emit=emit,
+        )
         self._writer_failure: CheckpointError | None = None
         self.last_result: EvalResult | None = None
 
@@ -150,6 +160,7 @@ class Trainer:
     def _train_step(self, batches: Iterator[Batch]) -> bool:
         """One optimiser step; False if all ranks agreed to stop before it."""
         step, times = self.progress.step, StepTimes()
+        HERE.at("data_wait", step)
         begin = time.perf_counter()
         first, failure = _next_or_failure(batches)
         times.data_wait = time.perf_counter() - begin
@@ -160,11 +171,13 @@ class Trainer:
         done = self._run_lanes(step, first, batches, times)
         self._agree_on_data(done)
 
+        HERE.at("optimizer")
         updating = mark(self._world.device)
         means = sum_over_ranks(torch.stack(list(done.sums.values()))) / self._plan.lanes
         loss = means[list(done.sums).index("loss")]
         factor = lr_factor(self._config.optim, step, self._max_steps)
-        grad_norm, skipped = self._strategy.step(factor, loss)
+        with HERE.collective():  # On a GPU it is here that the host waits for the sum of the gradients.
+            grad_norm, skipped = self._strategy.step(factor, loss)
         self._statistics.end_step(self._plan.lanes, skipped=skipped)
         if self._ema is not None and not skipped:
             self._ema.update(step + 1)
@@ -191,6 +204,7 @@ class Trainer:
         for lane in self._lanes:
             last, batch = lane == self._lanes[-1], first
             if lane != self._lanes[0] and done.failure is None:
+                HERE.at("data_wait")
                 waiting = time.perf_counter()
                 following, done.failure = _next_or_failure(batches)
                 times.data_wait += time.perf_counter() - waiting
@@ -198,11 +212,14 @@ class Trainer:
                 batch = following or first
             # Dropout and the like depend on (seed, step, lane) alone: not on the rank, nor on what ran before.
             torch.manual_seed(seed_of("lane", self._config.train.seed, step, lane))
+            HERE.at("forward")
             begin = mark(self._world.device)
             with autocast(self._precision, self._world.device):
                 losses = self._task.losses(partial(self._forward, last=last), batch)
             middle = mark(self._world.device)
-            self._strategy.backward(losses["loss"], last=last)
+            HERE.at("backward")
+            with HERE.collective() if last or self._strategy.rounds else nullcontext():
+                self._strategy.backward(losses["loss"], last=last)
             self._statistics.collect()
             times.lanes.append((begin, middle, mark(self._world.device)))
             done.add(lane, batch, losses)
@@ -210,9 +227,12 @@ class Trainer:
 
     def _run_blank_lane(self, device: torch.device) -> None:
         """Keeps ranks company that have one lane more, where the engine has them meet on each; of no weight."""
+        HERE.at("forward")
         with autocast(self._precision, self._world.device):
             loss = self._task.losses(partial(self._forward, last=False), self._task.blank_batch(device))["loss"]
-        self._strategy.backward(loss * 0.0, last=False)
+        HERE.at("backward")
+        with HERE.collective():
+            self._strategy.backward(loss * 0.0, last=False)
 
     def _forward(self, images: torch.Tensor, *more: object, last: bool) -> ModelOutput:
         # The layout too: dropout draws in the order of memory, and an engine may keep the weights in another one.
@@ -265,6 +285,7 @@ class Trainer:
         step_s: float,
     ) -> None:
         step, optim = self.progress.step, self._config.optim
+        forward_s, backward_s = times.forward_of_lanes, times.backward_of_lanes
         if skipped:
             self._emit(NonFiniteStep(step=step, loss=numbers["loss"], grad_norm=grad_norm, keys=keys))
             _log.warning(
@@ -286,11 +307,12 @@ class Trainer:
                 samples=len(keys),
                 step_s=step_s,
                 data_wait_s=times.data_wait,
-                forward_s=times.forward,
-                backward_s=times.backward,
+                forward_s=sum(forward_s),
+                backward_s=sum(backward_s),
                 optimizer_s=times.optimizer,
             )
         )
+        self._rank_clock.add(step, data_wait_s=times.data_wait, forward_s=forward_s, backward_s=backward_s)
 
     def _check_finite(self, skipped: bool, loss: float, grad_norm: float) -> None:
         self.progress.nonfinite_in_a_row = self.progress.nonfinite_in_a_row + 1 if skipped else 0
@@ -311,6 +333,7 @@ class Trainer:
 
     def _save(self) -> None:
         """A collective, as the engine may have to bring the state together."""
+        HERE.at("checkpoint", self.progress.step)
         taken = False
 
         def take(buffers: SnapshotBuffers) -> TrainingState:
@@ -341,6 +364,7 @@ class Trainer:
         step, is_last = self.progress.step, self.progress.step == self._max_steps
         if step in self._scored_steps and not is_last:
             return True
+        HERE.at("evaluation", step)
         begin = time.perf_counter()
         with self._strategy.evaluated(self._ema) as model:
             result = self._evaluate(model)

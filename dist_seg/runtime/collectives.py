@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from dist_seg.errors import RunFailedError, UserError
+from dist_seg.runtime.place import HERE
 
 Result = TypeVar("Result")
 
@@ -23,7 +24,8 @@ def rank() -> int:
 def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     """The element-wise sum over all ranks, in place; any shape, one dtype and device type on all of them."""
     if dist.is_initialized():
-        dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
+        with HERE.collective():
+            dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
     return tensor
 
 
@@ -38,7 +40,8 @@ def gather_json(value: object) -> list[object]:
     padded = torch.zeros(int(lengths.max()), dtype=torch.uint8)
     padded[: len(payload)] = payload
     gathered = [torch.empty_like(padded) for _ in range(dist.get_world_size())]
-    dist.all_gather(gathered, padded)
+    with HERE.collective():
+        dist.all_gather(gathered, padded)
     return [json.loads(bytes(part[:length].numpy())) for part, length in zip(gathered, lengths.tolist(), strict=True)]
 
 

@@ -1,17 +1,9 @@
 """Who this process is among the ranks, detected once and passed on."""
 
-import gc
-import importlib
 import os
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 
 import torch
-import torch.distributed as dist
-from torch._C._distributed_c10d import HashStore
 
 from dist_seg.errors import UserError
 from dist_seg.runtime.machine import visible_cores
@@ -73,45 +65,6 @@ def tell_deepspeed(world: World) -> None:
         os.environ.setdefault(name, str(number))
     if world.device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-
-
-@contextmanager
-def process_group(world: World, timeout_s: float, *, single: bool = False) -> Iterator[None]:
-    """The process group of all ranks while the context lasts; for a single process only with `single`.
-
-    CPU tensors travel over gloo, CUDA tensors over NCCL, in one group: flags never wait for the device.
-    """
-    if world.device.type == "cuda":
-        torch.cuda.set_device(world.device)
-    if world.size == 1 and not single:
-        yield
-        return
-    # DDP imports it, and its functions keep whatever group there is by then as their default, for good.
-    importlib.import_module("torch.distributed.nn.functional")
-    backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
-    timeout = timedelta(seconds=timeout_s)
-    if world.size == 1:
-        dist.init_process_group(backend, timeout=timeout, store=HashStore(), rank=0, world_size=1)
-    else:
-        dist.init_process_group(backend, timeout=timeout)
-    try:
-        yield
-    except BaseException as error:
-        _let_go(error)
-        raise
-    finally:
-        dist.destroy_process_group()
-        # gloo's threads end with the group, which DDP's wrapper, part of a cycle, still holds. A thread that is putting
-        # away a tensor when the interpreter shuts down would abort the process, whatever its exit code was to be.
-        gc.collect()
-
-
-def _let_go(error: BaseException) -> None:
-    """Clears the frames of an error, and of those behind it, of what they hold."""
-    behind: BaseException | None = error
-    while behind is not None:
-        traceback.clear_frames(behind.__traceback__)
-        behind = behind.__cause__ or behind.__context__
 
 
 def set_threads(world: World, num_threads: int | None) -> int:

@@ -4,6 +4,7 @@ Every event is emitted on every rank unless its docstring says otherwise. Times 
 """
 
 import dataclasses
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -116,6 +117,34 @@ class DigestTaken:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RankTimes:
+    """Every rank's own seconds for a micro-batch, by rank, without what it waited for others; on rank 0 only.
+
+    They are means over the steps since the last such event.
+    """
+
+    step: int
+    data_wait_s: Sequence[float]
+    forward_s: Sequence[float]
+    backward_s: Sequence[float]
+    """Of all micro-batches of a step but its last one, which waits for the other ranks; 0 where a rank has no other."""
+
+    @property
+    def by_part(self) -> Mapping[str, Sequence[float]]:
+        return {"data_wait": self.data_wait_s, "forward": self.forward_s, "backward": self.backward_s}
+
+    @property
+    def own_s(self) -> Sequence[float]:
+        """The parts together, by rank."""
+        return [sum(parts) for parts in zip(*self.by_part.values(), strict=True)]
+
+    @property
+    def straggler_ratio(self) -> float:
+        """The slowest rank's time over the median; of an even number of ranks, over the lower one of the middle two."""
+        return max(self.own_s) / max(statistics.median_low(self.own_s), 1e-9)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunEnded:
     """The end of this process's part of the run. outcome: complete, preempted or failed."""
 
@@ -136,6 +165,7 @@ Event = (
     | CheckpointSaved
     | CheckpointFailed
     | DigestTaken
+    | RankTimes
     | RunEnded
 )
 

@@ -18,6 +18,7 @@ from dist_seg.telemetry.events import (
     EvalDone,
     Event,
     NonFiniteStep,
+    RankTimes,
     RunEnded,
     RunStarted,
     StepDone,
@@ -185,7 +186,7 @@ class ProgressSink:
                 logger.error("step %d: no checkpoint: %s", event.step, event.reason)
             case RunEnded():
                 self.close()
-            case BadSampleFound() | NonFiniteStep() | CheckpointSaved() | DigestTaken():
+            case BadSampleFound() | NonFiniteStep() | CheckpointSaved() | DigestTaken() | RankTimes():
                 pass
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ from dist_seg.telemetry.events import (
     EvalDone,
     Event,
     NonFiniteStep,
+    RankTimes,
     RunEnded,
     RunStarted,
     StepDone,
@@ -186,6 +187,17 @@ class _Metrics:
             ["metric", "class", "split", "weights"],
             registry=registry,
         )
+        self.rank_seconds = Gauge(
+            "dist_seg_rank_seconds",
+            "A rank's own time for a micro-batch, without what it waited for other ranks, by part (served by rank 0)",
+            ["rank", "part"],
+            registry=registry,
+        )
+        self.straggler_ratio = Gauge(
+            "dist_seg_straggler_ratio",
+            "Own time of the slowest rank over the median of all ranks (served by rank 0)",
+            registry=registry,
+        )
         self.ended = Gauge(
             "dist_seg_run_ended", "1 once the process has ended its part of the run", ["outcome"], registry=registry
         )
@@ -206,6 +218,8 @@ class _Metrics:
                 self.checkpoint_step.set(event.step)
             case CheckpointFailed():
                 self.checkpoint_failures.inc()
+            case RankTimes():
+                self._rank_times(event)
             case RunEnded():
                 self.ended.labels(event.outcome).set(1)
             case NonFiniteStep() | DigestTaken():
@@ -252,6 +266,12 @@ class _Metrics:
                 self.class_score.labels(metric, class_name, event.split, event.weights).set(value)
             else:
                 self.score.labels(metric, event.split, event.weights).set(value)
+
+    def _rank_times(self, event: RankTimes) -> None:
+        for part, by_rank in event.by_part.items():
+            for rank, seconds in enumerate(by_rank):
+                self.rank_seconds.labels(str(rank), part).set(seconds)
+        self.straggler_ratio.set(event.straggler_ratio)
 
 
 def _label(name: str) -> str:

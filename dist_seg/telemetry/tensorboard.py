@@ -15,6 +15,7 @@ from dist_seg.telemetry.events import (
     EvalDone,
     Event,
     NonFiniteStep,
+    RankTimes,
     RunEnded,
     RunStarted,
     StepDone,
@@ -55,7 +56,9 @@ class TensorBoardSink:
                 self._curves.write(
                     event.step, {"checkpoint/stall_s": event.stall_s, "checkpoint/write_s": event.write_s}
                 )
-            case BadSampleFound() | NonFiniteStep() | CheckpointFailed() | DigestTaken() | RunEnded():
+            case (
+                BadSampleFound() | NonFiniteStep() | CheckpointFailed() | DigestTaken() | RankTimes() | RunEnded()
+            ):
                 pass
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import multiprocessing
 import os
 import socket
 from collections.abc import Callable
@@ -10,7 +11,12 @@ from pathlib import Path
 import torch
 import torch.multiprocessing as mp
 
-from dist_seg.runtime.world import World, process_group
+from dist_seg.runtime.process_group import process_group
+from dist_seg.runtime.world import World
+
+# Forked from a process that has imported everything once: importing takes a rank longer than most tests.
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["torch.distributed", "tests.distributed.training"])
 
 
 def run_ranks(function: str, world_size: int, tmp_path: Path, **arguments: object) -> list[object]:
@@ -29,7 +35,8 @@ def launch_ranks(function: str, world_size: int, tmp_path: Path, **arguments: ob
         port = free.getsockname()[1]
     out = tmp_path / f"ranks-{world_size}-{port}"
     out.mkdir(parents=True)
-    mp.spawn(_rank, args=(function, world_size, port, str(out), json.dumps(arguments)), nprocs=world_size)
+    given = (function, world_size, port, str(out), json.dumps(arguments))
+    mp.start_processes(_rank, args=given, nprocs=world_size, start_method="forkserver")  # type: ignore[no-untyped-call]  # torch is partly annotated
     return [json.loads((out / f"{rank}.json").read_text()) for rank in range(world_size)]
 
 

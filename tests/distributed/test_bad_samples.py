@@ -16,7 +16,8 @@ from dist_seg.checkpoint.store import CheckpointStore
 from dist_seg.cli import main
 from dist_seg.engine.stop import StopSignal
 from dist_seg.engine.trainer import Progress
-from dist_seg.runtime.world import World, process_group
+from dist_seg.runtime.process_group import process_group
+from dist_seg.runtime.world import World
 from dist_seg.telemetry.events import Event, StepDone
 from tests.distributed.ranks import ending, launch_ranks
 from tests.distributed.training import train_on

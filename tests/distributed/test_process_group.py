@@ -7,7 +7,8 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from dist_seg.runtime.collectives import sum_over_ranks
-from dist_seg.runtime.world import World, process_group
+from dist_seg.runtime.process_group import process_group
+from dist_seg.runtime.world import World
 from tests.distributed.ranks import launch_ranks
 
 pytestmark = pytest.mark.distributed

@@ -18,6 +18,7 @@ from dist_seg.telemetry.events import (
     CheckpointSaved,
     EvalDone,
     NonFiniteStep,
+    RankTimes,
     RunEnded,
     RunStarted,
     StepDone,
@@ -70,6 +71,7 @@ def sink_of_a_run() -> Iterator[PrometheusSink]:
     sink.emit(EvalDone(step=13, split="val", weights="ema", metrics=metrics, images=101, eval_s=4.0))
     sink.emit(CheckpointSaved(step=13, path="13", stall_s=0.5, write_s=3.0))
     sink.emit(CheckpointFailed(step=14, reason="No space left on device"))
+    sink.emit(RankTimes(step=13, data_wait_s=(0.5, 0.5), forward_s=(0.5, 2.0), backward_s=(1.0, 1.5)))
     sink.emit(RunEnded(step=13, outcome="preempted", reason="SIGTERM", wall_s=9.0, seconds={}))
     try:
         yield sink
@@ -119,6 +121,8 @@ def samples(page: str) -> dict[tuple[str, tuple[str, ...]], float]:
         ("dist_seg_step_phase_seconds_total", ("compute",), 1.875),
         ("dist_seg_step_phase_seconds_total", ("other",), 0.75),
         ("dist_seg_compute_seconds_total", ("backward",), 0.75),
+        ("dist_seg_rank_seconds", ("forward", "1"), 2.0),
+        ("dist_seg_straggler_ratio", (), 2.0),
         ("dist_seg_checkpoint_stall_seconds_sum", ("ddp",), 0.5),
         ("dist_seg_checkpoint_write_seconds_sum", ("ddp",), 3.0),
         ("dist_seg_checkpoint_step", (), 13.0),

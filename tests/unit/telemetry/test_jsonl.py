@@ -19,6 +19,7 @@ from dist_seg.telemetry.events import (
     EvalDone,
     Event,
     NonFiniteStep,
+    RankTimes,
     RunEnded,
     RunStarted,
     StepDone,
@@ -52,6 +53,7 @@ def test_every_kind_of_event_is_read_back_as_it_was_written(
         CheckpointSaved(step=2, path="checkpoints/2", stall_s=0.1, write_s=2.0),
         CheckpointFailed(step=3, reason="No space left on device"),
         DigestTaken(step=2, batch="1f", weights="2f"),
+        RankTimes(step=2, data_wait_s=(0.5, 0.25), forward_s=(1.0, 2.0), backward_s=(0.0, 0.0)),
         RunEnded(step=2, outcome="complete", reason="", wall_s=9.0, seconds={"forward": 9.0}),
     ]
     assert {type(event) for event in events} == set(get_args(Event))

@@ -1,0 +1,133 @@
+"""What ranks tell each other outside of collectives: where each one is, and what has gone wrong first.
+
+It lies in the store through which the ranks have met, read and written over a connection of its own: a call never waits
+for one of the process group. Under torchrun the store lives in the launcher's process, as long as the launch; elsewhere
+in rank 0's.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch._C._distributed_c10d import Store
+
+from dist_seg.runtime.collectives import barrier
+from dist_seg.runtime.place import Place, place_words
+from dist_seg.runtime.rendezvous import Start
+from dist_seg.runtime.world import World
+
+_FINAL = "dist_seg/final"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstCause:
+    """What ended a run, in the words of the rank that was the first to tell."""
+
+    kind: Literal["error", "stuck", "lost"]
+    """error: a rank has raised; stuck: others waited for it in vain; lost: it has ended without a word."""
+    ranks: tuple[int, ...]
+    """Whose fault it is; empty where that cannot be told."""
+    text: str
+    trace: str = ""
+    """The traceback, where there is one."""
+
+    @property
+    def words(self) -> str:
+        named = self.kind != "error" or self.text.startswith(f"rank {self.ranks[0]} ")
+        return self.text if named else f"rank {self.ranks[0]}: {self.text}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankPlace:
+    """Where a rank was when it last told."""
+
+    beat: int
+    """Rises as long as the rank lives."""
+    step: int
+    phase: str
+    collectives: int
+    waits: bool
+    ended: bool
+    """The rank has left in order."""
+
+    @property
+    def words(self) -> str:
+        return place_words(self.phase, self.step)
+
+
+class Board:
+    """One start of the ranks. Every method but `open_board` may be called from any thread, and raises RuntimeError
+    (torch's DistError is one) where the store does not answer any more."""
+
+    def __init__(self, store: Store, *, world: World, start: Start) -> None:
+        self._store, self._world, self._prefix = store, world, f"{start.name}/board"
+        self._outlives_ranks = start.in_launcher
+        self._beats = 0
+        self.starts_before = start.number - 1
+        """How often this launch has started its ranks before, for whatever reason: torchrun does not count the
+        restarts that it makes because machines have come or gone."""
+
+    @property
+    def lives_here(self) -> bool:
+        """The store ends with this process."""
+        return self._world.is_main and not self._outlives_ranks
+
+    def tell(self, place: Place, *, ended: bool = False) -> None:
+        self._beats += 1
+        told = RankPlace(
+            beat=self._beats,
+            step=place.step,
+            phase=place.phase,
+            collectives=place.collectives,
+            waits=place.waited_s > 0,
+            ended=ended,
+        )
+        self._store.set(f"{self._prefix}/place/{self._world.rank}", json.dumps(dataclasses.asdict(told)))
+
+    def places(self) -> list[RankPlace]:
+        """Of all ranks, in their order."""
+        keys = [f"{self._prefix}/place/{rank}" for rank in range(self._world.size)]
+        return [RankPlace(**json.loads(value)) for value in self._store.multi_get(keys)]
+
+    def publish(self, cause: FirstCause) -> FirstCause:
+        """Tells a cause to all ranks; returns the first one that any rank has told."""
+        told = self._store.compare_set(f"{self._prefix}/cause", "", json.dumps(dataclasses.asdict(cause)))
+        return _cause_of_json(told)
+
+    def cause(self) -> FirstCause | None:
+        key = f"{self._prefix}/cause"
+        return _cause_of_json(self._store.get(key)) if self._store.check([key]) else None
+
+    def end_for_good(self, text: str) -> None:
+        """Whatever starts the ranks again within this launch, `final_error` tells them that it is of no use."""
+        self._store.set(_FINAL, text)
+
+    def final_error(self) -> str | None:
+        return self._store.get(_FINAL).decode() if self._store.check([_FINAL]) else None
+
+
+def _cause_of_json(told: bytes) -> FirstCause:
+    fields = json.loads(told)
+    return FirstCause(**{**fields, "ranks": tuple(fields["ranks"])})
+
+
+def open_board(world: World, start: Start, place: Place) -> Board:
+    """The board of all ranks, with a place of every one on it. A collective; needs the process group."""
+    board = Board(start.connection(), world=world, start=start)
+    board.tell(place)
+    barrier()
+    return board
+
+
+def behind(places: Sequence[RankPlace]) -> tuple[int, ...]:
+    """The ranks that have not entered the collective that others are in."""
+    most = max(place.collectives for place in places)
+    return tuple(rank for rank, place in enumerate(places) if place.collectives < most)
+
+
+def silent(before: Sequence[RankPlace], after: Sequence[RankPlace]) -> tuple[int, ...]:
+    """The ranks that have told nothing between two looks at the board, although they have not left in order."""
+    pairs = enumerate(zip(before, after, strict=True))
+    return tuple(rank for rank, (old, new) in pairs if new.beat == old.beat and not new.ended)

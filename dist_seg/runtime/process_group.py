@@ -1,0 +1,54 @@
+"""torch's process group, from the first rank's coming to the last thread's end."""
+
+import gc
+import importlib
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
+
+from dist_seg.runtime.rendezvous import Start, meet
+from dist_seg.runtime.world import World
+
+
+@contextmanager
+def process_group(world: World, timeout_s: float, *, single: bool = False) -> Iterator[Start | None]:
+    """The process group of all ranks while the context lasts, and the start that it belongs to. A single process has no
+    start, and a group only with `single`.
+
+    CPU tensors travel over gloo, CUDA tensors over NCCL, in one group: flags never wait for the device.
+    """
+    if world.device.type == "cuda":
+        torch.cuda.set_device(world.device)
+    if world.size == 1 and not single:
+        yield None
+        return
+    # DDP imports it, and its functions keep whatever group there is by then as their default, for good.
+    importlib.import_module("torch.distributed.nn.functional")
+    backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
+    start = meet(world, timeout_s) if world.size > 1 else None
+    store = HashStore() if start is None else start.store
+    timeout = timedelta(seconds=timeout_s)
+    dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=timeout)
+    try:
+        yield start
+    except BaseException as error:
+        _let_go(error)
+        raise
+    finally:
+        dist.destroy_process_group()
+        # gloo's threads end with the group, which DDP's wrapper, part of a cycle, still holds. A thread that is putting
+        # away a tensor when the interpreter shuts down would abort the process, whatever its exit code was to be.
+        gc.collect()
+
+
+def _let_go(error: BaseException) -> None:
+    """Clears the frames of an error, and of those behind it, of what they hold."""
+    behind: BaseException | None = error
+    while behind is not None:
+        traceback.clear_frames(behind.__traceback__)
+        behind = behind.__cause__ or behind.__context__

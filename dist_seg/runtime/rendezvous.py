@@ -1,0 +1,108 @@
+"""How the ranks of one start find each other in a store that may outlive them.
+
+torchrun keeps one store for the whole launch, and torch writes the addresses of a process group under the same keys at
+every start: a rank that is faster than its peer reads the address of a dead one. And torchrun's count of restarts stays
+as it is when it restarts because machines have come or gone. So the ranks agree on a name of their start first.
+"""
+
+import json
+import os
+import time
+import uuid
+from dataclasses import dataclass
+from datetime import timedelta
+
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+
+from dist_seg.errors import RunFailedError
+from dist_seg.runtime.world import World
+
+_POLL_S = 0.02
+_ANSWER_S = 30.0
+_STARTS = "dist_seg/starts"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """One start of all ranks."""
+
+    name: str
+    number: int
+    """Counted from 1 within the launch; always 1 where the store ends with the ranks."""
+    store: Store
+    """For torch's process group alone, which waits in it."""
+    in_launcher: bool
+    """The store is the launcher's and outlives the ranks; else it is rank 0's."""
+
+    def connection(self) -> TCPStore:
+        """Another connection to the whole store, which no other user of it holds up."""
+        return _client(timedelta(seconds=_ANSWER_S))
+
+
+def meet(world: World, timeout_s: float) -> Start:
+    """Waits for all ranks of this start. Raises RunFailedError that names those that do not come in time."""
+    timeout = timedelta(seconds=timeout_s)
+    in_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = _host(timeout) if world.is_main and not in_launcher else _client(timeout)
+    deadline = time.monotonic() + timeout_s
+    nonce = uuid.uuid4().hex
+    store.set(_hello(world.rank), nonce)
+    name, number = _offer(store, world, deadline) if world.is_main else _accept(store, world, nonce, deadline)
+    return Start(name=name, number=number, store=PrefixStore(name, store), in_launcher=in_launcher)
+
+
+def _host(timeout: timedelta) -> TCPStore:
+    return TCPStore(*_address(), is_master=True, wait_for_workers=False, timeout=timeout, multi_tenant=True)
+
+
+def _client(timeout: timedelta) -> TCPStore:
+    return TCPStore(*_address(), is_master=False, wait_for_workers=False, timeout=timeout)
+
+
+def _address() -> tuple[str, int]:
+    return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+
+
+def _hello(rank: int) -> str:
+    return f"dist_seg/hello/{rank}"
+
+
+def _agreed(rank: int) -> str:
+    return f"dist_seg/agreed/{rank}"
+
+
+def _offer(store: TCPStore, world: World, deadline: float) -> tuple[str, int]:
+    """Rank 0 names the start to all whose word it has, until all have agreed to that name."""
+    number = store.add(_STARTS, 1)
+    name = f"dist_seg/start-{number}-{uuid.uuid4().hex[:8]}"
+    offered: dict[str, str] = {}
+    while True:
+        # What an earlier start has left may be among them: its rank of that number will not agree.
+        heard = {str(rank): _get(store, _hello(rank)) for rank in range(world.size)}
+        if heard != offered:
+            store.set("dist_seg/offer", json.dumps({"name": name, "number": number, "heard": heard}))
+            offered = heard
+        missing = [rank for rank in range(1, world.size) if _get(store, _agreed(rank)) != name]
+        if not missing:
+            return name, number
+        _wait(deadline, f"ranks {missing} have not come")
+
+
+def _accept(store: TCPStore, world: World, nonce: str, deadline: float) -> tuple[str, int]:
+    """Another rank takes the name that is offered to itself, and not to one of its number in an earlier start."""
+    while True:
+        offer = json.loads(_get(store, "dist_seg/offer") or "{}")
+        if offer and offer["heard"].get(str(world.rank)) == nonce:
+            store.set(_agreed(world.rank), offer["name"])
+            return str(offer["name"]), int(offer["number"])
+        _wait(deadline, "rank 0 has not come")
+
+
+def _get(store: TCPStore, key: str) -> str:
+    return store.get(key).decode() if store.check([key]) else ""
+
+
+def _wait(deadline: float, problem: str) -> None:
+    if time.monotonic() > deadline:
+        raise RunFailedError(f"the process group does not come together: {problem} within train.timeout_s")
+    time.sleep(_POLL_S)
