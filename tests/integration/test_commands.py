@@ -161,10 +161,13 @@ def test_instances_are_trained_without_a_file_of_settings(instance_shards: Path,
     assert checkpoint["config"]["mask_rcnn"] == fitted["mask_rcnn"]
 
 
-@pytest.mark.parametrize("nproc", [None, 2])
+@pytest.mark.parametrize("nproc", [None, 3])
 def test_sigterm_leaves_a_checkpoint_and_exits_143(synthetic_shards: Path, tmp_path: Path, nproc: int | None) -> None:
     run = tmp_path / "run"
-    arguments = tiny_training(synthetic_shards, run, ["train.max_steps=5000", "checkpoint.interval_steps=100000"])
+    lanes = ["train.global_batch=6", "train.micro_batch=2"]
+    arguments = tiny_training(
+        synthetic_shards, run, [*lanes, "train.max_steps=5000", "checkpoint.interval_steps=100000"]
+    )
     launcher = [] if nproc is None else ["--nproc", str(nproc)]
     process = subprocess.Popen(command(*arguments, *launcher), cwd=tmp_path, env=environment(), stderr=subprocess.PIPE)
     try:
