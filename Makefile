@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Set by CI and slow connections at will; pip's cache is used as it is.
 PIP_FLAGS ?= -q
 
-.PHONY: train train-instances test lint clean
+.PHONY: train train-instances test soak lint clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,6 +22,9 @@ train-instances: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest tests
+
+soak: $(VENV)/installed
+	$(BIN)/python -m pytest tests -m soak
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check dist_seg tests benchmarks

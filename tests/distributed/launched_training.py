@@ -46,8 +46,13 @@ class LaunchedTraining:
         return self
 
     def __exit__(self, *_: object) -> None:
-        signalled(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        self.kill()
+
+    def kill(self) -> None:
+        """Launcher and ranks, as when their machine goes."""
+        if self._process.poll() is None:
+            signalled(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
     @property
     def output(self) -> str:
@@ -75,12 +80,12 @@ class LaunchedTraining:
 
     def kill_rank_at(self, rank: int, reached: Callable[[Path], bool]) -> None:
         """Kills one rank of it as soon as `reached(run)` is true; its launcher and the other ranks are left alone."""
-        self._wait_until(reached)
+        self.wait_until(reached)
         os.kill(self._pid_of(rank), signal.SIGKILL)
 
     def send_at(self, number: signal.Signals, reached: Callable[[Path], bool]) -> None:
         """Sends a signal to the launcher alone."""
-        self._wait_until(reached)
+        self.wait_until(reached)
         self._process.send_signal(number)
 
     def ended(self) -> int:
@@ -90,7 +95,7 @@ class LaunchedTraining:
         except subprocess.TimeoutExpired as error:
             raise AssertionError(self.output) from error
 
-    def _wait_until(self, reached: Callable[[Path], bool]) -> None:
+    def wait_until(self, reached: Callable[[Path], bool]) -> None:
         deadline = time.monotonic() + _PATIENCE_S
         while not reached(self._run):
             assert self._process.poll() is None, self.output

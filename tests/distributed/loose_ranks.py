@@ -3,7 +3,6 @@
 import importlib
 import logging
 import os
-import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from pathlib import Path
 import torch
 
 from dist_seg.runtime.world import World
-from tests.distributed.ranks import FORKSERVER
+from tests.distributed.ranks import FORKSERVER, free_port
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +42,7 @@ def loose_ranks(
 
     launchers_port: of a store that a launcher keeps, as torchrun does; without it rank 0 keeps one.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     variables = {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1"}
     variables |= {"MASTER_PORT": str(launchers_port or port), "TORCHELASTIC_USE_AGENT_STORE": str(bool(launchers_port))}
     ranks: list[Rank] = []

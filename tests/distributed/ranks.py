@@ -30,14 +30,18 @@ def run_ranks(function: str, world_size: int, tmp_path: Path, **arguments: objec
 
 def launch_ranks(function: str, world_size: int, tmp_path: Path, **arguments: object) -> list[object]:
     """As `run_ranks`, without a process group: the function makes its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     out = tmp_path / f"ranks-{world_size}-{port}"
     out.mkdir(parents=True)
     given = (function, world_size, port, str(out), json.dumps(arguments))
     mp.start_processes(_rank, args=given, nprocs=world_size, start_method="forkserver")  # type: ignore[no-untyped-call]  # torch is partly annotated
     return [json.loads((out / f"{rank}.json").read_text()) for rank in range(world_size)]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def in_process_group(world: World, inside: str, arguments: dict[str, object]) -> object:

@@ -125,7 +125,7 @@ def test_a_rank_out_of_memory_ends_all_and_says_what_to_change(synthetic_shards:
 def train_impatiently(world: World, shards: str, run_dir: str, net: str) -> None:
     with (
         process_group(world, TIMEOUT_S + GROUP_MARGIN_S) as start,
-        watched(world, start, TIMEOUT_S, poll_s=0.2),
+        watched(world, start, TIMEOUT_S, poll_s=0.4),
     ):
         train_on(world, shards, run_dir, [f"{NETS}:{net}", "train.max_steps=6"])
 

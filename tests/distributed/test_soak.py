@@ -1,0 +1,97 @@
+"""What takes too long for every run of the tests: many kills, and machines that come and go under real launchers."""
+
+import random
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from dist_seg.audit import audit
+from dist_seg.runtime.world import World
+from dist_seg.telemetry.events import RunStarted, StepDone
+from dist_seg.telemetry.jsonl import read_log
+from tests.distributed.launched_training import LaunchedTraining, at_step, torchrun, writing_a_checkpoint
+from tests.distributed.ranks import free_port, run_ranks
+from tests.distributed.training import assert_equal_bits, train_on
+
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.distributed,
+    pytest.mark.timeout(3600),
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds a command's processes in Linux's /proc"),
+]
+NUM_KILLS, MAX_STEPS = 20, 160
+
+
+def train(world: World, shards: str, run_dir: str, settings: list[str]) -> None:
+    train_on(world, shards, run_dir, settings)
+
+
+def after(seconds: float) -> Callable[[Path], bool]:
+    """Wherever the run is by then, its start-up included."""
+    begin = time.monotonic()
+    return lambda run: time.monotonic() - begin > seconds
+
+
+def last_step(run: Path) -> int:
+    return max((record.event.step for record in read_log(run) if isinstance(record.event, StepDone)), default=0)
+
+
+def test_a_run_killed_twenty_times_ends_with_the_bits_of_the_undisturbed_one(
+    synthetic_shards: Path, tmp_path: Path
+) -> None:
+    settings = [f"train.max_steps={MAX_STEPS}", "train.eval_interval_steps=25", "checkpoint.interval_steps=2"]
+    draw = random.Random("twenty kills")
+    run, other = tmp_path / "run", tmp_path / "undisturbed"
+    run_ranks(f"{__name__}:train", 3, tmp_path, shards=str(synthetic_shards), run_dir=str(other), settings=settings)
+    for _ in range(NUM_KILLS):
+        further = last_step(run) + draw.randrange(1, 6)
+        moments = [at_step(further), writing_a_checkpoint(further), after(draw.uniform(1, 20))]
+        with LaunchedTraining(synthetic_shards, run, settings) as training:
+            training.kill_at(draw.choice(moments))
+    with LaunchedTraining(synthetic_shards, run, settings) as training:
+        assert training.ended() == 0, training.output
+    assert_equal_bits(other, run, MAX_STEPS)
+
+
+def trains_on(num_ranks: int, num_steps: int) -> Callable[[Path], bool]:
+    """The newest start is on so many ranks and has done so many steps."""
+
+    def reached(run: Path) -> bool:
+        events = [record.event for record in read_log(run)]
+        starts = [event for event in events if isinstance(event, RunStarted)]
+        done = [event for event in events[-num_steps:] if isinstance(event, StepDone)]
+        return bool(starts) and starts[-1].world_size == num_ranks and len(done) == num_steps
+
+    return reached
+
+
+def test_machines_that_leave_and_join_see_the_batches_of_the_undisturbed_run(
+    synthetic_shards: Path, tmp_path: Path
+) -> None:
+    settings = ["train.max_steps=400", "checkpoint.interval_steps=5"]
+    run, other = tmp_path / "run", tmp_path / "undisturbed"
+    run_ranks(f"{__name__}:train", 2, tmp_path, shards=str(synthetic_shards), run_dir=str(other), settings=settings)
+    meeting = ["--nnodes", "2:4", "--max-restarts", "20", "--rdzv-backend", "c10d", "--rdzv-id", "soak"]
+    meeting += ["--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--local-addr", "127.0.0.1"]
+    meeting += ["--rdzv-conf", "last_call_timeout=10,keep_alive_interval=1,keep_alive_max_attempt=5"]
+    with ExitStack() as running:
+
+        def machine() -> LaunchedTraining:
+            launcher = torchrun(1, *meeting)
+            return running.enter_context(LaunchedTraining(synthetic_shards, run, settings, launcher=launcher))
+
+        # The first keeps the rendezvous and stays.
+        machines = [machine() for _ in range(4)]
+        machines[0].wait_until(trains_on(4, 10))
+        machines.pop().kill()
+        machines[0].wait_until(trains_on(3, 10))
+        machines.pop().kill()
+        machines[0].wait_until(trains_on(2, 10))
+        machines += [machine(), machine()]
+        machines[0].wait_until(trains_on(4, 10))
+        assert [training.ended() for training in machines] == [0] * 4, machines[0].output
+    result = audit(run, other)
+    assert (result.compared_steps, result.batch_differs_at) == (400, None)
