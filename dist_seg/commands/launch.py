@@ -59,14 +59,14 @@ def launch(nproc: int, max_restarts: int, arguments: Sequence[str], config: Conf
             killed = [
                 f"rank {rank} by {failure.signal_name()}" for rank, failure in failures.items() if failure.exitcode < 0
             ]
-            return _exit_code(outcome_file, f"killed: {', '.join(killed)}" if killed else "ended without a word")
+            return exit_code(outcome_file, f"killed: {', '.join(killed)}" if killed else "ended without a word")
         if isinstance(error, SignalException):
             return 143
         return 2 if 2 in [failure.exitcode for failure in failures.values()] else 1
     return 0
 
 
-def _exit_code(outcome_file: Path, unwritten: str) -> int:
+def exit_code(outcome_file: Path, unwritten: str) -> int:
     """The failed run's, by its outcome; where no rank came to write one, this is done here with that reason."""
     outcome = json.loads(outcome_file.read_text())
     if "exit_code" not in outcome:
