@@ -100,7 +100,7 @@ class LaunchedTraining:
         while not reached(self._run):
             assert self._process.poll() is None, self.output
             assert time.monotonic() < deadline, self.output
-            time.sleep(0.002)
+            time.sleep(0.005)
 
     def _pid_of(self, rank: int) -> int:
         for pid in descendants(self._process.pid):
