@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 PARTS = ("data_wait", "forward", "backward")
 _SLOW_RATIO = 1.5
 # Below that a step's times are mostly the noise of the machine.
-_SLOW_S = 0.02
+_SLOW_S = 0.05
 
 
 class RankClock:

@@ -76,18 +76,19 @@ def test_machines_that_leave_and_join_see_the_batches_of_the_undisturbed_run(
     steps = ["train.max_steps=400"]
     settings = [*steps, "checkpoint.interval_steps=5"]
     run, other = tmp_path / "run", tmp_path / "undisturbed"
-    run_ranks(f"{__name__}:train", 2, tmp_path, shards=str(synthetic_shards), run_dir=str(other), settings=steps)
+    run_ranks(f"{__name__}:train", 1, tmp_path, shards=str(synthetic_shards), run_dir=str(other), settings=steps)
     meeting = ["--nnodes", "2:4", "--max-restarts", "20", "--rdzv-backend", "c10d", "--rdzv-id", "soak"]
     meeting += ["--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--local-addr", "127.0.0.1"]
-    meeting += ["--rdzv-conf", "last_call_timeout=10,keep_alive_interval=1,keep_alive_max_attempt=5"]
+    patience = "last_call_timeout=10,keep_alive_interval=1,keep_alive_max_attempt=5"
     with ExitStack() as running:
 
-        def machine() -> LaunchedTraining:
-            launcher = torchrun(1, *meeting)
+        def machine(is_host: int = 0) -> LaunchedTraining:
+            # All have the address of the endpoint here: else whichever comes first would keep the rendezvous.
+            launcher = torchrun(1, *meeting, "--rdzv-conf", f"{patience},is_host={is_host}")
             return running.enter_context(LaunchedTraining(synthetic_shards, run, settings, launcher=launcher))
 
         # The first keeps the rendezvous and stays.
-        machines = [machine() for _ in range(4)]
+        machines = [machine(is_host=1), machine(), machine(), machine()]
         machines[0].wait_until(trains_on(4, 10))
         machines.pop().kill()
         machines[0].wait_until(trains_on(3, 10))
