@@ -1,6 +1,7 @@
-"""What takes too long for every run of the tests: many kills, and machines that come and go under real launchers."""
+"""What takes too long for every run of the tests: many kills, and machines that leave and come back under real launchers."""
 
 import random
+import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -70,7 +71,7 @@ def trains_on(num_ranks: int, num_steps: int) -> Callable[[Path], bool]:
     return reached
 
 
-def test_machines_that_leave_and_join_see_the_batches_of_the_undisturbed_run(
+def test_machines_that_leave_and_come_back_see_the_batches_of_the_undisturbed_run(
     synthetic_shards: Path, tmp_path: Path
 ) -> None:
     steps = ["train.max_steps=400"]
@@ -94,8 +95,14 @@ def test_machines_that_leave_and_join_see_the_batches_of_the_undisturbed_run(
         machines[0].wait_until(trains_on(3, 10))
         machines.pop().kill()
         machines[0].wait_until(trains_on(2, 10))
-        machines += [machine(), machine()]
-        machines[0].wait_until(trains_on(4, 10))
+        for training in machines:
+            training.send_at(signal.SIGTERM, trains_on(2, 10))
+        for training in machines:
+            training.ended()
+        meeting[meeting.index("--rdzv-id") + 1] = "soak again"
+        machines = [machine(is_host=1), machine(), machine(), machine()]
         assert [training.ended() for training in machines] == [0] * 4, machines[0].output
+    starts = [record.event for record in read_log(run) if isinstance(record.event, RunStarted)]
+    assert [event.world_size for event in starts] == [4, 3, 2, 4]
     result = audit(run, other)
     assert (result.compared_steps, result.batch_differs_at) == (400, None)
