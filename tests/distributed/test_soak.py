@@ -1,4 +1,4 @@
-"""What takes too long for every run of the tests: many kills, and machines that leave and come back under real launchers."""
+"""What takes too long for every run of the tests: many kills, and machines that are lost and come back."""
 
 import random
 import signal
