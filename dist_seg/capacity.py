@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -86,8 +87,8 @@ class Estimate:
         return self.process_bytes + self.device_bytes + self.host_bytes
 
 
-def data_facts(storage: Storage, manifest: Manifest, split: str) -> DataFacts:
-    """The size of a split and of its typical image."""
+def data_facts(storage: Storage, manifest: Manifest, split: str, bad_shards: Iterable[str] = ()) -> DataFacts:
+    """The size of a split and of its typical image. bad_shards: not to be read."""
     reader = ShardReader(storage, manifest, split)
     counts = reader.shard_samples
     total = sum(counts)
@@ -95,7 +96,10 @@ def data_facts(storage: Storage, manifest: Manifest, split: str) -> DataFacts:
         raise DataError(f"{storage.url}: split {split!r} has no samples")
     heights: list[int] = []
     widths: list[int] = []
+    passed_over = set(bad_shards)
     for shard, count in enumerate(counts):
+        if reader.shard_name(shard) in passed_over:
+            continue
         for index in range(min(count, _SIZES_LOOKED_AT - len(heights))):
             info = reader.info(shard, index)
             heights.append(info.height)

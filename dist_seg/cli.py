@@ -12,7 +12,7 @@ from typing import TypeAlias
 from dist_seg import __version__
 from dist_seg.errors import ConfigError, RunFailedError, UserError
 
-EXIT_FAULT, EXIT_USER_ERROR, EXIT_STOPPED = 1, 2, 143
+EXIT_FAULT, EXIT_STOPPED = 1, 143
 _started = time.time()
 
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         of_machine = isinstance(error, ConfigError) and os.environ.get("LOCAL_RANK", "0") != "0"
         if rank == "0" or not (of_machine or getattr(error, "shared", False)):
             print(f"dist-seg: {'' if rank == '0' else f'rank {rank}: '}{error}", file=sys.stderr)
-        return EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_FAULT
+        return error.exit_code
     except KeyboardInterrupt:
         print("dist-seg: stopped by Ctrl-C; the same command goes on or starts again", file=sys.stderr)
         return EXIT_STOPPED

@@ -7,6 +7,7 @@ A message says what was given, where (file, key, sample), and what to do about i
 class UserError(Exception):
     """Something the user gave cannot be used. Ends a command with exit code 2."""
 
+    exit_code = 2
     shared = False
     """Every rank raises this very error, so one of them saying it is enough."""
 
@@ -14,6 +15,7 @@ class UserError(Exception):
 class RunFailedError(Exception):
     """A run cannot go on, for a reason that is no bug of ours. Ends a command with exit code 1, without a traceback."""
 
+    exit_code = 1
     shared = False
     """Another rank says it, too."""
 

@@ -16,7 +16,14 @@ from dist_seg.report_plots import Curve, curve_svg
 from dist_seg.report_result import LeftOut
 from dist_seg.runtime.files import write_whole
 from dist_seg.telemetry.accounting import PARTS, TimeAccount, time_account
-from dist_seg.telemetry.events import BadSampleFound, CheckpointFailed, EvalDone, RunStarted, StepDone
+from dist_seg.telemetry.events import (
+    BadSampleFound,
+    BadShardFound,
+    CheckpointFailed,
+    EvalDone,
+    RunStarted,
+    StepDone,
+)
 from dist_seg.telemetry.jsonl import Record, logged_ranks, read_log, without_superseded
 from dist_seg.telemetry.progress import duration
 
@@ -90,6 +97,7 @@ def write_report(
                 "sample_lists": [
                     ("Left out of the score", report_result.left_out(result)),
                     ("Bad samples in training", _bad_samples(run_dir, log)),
+                    ("Bad shards in training", _bad_shards(log)),
                 ],
                 "config_yaml": config_yaml,
             }
@@ -314,6 +322,14 @@ def _failed_saves(log: Sequence[Record]) -> list[str]:
     lines = [f"No checkpoint at step {event.step}: {event.reason}" for event in failed[:_FAILED_SAVES_SHOWN]]
     more = len(failed) - len(lines)
     return [*lines, f"{more} more checkpoints could not be written."] if more else lines
+
+
+def _bad_shards(log: Sequence[Record]) -> list[LeftOut]:
+    """Each once; the samples of a shard stand together."""
+    events = {r.event.shard: r.event for r in log if isinstance(r.event, BadShardFound)}
+    return [
+        LeftOut(key=f"all {event.samples}", shard=shard, reason=event.reason) for shard, event in sorted(events.items())
+    ]
 
 
 def _bad_samples(run_dir: Path, log: Sequence[Record]) -> list[LeftOut]:

@@ -67,6 +67,7 @@ class PackedData:
 
 def write_dataset(folder: Path, samples: Sequence[EncodedMembers], *, per_shard: int = 5) -> PackedData:
     """Samples as they are, in one split `train`: what packing would refuse can be written, too."""
+    folder.mkdir(exist_ok=True)
     instances = samples[0].annotations is not None
     roles = INSTANCE_ROLES if instances else SEMANTIC_ROLES
     shards = []

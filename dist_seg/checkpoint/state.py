@@ -23,6 +23,8 @@ class CheckpointMeta:
     world_size: int
     bad_samples: Mapping[str, str] = field(default_factory=dict)
     """Key of every training sample that could not be decoded, and why."""
+    bad_shards: Mapping[str, str] = field(default_factory=dict)
+    """Name of every training shard whose samples are replaced, and why."""
     nonfinite_in_a_row: int = 0
     loss_scale: float = 1.0
     """The factor on the loss under fp16, else 1."""

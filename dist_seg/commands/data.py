@@ -11,9 +11,9 @@ from dist_seg.data.formats.camvid import CamvidSource
 from dist_seg.data.formats.cityscapes import CityscapesInstances
 from dist_seg.data.formats.coco import open_coco
 from dist_seg.data.formats.folder import open_folder
-from dist_seg.data.formats.images import MAX_PIXELS
 from dist_seg.data.formats.instance_ids import open_instance_ids
 from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticSource
+from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.data.inspect import check_output, inspect
 from dist_seg.data.manifest import Split
 from dist_seg.data.pack import pack

@@ -1,10 +1,12 @@
 """`dist-seg eval`: the exact score of a trained model on any shards of the same classes."""
 
 import argparse
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+from dist_seg.data.bad_shards import find_bad_shards, unusable
 from dist_seg.data.manifest import Manifest, load_manifest
 from dist_seg.engine.evaluator import evaluate
 from dist_seg.engine.restore import TrainedModel, load_trained
@@ -36,13 +38,18 @@ def run_eval(options: argparse.Namespace) -> int:
         trained = on_every_rank(lambda: load_trained(checkpoint, options.weights, world.device, options.settings))
         make_deterministic(trained.config, world.device)
         shards = str(options.data or trained.config.data.shards)
-        storage = open_storage(shards)
+        storage = open_storage(shards, retry_s=trained.config.data.retry_s)
         manifest = on_every_rank(lambda: load_manifest(storage))
         _check_classes(trained, manifest, storage)
         split = options.split or trained.config.data.val_split
         wanted = trained.config.data.num_threads
         loader_threads = num_threads if wanted is None else wanted
-        result = _evaluate(trained, storage, manifest, split, world, loader_threads, stop)
+        if options.allow_bad:
+            config = trained.config
+            config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, allow_bad_samples=True))
+            trained = dataclasses.replace(trained, config=config)
+        bad_shards = _check_shards(trained, storage, manifest, split)
+        result = _evaluate(trained, storage, manifest, split, world, loader_threads, stop, bad_shards)
         if result is None:
             return EXIT_STOPPED
     if world.is_main:
@@ -58,7 +65,17 @@ def run_eval(options: argparse.Namespace) -> int:
         _write(out, document)
         _show(document, out)
     left_out = cast(Sequence[object], result.document["left_out"])
-    return 1 if left_out and not (options.allow_bad or trained.config.eval.allow_bad_samples) else 0
+    return 1 if left_out and not trained.config.eval.allow_bad_samples else 0
+
+
+def _check_shards(trained: TrainedModel, storage: Storage, manifest: Manifest, split: str) -> dict[str, str]:
+    """The split's shards that cannot be used, with the reasons; an error unless they may be left out. A collective."""
+    found = on_main(lambda: find_bad_shards(storage, manifest.split(split).shards))
+    bad = cast(dict[str, str], found)
+    if bad and not trained.config.eval.allow_bad_samples:
+        remedy = "or leave its samples out of the score with --allow-bad"
+        raise unusable(bad, storage.url, "evaluation", remedy)
+    return bad
 
 
 def _evaluate(
@@ -69,6 +86,7 @@ def _evaluate(
     world: World,
     num_threads: int,
     stop: StopSignal,
+    bad_shards: Mapping[str, str],
 ) -> EvalResult | None:
     num_images = manifest.split(split).num_samples
     if num_images == 0:
@@ -85,6 +103,7 @@ def _evaluate(
             num_threads=num_threads,
             on_images=bar.advance,
             stop_requested=lambda: stop.requested,
+            bad_shards=bad_shards,
         )
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dist_seg import report_result
+from dist_seg.data.bad_shards import BadShardError
 from dist_seg.data.loader import eval_batches
 from dist_seg.data.manifest import Manifest, load_manifest
 from dist_seg.data.plan import EvalPlan
@@ -53,7 +54,7 @@ def render_report(folder: RunFolder, world: World) -> Path:
     checkpoint = pick_checkpoint(folder, report_result.text(scored, "step") or "last")
     config = config_of_checkpoint(checkpoint)
     assert config.data.shards is not None
-    storage = open_storage(config.data.shards)
+    storage = open_storage(config.data.shards, retry_s=config.data.retry_s)
     manifest = load_manifest(storage)
     with path_errors(folder.config_file, "cannot be read"):
         config_yaml = folder.config_file.read_text(encoding="utf-8")
@@ -180,11 +181,14 @@ def _slots_of(keys: set[str], reader: ShardReader) -> dict[str, int]:
     found: dict[str, int] = {}
     slot = 0
     for shard, count in enumerate(reader.shard_samples):
-        for index in range(count):
-            key = reader.info(shard, index).key
-            if key in keys:
-                found[key] = slot
-            slot += 1
+        try:
+            for index in range(count):
+                key = reader.info(shard, index).key
+                if key in keys:
+                    found[key] = slot + index
+        except BadShardError as error:
+            _log.warning("%s; it is passed over", error)
+        slot += count
         if len(found) == len(keys):
             break
     missing = keys - set(found)

@@ -5,7 +5,6 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from dist_seg.commands.launch import run_dir_of
 from dist_seg.commands.report import render_report
 from dist_seg.config.load import config_from_tree, load_config, to_tree, to_yaml
 from dist_seg.config.schema import Config
+from dist_seg.data.bad_shards import check_bad_shards, find_bad_shards, unusable
 from dist_seg.data.loader import choose_loader, train_batches
 from dist_seg.data.manifest import Manifest, load_manifest
 from dist_seg.data.plan import EvalPlan
@@ -39,8 +39,7 @@ from dist_seg.telemetry.events import Event, RunEnded
 from dist_seg.telemetry.progress import duration
 
 _log = logging.getLogger(__name__)
-EXIT_FAULT, EXIT_USER_ERROR, EXIT_PREEMPTED = 1, 2, 143
-_CHECKING_THREADS = 32
+EXIT_FAULT, EXIT_PREEMPTED = 1, 143
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +62,8 @@ class _Prepared:
     folder: RunFolder
     storage: Storage
     manifest: Manifest
+    bad_shards: Mapping[str, str]
+    """Of the shards that are not to be read, the reasons by name."""
 
 
 def train(options: TrainOptions, process_started: float) -> int:
@@ -93,7 +94,7 @@ def train(options: TrainOptions, process_started: float) -> int:
 def _prepare(config: Config, options: TrainOptions, world: World, num_threads: int) -> _Prepared:
     if config.data.shards is None:
         raise ConfigError("data.shards is not set: give the folder that `dist-seg pack` wrote")
-    storage = open_storage(config.data.shards)
+    storage = open_storage(config.data.shards, retry_s=config.data.retry_s)
     manifest = on_every_rank(lambda: load_manifest(storage))
     if config.task not in ("auto", manifest.task):
         raise ConfigError(f"{storage.url} is packed for the task {manifest.task!r}, but task={config.task}")
@@ -101,7 +102,7 @@ def _prepare(config: Config, options: TrainOptions, world: World, num_threads: i
     folder = RunFolder(path=run_dir_of(config), checkpoint_dir=config.checkpoint.dir)
 
     def settle() -> dict[str, object]:
-        settled = _settle(config, options, folder, storage, manifest, world, num_threads)
+        settled, bad_shards = _settle(config, options, folder, storage, manifest, world, num_threads)
         # Not again when the launcher restarts the ranks: what lies there then is the run itself.
         if options.fresh and not (options.dry_run or options.print_config or world.restarts):
             aside = folder.move_aside()
@@ -110,10 +111,16 @@ def _prepare(config: Config, options: TrainOptions, world: World, num_threads: i
             elsewhere = folder.checkpoints.begin_at(0) if config.checkpoint.dir else []
             if elsewhere:
                 _log.info("%s: checkpoints of steps %s were set aside", config.checkpoint.dir, elsewhere)
-        return to_tree(settled)
+        return {"config": to_tree(settled), "bad_shards": bad_shards}
 
-    resolved = config_from_tree(cast(dict[str, object], on_main(settle)), "rank 0")
-    return _Prepared(config=resolved, folder=folder, storage=storage, manifest=manifest)
+    found = cast(dict[str, dict[str, object]], on_main(settle))
+    return _Prepared(
+        config=config_from_tree(found["config"], "rank 0"),
+        folder=folder,
+        storage=storage,
+        manifest=manifest,
+        bad_shards=cast(dict[str, str], found["bad_shards"]),
+    )
 
 
 def _settle(
@@ -124,24 +131,26 @@ def _settle(
     manifest: Manifest,
     world: World,
     num_threads: int,
-) -> Config:
-    """Fits what is left open, checks everything that can be checked before the first step, and shows both."""
+) -> tuple[Config, dict[str, str]]:
+    """Fits what is left open, checks everything that can be checked before the first step, and shows both.
+
+    Returns the configuration and the shards that are not to be read.
+    """
     fresh = options.fresh and not world.restarts
     stored = None if fresh or not folder.checkpoints.steps() else folder.stored_config()
     if stored is not None:
         config = capacity.fill_from(config, stored)
-    facts = capacity.data_facts(storage, manifest, config.data.train_split)
+    bad_shards = _check_shards(config, storage, manifest)
+    facts = capacity.data_facts(storage, manifest, config.data.train_split, bad_shards)
     config = capacity.fit_sizes(config, facts, world)
     if not fresh and not options.resume_with_changes:
         check_same_run(folder, config, manifest.hash)
     check_lanes(config, build_plan(config, manifest), world.size)
-    _check_validation(config, storage, manifest)
-    _check_shards(config, storage, manifest)
     check_norm(cast(NormKind, config.model.norm))
     build_task(config, class_info(manifest)).metric()  # The user's own metrics: not only after hours of training.
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, loader=choose_loader(config)))
     if options.dry_run:
-        _check_start(config, folder, storage, manifest, world)
+        _check_start(config, folder, storage, manifest, world, bad_shards)
     if config.train.max_steps is None or options.dry_run or _is_fitted(options):
         measured = capacity.measure(config, manifest, world)
         config = capacity.fit_steps(config, facts, world, measured)
@@ -152,7 +161,7 @@ def _settle(
         _log.info("encoder weights: %s; loader: %s", config.model.weights or "random", config.data.loader)
     if options.print_config:
         print(to_yaml(config), end="")
-    return config
+    return config, bad_shards
 
 
 def _check_validation(config: Config, storage: Storage, manifest: Manifest) -> None:
@@ -165,30 +174,44 @@ def _check_validation(config: Config, storage: Storage, manifest: Manifest) -> N
         )
 
 
-def _check_shards(config: Config, storage: Storage, manifest: Manifest) -> None:
-    """Every shard that will be read is there, with its index, and as long as the manifest says.
+def _check_shards(config: Config, storage: Storage, manifest: Manifest) -> dict[str, str]:
+    """Every shard that will be read is there with its index, as long as the manifest says.
 
-    Contents are checked when they are read.
+    Returns those that are not, with the reasons, where the configuration allows them; contents are checked when they
+    are read.
     """
-    splits = {config.data.train_split, config.data.val_split}
-    shards = [shard for split in sorted(splits) for shard in manifest.split(split).shards]
-    with ThreadPoolExecutor(_CHECKING_THREADS) as pool:  # Object stores answer after tens of milliseconds each.
-        sizes = pool.map(storage.size, [shard.name for shard in shards])
-        indexes = pool.map(storage.size, [shard.sidecar_name for shard in shards])
-        for shard, size, _ in zip(shards, sizes, indexes, strict=True):
-            if size != shard.bytes:
-                raise DataError(
-                    f"{storage.url}: shard {shard.name} has {size} bytes, the manifest says {shard.bytes}; run "
-                    f"`dist-seg verify {storage.url}` and pack the data again"
-                )
+    _check_validation(config, storage, manifest)
+    train, val = manifest.split(config.data.train_split).shards, manifest.split(config.data.val_split).shards
+    bad = find_bad_shards(storage, {shard.name: shard for shard in (*train, *val)}.values())
+    of_val = {shard.name: bad[shard.name] for shard in val if shard.name in bad}
+    check_bad_shards(
+        {shard.name: bad[shard.name] for shard in train if shard.name in bad},
+        config.data.max_bad_shards,
+        len(train),
+        storage.url,
+    )
+    if of_val and not config.eval.allow_bad_samples:
+        remedy = "or leave its samples out of the score with eval.allow_bad_samples=true"
+        raise unusable(of_val, storage.url, "evaluation", remedy)
+    for name, reason in bad.items():
+        _log.warning("shard %s cannot be used and is left out: %s", name, reason)
+    return bad
 
 
-def _check_start(config: Config, folder: RunFolder, storage: Storage, manifest: Manifest, world: World) -> None:
+def _check_start(
+    config: Config,
+    folder: RunFolder,
+    storage: Storage,
+    manifest: Manifest,
+    world: World,
+    bad_shards: Mapping[str, str],
+) -> None:
     """What a start would find out after the checks of every start: outputs, checkpoint, a first micro-batch."""
     folder.check_writable()
     check_sinks(config.telemetry)
     find_checkpoint(config, folder.checkpoints, restarted=False)
-    batches = train_batches(config, manifest, storage, build_plan(config, manifest), [(0, 0)], world.device, 0)
+    plan = build_plan(config, manifest)
+    batches = train_batches(config, manifest, storage, plan, [(0, 0)], world.device, 0, bad_shards)
     bad = next(batches).bad
     batches.close()
     for sample in bad:
@@ -278,8 +301,8 @@ def _run(
         except BaseException as error:
             cause = watchdog.cause_of(error)
             if watchdog.reports_for_all(cause):
-                user_error = cause is None and isinstance(error, UserError)
-                _write_failure(folder, _reason(error, watchdog), EXIT_USER_ERROR if user_error else EXIT_FAULT)
+                code = error.exit_code if cause is None and isinstance(error, UserError) else EXIT_FAULT
+                _write_failure(folder, _reason(error, watchdog), code)
             raise
         if world.is_main:
             _write_outcome(folder, {"outcome": ended, "exit_code": code, "step": step, "reason": ""})
@@ -363,6 +386,7 @@ def _train_and_log(
             emit=emit,
             stop=stop,
             process_started=process_started,
+            bad_shards=prepared.bad_shards,
         )
         ended = "complete" if outcome.complete else "preempted"
         if outcome.unsaved is not None:

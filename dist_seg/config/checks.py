@@ -14,8 +14,8 @@ from dist_seg.config.schema import (
 )
 from dist_seg.errors import ConfigError
 
-LONGEST_RETRY_S = 240.0
-"""No reading of storage goes on for longer before it is given up."""
+_LAST_ATTEMPT_S = 60.0
+"""What a read may take beyond `data.retry_s`: its last attempt has a time limit of its own."""
 
 WRITABLE_STORES = ("s3", "s3a", "gs", "az", "abfs", "abfss")
 """Schemes of the object stores that checkpoints can be written to."""
@@ -58,6 +58,9 @@ def _data_problems(data: DataConfig) -> Iterator[str]:
     yield from _at_least("data.prefetch", data.prefetch, 1)
     yield from _at_least("data.shuffle_window", data.shuffle_window, 1)
     yield from _at_least("data.max_bad_samples", data.max_bad_samples, 0)
+    yield from _at_least("data.max_bad_shards", data.max_bad_shards, 0)
+    yield from _at_least("data.max_pixels", data.max_pixels, 1)
+    yield from _at_least("data.retry_s", data.retry_s, 0)
     yield from _above("data.input_scale", data.input_scale, 0)
     yield from _at_least("data.input_side", data.input_side, 1)
     if data.input_scale is not None and data.input_side is not None:
@@ -173,8 +176,6 @@ def _train_problems(train: TrainConfig) -> Iterator[str]:
     yield from _at_least("train.eval_interval_steps", train.eval_interval_steps, 0)
     yield from _at_least("train.max_nonfinite_steps", train.max_nonfinite_steps, 1)
     yield from _at_least("train.num_threads", train.num_threads, 1)
-    # Longer than a reader may retry a failing storage: peers wait in a collective meanwhile.
-    yield from _above("train.timeout_s", train.timeout_s, LONGEST_RETRY_S)
     if not 0 <= train.ema_decay < 1:
         yield f"train.ema_decay={train.ema_decay}: must lie in [0, 1); 0 keeps no average"
     batch, micro = train.global_batch, train.micro_batch
@@ -209,6 +210,13 @@ def _engine_problems(config: Config) -> Iterator[str]:
 
 
 def _other_problems(config: Config) -> Iterator[str]:
+    # Peers wait in a collective while one rank's reader tries a failing storage again.
+    longest_s = config.data.retry_s + _LAST_ATTEMPT_S
+    if not config.train.timeout_s > longest_s:
+        yield (
+            f"train.timeout_s={config.train.timeout_s}: must be greater than {longest_s:g}: data.retry_s and a minute "
+            "for the last attempt; or lower data.retry_s"
+        )
     yield from _at_least("eval.batch", config.eval.batch, 1)
     yield from _within("eval.merge_threshold", config.eval.merge_threshold, 0, 1)
     yield from _at_least("eval.bootstrap_samples", config.eval.bootstrap_samples, 0)

@@ -32,6 +32,9 @@ class _Loader(yaml.SafeLoader):
         return cast(dict[object, object], super().construct_mapping(node, deep=deep))
 
 
+_MOST_CHARACTERS, _MOST_NODES, _MOST_LEVELS = 1 << 20, 10_000, 20
+"""Of a configuration, its aliases written out. Ours have about a hundred settings on two levels."""
+
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.[\d_]+)[eE][-+]?\d+$"),
@@ -105,7 +108,7 @@ def _leaves(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str,
 
 def _read_yaml(file: Path) -> Mapping[str, object]:
     try:
-        tree = yaml.load(file.read_text(), Loader=_Loader)
+        tree = _load_yaml(file.read_text())
     except FileNotFoundError as error:
         raise ConfigError(f"{file}: no such configuration file") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -119,9 +122,43 @@ def _read_yaml(file: Path) -> Mapping[str, object]:
     return tree
 
 
+def _load_yaml(text: str) -> object:
+    """Plain values alone: tags of Python's objects are refused, and so is what a few aliases blow up. YAMLError."""
+    if len(text) > _MOST_CHARACTERS:
+        raise yaml.YAMLError(f"{len(text)} characters are more than a configuration may have ({_MOST_CHARACTERS})")
+    try:
+        root = yaml.compose(text, Loader=_Loader)
+        if root is not None:
+            _count_nodes(root, {}, 1)
+    except RecursionError as error:
+        raise yaml.YAMLError("nested too deeply") from error
+    return cast(object, yaml.load(text, Loader=_Loader))
+
+
+def _count_nodes(node: yaml.Node, counted: dict[int, tuple[int, int]], level: int) -> tuple[int, int]:
+    """The nodes and levels below and with this one, an alias counting like what it stands for.
+
+    Raises YAMLError for too many.
+    """
+    if id(node) not in counted and level <= _MOST_LEVELS:  # an alias of what it stands in never ends
+        below: list[yaml.Node] = []
+        if isinstance(node, yaml.SequenceNode):
+            below = node.value
+        elif isinstance(node, yaml.MappingNode):
+            below = [part for pair in node.value for part in pair]
+        parts = [_count_nodes(part, counted, level + 1) for part in below]
+        counted[id(node)] = 1 + sum(n for n, _ in parts), 1 + max((levels for _, levels in parts), default=0)
+    nodes, levels = counted.get(id(node), (1, 1))
+    if level + levels - 1 > _MOST_LEVELS:
+        raise yaml.YAMLError(f"nested more than {_MOST_LEVELS} levels deep")
+    if nodes > _MOST_NODES:
+        raise yaml.YAMLError(f"more than {_MOST_NODES} values, its aliases written out")
+    return nodes, levels
+
+
 def _parse_value(text: str, key: str) -> object:
     try:
-        return cast(object, yaml.load(text, Loader=_Loader))
+        return _load_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{key}={text}: the value is not valid YAML: {error}") from error
 

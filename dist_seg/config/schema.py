@@ -34,6 +34,13 @@ class DataConfig:
     """Samples that are shuffled among each other; smaller data sets are shuffled as a whole."""
     max_bad_samples: int = 100
     """More undecodable training samples than this stop the run."""
+    max_bad_shards: int = 0
+    """More damaged, changed or missing training shards than this stop the run; the samples of those within the bound
+    are replaced."""
+    max_pixels: int = 178_956_970
+    """A sample whose image has more pixels is a bad one, and is not decoded: a few bytes can claim any size."""
+    retry_s: float = 180.0
+    """For this many seconds a storage that cannot be reached is tried again before the run ends."""
     input_scale: float | None = None
     """Factor on every image's size before anything else, in training, evaluation and prediction alike."""
     input_side: int | None = None

@@ -83,7 +83,7 @@ def parse_annotations(data: bytes) -> ImageAnnotations:
             width=_int(document["width"]),
             objects=tuple(_object(entry) for entry in cast(Sequence[Mapping[str, object]], document["annotations"])),
         )
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise UndecodableError(
             f"json: not annotations as dist-seg packs them ({type(error).__name__}: {error})"
         ) from error

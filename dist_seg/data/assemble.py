@@ -12,9 +12,9 @@ from torch.nn.functional import pad
 from dist_seg.config.schema import AugmentConfig, DataConfig
 from dist_seg.data.annotations import ImageAnnotations
 from dist_seg.data.augment import SampleTransform, digest
-from dist_seg.data.batch import BadSample, Batch
+from dist_seg.data.batch import BadSample, BadShard, Batch
 from dist_seg.data.decode import decode_image, decode_target, why_undecodable
-from dist_seg.data.fetch import DrawnSample, Fetched, Fetcher, Unit, bad_samples, drawn_samples
+from dist_seg.data.fetch import DrawnSample, Fetched, Fetcher, Unit, bad_samples, bad_shards, drawn_samples
 from dist_seg.data.manifest import Manifest
 from dist_seg.data.normalize import Normalization, normalization, normalize
 from dist_seg.data.objects import ImageObjects, derive_objects
@@ -118,6 +118,8 @@ class Placed:
     keys: tuple[str, ...]
     transforms: tuple[SampleTransform, ...]
     bad: tuple[BadSample, ...]
+    bad_shards: tuple[BadShard, ...] = ()
+    replaced: int = 0
     annotations: tuple[ImageAnnotations, ...] = ()
     """Of instances."""
 
@@ -142,6 +144,8 @@ def group_by_size(images: Sequence[Tensor], masks: Sequence[Tensor], fetched: Se
             keys=tuple(samples[i].encoded.key for i in members),
             transforms=tuple(samples[i].transform for i in members),
             bad=() if number else bad,
+            bad_shards=() if number else bad_shards(fetched),
+            replaced=0 if number else sum(f.replaced for f in fetched),
             annotations=tuple(a for i in members if (a := samples[i].encoded.annotations) is not None),
         )
         for number, members in enumerate(groups.values())
@@ -173,6 +177,8 @@ def finish(placed: Placed, recipe: Recipe, device: torch.device) -> Batch:
         targets=targets,
         keys=placed.keys,
         bad=placed.bad,
+        bad_shards=placed.bad_shards,
+        replaced=placed.replaced,
         objects=objects,
         annotations=() if recipe.training else placed.annotations,
         digest=digest(placed.keys, placed.transforms),

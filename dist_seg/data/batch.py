@@ -34,6 +34,14 @@ class BadSample:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BadShard:
+    """A shard that could not be used, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """One micro-batch, on the device.
 
@@ -47,6 +55,10 @@ class Batch:
     keys: tuple[str, ...]
     bad: tuple[BadSample, ...] = ()
     """Samples that were planned for this batch and replaced (training) or left out (evaluation)."""
+    bad_shards: tuple[BadShard, ...] = ()
+    """Shards that were met while this batch was read, and not known to be bad before; in training."""
+    replaced: int = 0
+    """Samples that came in the place of ones from bad shards; in training."""
     objects: tuple[ImageObjects, ...] = ()
     """Of instances in training: what each image's layers hold."""
     annotations: tuple[ImageAnnotations, ...] = ()

@@ -8,7 +8,13 @@ import struct
 import zlib
 from dataclasses import dataclass
 
+from dist_seg.config.schema import DataConfig
+
+MAX_PIXELS = DataConfig.max_pixels
+"""Largest image that is decoded unless the user allows more: where Pillow, too, refuses."""
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_MOST_EXPANDED = 1 << 20
+"""Bytes that a chunk beside the pixels may expand to: where Pillow, too, refuses, which other decoders may not."""
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
@@ -74,11 +80,32 @@ def _read_png(data: bytes) -> Header:
         if name == b"IHDR" and length == 13:
             width, height, bits, color = struct.unpack_from(">IIBB", data, position + 8)
             header = Header(kind="PNG", height=height, width=width, bits=bits, is_plain_grey=color == 0)
+        if name in (b"zTXt", b"iTXt", b"iCCP"):
+            _check_expansion(name, data[position + 8 : end])
         ended = name == b"IEND"
         position = end + 4
     if header is None or not ended:
         raise UndecodableError(f"PNG that is cut off after {len(data)} bytes")
     return header
+
+
+def _check_expansion(name: bytes, chunk: bytes) -> None:
+    """Refuses a chunk of some kilobytes that stands for gigabytes of text or colour profile."""
+    _, _, packed = chunk.partition(b"\0")  # past the keyword
+    if name == b"iTXt":
+        if packed[:1] != b"\1":  # not compressed
+            return
+        _, _, packed = packed[2:].partition(b"\0")  # past the language
+        _, _, packed = packed.partition(b"\0")  # past the translated keyword
+    else:
+        packed = packed[1:]  # past the method
+    expanding = zlib.decompressobj()
+    try:
+        expanding.decompress(packed, _MOST_EXPANDED)
+    except zlib.error:
+        return  # what is damaged beside the pixels does no harm
+    if expanding.unconsumed_tail:
+        raise UndecodableError(f"PNG whose {name.decode()} chunk expands to more than {_MOST_EXPANDED} bytes")
 
 
 def _read_jpeg(data: bytes) -> Header:

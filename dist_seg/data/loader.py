@@ -3,7 +3,7 @@
 import importlib
 import importlib.util
 import logging
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Literal
 
 import PIL
@@ -57,17 +57,20 @@ def train_batches(
     units: Iterable[tuple[int, int]],
     device: torch.device,
     num_threads: int,
+    bad_shards: Mapping[str, str] | None = None,
 ) -> Generator[Batch, None, None]:
     """The micro-batches of the units, (step, lane) each, in order; `close()` ends what runs in the background.
 
     num_threads: DALI's threads or torch's worker processes; 0 workers decode here. Bad samples are replaced and named.
-    Raises DataError where data cannot be read or nothing but bad samples is left.
+    bad_shards: of shards that are not to be read, the reasons by name; their samples are replaced. Others that turn out
+    to be bad are so, too, and named, where `data.max_bad_shards` allows any. Raises DataError where data cannot be read
+    or nothing but bad samples is left.
     """
     crop = (cfg.augment.crop_height, cfg.augment.crop_width)
     if crop[0] is None or crop[1] is None:
         raise ConfigError("augment.crop_height and augment.crop_width must be set to train")
     fetcher = TrainFetcher(
-        ShardReader(storage, manifest, cfg.data.train_split),
+        ShardReader(storage, manifest, cfg.data.train_split, max_pixels=cfg.data.max_pixels, bad_shards=bad_shards),
         plan,
         cfg.augment,
         data=cfg.data,
@@ -88,16 +91,18 @@ def eval_batches(
     indices: Sequence[int],
     device: torch.device,
     num_threads: int,
+    bad_shards: Mapping[str, str] | None = None,
 ) -> Generator[list[Batch], None, None]:
     """The batches of a split by their numbers in the plan: whole pictures, targets at their own size.
 
     One list a number, of a batch for every size of picture in it; bad samples are left out and named in the first. A
-    number with nothing but bad samples gives one batch without samples.
+    number with nothing but bad samples gives one batch without samples. The samples of bad shards, those known before
+    (`bad_shards`) and others, are an error unless `eval.allow_bad_samples`, and then left out like bad ones.
     """
     if not indices:
         return
-    reader = ShardReader(storage, manifest, split)
-    fetcher = EvalFetcher(reader, plan, data=cfg.data)
+    reader = ShardReader(storage, manifest, split, max_pixels=cfg.data.max_pixels, bad_shards=bad_shards)
+    fetcher = EvalFetcher(reader, plan, data=cfg.data, allow_bad_shards=cfg.eval.allow_bad_samples)
     recipe = eval_recipe(cfg.data, manifest)
     yield from _batches(cfg, fetcher, indices, recipe, len(plan.batch(0)), device, num_threads)
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,6 +20,13 @@ SIDE_PERCENTILES = (10, 30, 50, 70, 90)
 TASKS = ("semantic", "instance")
 MAX_CLASSES = 255
 """Class ids are 8 bits, and 255 is the ignore index."""
+
+_MOST_SHARD_BYTES = 2**50
+_LEAST_SAMPLE_BYTES = 1024
+"""A sample has two members at least, each with a header of 512 bytes in the tar."""
+_MOST_COUNTED = 2**62
+"""Of pixels or objects: sums stay within 64 bits."""
+_SPLIT_NAME = re.compile(r"\w[\w-]*", re.ASCII)
 
 Rgb = tuple[int, int, int]
 T = TypeVar("T")
@@ -146,7 +155,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     """The manifest in `data`; `where` names it in errors."""
     try:
         document = json.loads(data)
-    except ValueError as error:  # of JSON or of UTF-8
+    except (ValueError, RecursionError) as error:  # of JSON or of UTF-8
         raise DataError(f"{where}: not JSON ({error}); pack the data set again") from error
     fields = _Fields(where, "", document)
     version = fields.get("format_version", int)
@@ -165,6 +174,9 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     if not len(names) <= ignore_index <= 255:
         raise DataError(f"{where}: ignore_index is {ignore_index}, must lie between the last class and 255")
     below = fields.below("splits")
+    for name in below.names():
+        if not _SPLIT_NAME.fullmatch(name):  # results are written to files of its name
+            raise DataError(f"{where}: splits has the name {name!r}; it must be of letters, digits, _ and -")
     splits = {name: _parse_split(below.below(name), task, len(names)) for name in below.names()}
     category_ids = tuple(fields.items("category_ids", int)) if task == "instance" else None
     if category_ids is not None and len(category_ids) != len(names):
@@ -203,9 +215,18 @@ class _Fields:
 
     def count(self, key: str) -> int:
         value = self.get(key, int)
-        if value < 0:
-            raise DataError(f"{self.where}: {self._name(key)} is {value}, must not be negative")
+        if not 0 <= value <= _MOST_COUNTED:
+            raise DataError(f"{self.where}: {self._name(key)} is {value}, must lie between 0 and {_MOST_COUNTED}")
         return value
+
+    def counts(self, key: str, number: int) -> tuple[int, ...]:
+        values = tuple(self.items(key, int))
+        if len(values) != number or any(not 0 <= value <= _MOST_COUNTED for value in values):
+            raise DataError(
+                f"{self.where}: {self._name(key)} must be {number} counts between 0 and {_MOST_COUNTED}, got "
+                f"{len(values)} numbers"
+            )
+        return values
 
     def items(self, key: str, kind: type[T]) -> list[T]:
         values = self.get(key, list)
@@ -230,9 +251,7 @@ class _Fields:
 
 
 def _parse_split(fields: _Fields, task: str, num_classes: int) -> Split:
-    pixels = tuple(fields.items("class_pixels", int))
-    if len(pixels) != num_classes or min(pixels, default=0) < 0:
-        raise DataError(f"{fields.where}: {fields.path}.class_pixels must be {num_classes} counts, got {len(pixels)}")
+    pixels = fields.counts("class_pixels", num_classes)
     shards = fields.items("shards", dict)
     return Split(
         shards=tuple(
@@ -246,14 +265,14 @@ def _parse_split(fields: _Fields, task: str, num_classes: int) -> Split:
 
 
 def _parse_objects(fields: _Fields, num_classes: int) -> ObjectCounts:
-    class_objects = tuple(fields.items("class_objects", int))
-    if len(class_objects) != num_classes or min(class_objects, default=0) < 0:
-        raise DataError(f"{fields.where}: {fields.path}.class_objects must be {num_classes} counts")
+    sides = tuple(fields.items("sides", float))
+    if not all(0 <= side < math.inf for side in sides):
+        raise DataError(f"{fields.where}: {fields.path}.sides must be lengths in pixels, got {list(sides)}")
     return ObjectCounts(
-        class_objects=class_objects,
+        class_objects=fields.counts("class_objects", num_classes),
         crowd_objects=fields.count("crowd_objects"),
         max_objects=fields.count("max_objects"),
-        sides=tuple(fields.items("sides", float)),
+        sides=sides,
         overfull_objects=fields.count("overfull_objects"),
         hidden_pixels=fields.count("hidden_pixels"),
         skipped_annotations=fields.count("skipped_annotations"),
@@ -263,11 +282,17 @@ def _parse_objects(fields: _Fields, num_classes: int) -> ObjectCounts:
 def _parse_shard(fields: _Fields) -> ShardInfo:
     name = fields.get("name", str)
     check_name(name, f"{fields.where}: {fields.path}.name")
+    num_bytes, samples = fields.count("bytes"), fields.count("samples")
+    if num_bytes > _MOST_SHARD_BYTES or samples * _LEAST_SAMPLE_BYTES > num_bytes:
+        raise DataError(
+            f"{fields.where}: {fields.path} says that {name} holds {samples} samples in {num_bytes} bytes, which "
+            "cannot be; pack the data set again"
+        )
     return ShardInfo(
         name=name,
-        bytes=fields.count("bytes"),
+        bytes=num_bytes,
         sha256=fields.get("sha256", str),
-        samples=fields.count("samples"),
+        samples=samples,
         index_sha256=fields.get("index_sha256", str),
         sidecar_sha256=fields.get("sidecar_sha256", str),
     )
@@ -276,7 +301,8 @@ def _parse_shard(fields: _Fields) -> ShardInfo:
 def check_name(name: str, where: str) -> None:
     """Refuse a shard's name that is not a plain relative path: absolute, upwards, empty parts, a drive or a scheme."""
     parts = name.split("/")
-    if not name.endswith(".tar") or any(part in ("", ".", "..") for part in parts) or set(name) & set("\\:\0"):
+    is_plain = name.isprintable() and not set(name) & set("\\:")
+    if not name.endswith(".tar") or any(part in ("", ".", "..") for part in parts) or not is_plain:
         raise DataError(f"{where} is {name!r}; a shard must be a .tar inside the data set's folder")
 
 

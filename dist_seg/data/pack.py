@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dist_seg.data.formats import AnySource, check_source, is_instances
-from dist_seg.data.formats.images import MAX_PIXELS
+from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.data.manifest import Manifest, Split
 from dist_seg.data.object_counts import object_counts
 from dist_seg.data.pack_pool import pack_shards

@@ -6,6 +6,7 @@ Nothing here knows the number of processes, and any step is found without the st
 """
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 
 from dist_seg.errors import ConfigError
 from dist_seg.runtime.streams import generator, keyed_permutation
+
+_MOST_AT_ONCE = 1 << 16
+"""Candidates that are drawn together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,23 +93,50 @@ class TrainPlan:
         First the other samples of the same lane's span, each once, then those of the whole epoch; beyond that they come
         again. Only a split of one sample gives that sample itself.
         """
-        epoch = self.epoch_of(step)
-        candidate = self._locate(epoch, np.array([self._replacing_slot(epoch, slot, attempt)]))[0]
-        return PlannedSample(shard=candidate.shard, index=candidate.index, slot=slot)
+        return self._replacements(step, slot, range(attempt, attempt + 1))[0]
 
-    def _replacing_slot(self, epoch: int, slot: int, attempt: int) -> int:
+    def next_outside(
+        self, step: int, planned: PlannedSample, attempt: int, bad_shards: AbstractSet[int]
+    ) -> tuple[int, PlannedSample] | None:
+        """The first candidate, and its number, from `attempt` on that lies in none of some shards; None if all do.
+
+        Number 0 is the planned sample itself. Passing bad shards over so gives the samples that rejecting theirs one by
+        one would.
+        """
+        if attempt == 0:
+            if planned.shard not in bad_shards:
+                return 0, planned
+            attempt = 1
+        first, end, count = attempt, attempt + max(1, self.num_samples - 1), 1
+        while first < end:
+            attempts = range(first, min(first + count, end))
+            for number, candidate in zip(attempts, self._replacements(step, planned.slot, attempts), strict=True):
+                if candidate.shard not in bad_shards:
+                    return number, candidate
+            first, count = attempts.stop, min(4 * count, _MOST_AT_ONCE)  # a lane's whole span may lie in a bad shard
+        return None
+
+    def _replacements(self, step: int, slot: int, attempts: range) -> list[PlannedSample]:
+        epoch = self.epoch_of(step)
+        candidates = self._locate(epoch, self._replacing_slots(epoch, slot, np.asarray(attempts, dtype=np.int64)))
+        return [PlannedSample(shard=found.shard, index=found.index, slot=slot) for found in candidates]
+
+    def _replacing_slots(self, epoch: int, slot: int, attempts: NDArray[np.int64]) -> NDArray[np.int64]:
         span = self.steps_per_epoch * self.micro_batch
         first = slot // span * span
         others, elsewhere = span - 1, self.num_samples - span
         if others + elsewhere == 0:
-            return slot
-        number = (attempt - 1) % (others + elsewhere)
+            return np.full_like(attempts, slot)
+        numbers = (attempts - 1) % (others + elsewhere)
+        near, slots = numbers < others, np.empty_like(numbers)
         key = ("replacement", self._seed, epoch, slot)
-        if number < others:
-            drawn = first + int(keyed_permutation(np.array([number]), others, *key)[0])
-            return drawn + (drawn >= slot)  # past the slot itself
-        drawn = int(keyed_permutation(np.array([number - others]), elsewhere, *key, "elsewhere")[0])
-        return drawn + (span if drawn >= first else 0)  # past the span
+        if near.any():
+            drawn = first + keyed_permutation(numbers[near], others, *key)
+            slots[near] = drawn + (drawn >= slot)  # past the slot itself
+        if not near.all():
+            drawn = keyed_permutation(numbers[~near] - others, elsewhere, *key, "elsewhere")
+            slots[~near] = drawn + np.where(drawn >= first, span, 0)  # past the span
+        return slots
 
     def _epoch(self, epoch: int) -> _Epoch:
         layout = self._epochs.get(epoch)

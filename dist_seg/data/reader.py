@@ -2,20 +2,24 @@
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from dist_seg.data.annotations import MAX_LAYERS, check_annotations, parse_annotations
+from dist_seg.data.bad_shards import BadShardError, read_index, why_other_length
 from dist_seg.data.batch import BadSample, EncodedSample
-from dist_seg.data.headers import UndecodableError, check_pair
+from dist_seg.data.headers import MAX_PIXELS, UndecodableError, check_pair
 from dist_seg.data.manifest import Manifest
 from dist_seg.data.sidecar import Member, Sidecar, crc32c
 from dist_seg.errors import DataError
-from dist_seg.runtime.storage import Storage
+from dist_seg.runtime.storage import Storage, StorageError
 
 _MAX_SIDECAR_BYTES = 64 << 20
 """Of the indexes that are kept: of about half a million samples, in however small shards."""
 _LARGEST_GAP = 64 << 10
 """Bytes between two members that are rather read along than skipped by a second request."""
+_LOOKED_AT = 9
+"""Samples of a shard, evenly spread, that tell whether the shard was changed or only one of its samples."""
 
 
 class BadSampleError(DataError):
@@ -42,29 +46,53 @@ class ShardReader:
     """Random access to the samples of one split.
 
     May be pickled and used from several threads. Holds the indexes of the shards that were read last, no pixels.
+
+    max_pixels: a larger image makes a bad sample. bad_shards: of shards that are not to be read, the reasons by name;
+    names of other splits' shards may be among them.
     """
 
-    def __init__(self, storage: Storage, manifest: Manifest, split: str) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        manifest: Manifest,
+        split: str,
+        *,
+        max_pixels: int = MAX_PIXELS,
+        bad_shards: Mapping[str, str] | None = None,
+    ) -> None:
         self._storage = storage
         self._shards = manifest.split(split).shards
+        self._max_pixels = max_pixels
+        self._bad_shards = dict(bad_shards or {})
         self._reset()
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
+        self._changes: dict[int, str | None] = {}
+        self._unreadable: set[int] = set()
         self._sidecars: OrderedDict[int, Sidecar] = OrderedDict()
         self._sidecar_bytes = 0
 
     def __getstate__(self) -> tuple[object, ...]:
-        return self._storage, self._shards
+        return self._storage, self._shards, self._max_pixels, self._bad_shards
 
     def __setstate__(self, state: tuple[object, ...]) -> None:
-        self._storage, self._shards = state  # type: ignore[assignment]  # what __getstate__ gave
+        self._storage, self._shards, self._max_pixels, self._bad_shards = state  # type: ignore[assignment]  # as given
         self._reset()
 
     @property
     def shard_samples(self) -> tuple[int, ...]:
         """The number of samples of every shard."""
         return tuple(shard.samples for shard in self._shards)
+
+    @property
+    def bad_shards(self) -> frozenset[int]:
+        """Those that are not to be read."""
+        return frozenset(i for i, shard in enumerate(self._shards) if shard.name in self._bad_shards)
+
+    @property
+    def url(self) -> str:
+        return self._storage.url
 
     def shard_name(self, shard: int) -> str:
         return self._shards[shard].name
@@ -74,14 +102,34 @@ class ShardReader:
         sidecar = self._sidecar(shard)
         return SampleInfo(key=sidecar.key(index), height=sidecar.height(index), width=sidecar.width(index))
 
+    def key_or_place(self, shard: int, index: int) -> str:
+        """A sample's key, or where its shard's index cannot be read words for its place."""
+        name = self.shard_name(shard)
+        try:
+            return f"sample {index} of {name}" if shard in self._unreadable else self.info(shard, index).key
+        except BadShardError:
+            self._unreadable.add(shard)  # or it would be read again for each of its samples
+            return f"sample {index} of {name}"
+
     def read(self, shard: int, index: int) -> EncodedSample:
-        """A sample, checked. Raises BadSampleError for one that cannot be used and StorageError where reading fails."""
+        """A sample, checked.
+
+        Raises BadSampleError for one that cannot be used, BadShardError where its shard cannot, and StorageError where
+        reading fails.
+        """
+        name = self.shard_name(shard)
+        if name in self._bad_shards:
+            raise BadShardError(name, self._bad_shards[name])
         sidecar = self._sidecar(shard)
         info = self.info(shard, index)
-        members = [sidecar.member(index, role) for role in sidecar.roles]
         annotations = None
         try:
-            image, target, *others = self._read_checked(shard, members)
+            if info.height * info.width > self._max_pixels:
+                raise UndecodableError(
+                    f"image: {info.width}x{info.height} pixels, more than the allowed {self._max_pixels}; raise "
+                    "data.max_pixels if it is to be trusted"
+                )
+            image, target, *others = self._read_checked(shard, _members(sidecar, index))
             check_pair(image, target, info.height, info.width, max_layers=MAX_LAYERS if others else 0)
             if others:
                 annotations = parse_annotations(others[0])
@@ -99,14 +147,36 @@ class ShardReader:
             damaged = [m for m, data in zip(members, contents, strict=True) if crc32c(data) != m.crc32c]
             if not damaged:
                 return contents
+        change = self._why_changed(shard)
+        if change is not None:
+            raise BadShardError(self.shard_name(shard), change)
         raise UndecodableError(f"{damaged[0].suffix}: its checksum is wrong, read twice")
+
+    def _why_changed(self, shard: int) -> str | None:
+        """Asked once a sample is damaged: what became of its whole shard; None for one that is otherwise as packed.
+
+        A function of the shard alone, whichever sample was met first, so that every rank finds the same.
+        """
+        if shard not in self._changes:
+            info = self._shards[shard]
+            change = why_other_length(self._storage, info)
+            if change is None:
+                # Read anew: one that was packed again has another index, too.
+                change = _damage(read_index(self._storage, info), lambda members: self._read_members(shard, members))
+            self._changes[shard] = change
+        return self._changes[shard]
 
     def _read_members(self, shard: int, members: list[Member]) -> list[bytes]:
         name = self.shard_name(shard)
         begin, end = min(m.offset for m in members), max(m.offset + m.length for m in members)
-        if end - begin - sum(m.length for m in members) > _LARGEST_GAP:
-            return [self._storage.read_range(name, m.offset, m.length) for m in members]
-        span = self._storage.read_range(name, begin, end - begin)
+        try:
+            if end - begin - sum(m.length for m in members) > _LARGEST_GAP:
+                return [self._storage.read_range(name, m.offset, m.length) for m in members]
+            span = self._storage.read_range(name, begin, end - begin)
+        except StorageError:
+            raise
+        except DataError as error:  # missing, or ends before: its members lie within the length that was packed
+            raise BadShardError(name, str(error).removeprefix(f"{self._storage.url}/{name}: ")) from error
         return [span[m.offset - begin : m.offset - begin + m.length] for m in members]
 
     def _sidecar(self, shard: int) -> Sidecar:
@@ -114,13 +184,7 @@ class ShardReader:
             if shard in self._sidecars:
                 self._sidecars.move_to_end(shard)
                 return self._sidecars[shard]
-        info = self._shards[shard]
-        where = f"{self._storage.url}/{info.sidecar_name}"
-        sidecar = Sidecar.parse(self._storage.read(info.sidecar_name), where)
-        if sidecar.num_samples != info.samples:
-            raise DataError(
-                f"{where}: {sidecar.num_samples} samples, the manifest says {info.samples}; pack or copy the data again"
-            )
+        sidecar = read_index(self._storage, self._shards[shard])
         with self._lock:
             if shard not in self._sidecars:  # another thread may have been faster
                 self._sidecars[shard] = sidecar
@@ -129,3 +193,20 @@ class ShardReader:
                 _, dropped = self._sidecars.popitem(last=False)
                 self._sidecar_bytes -= dropped.num_bytes
         return sidecar
+
+
+def _members(sidecar: Sidecar, index: int) -> list[Member]:
+    return [sidecar.member(index, role) for role in sidecar.roles]
+
+
+def _damage(sidecar: Sidecar, read: Callable[[list[Member]], list[bytes]]) -> str | None:
+    """Whether samples spread over a shard are damaged, or only here and there one."""
+    count = min(_LOOKED_AT, sidecar.num_samples)
+    chosen = [_members(sidecar, i * sidecar.num_samples // count) for i in range(count)]
+    damaged = sum(
+        any(crc32c(data) != member.crc32c for member, data in zip(members, read(members), strict=True))
+        for members in chosen
+    )
+    if damaged < max(2, count / 2):
+        return None
+    return f"was changed since it was packed: of {count} samples looked at {damaged} have wrong checksums"

@@ -6,6 +6,7 @@ About 50 bytes a sample and its key, in the file as in memory.
 """
 
 import json
+import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ VERSION = 1
 SEMANTIC_ROLES = ("image", "target")
 INSTANCE_ROLES = ("image", "target", "annotations")
 _MAGIC = b"DSEGIDX\n"
+_SUFFIXES = frozenset({"jpg", "png", "seg.png", "inst.png", "json"})
+# Keys become names of files: nothing in them may lead out of a folder, end a name or cut a suffix off.
+_NOT_IN_KEYS = re.compile(rb"[\x00-\x1f\x7f/\\.]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,14 +89,49 @@ class Sidecar:
             raise DataError(f"{where}: damaged (its checksum is wrong); copy or pack it again")
         (header_length,) = struct.unpack_from("<I", data, len(_MAGIC))
         start = len(_MAGIC) + 4 + header_length
-        header = json.loads(data[len(_MAGIC) + 4 : start])
-        if header["version"] != VERSION:
-            raise DataError(f"{where}: format version {header['version']}, this version of dist-seg reads {VERSION}")
-        roles = tuple(header["roles"])
-        records = np.frombuffer(data, _record_dtype(len(roles)), header["samples"], start)
-        keys = data[start + records.nbytes : -4]
-        assert len(keys) == header["key_bytes"]
-        return cls(roles=roles, suffixes=tuple(header["suffixes"]), records=records, keys=keys)
+        try:
+            header = json.loads(data[len(_MAGIC) + 4 : start])
+            version, samples, key_bytes = header["version"], int(header["samples"]), int(header["key_bytes"])
+            roles, suffixes = tuple(header["roles"]), tuple(header["suffixes"])
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            raise DataError(f"{where}: not an index of dist-seg ({type(error).__name__}: {error})") from error
+        if version != VERSION:
+            raise DataError(f"{where}: format version {version}, this version of dist-seg reads {VERSION}")
+        if roles not in (SEMANTIC_ROLES, INSTANCE_ROLES) or not _SUFFIXES.issuperset(suffixes):
+            raise DataError(f"{where}: lists members {roles} with suffixes {suffixes}; pack the data set again")
+        size = samples * _record_dtype(len(roles)).itemsize
+        if samples < 0 or start + size + key_bytes + 4 != len(data):
+            raise DataError(f"{where}: says that it lists {samples} samples, which is not its length; pack again")
+        records = np.frombuffer(data, _record_dtype(len(roles)), samples, start)
+        return cls(roles=roles, suffixes=suffixes, records=records, keys=data[start + size : -4])
+
+    def check(self, samples: int, shard_bytes: int, where: str) -> None:
+        """Raises DataError for what cannot be the index of a shard of so many samples and bytes, or is made to harm."""
+        if self.num_samples != samples:
+            raise DataError(f"{where}: lists {self.num_samples} samples, the manifest says {samples}")
+        members = self._records["members"]
+        ends = members["offset"].astype(np.float64) + members["length"]  # uint64 could wrap around
+        if samples and (float(ends.max()) > shard_bytes or int(members["suffix"].max()) >= len(self._suffixes)):
+            raise DataError(f"{where}: lists members outside the shard's {shard_bytes} bytes")
+        lengths = self._records["key_length"].astype(np.int64)
+        begins = np.cumsum(lengths) - lengths
+        letters = np.frombuffer(self._keys, np.uint8)
+        if (
+            int(lengths.sum()) != len(letters)
+            or not np.array_equal(begins, self._records["key_offset"])
+            or (samples and (int(lengths.min()) == 0 or bool(np.any((letters[begins] & 0xC0) == 0x80))))
+        ):
+            raise DataError(f"{where}: its keys do not lie one after another")
+        try:
+            self._keys.decode()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{where}: its keys are not UTF-8") from error
+        if found := _NOT_IN_KEYS.search(self._keys):
+            index = int(np.searchsorted(begins, found.start(), side="right")) - 1
+            raise DataError(
+                f"{where}: key {self.key(index)!r} has a character that keys must not have: slashes, backslashes, dots "
+                "and control characters"
+            )
 
     def to_bytes(self) -> bytes:
         header = json.dumps(

@@ -71,10 +71,10 @@ class SegmentationDataset(Dataset[Sample]):
         self.class_names = manifest.class_names
         self.palette = manifest.palette
         self.ignore_index = manifest.ignore_index
-        self._reader = ShardReader(storage, manifest, split)
+        data = data or DataConfig()
+        self._reader = ShardReader(storage, manifest, split, max_pixels=data.max_pixels)
         self._ends = torch.tensor(self._reader.shard_samples, dtype=torch.int64).cumsum(0)
         self._augment, self._seed, self._epoch = augment, seed, epoch
-        data = data or DataConfig()
         self._data, self._crop = data, None
         self._recipe = eval_recipe(data, manifest)
         if augment is not None:

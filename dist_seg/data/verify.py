@@ -12,12 +12,15 @@ from dist_seg.data.object_counts import ShardObjects, object_counts
 from dist_seg.data.pack_state import RECORD_NAME
 from dist_seg.data.shards import PARTIAL_MARK
 from dist_seg.data.sidecar import INSTANCE_ROLES, Sidecar, crc32c
+from dist_seg.data.tar_headers import PassingHeaders
 from dist_seg.data.verify_objects import PassingObjects, object_differences
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import Storage, StorageError, open_storage
 
 _CHUNK_BYTES = 4 * 2**20
 _MAX_NAMED_MEMBERS = 10
+_RETRY_S = 20.0
+"""Somebody waits for the answer."""
 _EXTRA = "is not in the manifest"
 _LEFT_OVER = "is left over from packing that was interrupted"
 
@@ -41,7 +44,7 @@ def verify(root: str | Path, *, workers: int = 2, progress: Callable[[int, int],
     `progress` is told bytes read and in all. Files that do not belong there are found where the storage can list
     (an HTTP server cannot). Raises `DataError` if there is no manifest, `StorageError` if the disk or network fails.
     """
-    storage = open_storage(root)
+    storage = open_storage(root, retry_s=_RETRY_S)
     data = storage.read(MANIFEST_NAME)
     try:
         manifest = parse_manifest(data, MANIFEST_NAME)
@@ -99,10 +102,12 @@ def _check_shard(storage: Storage, manifest: Manifest, shard: ShardInfo, counter
     data = _read_whole(storage, shard.sidecar_name, shard.sidecar_sha256, problems)
     sidecar: Sidecar | None = None
     if data is not None:
-        sidecar = Sidecar.parse(data, shard.sidecar_name)
-        if sidecar.num_samples != shard.samples:
-            reason = f"lists {sidecar.num_samples} samples, the manifest {shard.samples}"
-            problems.append(Problem(name=shard.sidecar_name, reason=reason))
+        try:
+            sidecar = Sidecar.parse(data, shard.sidecar_name)
+            sidecar.check(shard.samples, shard.bytes, shard.sidecar_name)
+        except DataError as error:  # as its sha256 says, it was packed so
+            reason = str(error).removeprefix(f"{shard.sidecar_name}: ")
+            return _Checked(problems=(*problems, Problem(name=shard.sidecar_name, reason=reason)))
     if index is not None and (num_lines := index.count(b"\n") - 1) != shard.samples:
         reason = f"lists {num_lines} samples, the manifest {shard.samples}"
         problems.append(Problem(name=shard.index_name, reason=reason))
@@ -148,15 +153,18 @@ def _check_tar(
         return [Problem(name=shard.name, reason=f"is truncated: {size} of {shard.bytes} bytes{lost}")]
     if size > shard.bytes:
         return [Problem(name=shard.name, reason=f"has {size} bytes, {size - shard.bytes} more than were packed")]
-    digest = hashlib.sha256()
+    digest, headers = hashlib.sha256(), PassingHeaders(sidecar) if sidecar else None
     for offset in range(0, size, _CHUNK_BYTES):
         chunk = storage.read_range(shard.name, offset, min(_CHUNK_BYTES, size - offset))
         digest.update(chunk)
+        if headers:
+            headers.feed(offset, chunk)
         if passing:
             passing.feed(offset, chunk)
         counter.add(len(chunk))
     if digest.hexdigest() == shard.sha256:
-        return [Problem(name=shard.name, reason=reason) for reason in passing.problems] if passing else []
+        reasons = [*(headers.problems if headers else ()), *(passing.problems if passing else ())]
+        return [Problem(name=shard.name, reason=reason) for reason in reasons]
     if sidecar is None:
         return [Problem(name=shard.name, reason="differs from what was packed (sha256)")]
     return _damaged_members(storage, shard, sidecar)

@@ -172,6 +172,7 @@ def _resumed(
     return Progress(
         step=state.meta.step,
         bad_samples=dict(state.meta.bad_samples),
+        bad_shards=dict(state.meta.bad_shards),
         nonfinite_in_a_row=state.meta.nonfinite_in_a_row,
         origin=state.meta.origin,
     )

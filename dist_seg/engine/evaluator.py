@@ -1,6 +1,6 @@
 """Scoring a model on a whole split, each sample exactly once, at any number of ranks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -30,11 +30,13 @@ def evaluate(
     num_threads: int,
     on_images: Callable[[int], None] = lambda count: None,
     stop_requested: Callable[[], bool] = lambda: False,
+    bad_shards: Mapping[str, str] | None = None,
 ) -> EvalResult | None:
     """The result, the same on every rank, or None where a rank was asked to stop. A collective.
 
     Leaves the model in the mode (training or evaluation) that it came in. on_images: called with the number of images
-    of this rank that were scored since the last call.
+    of this rank that were scored since the last call. bad_shards: of shards that are not to be read, the reasons by
+    name; see `eval_batches`.
     """
     plan = EvalPlan([shard.samples for shard in manifest.split(split).shards], batch=config.eval.batch)
     precision = resolve_precision(config.train.precision, world.device)
@@ -43,7 +45,7 @@ def evaluate(
     training = [module for module in model.modules() if module.training]
     model.eval()
     indices = plan.of_rank(world.rank, world.size)
-    groups = eval_batches(config, manifest, storage, split, plan, indices, world.device, num_threads)
+    groups = eval_batches(config, manifest, storage, split, plan, indices, world.device, num_threads, bad_shards)
     failure: Exception | None = None
     try:
         for group in groups:

@@ -5,7 +5,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import cast
 
 import torch
@@ -15,6 +15,7 @@ from dist_seg.checkpoint.store import CheckpointStore, Retention
 from dist_seg.checkpoint.writer import CheckpointWriter
 from dist_seg.config.load import to_yaml
 from dist_seg.config.schema import Config, EngineConfig
+from dist_seg.data.bad_shards import check_bad_shards
 from dist_seg.data.batch import Batch
 from dist_seg.data.loader import loader_version, train_batches
 from dist_seg.data.manifest import Manifest
@@ -152,10 +153,12 @@ def run_training(
     emit: Callable[[Event], None],
     stop: StopSignal,
     process_started: float,
+    bad_shards: Mapping[str, str] | None = None,
 ) -> TrainingOutcome:
     """Trains on every rank until the end or a stop signal. A collective.
 
-    process_started: `time.time()` at which this process began, for the account of the start-up.
+    process_started: `time.time()` at which this process began, for the account of the start-up. bad_shards: what was
+    found to be bad before the start, in any split: the reasons by name, equal on every rank.
     """
     make_deterministic(config, world.device)
     plan = build_plan(config, manifest)
@@ -174,11 +177,17 @@ def run_training(
     if checkpoint is not None and not own:
         progress.origin = _origin(checkpoint)
     _check_same_start(progress, manifest)
+    shard_samples = {shard.name: shard.samples for shard in manifest.split(config.data.train_split).shards}
+    known_bad = {name: reason for name, reason in (bad_shards or {}).items() if name in shard_samples}
+    # In a checkpoint of other data the same names mean other shards.
+    of_other_data = checkpoint is not None and load_meta(checkpoint).manifest.get("hash") != manifest.hash
+    progress.bad_shards = {**known_bad, **({} if of_other_data else progress.bad_shards)}
+    check_bad_shards(progress.bad_shards, config.data.max_bad_shards, len(shard_samples), storage.url)
     scored_steps = cast(list[int], on_main(lambda: _claim(folder, config, progress.step)))
     writer = _build_writer(config, folder.checkpoints, emit, progress.step if own else None)
 
-    def batches_of(units: Iterable[tuple[int, int]]) -> Generator[Batch, None, None]:
-        return train_batches(config, manifest, storage, plan, units, world.device, num_threads)
+    def batches_of(units: Iterable[tuple[int, int]], bad: Mapping[str, str]) -> Generator[Batch, None, None]:
+        return train_batches(config, manifest, storage, plan, units, world.device, num_threads, bad)
 
     trainer = Trainer(
         config=config,
@@ -189,6 +198,7 @@ def run_training(
         ema=trainee.ema,
         plan=plan,
         batches_of=batches_of,
+        shard_samples=shard_samples,
         evaluate=lambda model: evaluate(
             model,
             task=trainee.task,
@@ -199,6 +209,7 @@ def run_training(
             world=world,
             num_threads=num_threads,
             stop_requested=lambda: stop.requested,
+            bad_shards=bad_shards,
         ),
         scored_steps=scored_steps,
         writer=writer if world.is_main else None,

@@ -28,6 +28,8 @@ _HARMLESS = (
     "data.num_threads",
     "data.prefetch",
     "data.max_bad_samples",
+    "data.max_bad_shards",
+    "data.retry_s",
     "train.eval_interval_steps",
     "train.num_threads",
     "train.timeout_s",

@@ -15,7 +15,8 @@ from dist_seg.checkpoint.state import CheckpointMeta, SnapshotBuffers, TrainingS
 from dist_seg.checkpoint.writer import CheckpointWriter
 from dist_seg.config.load import to_tree
 from dist_seg.config.schema import Config, OptimConfig, TrainConfig
-from dist_seg.data.batch import BadSample, Batch
+from dist_seg.data.bad_shards import check_bad_shards
+from dist_seg.data.batch import BadSample, BadShard, Batch
 from dist_seg.data.plan import TrainPlan, lanes_of_rank
 from dist_seg.engine.digest import agreed_digest, batch_digest, weights_digest
 from dist_seg.engine.ema import ExponentialMovingAverage
@@ -32,7 +33,15 @@ from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
 from dist_seg.runtime.streams import seed_of
 from dist_seg.runtime.world import World
 from dist_seg.tasks.task import EvalResult, ModelOutput, Task
-from dist_seg.telemetry.events import BadSampleFound, DigestTaken, EvalDone, Event, NonFiniteStep, StepDone
+from dist_seg.telemetry.events import (
+    BadSampleFound,
+    BadShardFound,
+    DigestTaken,
+    EvalDone,
+    Event,
+    NonFiniteStep,
+    StepDone,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +52,7 @@ class Progress:
 
     step: int = 0
     bad_samples: dict[str, str] = field(default_factory=dict)
+    bad_shards: dict[str, str] = field(default_factory=dict)
     nonfinite_in_a_row: int = 0
     origin: str = ""
     """See `CheckpointMeta.origin`."""
@@ -77,6 +87,8 @@ class _Lanes:
     digests: dict[int, int] = field(default_factory=dict)
     keys: list[str] = field(default_factory=list)
     bad: list[BadSample] = field(default_factory=list)
+    bad_shards: list[BadShard] = field(default_factory=list)
+    replaced: int = 0
     failure: Exception | None = None
 
     def add(self, lane: int, batch: Batch, losses: Mapping[str, torch.Tensor]) -> None:
@@ -86,6 +98,8 @@ class _Lanes:
         self.digests[lane] = batch.digest
         self.keys.extend(batch.keys)
         self.bad.extend(batch.bad)
+        self.bad_shards.extend(batch.bad_shards)
+        self.replaced += batch.replaced
 
 
 class Trainer:
@@ -104,7 +118,8 @@ class Trainer:
         statistics: RunningStatistics,
         ema: ExponentialMovingAverage | None,
         plan: TrainPlan,
-        batches_of: Callable[[Iterable[tuple[int, int]]], Generator[Batch, None, None]],
+        batches_of: Callable[[Iterable[tuple[int, int]], Mapping[str, str]], Generator[Batch, None, None]],
+        shard_samples: Mapping[str, int],
         evaluate: Callable[[nn.Module], EvalResult | None],
         scored_steps: Iterable[int],
         writer: CheckpointWriter | None,
@@ -117,6 +132,7 @@ class Trainer:
         self._statistics, self._ema, self._plan, self._batches_of = statistics, ema, plan, batches_of
         self._evaluate, self._scored_steps, self._writer = evaluate, set(scored_steps), writer
         self._manifest_meta, self._emit, self._stop, self.progress = manifest_meta, emit, stop, progress
+        self._shard_samples = shard_samples
         train: TrainConfig = config.train
         assert train.max_steps is not None
         self._max_steps = train.max_steps
@@ -139,14 +155,19 @@ class Trainer:
 
         A last step that could not be saved is no error yet: see `unsaved`, once its result is written.
         """
-        units = ((step, lane) for step in range(self.progress.step, self._max_steps) for lane in self._lanes)
-        batches = self._batches_of(units)
+        self._emit_bad_shards(self.progress.bad_shards)
+        batches = self._batches_from_here()
         try:
             if self.progress.step and self._is_eval_step() and not self._score():
                 return self._stopped()
             while self.progress.step < self._max_steps:
+                num_bad_shards = len(self.progress.bad_shards)
                 if not self._train_step(batches):
                     return self._stopped()
+                if len(self.progress.bad_shards) > num_bad_shards:
+                    # What was read ahead may hold samples of theirs: from this step on none does, on any rank.
+                    batches.close()
+                    batches = self._batches_from_here()
                 if self._is_checkpoint_step() or self._is_eval_step():
                     self._save()
                 self._with_writer(CheckpointWriter.poll)
@@ -156,6 +177,10 @@ class Trainer:
             batches.close()
         self._with_writer(CheckpointWriter.wait)
         return True
+
+    def _batches_from_here(self) -> Generator[Batch, None, None]:
+        units = ((step, lane) for step in range(self.progress.step, self._max_steps) for lane in self._lanes)
+        return self._batches_of(units, dict(self.progress.bad_shards))
 
     def _train_step(self, batches: Iterator[Batch]) -> bool:
         """One optimiser step; False if all ranks agreed to stop before it."""
@@ -187,7 +212,7 @@ class Trainer:
         # Brings the losses to the host, and so waits for all that was handed to the device, `updated` included.
         numbers = dict(zip(done.sums, means.tolist(), strict=True))
         times.optimizer = seconds_between(updating, updated)
-        self._report_step(numbers, grad_norm, skipped, done.keys, times, time.perf_counter() - begin)
+        self._report_step(numbers, grad_norm, skipped, done, times, time.perf_counter() - begin)
         self._check_finite(skipped, numbers["loss"], grad_norm)
         every = self._config.telemetry.digest_interval_steps
         if every and (self.progress.step % every == 0 or self.progress.step == self._max_steps):
@@ -248,12 +273,34 @@ class Trainer:
 
     def _agree_on_data(self, done: _Lanes) -> None:
         """What the lanes met: a failure ends all ranks before the step counts; bad samples are put on record."""
-        flags = torch.tensor([done.failure is not None, len(done.bad)], dtype=torch.int64)
-        failed, num_bad = sum_over_ranks(flags).tolist()
+        flags = torch.tensor([done.failure is not None, len(done.bad), len(done.bad_shards)], dtype=torch.int64)
+        failed, num_bad, num_bad_shards = sum_over_ranks(flags).tolist()
         if failed:
             raise_if_any(done.failure)
+        if num_bad_shards:
+            self._record_bad_shards(done.bad_shards)
         if num_bad:
             self._record_bad_samples(done.bad)
+
+    def _record_bad_shards(self, own: Sequence[BadShard]) -> None:
+        found = gather_json([[shard.name, shard.reason] for shard in own])
+        known = self.progress.bad_shards
+        new = {name: reason for part in cast(list[list[tuple[str, str]]], found) for name, reason in part}
+        new = {name: reason for name, reason in sorted(new.items()) if name not in known}
+        known.update(new)
+        data = self._config.data
+        check_bad_shards(known, data.max_bad_shards, len(self._shard_samples), str(data.shards))
+        self._emit_bad_shards(new)
+
+    def _emit_bad_shards(self, shards: Mapping[str, str]) -> None:
+        if not self._world.is_main:
+            return
+        for name, reason in shards.items():
+            samples = self._shard_samples[name]
+            _log.warning(
+                "after step %d: the %d samples of %s are replaced: %s", self.progress.step, samples, name, reason
+            )
+            self._emit(BadShardFound(step=self.progress.step, shard=name, reason=reason, samples=samples))
 
     def _record_bad_samples(self, own: Sequence[BadSample]) -> None:
         step = self.progress.step + 1
@@ -280,11 +327,11 @@ class Trainer:
         numbers: Mapping[str, float],
         grad_norm: float,
         skipped: bool,
-        keys: Sequence[str],
+        done: _Lanes,
         times: StepTimes,
         step_s: float,
     ) -> None:
-        step, optim = self.progress.step, self._config.optim
+        step, optim, keys = self.progress.step, self._config.optim, done.keys
         forward_s, backward_s = times.forward_of_lanes, times.backward_of_lanes
         if skipped:
             self._emit(NonFiniteStep(step=step, loss=numbers["loss"], grad_norm=grad_norm, keys=keys))
@@ -310,6 +357,7 @@ class Trainer:
                 forward_s=sum(forward_s),
                 backward_s=sum(backward_s),
                 optimizer_s=times.optimizer,
+                replaced=done.replaced,
             )
         )
         self._rank_clock.add(step, data_wait_s=times.data_wait, forward_s=forward_s, backward_s=backward_s)
@@ -412,6 +460,7 @@ class Trainer:
                 manifest=self._manifest_meta,
                 world_size=self._world.size,
                 bad_samples=dict(self.progress.bad_samples),
+                bad_shards=dict(self.progress.bad_shards),
                 nonfinite_in_a_row=self.progress.nonfinite_in_a_row,
                 loss_scale=self._strategy.loss_scale.value,
                 loss_scale_good_steps=self._strategy.loss_scale.good_steps,

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dist_seg.data.decode import decode_image
-from dist_seg.data.formats.images import MAX_PIXELS, check_image, read_file
+from dist_seg.data.formats.images import check_image, read_file
+from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.drawing import contact_sheet
 from dist_seg.errors import DataError, UserError
 from dist_seg.metrics.instances import ScoredImage, ScoredInstance

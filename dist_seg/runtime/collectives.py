@@ -59,7 +59,7 @@ def on_main(work: Callable[[], object]) -> object:
             outcome = {"result": json.loads(json.dumps(work()))}
         except Exception as error:  # Not swallowed: raised below, once the other ranks know.
             failure = error
-            outcome = {"error": _words(error), "is_users": isinstance(error, UserError)}
+            outcome = {"error": _words(error), "is_users": _is_users(error)}
     outcome = cast(dict[str, object], broadcast_json(outcome))
     if "error" in outcome:
         raise _shared(failure, str(outcome["error"]), is_users=bool(outcome["is_users"]))
@@ -80,12 +80,16 @@ def on_every_rank(work: Callable[[], Result]) -> Result:
 
 def raise_if_any(failure: Exception | None) -> None:
     """All ranks raise the failure of the first rank that gives one. A collective."""
-    own = None if failure is None else [_words(failure), isinstance(failure, UserError)]
+    own = None if failure is None else [_words(failure), _is_users(failure)]
     reports = cast(list[list[object] | None], gather_json(own))
     for number, report in enumerate(reports):
         if report is not None:
             where = f"rank {number}: " if world_size() > 1 else ""
             raise _shared(failure if number == rank() else None, f"{where}{report[0]}", is_users=bool(report[1]))
+
+
+def _is_users(error: Exception) -> bool:
+    return isinstance(error, UserError) and error.exit_code == UserError.exit_code
 
 
 def _words(error: Exception) -> str:

@@ -3,14 +3,17 @@
 Both implementations may be pickled, used from several threads and carried across a fork: what is open is opened again.
 """
 
-import datetime
 import errno
 import itertools
+import logging
 import os
+import random
+import re
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 _S3_HINT = (
     "write s3://BUCKET/FOLDER, with AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY set "
@@ -44,14 +49,16 @@ _HINTS = {
 _MAX_OPEN_FILES = 64
 _BODY_ERROR = "response body"
 """What obstore says of an answer that broke off in its body; it has no class of its own for that."""
-# Of every request to an object store: that many times, with back-off, for as long; then the error names the object.
-_MAX_RETRIES = 10
-_RETRY_TIMEOUT_S = 180.0
 # Of an upload: large objects go in pieces of this size, each with its own retries, and so many at once.
 _UPLOAD_PIECE_BYTES = 16 * 2**20
 _UPLOADS_AT_ONCE = 4
 _NOT_WRITTEN = "cannot be written"
-_RETRY_DELAYS_S = (0.1, 0.4, 1.6, 6.4)
+RETRY_S = 180.0
+"""A storage that fails in a way that may pass is tried again for so long, unless the caller says otherwise."""
+_FIRST_DELAY_S, _LONGEST_DELAY_S = 0.1, 10.0
+_REFUSED = re.compile(r"status code: 4(?!08|29)")
+_ENDLESS = 1_000_000
+"""Retries, where the time is what bounds them."""
 # Faults of a disk or a network file system that may pass. The rest (no permission, a folder) will not.
 _PASSING_ERRORS = frozenset({errno.EIO, errno.ESTALE, errno.EINTR, errno.EAGAIN, errno.ETIMEDOUT, errno.EBUSY})
 
@@ -60,10 +67,17 @@ class StorageError(DataError):
     """An object that is there, or may be, and cannot be read: the disk, the network or the permissions."""
 
 
+class UnreachableError(StorageError):
+    """A storage that was tried until the time for it was over: a fault of the place, not a mistake of the user's."""
+
+    exit_code = 1
+
+
 class Storage(Protocol):
     """Objects under one root, by names relative to it.
 
-    Every method raises `DataError` for a missing object and `StorageError` once its retries are used up; both name it.
+    Every method raises `DataError` for a missing object, `StorageError` for one that cannot be read, and
+    `UnreachableError` once the time for retries is over; all name it.
     """
 
     @property
@@ -94,21 +108,24 @@ class Storage(Protocol):
         ...
 
 
-def open_storage(root: str | Path) -> Storage:
+def open_storage(root: str | Path, *, retry_s: float = RETRY_S) -> Storage:
     """The storage at a local folder or at an `s3://`, `gs://`, `az://` or `http(s)://` URL.
+
+    retry_s: for how long a fault that may pass (a server that is away or overloaded, a stale file handle) is met by
+    trying again, with growing delays.
 
     Reads nothing yet. Raises `DataError` for a scheme that is not known.
     """
     text = str(root)
     scheme = urlsplit(text).scheme if "://" in text else ""
     if scheme in _HINTS:
-        return ObjectStorage(text)
+        return ObjectStorage(text, retry_s)
     if scheme == "file":
-        return LocalStorage(urlsplit(text).path)
+        return LocalStorage(urlsplit(text).path, retry_s)
     if scheme:
         known = ", ".join(f"{name}://" for name in sorted(_HINTS))
         raise DataError(f"{text}: unknown scheme {scheme!r}; give a local folder or one of {known}")
-    return LocalStorage(text)
+    return LocalStorage(text, retry_s)
 
 
 def is_remote(root: str | Path) -> bool:
@@ -122,7 +139,7 @@ def open_writable(url: str) -> "ObjectStorage":
     if scheme not in WRITABLE_STORES:
         known = ", ".join(f"{name}://" for name in WRITABLE_STORES)
         raise DataError(f"{url}: cannot be written to; give a local folder or one of {known}")
-    return ObjectStorage(url)
+    return ObjectStorage(url, RETRY_S)
 
 
 class _OpenFile:
@@ -155,8 +172,9 @@ class _OpenFile:
 class LocalStorage:
     """A local folder. Ranges are read with `pread` on descriptors that stay open, up to a number."""
 
-    def __init__(self, root: str | Path) -> None:
-        self._root = Path(root).expanduser().absolute()
+    def __init__(self, root: str | Path, retry_s: float = RETRY_S) -> None:
+        self._root, self._retry_s = Path(root).expanduser().absolute(), retry_s
+        self._was_there = False
         self._reset()
 
     def _reset(self) -> None:
@@ -164,11 +182,11 @@ class LocalStorage:
         self._lock = threading.Lock()
         self._open_files: OrderedDict[str, _OpenFile] = OrderedDict()
 
-    def __getstate__(self) -> Path:
-        return self._root
+    def __getstate__(self) -> tuple[Path, float, bool]:
+        return self._root, self._retry_s, self._was_there
 
-    def __setstate__(self, root: Path) -> None:
-        self._root = root
+    def __setstate__(self, state: tuple[Path, float, bool]) -> None:
+        self._root, self._retry_s, self._was_there = state
         self._reset()
 
     @property
@@ -214,33 +232,45 @@ class LocalStorage:
 
     def _retried(self, name: str, read: Callable[[], T]) -> T:
         path = self._path(name) if name else self._root
-        for delay_s in (*_RETRY_DELAYS_S, None):
+        delays = _delays(self._retry_s)
+        while True:
             try:
-                return read()
-            except FileNotFoundError as error:
-                raise DataError(f"{path}: no such file") from error
+                result = read()
+                self._was_there = True
+                return result
             except OSError as error:
                 with self._lock:
                     self._open_files.pop(name, None)
-                if delay_s is None or error.errno not in _PASSING_ERRORS:
+                if isinstance(error, FileNotFoundError) and not self._is_away():
+                    raise DataError(f"{path}: no such file") from error
+                if error.errno not in (*_PASSING_ERRORS, errno.ENOENT):
                     raise StorageError(f"{path}: cannot be read: {error.strerror or error}") from error
-                time.sleep(delay_s)
-        raise AssertionError("the last turn returns or raises")
+                delay_s = next(delays, None)
+                if delay_s is None:
+                    raise UnreachableError(
+                        f"{path}: cannot be read: {error.strerror or error}; given up after {self._retry_s:g} s"
+                    ) from error
+                _log.warning("%s: %s; trying again in %.1f s", path, error.strerror or error, delay_s)
+            time.sleep(delay_s)
+
+    def _is_away(self) -> bool:
+        """The whole folder was there and is not any more: a mount that is lost, not a file."""
+        return self._was_there and not self._root.is_dir()
 
 
 class ObjectStorage:
     """An object store or an HTTP server, through obstore, which retries with back-off."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url.rstrip("/")
+    def __init__(self, url: str, retry_s: float = RETRY_S) -> None:
+        self._url, self._retry_s = url.rstrip("/"), retry_s
         self._store: ObjectStore | None = None
         self._pid = os.getpid()
 
-    def __getstate__(self) -> str:
-        return self._url
+    def __getstate__(self) -> tuple[str, float]:
+        return self._url, self._retry_s
 
-    def __setstate__(self, url: str) -> None:
-        self.__init__(url)  # type: ignore[misc]  # the URL is the whole state
+    def __setstate__(self, state: tuple[str, float]) -> None:
+        self.__init__(*state)  # type: ignore[misc]  # the whole state
 
     @property
     def url(self) -> str:
@@ -322,8 +352,13 @@ class ObjectStorage:
                     self._url,
                     client_options={"allow_http": True} if plain_http else None,
                     retry_config={
-                        "max_retries": _MAX_RETRIES,
-                        "retry_timeout": datetime.timedelta(seconds=_RETRY_TIMEOUT_S),
+                        "max_retries": _ENDLESS,
+                        "retry_timeout": timedelta(seconds=self._retry_s),
+                        "backoff": {
+                            "init_backoff": timedelta(seconds=_FIRST_DELAY_S),
+                            "max_backoff": timedelta(seconds=_LONGEST_DELAY_S),
+                            "base": 2,
+                        },
                     },
                 )
             except (BaseError, OSError, ValueError) as error:
@@ -340,10 +375,11 @@ class ObjectStorage:
         """Does the work, with errors that name the object. again: it may be done anew where obstore does not do so
         itself: an answer that breaks off in its body."""
         store = self._opened()
-        from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+        from obstore.exceptions import BaseError, GenericError, PermissionDeniedError, UnauthenticatedError
 
         where = f"{self._url}/{name}" if name else self._url
-        for delay_s in (*_RETRY_DELAYS_S, None):
+        delays = _delays(self._retry_s)
+        while True:
             try:
                 return work(store)
             except FileNotFoundError as error:
@@ -351,10 +387,13 @@ class ObjectStorage:
             except (PermissionDeniedError, UnauthenticatedError) as error:
                 raise StorageError(f"{where}: {problem}: {_first_line(error)}; {self._hint()}") from error
             except (BaseError, OSError, ValueError) as error:
-                if delay_s is None or not again or _BODY_ERROR not in str(error):
-                    raise StorageError(f"{where}: {problem}: {_first_line(error)}") from error
+                delay_s = next(delays, None) if again and _BODY_ERROR in str(error) else None
+                if delay_s is None:
+                    # obstore has no class of its own for what it gave up. It does not try again after an answer of 4xx.
+                    is_refused = _REFUSED.search(_first_line(error)) is not None
+                    kind = UnreachableError if isinstance(error, GenericError) and not is_refused else StorageError
+                    raise kind(f"{where}: {problem}: {_first_line(error)}") from error
                 time.sleep(delay_s)
-        raise AssertionError("the last turn returns or raises")
 
 
 def _first_bytes(pieces: Iterator[bytes | memoryview], least: int) -> bytes:
@@ -363,6 +402,14 @@ def _first_bytes(pieces: Iterator[bytes | memoryview], least: int) -> bytes:
     while len(taken) < least and (piece := next(pieces, None)) is not None:
         taken += piece
     return bytes(taken)
+
+
+def _delays(retry_s: float) -> Iterator[float]:
+    """Growing delays in seconds, until `retry_s` have passed; not in step with those of other processes."""
+    end, longest, chance = time.monotonic() + retry_s, _FIRST_DELAY_S, random.Random()
+    while (left := end - time.monotonic()) > 0:
+        yield min(left, chance.uniform(longest / 2, longest))
+        longest = min(2 * longest, _LONGEST_DELAY_S)
 
 
 def _first_line(error: Exception) -> str:

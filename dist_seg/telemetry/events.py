@@ -50,6 +50,19 @@ class StepDone:
     forward_s: float
     backward_s: float
     optimizer_s: float
+    replaced: int = 0
+    """Samples of this rank that came in the place of ones from bad shards."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadShardFound:
+    """The samples of a training shard are replaced from here on; on rank 0 only, for each one at every start again."""
+
+    step: int
+    shard: str
+    reason: str
+    samples: int
+    """That it should hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +173,7 @@ Event = (
     RunStarted
     | StepDone
     | BadSampleFound
+    | BadShardFound
     | NonFiniteStep
     | EvalDone
     | CheckpointSaved

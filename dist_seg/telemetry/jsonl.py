@@ -20,7 +20,7 @@ from pathlib import Path
 
 from dist_seg.errors import DataError
 from dist_seg.runtime.files import path_errors
-from dist_seg.telemetry.events import BadSampleFound, Event, RunEnded, RunStarted, StepDone
+from dist_seg.telemetry.events import BadSampleFound, BadShardFound, Event, RunEnded, RunStarted, StepDone
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ def logged_ranks(run_dir: Path) -> list[int]:
 def without_superseded(records: Iterable[Record]) -> list[Record]:
     """Drop what lies after the step that a later start took up: those steps are done again, or will be.
 
-    Starts and ends of processes stay, and so do bad samples: finding one again is no reason to forget it.
+    Starts and ends of processes stay, and so do bad samples and shards: finding one again is no reason to forget it.
     """
     kept: list[Record] = []
     for record in records:
@@ -171,7 +171,7 @@ def without_superseded(records: Iterable[Record]) -> list[Record]:
 
 
 def _stands(event: Event, resumed_at: int) -> bool:
-    return isinstance(event, RunStarted | RunEnded | BadSampleFound) or event.step <= resumed_at
+    return isinstance(event, RunStarted | RunEnded | BadSampleFound | BadShardFound) or event.step <= resumed_at
 
 
 def parse_event(record: Mapping[str, object]) -> Event:

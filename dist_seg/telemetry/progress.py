@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from dist_seg.telemetry.events import (
     BadSampleFound,
+    BadShardFound,
     CheckpointFailed,
     CheckpointSaved,
     DigestTaken,
@@ -186,7 +187,7 @@ class ProgressSink:
                 logger.error("step %d: no checkpoint: %s", event.step, event.reason)
             case RunEnded():
                 self.close()
-            case BadSampleFound() | NonFiniteStep() | CheckpointSaved() | DigestTaken() | RankTimes():
+            case BadSampleFound() | BadShardFound() | NonFiniteStep() | CheckpointSaved() | DigestTaken() | RankTimes():
                 pass
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from prometheus_client.exposition import ThreadingWSGIServer, make_wsgi_app
 from dist_seg.errors import ConfigError
 from dist_seg.telemetry.events import (
     BadSampleFound,
+    BadShardFound,
     CheckpointFailed,
     CheckpointSaved,
     DigestTaken,
@@ -150,6 +151,14 @@ class _Metrics:
         self.bad_samples = Counter(
             "dist_seg_bad_samples_total", "Samples that this rank could not decode", registry=registry
         )
+        self.bad_shards = Counter(
+            "dist_seg_bad_shards_total", "Training shards whose samples are replaced (rank 0)", registry=registry
+        )
+        self.replaced_samples = Counter(
+            "dist_seg_replaced_samples_total",
+            "Samples of this rank in the place of ones from bad shards",
+            registry=registry,
+        )
         self.checkpoint_stall = Summary(
             "dist_seg_checkpoint_stall_seconds",
             "What training waited for a checkpoint (rank 0)",
@@ -210,6 +219,8 @@ class _Metrics:
                 self._run_started(event)
             case BadSampleFound():
                 self.bad_samples.inc()
+            case BadShardFound():
+                self.bad_shards.inc()
             case EvalDone():
                 self._eval_done(event)
             case CheckpointSaved():
@@ -248,6 +259,7 @@ class _Metrics:
         if event.skipped:
             self.skipped_steps.inc()
         self.samples.inc(event.samples)
+        self.replaced_samples.inc(event.replaced)
         self.step_seconds.observe(event.step_s)
         self.data_wait.inc(event.data_wait_s)
         self.compute.inc(compute_s)

@@ -9,6 +9,7 @@ from dist_seg.errors import UserError
 from dist_seg.runtime.files import path_errors
 from dist_seg.telemetry.events import (
     BadSampleFound,
+    BadShardFound,
     CheckpointFailed,
     CheckpointSaved,
     DigestTaken,
@@ -57,7 +58,13 @@ class TensorBoardSink:
                     event.step, {"checkpoint/stall_s": event.stall_s, "checkpoint/write_s": event.write_s}
                 )
             case (
-                BadSampleFound() | NonFiniteStep() | CheckpointFailed() | DigestTaken() | RankTimes() | RunEnded()
+                BadSampleFound()
+                | BadShardFound()
+                | NonFiniteStep()
+                | CheckpointFailed()
+                | DigestTaken()
+                | RankTimes()
+                | RunEnded()
             ):
                 pass
 

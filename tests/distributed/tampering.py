@@ -1,6 +1,6 @@
 """Micro-batches that are changed, or go wrong, at a chosen place of a training."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from unittest import mock
 
@@ -26,9 +26,12 @@ def changed_batches(change: Callable[[int, int, Batch], Batch]) -> Iterator[None
         units: Iterable[tuple[int, int]],
         device: torch.device,
         num_threads: int,
+        bad_shards: Mapping[str, str],
     ) -> Generator[Batch, None, None]:
         listed = list(units)
-        with closing(train_batches(config, manifest, storage, plan, listed, device, num_threads)) as batches:
+        with closing(
+            train_batches(config, manifest, storage, plan, listed, device, num_threads, bad_shards)
+        ) as batches:
             for (step, lane), batch in zip(listed, batches, strict=True):
                 yield change(step, lane, batch)
 

@@ -33,6 +33,7 @@ from dist_seg.runtime.world import World
 from dist_seg.tasks.build import build_task
 from dist_seg.telemetry.events import (
     BadSampleFound,
+    BadShardFound,
     CheckpointFailed,
     EvalDone,
     Event,
@@ -223,6 +224,16 @@ def test_a_class_that_nothing_has_is_marked_absent(full_page: str) -> None:
 
 def test_the_time_is_shown_with_the_goodput(full_page: str) -> None:
     assert "75.0% of 10 s went into training" in full_page
+
+
+def test_bad_shards_are_listed_once_with_their_reason(tmp_path: Path) -> None:
+    bad = BadShardFound(step=0, shard="train-000003.tar", reason="is <missing>", samples=12)
+    log(tmp_path, [start(), bad, step(1), start(), bad, step(1)])
+    text = page_of(tmp_path)
+    assert text.count("train-000003.tar") == 1
+    assert "Bad shards in training: 1" in text
+    assert "all 12" in text
+    assert "is &lt;missing&gt;" in text
 
 
 def test_bad_samples_of_all_ranks_are_listed_once(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from typing import ClassVar
 import numpy as np
 
 from dist_seg.data.formats import RawSample, SampleRef
-from dist_seg.data.formats.images import MAX_PIXELS, read_mask
+from dist_seg.data.formats.images import read_mask
 from dist_seg.data.formats.listing import pair_files, pair_ref, read_pair
+from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
 from dist_seg.errors import DataError
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from dist_seg.data.formats import RawInstances, SampleRef
-from dist_seg.data.formats.images import MAX_PIXELS
 from dist_seg.data.formats.instance_ids import IdRule, load_instance_ids
 from dist_seg.data.formats.listing import pair_files, pair_ref
+from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
 from dist_seg.errors import DataError
 

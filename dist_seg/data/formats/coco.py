@@ -15,8 +15,9 @@ from typing import ClassVar, Literal, cast
 from dist_seg.data.formats import RawInstances, SampleRef, check_classes
 from dist_seg.data.formats.coco_index import CocoIndex, Entry, ImageEntry, Span, index_annotations, opened
 from dist_seg.data.formats.coco_objects import raw_object
-from dist_seg.data.formats.images import MAX_PIXELS, read_file
+from dist_seg.data.formats.images import read_file
 from dist_seg.data.formats.listing import file_version
+from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.data.instances import RawObject
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
 from dist_seg.drawing import default_palette

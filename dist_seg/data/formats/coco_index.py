@@ -144,6 +144,8 @@ class _Scan:
                     fault = f"image {number} is {file_name}, and so is image {self._file_names[file_name]}"
                 elif not PurePosixPath(file_name).name:
                     fault = f"image {number} has no name of a file: {file_name!r}"
+                elif _leads_out(file_name):
+                    fault = f"image {number} lies outside the folder of its images: {file_name!r}"
                 if fault:
                     self._faults.append(f"{self._file}: {fault}")
                     return
@@ -269,3 +271,9 @@ def _blanks_end(text: str, at: int) -> int:
     match = _BLANKS.match(text, at)
     assert match is not None
     return match.end()
+
+
+def _leads_out(file_name: str) -> bool:
+    """Absolute, upwards, with a drive or a scheme, or with a NUL that ends a name for the system."""
+    parts = file_name.replace("\\", "/").split("/")
+    return parts[0] == "" or ".." in parts or ":" in parts[0] or "\0" in file_name

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from dist_seg.data.formats import RawSample, SampleRef
 from dist_seg.data.formats.classes import ClassTable, found_classes, mask_numbers, read_classes, read_colors
-from dist_seg.data.formats.images import MAX_PIXELS, read_file, read_mask
+from dist_seg.data.formats.images import read_file, read_mask
 from dist_seg.data.formats.listing import Pair, pair_files, pair_ref, read_pair
 from dist_seg.data.formats.splitting import Division, divide
+from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
 from dist_seg.errors import DataError
 

@@ -18,13 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from dist_seg.data.headers import UndecodableError, read_header
+from dist_seg.data.headers import MAX_PIXELS, UndecodableError, read_header
 from dist_seg.data.manifest import Rgb
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import StorageError
-
-MAX_PIXELS = 178_956_970
-"""Largest image that is decoded unless the user allows more: where Pillow, too, refuses."""
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
 # Only these decoders of Pillow's are let near a file: some of the others run programs.

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from dist_seg.data.formats import RawInstances, SampleRef
 from dist_seg.data.formats.classes import read_classes
 from dist_seg.data.formats.folder import CLASSES_NAME, file_beside
-from dist_seg.data.formats.images import MAX_PIXELS, read_mask
+from dist_seg.data.formats.images import read_mask
 from dist_seg.data.formats.listing import pair_files, pair_ref, read_pair
 from dist_seg.data.formats.splitting import Division, divide
+from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.data.instances import RawObject
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
 from dist_seg.drawing import default_palette

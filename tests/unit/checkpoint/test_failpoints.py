@@ -107,7 +107,7 @@ def test_an_upload_that_ends_at_any_request_leaves_the_newest_whole_checkpoint(
     s3_url: str, faulty: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     CheckpointStore(s3_url).save(state_of(1))
-    monkeypatch.setattr(storage_module, "_MAX_RETRIES", 0)
+    monkeypatch.setattr(storage_module, "RETRY_S", 0.0)
     for number in range(100):
         store, left = CheckpointStore(s3_url), number
 

@@ -65,6 +65,11 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         "C:\\x.tar",
         "s3://b/x.tar",
         "x.txt",
+        "a\\..\\x.tar",
+        "https://host/x.tar",
+        "x\0.tar",
+        "x\n.tar",
+        "..",
         ".tar/..",
         "",
     ],
@@ -89,6 +94,14 @@ def test_a_shard_outside_the_folder_is_refused(name: str) -> None:
         (("splits", "train", "class_pixels"), [1], r"splits\.train\.class_pixels must be 2 counts"),
         (("splits", "train", "shards", 0, "samples"), -1, r"shards\[0\]\.samples is -1"),
         (("splits", "train", "shards", 0, "bytes"), True, r"shards\[0\]\.bytes is True"),
+        (("splits", "train", "shards", 0, "bytes"), -1, r"shards\[0\]\.bytes is -1"),
+        (("splits", "train", "shards", 0, "bytes"), 10**18, r"shards\[0\] says that .*, which cannot be"),
+        (("splits", "train", "shards", 0, "samples"), 10**18, r"holds 10{18} samples in 10240 bytes, which cannot be"),
+        (("splits", "train", "shards", 0, "samples"), 11, r"holds 11 samples in 10240 bytes, which cannot be"),
+        (("splits", "train", "ignored_pixels"), 10**30, r"ignored_pixels is 10{30}, must lie between"),
+        (("splits", "train", "class_pixels"), [1, 10**30], r"class_pixels must be 2 counts between 0 and"),
+        (("splits", "train", "class_pixels"), [1, -1], r"class_pixels must be 2 counts between 0 and"),
+        (("splits",), {"../../x": {}}, r"splits has the name '\.\./\.\./x'"),
         (("splits", "train", "shards", 0, "sha256"), None, r"shards\[0\]\.sha256 is None"),
     ],
 )
@@ -111,7 +124,7 @@ def test_the_same_shard_twice_is_refused() -> None:
         parse_manifest(json.dumps(document).encode(), "m")
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[]", b"3"])
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[]", b"3", b"[" * 100_000, b"1" * 5000])
 def test_what_is_no_manifest_is_no_traceback(data: bytes) -> None:
     with pytest.raises(DataError, match="m: "):
         parse_manifest(data, "m")

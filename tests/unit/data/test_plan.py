@@ -181,6 +181,30 @@ class TestReplacement:
     def test_a_split_of_one_sample_has_no_other(self) -> None:
         assert plan_of([1], lanes=1, micro_batch=1).replacement(0, 0, 1).index == 0
 
+    @settings(max_examples=40, deadline=None)
+    @given(counts=shard_lists, data=st.data())
+    def test_passing_shards_over_gives_what_rejecting_their_samples_one_by_one_gives(
+        self, counts: list[int], data: st.DataObject
+    ) -> None:
+        plan = plan_of(counts)
+        planned = plan.micro_batch_at(0, data.draw(st.integers(0, 3)))[data.draw(st.integers(0, 1))]
+        bad = data.draw(st.sets(st.integers(0, len(counts) - 1)))
+        start = data.draw(st.integers(0, 3))
+        candidates = [planned, *(plan.replacement(0, planned.slot, n) for n in range(1, plan.num_samples + 3))]
+        outside = [(n, c) for n, c in enumerate(candidates) if n >= start and c.shard not in bad]
+        found = plan.next_outside(0, planned, start, bad)
+        if any(count for shard, count in enumerate(counts) if shard not in bad and shard != planned.shard):
+            assert found == outside[0]
+        elif all(shard in bad for shard, count in enumerate(counts) if count):
+            assert found is None
+
+    def test_a_span_that_lies_in_a_bad_shard_as_a_whole_gives_way_to_the_epoch(self) -> None:
+        plan = TrainPlan([5000, 5000], seed=0, global_batch=8, micro_batch=4, shuffle_window=1)
+        planned = plan.micro_batch_at(0, 0)[0]
+        number, candidate = plan.next_outside(0, planned, 0, {planned.shard}) or (0, planned)
+        assert number == 5000  # the other 4999 of the span come before
+        assert candidate.shard != planned.shard
+
     def test_it_is_a_pure_function_of_seed_epoch_slot_and_attempt(self) -> None:
         plan = plan_of([40, 40])
         drawn = [plan.replacement(2, 5, attempt) for attempt in range(1, 20)]

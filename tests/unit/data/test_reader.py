@@ -1,3 +1,5 @@
+import hashlib
+import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -5,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dist_seg.data import reader as reader_module
+from dist_seg.data.bad_shards import BadShardError
 from dist_seg.data.reader import BadSampleError, ShardReader
 from dist_seg.data.shards import EncodedMembers
 from dist_seg.data.sidecar import Member, SampleEntry, Sidecar, crc32c
@@ -22,15 +25,17 @@ def data(tmp_path: Path) -> PackedData:
 
 
 class FaultyStorage(LocalStorage):
-    """Damages the first `faults` ranges that are read, or refuses to read."""
+    """Damages the first ranges and the first indexes that are read, or refuses to read."""
 
-    def __init__(self, root: str, *, faults: int = 0, refuses: bool = False) -> None:
+    def __init__(self, root: str, *, faults: int = 0, refuses: bool = False, index_faults: int = 0) -> None:
         super().__init__(root)
+        self.index_faults = index_faults
         self.faults, self.refuses, self.reads, self.indexes_read = faults, refuses, 0, 0
 
     def read(self, name: str) -> bytes:
         self.indexes_read += 1
-        return super().read(name)
+        contents = super().read(name)
+        return contents[:-1] if self.indexes_read <= self.index_faults else contents
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         self.reads += 1
@@ -70,9 +75,13 @@ def test_members_that_lie_far_apart_are_read_one_by_one(tmp_path: Path) -> None:
     places = ((0, image, "jpg"), (len(image) + 100_000, target, "seg.png"))
     members = tuple(Member(offset=at, length=len(d), crc32c=crc32c(d), suffix=suffix) for at, d, suffix in places)
     sidecar = Sidecar.of([SampleEntry(key="k", height=120, width=150, members=members)])
-    tar.with_suffix(".samples").write_bytes(sidecar.to_bytes())
+    index = sidecar.to_bytes()
+    tar.with_suffix(".samples").write_bytes(index)
+    packed = data.manifest.split("train")
+    shard = replace(packed.shards[0], bytes=tar.stat().st_size, sidecar_sha256=hashlib.sha256(index).hexdigest())
+    manifest = replace(data.manifest, splits={"train": replace(packed, shards=(shard,))})
     storage = FaultyStorage(data.storage.url)
-    sample = _reader(data, storage).read(0, 0)
+    sample = ShardReader(storage, manifest, "train").read(0, 0)
     assert (sample.image, sample.target) == (image, target)
     assert storage.reads == 2
 
@@ -147,10 +156,90 @@ def test_an_image_that_is_not_of_the_indexed_size_is_bad(tmp_path: Path) -> None
         _reader(write_dataset(tmp_path, [wrong])).read(0, 0)
 
 
-def test_an_index_of_another_shard_is_an_error_that_names_it(data: PackedData, tmp_path: Path) -> None:
+def test_an_index_of_another_shard_makes_a_bad_shard(data: PackedData, tmp_path: Path) -> None:
     (tmp_path / "train-000000.samples").write_bytes((tmp_path / "train-000001.samples").read_bytes())
-    with pytest.raises(DataError, match=r"train-000000\.samples: 2 samples, the manifest says 5"):
+    with pytest.raises(BadShardError, match=r"train-000000\.samples differs from what was packed") as raised:
         _reader(data).read(0, 0)
+    assert raised.value.shard == "train-000000.tar"
+
+
+def test_an_index_that_is_read_wrongly_once_is_read_again(data: PackedData) -> None:
+    storage = FaultyStorage(data.storage.url, index_faults=1)
+    assert _reader(data, storage).read(0, 3).image == SAMPLES[3].image
+    assert storage.indexes_read == 2
+
+
+def test_a_shard_without_its_index_is_bad(data: PackedData, tmp_path: Path) -> None:
+    (tmp_path / "train-000000.samples").unlink()
+    with pytest.raises(BadShardError, match=r"its index train-000000\.samples is missing"):
+        _reader(data).read(0, 0)
+
+
+def test_a_shard_that_is_gone_is_bad(data: PackedData, tmp_path: Path) -> None:
+    (tmp_path / "train-000001.tar").unlink()
+    with pytest.raises(BadShardError, match=r"^train-000001\.tar: no such file$"):
+        _reader(data).read(1, 0)
+
+
+def test_a_shard_that_ends_before_the_sample_is_bad(data: PackedData, tmp_path: Path) -> None:
+    os.truncate(tmp_path / "train-000000.tar", 600)
+    with pytest.raises(BadShardError, match=r"^train-000000\.tar: ends after byte 600"):
+        _reader(data).read(0, 0)
+
+
+@pytest.mark.parametrize("num_damaged", [1, 2, 3, 5])
+def test_a_shard_of_which_half_the_samples_are_damaged_is_bad_whichever_is_met_first(
+    data: PackedData, tmp_path: Path, num_damaged: int
+) -> None:
+    _damage(tmp_path / "train-000000.tar", range(num_damaged))
+    kind = BadShardError if num_damaged >= 3 else BadSampleError
+    for first_met in range(num_damaged):
+        with pytest.raises(DataError, match=r"wrong") as raised:
+            _reader(data).read(0, first_met)
+        assert type(raised.value) is kind
+    if num_damaged < 5:
+        assert _reader(data).read(0, 4).key == SAMPLES[4].key
+
+
+def test_a_shard_that_was_packed_again_under_the_run_is_bad(data: PackedData, tmp_path: Path) -> None:
+    reader = _reader(data)
+    reader.read(0, 0)
+    others = [scene_sample(i, form="png") for i in range(50, 55)]
+    write_dataset(tmp_path / "again", others, per_shard=5)
+    size = (tmp_path / "train-000000.tar").stat().st_size
+    # With the new bytes in the same file: what has it open sees them, and its length stays.
+    with (tmp_path / "train-000000.tar").open("r+b") as tar:
+        tar.write((tmp_path / "again" / "train-000000.tar").read_bytes()[:size])
+    (tmp_path / "train-000000.samples").write_bytes((tmp_path / "again" / "train-000000.samples").read_bytes())
+    with pytest.raises(BadShardError, match="differs from what was packed"):
+        reader.read(0, 1)
+
+
+def test_a_shard_that_is_known_to_be_bad_is_not_read(data: PackedData) -> None:
+    storage = FaultyStorage(data.storage.url, refuses=True)
+    reader = ShardReader(storage, data.manifest, "train", bad_shards={"train-000001.tar": "is missing"})
+    with pytest.raises(BadShardError, match=r"^train-000001\.tar: is missing$"):
+        pickle.loads(pickle.dumps(reader)).read(1, 0)
+    assert (reader.bad_shards, storage.reads, storage.indexes_read) == ({1}, 0, 0)
+
+
+def test_an_image_above_the_limit_is_bad_and_not_read(data: PackedData) -> None:
+    storage = FaultyStorage(data.storage.url)
+    reader = ShardReader(storage, data.manifest, "train", max_pixels=120 * 150 - 1)
+    with pytest.raises(BadSampleError, match=r"image: 150x120 pixels, more than the allowed 17999"):
+        reader.read(0, 0)
+    assert storage.reads == 0
+
+
+def _damage(tar: Path, indices: range) -> None:
+    """Flips a byte of some samples' images."""
+    sidecar = Sidecar.parse(tar.with_suffix(".samples").read_bytes())
+    with tar.open("r+b") as file:
+        for index in indices:
+            file.seek(sidecar.member(index, "image").offset + 40)
+            byte = file.read(1)
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte[0] ^ 1]))
 
 
 def test_a_pickled_reader_reads(data: PackedData) -> None:

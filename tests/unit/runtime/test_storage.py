@@ -15,9 +15,9 @@ import pytest
 
 from dist_seg.errors import DataError
 from dist_seg.runtime import storage as storage_module
-from dist_seg.runtime.storage import LocalStorage, Storage, StorageError, open_storage
+from dist_seg.runtime.storage import LocalStorage, Storage, StorageError, UnreachableError, open_storage
 
-from .range_server import RangeServer
+from .range_server import RangeServer, flaky_server
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_what_cannot_be_read_is_no_missing_object(folder: Path) -> None:
 
 
 def test_passing_faults_are_retried_and_lasting_ones_are_not(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage_module, "_RETRY_DELAYS_S", (0.0, 0.0))
+    monkeypatch.setattr(storage_module, "_delays", lambda retry_s: iter((0.0, 0.0)))
     faults = [OSError(5, "Input/output error"), OSError(116, "Stale file handle")]
     real = os.pread
 
@@ -87,11 +87,44 @@ def test_passing_faults_are_retried_and_lasting_ones_are_not(folder: Path, monke
     monkeypatch.setattr(os, "pread", flaky)
     assert open_storage(folder).read_range("a.bin", 1, 1) == b"\1"
     faults += [OSError(5, "Input/output error")] * 3
-    with pytest.raises(StorageError, match=r"a\.bin: cannot be read: Input/output error"):
+    with pytest.raises(UnreachableError, match=r"a\.bin: cannot be read: Input/output error; given up after 180 s"):
         open_storage(folder).read_range("a.bin", 1, 1)
     faults[:] = [OSError(13, "Permission denied"), OSError(13, "never asked")]
     with pytest.raises(StorageError, match="Permission denied"):
         open_storage(folder).read_range("a.bin", 1, 1)
+
+
+def test_a_folder_that_was_there_and_is_away_is_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, away = open_storage(folder), folder.with_name("away")
+    with pytest.raises(DataError, match="no such file"):
+        pickle.loads(pickle.dumps(storage)).read("c.bin")  # missing while the folder is there: nothing to wait for
+    storage.read("a.bin")
+    folder.rename(away)
+
+    def comes_back(retry_s: float) -> Iterator[float]:
+        yield 0.0
+        away.rename(folder)
+        yield 0.0
+
+    monkeypatch.setattr(storage_module, "_delays", comes_back)
+    assert pickle.loads(pickle.dumps(storage)).read("b.bin") == b"b"
+
+
+def test_a_folder_that_was_never_there_is_not_waited_for(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        open_storage(tmp_path / "nowhere", retry_s=3600).read("a.bin")
+
+
+def test_delays_grow_and_end_with_the_time_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(storage_module.time, "monotonic", lambda: now)
+    delays = []
+    for delay_s in storage_module._delays(60.0):
+        delays.append(delay_s)
+        now += delay_s
+    assert sum(delays) == pytest.approx(60.0)
+    assert 0.05 <= delays[0] <= 0.1 and 5 <= max(delays) <= 10
+    assert 10 <= len(delays) <= 30
 
 
 def test_more_files_than_are_kept_open(tmp_path: Path) -> None:
@@ -152,6 +185,30 @@ def test_http_reads_ranges_and_names_what_is_missing(served: Storage) -> None:
     assert not served.exists("c.bin")
     with pytest.raises(DataError, match=r"/c\.bin: no such object"):
         served.read("c.bin")
+
+
+def test_a_server_that_fails_for_a_while_is_asked_again(folder: Path) -> None:
+    with flaky_server(folder) as server:
+        storage = open_storage(server.url, retry_s=30)
+        server.refuse_next(4)
+        assert storage.read_range("a.bin", 10, 5) == bytes(range(10, 15))
+        assert server.refused == 4
+
+
+def test_a_server_that_keeps_failing_is_given_up_with_the_objects_name(folder: Path) -> None:
+    with flaky_server(folder) as server:
+        storage = open_storage(server.url, retry_s=0.5)
+        server.refuse_next(1_000_000)
+        with pytest.raises(UnreachableError, match=r"/a\.bin: cannot be read: .*503") as raised:
+            storage.read("a.bin")
+        assert (raised.value.exit_code, server.refused >= 1) == (1, True)
+
+
+def test_a_server_that_is_gone_is_given_up_with_the_objects_name(folder: Path) -> None:
+    with flaky_server(folder) as server:
+        storage = pickle.loads(pickle.dumps(open_storage(server.url, retry_s=0.5)))
+    with pytest.raises(UnreachableError, match=r"/a\.bin: cannot be read"):
+        storage.read_range("a.bin", 0, 1)
 
 
 def test_an_http_server_is_not_listed(served: Storage) -> None:

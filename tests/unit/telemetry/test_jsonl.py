@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from dist_seg.errors import UserError
 from dist_seg.telemetry.events import (
     BadSampleFound,
+    BadShardFound,
     CheckpointFailed,
     CheckpointSaved,
     DigestTaken,
@@ -48,6 +49,7 @@ def test_every_kind_of_event_is_read_back_as_it_was_written(
         run_started(),
         step_done(1),
         BadSampleFound(step=1, key="a/ü", shard="train-000000.tar", reason="half a\nJPEG"),
+        BadShardFound(step=1, shard="train-000001.tar", reason="is missing", samples=7),
         NonFiniteStep(step=2, loss=math.inf, grad_norm=-math.inf, keys=("NaN", "b")),
         EvalDone(step=2, split="val", weights="ema", metrics={"miou": 0.5, "iou/NaN": 0.25}, images=3, eval_s=1.5),
         CheckpointSaved(step=2, path="checkpoints/2", stall_s=0.1, write_s=2.0),
