@@ -23,7 +23,7 @@ from dist_seg.telemetry.jsonl import read_events
 from tests.distributed.ranks import launch_ranks
 from tests.distributed.training import SMALL, assert_equal_bits
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600)]  # one fixture runs all the trainings
 
 _RUN = [
     "train.global_batch=8",

@@ -8,6 +8,7 @@ from PIL import Image
 
 from dist_seg.data.headers import UndecodableError, check_pair, read_header
 from tests.loader_cases import encode, scene, scene_sample
+from tests.picture_bombs import with_expanding_text
 
 FORMS = ("jpeg420", "jpeg444", "progressive", "grey_jpeg", "png", "grey_png")
 
@@ -48,6 +49,14 @@ def test_a_png_with_a_flipped_bit_is_refused() -> None:
     data[len(data) // 2] ^= 4
     with pytest.raises(UndecodableError, match="damaged IDAT"):
         read_header(bytes(data))
+
+
+@pytest.mark.parametrize("chunk", ["zTXt", "iTXt", "iCCP"])
+def test_a_chunk_that_expands_beyond_measure_is_refused(chunk: str) -> None:
+    png = scene_sample(0, form="png").image
+    assert read_header(with_expanding_text(png, chunk, 1 << 20)).height == 120
+    with pytest.raises(UndecodableError, match=f"{chunk} chunk expands to more than 1048576 bytes"):
+        read_header(with_expanding_text(png, chunk, 2 << 20))
 
 
 @given(data=st.binary(max_size=200))

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from dist_seg.drawing import overlay
 from dist_seg.errors import DataError, UserError
 from dist_seg.predict.masks import predict_mask
 from dist_seg.predict.pictures import Picture, Segmented, find_pictures, predict_pictures
+from tests.picture_bombs import huge_jpeg, huge_png, peak_memory_of
 
 PALETTE = ((0, 0, 0), (255, 0, 0), (0, 255, 0))
 UNIT = DataConfig(normalize="unit", input_scale=1.0)
@@ -151,3 +153,29 @@ def test_output_folder_that_is_a_file_is_named(tmp_path: Path, photo: np.ndarray
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match=r"file/out/a\.png: cannot be written: a file lies where a folder is needed"):
         predict_pictures([Picture(file=tmp_path / "a.png", stem=Path("a"))], tmp_path / "file" / "out", by_channel)
+
+
+def test_a_picture_that_claims_gigabytes_is_named_and_the_others_are_written(tmp_path: Path, photo: np.ndarray) -> None:
+    save(photo, tmp_path / "in" / "good.png")
+    (tmp_path / "in" / "bomb.png").write_bytes(huge_png(50_000, 50_000))
+    (tmp_path / "in" / "bomb.jpg").write_bytes(huge_jpeg(60_000, 60_000))
+    pictures, _ = find_pictures(tmp_path / "in", tmp_path / "out")
+    with peak_memory_of() as peak:
+        summary = predict_pictures(pictures, tmp_path / "out", by_channel)
+    assert summary.written == 1
+    assert [Path(text.split(": ")[0]).name for text in summary.failed] == ["bomb.jpg", "bomb.png"]
+    assert peak.grown_bytes < 1 << 28
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows knows no such names")
+def test_no_name_of_a_picture_leads_out_of_the_output_folder(tmp_path: Path, photo: np.ndarray) -> None:
+    root = tmp_path / "in"
+    for name in ("...png", "..\\..\\up.png", "sub/....png", "line\nbreak.png", "~.png", "C:x.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photo).save(root / name, "PNG")  # whose suffix Pillow does not see in all of them
+    before = set(tmp_path.rglob("*"))
+    pictures, _ = find_pictures(root, tmp_path / "out")
+    assert predict_pictures(pictures, tmp_path / "out", by_channel).written == 6
+    new = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    assert len(new) == 12
+    assert all(path.resolve().is_relative_to(tmp_path / "out") for path in new)
