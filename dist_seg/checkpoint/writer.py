@@ -57,6 +57,11 @@ class CheckpointWriter:
         return self._pending_stall_s
 
     @property
+    def is_writing(self) -> bool:
+        """Whether a save is under way."""
+        return self._pending is not None and not self._pending.done()
+
+    @property
     def last_step(self) -> int | None:
         """The newest step that was saved, whole or under way."""
         return self._pending_step if self._pending is not None else self._last_step

@@ -224,7 +224,9 @@ def _other_problems(config: Config) -> Iterator[str]:
     if remote and scheme not in (*WRITABLE_STORES, "file"):
         known = ", ".join(f"{name}://" for name in WRITABLE_STORES)
         yield f"checkpoint.dir={config.checkpoint.dir}: must be a local folder or a URL of one of {known}"
-    yield from _at_least("checkpoint.interval_steps", config.checkpoint.interval_steps, 1)
+    if config.checkpoint.interval_steps != "auto":
+        yield from _at_least("checkpoint.interval_steps", config.checkpoint.interval_steps, 1)
+    yield from _above("checkpoint.mtbf_s", config.checkpoint.mtbf_s, 0)
     yield from _at_least("checkpoint.grace_s", config.checkpoint.grace_s, 1)
     yield from _at_least("checkpoint.keep_last", config.checkpoint.keep_last, 1)
     yield from _at_least("checkpoint.keep_every_steps", config.checkpoint.keep_every_steps, 0)

@@ -281,7 +281,10 @@ class CheckpointConfig:
     dir: str | None = None
     """A local folder, or a folder of an object store: `s3://`, `gs://` or `az://`. None: `checkpoints` in the run
     folder. Two runs must not share one."""
-    interval_steps: int | None = None
+    interval_steps: int | Literal["auto"] | None = None
+    """auto: from what saves are measured to cost and `mtbf_s`, after Young and Daly."""
+    mtbf_s: float = 86_400.0
+    """For `auto`: mean time between failures of the whole run, all its machines together."""
     keep_last: int = 2
     keep_best: bool = True
     keep_every_steps: int = 0

@@ -18,6 +18,7 @@ from dist_seg.config.schema import Config, OptimConfig, TrainConfig
 from dist_seg.data.bad_shards import check_bad_shards
 from dist_seg.data.batch import BadSample, BadShard, Batch
 from dist_seg.data.plan import TrainPlan, lanes_of_rank
+from dist_seg.engine.checkpoint_interval import OptimalInterval
 from dist_seg.engine.digest import agreed_digest, batch_digest, weights_digest
 from dist_seg.engine.ema import ExponentialMovingAverage
 from dist_seg.engine.optim import lr_factor
@@ -36,6 +37,7 @@ from dist_seg.tasks.task import EvalResult, ModelOutput, Task
 from dist_seg.telemetry.events import (
     BadSampleFound,
     BadShardFound,
+    CheckpointIntervalChosen,
     DigestTaken,
     EvalDone,
     Event,
@@ -147,6 +149,9 @@ class Trainer:
             interval_steps=config.telemetry.rank_times_interval_steps,
             emit=emit,
         )
+        kept = config.checkpoint
+        self._optimal = OptimalInterval(kept.mtbf_s) if kept.interval_steps == "auto" and writer is not None else None
+        self._save_is_due = False
         self._writer_failure: CheckpointError | None = None
         self.last_result: EvalResult | None = None
 
@@ -185,6 +190,7 @@ class Trainer:
     def _train_step(self, batches: Iterator[Batch]) -> bool:
         """One optimiser step; False if all ranks agreed to stop before it."""
         step, times = self.progress.step, StepTimes()
+        writing = self._writer is not None and self._writer.is_writing
         HERE.at("data_wait", step)
         begin = time.perf_counter()
         first, failure = _next_or_failure(batches)
@@ -212,7 +218,9 @@ class Trainer:
         # Brings the losses to the host, and so waits for all that was handed to the device, `updated` included.
         numbers = dict(zip(done.sums, means.tolist(), strict=True))
         times.optimizer = seconds_between(updating, updated)
-        self._report_step(numbers, grad_norm, skipped, done, times, time.perf_counter() - begin)
+        step_s = time.perf_counter() - begin
+        self._report_step(numbers, grad_norm, skipped, done, times, step_s)
+        self._measure_saving(step_s, writing=writing)
         self._check_finite(skipped, numbers["loss"], grad_norm)
         every = self._config.telemetry.digest_interval_steps
         if every and (self.progress.step % every == 0 or self.progress.step == self._max_steps):
@@ -264,9 +272,11 @@ class Trainer:
         return self._strategy.forward(images.to(self._dtype, memory_format=self._layout), *more, last=last)
 
     def _agree_to_go_on(self, failure: Exception | None) -> bool:
-        """What every rank must know before the forward pass: whether one wants to stop, or has failed."""
-        flags = torch.tensor([self._stop.requested, failure is not None], dtype=torch.int64)
-        stop, failed = sum_over_ranks(flags).tolist()
+        """What every rank must know before the forward pass: whether one wants to stop, or has failed, and whether rank
+        0 wants the state saved after it."""
+        save = self._optimal is not None and self._optimal.is_due()
+        flags = torch.tensor([self._stop.requested, failure is not None, save], dtype=torch.int64)
+        stop, failed, self._save_is_due = sum_over_ranks(flags).tolist()
         if failed:
             raise_if_any(failure)
         return not stop
@@ -371,12 +381,24 @@ class Trainer:
                 "optim.clip_norm; the last checkpoint is from before"
             )
 
+    def _measure_saving(self, step_s: float, *, writing: bool) -> None:
+        """For `checkpoint.interval_steps: auto`, on the rank that writes."""
+        if self._optimal is None or not self._optimal.step_done(step_s, writing=writing):
+            return
+        chosen = self._optimal.chosen
+        assert chosen is not None
+        self._emit(
+            CheckpointIntervalChosen(step=self.progress.step, interval_s=chosen.interval_s, cost_s=chosen.cost_s)
+        )
+
     def _is_eval_step(self) -> bool:
         every, step = self._config.train.eval_interval_steps, self.progress.step
         return step == self._max_steps or bool(every and step % every == 0)
 
     def _is_checkpoint_step(self) -> bool:
         every = self._config.checkpoint.interval_steps
+        if every == "auto":
+            return bool(self._save_is_due)
         return bool(every and self.progress.step % every == 0)
 
     def _save(self) -> None:
@@ -389,7 +411,10 @@ class Trainer:
             taken = True
             return self.state(buffers)
 
+        begin = time.perf_counter()
         self._with_writer(lambda writer: writer.save(take))
+        if self._optimal is not None:
+            self._optimal.saved(stall_s=time.perf_counter() - begin)
         if not taken:  # This rank does not write, or its writer has failed.
             for _, tensors in self._state_parts():
                 for _ in tensors:

@@ -121,6 +121,17 @@ class CheckpointFailed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckpointIntervalChosen:
+    """With `checkpoint.interval_steps: auto`, after every save whose cost is known; on rank 0 only."""
+
+    step: int
+    interval_s: float
+    """Of training between two saves."""
+    cost_s: float
+    """Of a save: its stall, and what it slowed down the steps beside it; the mean of the last few."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DigestTaken:
     """What `dist-seg audit` compares; `batch` does not depend on the number of ranks."""
 
@@ -178,6 +189,7 @@ Event = (
     | EvalDone
     | CheckpointSaved
     | CheckpointFailed
+    | CheckpointIntervalChosen
     | DigestTaken
     | RankTimes
     | RunEnded

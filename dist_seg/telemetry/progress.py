@@ -14,6 +14,7 @@ from dist_seg.telemetry.events import (
     BadSampleFound,
     BadShardFound,
     CheckpointFailed,
+    CheckpointIntervalChosen,
     CheckpointSaved,
     DigestTaken,
     EvalDone,
@@ -187,7 +188,15 @@ class ProgressSink:
                 logger.error("step %d: no checkpoint: %s", event.step, event.reason)
             case RunEnded():
                 self.close()
-            case BadSampleFound() | BadShardFound() | NonFiniteStep() | CheckpointSaved() | DigestTaken() | RankTimes():
+            case (
+                BadSampleFound()
+                | BadShardFound()
+                | NonFiniteStep()
+                | CheckpointSaved()
+                | CheckpointIntervalChosen()
+                | DigestTaken()
+                | RankTimes()
+            ):
                 pass
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from dist_seg.telemetry.events import (
     BadSampleFound,
     BadShardFound,
     CheckpointFailed,
+    CheckpointIntervalChosen,
     CheckpointSaved,
     DigestTaken,
     EvalDone,
@@ -174,6 +175,16 @@ class _Metrics:
         self.checkpoint_step = Gauge(
             "dist_seg_checkpoint_step", "Step of the newest whole checkpoint (rank 0)", registry=registry
         )
+        self.checkpoint_interval = Gauge(
+            "dist_seg_checkpoint_interval_seconds",
+            "Training between two checkpoints, as chosen for checkpoint.interval_steps=auto (rank 0)",
+            registry=registry,
+        )
+        self.checkpoint_cost = Gauge(
+            "dist_seg_checkpoint_cost_seconds",
+            "What a checkpoint costs the training, stall and slower steps, as measured for the choice (rank 0)",
+            registry=registry,
+        )
         self.checkpoint_failures = Counter(
             "dist_seg_checkpoint_failures_total", "Checkpoints that could not be written (rank 0)", registry=registry
         )
@@ -229,6 +240,9 @@ class _Metrics:
                 self.checkpoint_step.set(event.step)
             case CheckpointFailed():
                 self.checkpoint_failures.inc()
+            case CheckpointIntervalChosen():
+                self.checkpoint_interval.set(event.interval_s)
+                self.checkpoint_cost.set(event.cost_s)
             case RankTimes():
                 self._rank_times(event)
             case RunEnded():

@@ -11,6 +11,7 @@ from dist_seg.telemetry.events import (
     BadSampleFound,
     BadShardFound,
     CheckpointFailed,
+    CheckpointIntervalChosen,
     CheckpointSaved,
     DigestTaken,
     EvalDone,
@@ -62,6 +63,7 @@ class TensorBoardSink:
                 | BadShardFound()
                 | NonFiniteStep()
                 | CheckpointFailed()
+                | CheckpointIntervalChosen()
                 | DigestTaken()
                 | RankTimes()
                 | RunEnded()

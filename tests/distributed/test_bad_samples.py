@@ -69,7 +69,7 @@ def train_and_evaluate(world: World, shards: str, folder: str) -> dict[str, obje
         return {**end, "on_record": list(on_record)}
 
     found: dict[str, object] = {}
-    with process_group(world, timeout_s=120), mock.patch("dist_seg.engine.run.Progress", remembered):
+    with process_group(world, timeout_s=120), mock.patch("dist_seg.engine.build.Progress", remembered):
         found["whole"] = train("whole")
         if world.size > 1:
             found["stopped"] = train("resumed", stop_at=3)

@@ -15,6 +15,7 @@ from dist_seg.errors import ConfigError
 from dist_seg.telemetry.events import (
     BadSampleFound,
     CheckpointFailed,
+    CheckpointIntervalChosen,
     CheckpointSaved,
     EvalDone,
     NonFiniteStep,
@@ -71,6 +72,7 @@ def sink_of_a_run() -> Iterator[PrometheusSink]:
     sink.emit(EvalDone(step=13, split="val", weights="ema", metrics=metrics, images=101, eval_s=4.0))
     sink.emit(CheckpointSaved(step=13, path="13", stall_s=0.5, write_s=3.0))
     sink.emit(CheckpointFailed(step=14, reason="No space left on device"))
+    sink.emit(CheckpointIntervalChosen(step=14, interval_s=120.5, cost_s=0.25))
     sink.emit(RankTimes(step=13, data_wait_s=(0.5, 0.5), forward_s=(0.5, 2.0), backward_s=(1.0, 1.5)))
     sink.emit(RunEnded(step=13, outcome="preempted", reason="SIGTERM", wall_s=9.0, seconds={}))
     try:
@@ -127,6 +129,8 @@ def samples(page: str) -> dict[tuple[str, tuple[str, ...]], float]:
         ("dist_seg_checkpoint_write_seconds_sum", ("ddp",), 3.0),
         ("dist_seg_checkpoint_step", (), 13.0),
         ("dist_seg_checkpoint_failures_total", (), 1.0),
+        ("dist_seg_checkpoint_interval_seconds", (), 120.5),
+        ("dist_seg_checkpoint_cost_seconds", (), 0.25),
         ("dist_seg_evaluation_score", ("miou", "val", "ema"), 0.75),
         ("dist_seg_evaluation_class_score", ('ro"ad', "iou", "val", "ema"), 0.5),
         ("dist_seg_evaluation_images", ("val",), 101.0),
