@@ -29,7 +29,13 @@ from dist_seg.telemetry.progress import duration
 
 _ABSENT = "\N{EN DASH}"
 _FAILED_SAVES_SHOWN = 3
-_PART_LABELS = {"data_wait": "data wait", "optimizer": "optimiser", "startup": "start-up", "lost": "lost to restarts"}
+_PART_LABELS = {
+    "data_wait": "data wait",
+    "optimizer": "optimiser",
+    "startup": "start-up",
+    "lost": "steps lost to restarts",
+    "down": "down",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,7 +277,7 @@ def _time_parts(account: TimeAccount) -> list[_TimePart]:
             time=duration(account.seconds[part]),
         )
         for part in PARTS
-        if part != "lost" or account.seconds[part] > 0
+        if part not in ("lost", "down") or account.seconds[part] > 0
     ]
 
 

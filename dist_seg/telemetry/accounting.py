@@ -1,5 +1,6 @@
 """Where the wall time of a run went, over all its restarts, from rank 0's log."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -8,13 +9,14 @@ from dist_seg.telemetry.jsonl import Record
 
 TRAINING = ("forward", "backward", "optimizer")
 """What counts as training in the goodput."""
-PARTS = (*TRAINING, "data_wait", "checkpoint", "evaluation", "startup", "other", "lost")
-"""lost: steps that a restart had to do again."""
+PARTS = (*TRAINING, "data_wait", "checkpoint", "evaluation", "startup", "other", "lost", "down")
+"""lost: steps that a restart had to do again. down: from the last sign of a process that was killed to the start of the
+next one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimeAccount:
-    """Seconds by part (`PARTS`); they sum to `wall_s`, the time during which a process of the run was alive."""
+    """Seconds by part (`PARTS`); they sum to `wall_s`. A pause after a process that ended by itself is no part of it."""
 
     seconds: Mapping[str, float]
     wall_s: float
@@ -75,6 +77,7 @@ def time_account(records: Sequence[Record]) -> TimeAccount:
             processes[-1].records.append(record)
     total = dict.fromkeys(PARTS, 0.0)
     resumed_at = float("inf")  # the lowest step that any later process took up
+    total["down"] = sum(_gap_s(before, after) for before, after in itertools.pairwise(processes))
     for process in reversed(processes):
         for part, seconds in _of_process(process, resumed_at).items():
             total[part] += seconds
@@ -107,6 +110,13 @@ def _of_process(process: _Process, resumed_at: float) -> dict[str, float]:
                 seconds[part] -= taken
                 seconds["lost"] += taken
     return seconds
+
+
+def _gap_s(before: _Process, after: _Process) -> float:
+    """After a process that was killed: seconds until the next one began."""
+    assert isinstance(after.started.event, RunStarted)
+    last_sign = before.records[-1] if before.records else before.started
+    return 0.0 if before.ended else max(0.0, after.started.time_s - after.started.event.startup_s - last_sign.time_s)
 
 
 def _from_events(process: _Process) -> dict[str, float]:

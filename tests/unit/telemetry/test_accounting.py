@@ -40,6 +40,7 @@ def test_a_killed_process_is_counted_by_its_events(run_started: StartFactory, st
             "checkpoint": 0.5,
             "other": 1.6,
             "lost": 0.0,
+            "down": 0.0,
         }
     )
     assert found.wall_s == pytest.approx(10.0)
@@ -57,8 +58,22 @@ def test_steps_that_a_restart_did_again_are_lost_time(
     )
     assert found.seconds["lost"] == pytest.approx(2.0)  # steps 2 and 3 of the first process, 1 s each
     assert found.seconds["forward"] == pytest.approx(0.3 + 0.6)
-    assert found.wall_s == pytest.approx(8.0 + 7.0)
+    assert found.seconds["down"] == pytest.approx(100 - 5 - 3)  # until the start-up of the second
+    assert found.wall_s == pytest.approx(8.0 + 92.0 + 7.0)
     assert found.starts == 2
+
+
+def test_a_pause_after_a_process_that_ended_by_itself_is_no_time_of_the_run(
+    run_started: StartFactory, run_ended: EndFactory
+) -> None:
+    found = account(
+        (0, run_started(0)),
+        (9, run_ended(1, "preempted", other=9.0)),
+        (1000, run_started(1)),
+        (1009, run_ended(2, other=9.0)),
+    )
+    assert found.seconds["down"] == 0.0
+    assert found.wall_s == 18.0
 
 
 def test_an_empty_log_accounts_for_nothing() -> None:
