@@ -2,9 +2,9 @@
 
     python benchmarks/goodput.py [--minutes 10] [--mtbf 120] [--json FILE]
 
-Trains the synthetic recipe on two processes with `checkpoint.interval_steps=auto`. Every process of it is killed (SIGKILL)
-at random times, a failure every `--mtbf` seconds on average (exponential, as the formula has it), and the same
-command is started again at once. Useful time is what the steps that stand would take without saves: their wall
+Trains the synthetic recipe on two processes with `checkpoint.interval_steps=auto`. Every process of it is killed
+(SIGKILL) at random times, a failure every `--mtbf` seconds on average (exponential, as the formula has it), and the
+same command is started again at once. Useful time is what the steps that stand would take without saves: their wall
 times of training, less what saves slowed them down. The formula is Daly's (2006) with what was measured in this
 very run: the interval, the cost of a save, the time from a kill to the first step after it, and the failures that
 there were. Prints both, and what the rest of the time went to.

@@ -16,7 +16,7 @@ next one."""
 
 @dataclass(frozen=True, kw_only=True)
 class TimeAccount:
-    """Seconds by part (`PARTS`); they sum to `wall_s`. A pause after a process that ended by itself is no part of it."""
+    """Seconds by part (`PARTS`); they sum to `wall_s`, which leaves out pauses after processes that ended by themselves."""
 
     seconds: Mapping[str, float]
     wall_s: float
