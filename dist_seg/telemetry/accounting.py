@@ -16,7 +16,7 @@ next one."""
 
 @dataclass(frozen=True, kw_only=True)
 class TimeAccount:
-    """Seconds by part (`PARTS`); they sum to `wall_s`, which leaves out pauses after processes that ended by themselves."""
+    """Seconds by part (`PARTS`); they sum to `wall_s`, without pauses after processes that ended by themselves."""
 
     seconds: Mapping[str, float]
     wall_s: float
