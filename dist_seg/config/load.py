@@ -88,7 +88,7 @@ def to_tree(config: Config) -> Tree:
 
 def differences(old: Config, new: Config) -> list[tuple[str, object, object]]:
     """(dotted key, old value, new value) for every field in which two configurations differ."""
-    old_leaves, new_leaves = dict(_leaves(to_tree(old))), dict(_leaves(to_tree(new)))
+    old_leaves, new_leaves = dict(leaves(to_tree(old))), dict(leaves(to_tree(new)))
     return [(key, old_leaves[key], new_leaves[key]) for key in old_leaves if old_leaves[key] != new_leaves[key]]
 
 
@@ -98,10 +98,11 @@ def _plain(value: object) -> object:
     return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
-def _leaves(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+def leaves(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """(dotted key, value) for everything in nested dictionaries that is not one itself."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
@@ -203,7 +204,7 @@ def _check_key(name: object, valid: Sequence[str], source: str, prefix: str) -> 
     if name in valid:
         return
     if not prefix:
-        everywhere = {key.split(".")[-1]: key for key, _ in _leaves(to_tree(Config()))}
+        everywhere = {key.split(".")[-1]: key for key, _ in leaves(to_tree(Config()))}
         valid = [*valid, *everywhere]
         near = difflib.get_close_matches(str(name), valid, n=1)
         nearest = everywhere.get(near[0], near[0]) if near else None
@@ -225,7 +226,7 @@ def _build(tree: Tree, sources: Mapping[str, str]) -> Config:
         key = found.group(1) if found else ""
         expected = "; ".join(re.findall(r"Expected an? ([^\n]+?)(?:\. Got value|\n|$)", str(error))) or str(error)
         expected = re.sub(r"<class '(\w+)'>|typing\.", r"\1", expected)
-        value = dict(_leaves(tree)).get(key)
+        value = dict(leaves(tree)).get(key)
         raise ConfigError(f"{sources.get(key, 'configuration')}: {key}={value!r}: expected {expected}") from error
     _check_finite(config, sources)
     return config
@@ -233,16 +234,16 @@ def _build(tree: Tree, sources: Mapping[str, str]) -> Config:
 
 def _check_empty(tree: Tree, sources: Mapping[str, str]) -> None:
     """Refuses null, which jsonargparse lets through everywhere, where the field's type does not name it."""
-    for key, value in _leaves(tree):
+    for key, value in leaves(tree):
         if value is None and type(None) not in get_args(_hint_of(key)):
-            default = dict(_leaves(to_tree(Config())))[key]
+            default = dict(leaves(to_tree(Config())))[key]
             raise ConfigError(
                 f"{sources[key]}: {key} is empty (null), but needs a value; leave it out for the default, {default!r}"
             )
 
 
 def _check_finite(config: Config, sources: Mapping[str, str]) -> None:
-    for key, value in _leaves(to_tree(config)):
+    for key, value in leaves(to_tree(config)):
         numbers = value if isinstance(value, list) else [value]
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             raise ConfigError(f"{sources.get(key, 'configuration')}: {key}={value}: must be finite")

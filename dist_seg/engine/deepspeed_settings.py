@@ -4,11 +4,12 @@ A user's own file adds to it (bucket sizes, overlap, logging), and must agree wh
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from dist_seg.config.load import leaves
 from dist_seg.config.schema import Config
 from dist_seg.errors import ConfigError
 
@@ -74,7 +75,7 @@ def _read(path: str) -> Settings:
 def _check(own: Mapping[str, object], config: Config, *, world_size: int, lanes: int) -> None:
     problems = [
         f"  {key}: {value!r} there, {claim.value!r} from {claim.ours}"
-        for key, value in _leaves(own)
+        for key, value in leaves(own)
         if (claim := _claims(config, world_size, lanes).get(key)) is not None and value not in (_AUTO, claim.value)
     ]
     problems += [f"  {key}: {reason}" for key, reason in _REFUSED.items() if _is_on(own.get(key))]
@@ -127,11 +128,3 @@ def _claims(config: Config, world_size: int, lanes: int) -> Mapping[str, _Claim]
     steps = f"{lanes} lanes on {world_size} ranks"
     each = lanes // world_size if lanes % world_size == 0 else "no whole number"
     return {**claims, "gradient_accumulation_steps": _Claim(value=each, ours=steps)}
-
-
-def _leaves(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
