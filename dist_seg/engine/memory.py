@@ -25,8 +25,8 @@ def state_bytes(
 ) -> StateBytes:
     """Weights, gradients, moments and moving average; without activations, buckets and what libraries hold.
 
-    parameter_bytes: of the whole model in single precision. Stages 1 and 2 keep a second copy of the weights that a
-    rank updates, as DeepSpeed does whatever the precision; so does stage 3 with an offloaded optimiser.
+    parameter_bytes: of the whole model in single precision. Stages 1 to 3 keep a second copy of the weights that a
+    rank updates, as DeepSpeed does whatever the precision. Stage 3 copies the gradients' shards before the update.
     """
     whole, share = parameter_bytes, -(-parameter_bytes // world_size)
     moments = _MOMENTS[optimizer]
@@ -35,13 +35,12 @@ def state_bytes(
         return StateBytes(device=(2 + moments + ema) * whole, host=0)
     weights = average = share if stage == 3 else whole
     gradients = whole if stage == 1 else share
-    masters = share if stage < 3 or engine.offload_optimizer else 0
-    updated = masters + moments * share
+    updated = share + moments * share
     if engine.offload_optimizer:
         # The sharded gradients are copied to where the step is made.
         host, device = updated + share, weights + (gradients if stage == 1 else 0)
     else:
-        host, device = 0, weights + gradients + updated
+        host, device = 0, weights + (2 if stage == 3 else 1) * gradients + updated
     if engine.offload_param:
         host, device = host + weights + average * ema, device - weights
         average = 0

@@ -17,7 +17,7 @@ def zero(stage: int, *, optimizer: bool = False, param: bool = False) -> EngineC
         (zero(0), 4 * 1200, 0),
         (zero(1), 2 * 1200 + 3 * 400, 0),  # master and two moments are shared out
         (zero(2), 1200 + 4 * 400, 0),  # gradients too
-        (zero(3), 4 * 400, 0),  # everything, and the shards are their own masters
+        (zero(3), 6 * 400, 0),  # everything; gradients twice, as their copy is what the update reads
         (zero(2, optimizer=True), 1200, 4 * 400),
         (zero(3, optimizer=True), 400, 4 * 400),
         (zero(3, optimizer=True, param=True), 0, 5 * 400),
