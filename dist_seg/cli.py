@@ -4,16 +4,15 @@ import argparse
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from dist_seg import __version__
 from dist_seg.errors import ConfigError, RunFailedError, UserError
+from dist_seg.runtime.startup import STARTUP
 
 EXIT_FAULT, EXIT_STOPPED = 1, 143
-_started = time.time()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -279,7 +278,7 @@ def _run_train(options: argparse.Namespace, argv: list[str]) -> int:
             fresh=options.fresh,
             resume_with_changes=options.resume_with_changes,
         ),
-        _started,
+        STARTUP.process_started,
     )
 
 

@@ -214,7 +214,14 @@ def _run_part(run_dir: Path, log: Sequence[Record], notes: Sequence[str]) -> dic
         "goodput": _percent(account.goodput),
         "wall": duration(account.wall_s),
         "starts": account.starts,
+        "startup": _last_startup(events),
     }
+
+
+def _last_startup(events: Sequence[Record]) -> str:
+    """The parts of the last start, in one line; empty for a log of an earlier version."""
+    parts = next((r.event.startup for r in reversed(events) if isinstance(r.event, RunStarted)), {})
+    return ", ".join(f"{part.replace('_', ' ')} {seconds:.1f} s" for part, seconds in parts.items())
 
 
 def _notes(account: TimeAccount) -> list[str]:

@@ -13,7 +13,6 @@ from typing import Literal, cast
 from dist_seg import capacity
 from dist_seg.commands.evaluate import summary_line
 from dist_seg.commands.launch import run_dir_of
-from dist_seg.commands.report import render_report
 from dist_seg.config.load import config_from_tree, load_config, to_tree, to_yaml
 from dist_seg.config.schema import Config
 from dist_seg.data.bad_shards import check_bad_shards, find_bad_shards, unusable
@@ -29,6 +28,7 @@ from dist_seg.runtime.allocator import keep_freed_memory
 from dist_seg.runtime.board import FirstCause
 from dist_seg.runtime.collectives import gather_json, on_every_rank, on_main, raise_if_any
 from dist_seg.runtime.process_group import process_group
+from dist_seg.runtime.startup import STARTUP
 from dist_seg.runtime.storage import Storage, open_storage
 from dist_seg.runtime.watchdog import GROUP_MARGIN_S, Watchdog, watched
 from dist_seg.runtime.world import World, detect_world, set_threads
@@ -68,6 +68,7 @@ class _Prepared:
 
 def train(options: TrainOptions, process_started: float) -> int:
     """Runs the command on this rank; returns the exit code."""
+    STARTUP.done("imports")
     keep_freed_memory()
     config = load_config(options.files, options.overrides)
     if options.print_config and config.data.shards is None:
@@ -77,6 +78,7 @@ def train(options: TrainOptions, process_started: float) -> int:
     world = detect_world()
     num_threads = set_threads(world, config.train.num_threads)
     timeout_s = config.train.timeout_s
+    STARTUP.done("settings")
     with (
         StopSignal() as stop,
         process_group(world, timeout_s + GROUP_MARGIN_S, single=config.engine.name == "deepspeed") as start,
@@ -84,7 +86,9 @@ def train(options: TrainOptions, process_started: float) -> int:
     ):
         watchdog.check_worth_starting()
         world = dataclasses.replace(world, restarts=watchdog.restarts)
+        STARTUP.done("process_group")
         prepared = _prepare(config, options, world, num_threads)
+        STARTUP.done("settings")
         if options.print_config or options.dry_run:
             return 0
         loader_threads = num_threads if config.data.num_threads is None else config.data.num_threads
@@ -385,7 +389,6 @@ def _train_and_log(
             num_threads=num_threads,
             emit=emit,
             stop=stop,
-            process_started=process_started,
             bad_shards=prepared.bad_shards,
         )
         ended = "complete" if outcome.complete else "preempted"
@@ -401,6 +404,8 @@ def _train_and_log(
 
 def _drawn(folder: RunFolder, world: World) -> str:
     """Draws the report, and says where it lies. A disk that is full by now does not undo the run."""
+    from dist_seg.commands.report import render_report  # Its plots' library takes seconds of every start.
+
     try:
         report = render_report(folder, world)
     except UserError as error:

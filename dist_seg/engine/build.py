@@ -26,6 +26,7 @@ from dist_seg.errors import CheckpointError, ConfigError
 from dist_seg.models.norm import settled_norm
 from dist_seg.runtime.collectives import on_every_rank
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
+from dist_seg.runtime.startup import STARTUP
 from dist_seg.runtime.streams import seed_of
 from dist_seg.runtime.world import World
 from dist_seg.tasks.build import build_task
@@ -61,11 +62,15 @@ def prepare(
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=None, norm=norm))
     task = build_task(config, classes, class_pixels)
     model = on_every_rank(lambda: _build_model(config, task, world))
+    STARTUP.done("model")
     state = on_every_rank(lambda: _loaded(config, checkpoint, model))
+    STARTUP.done("restore")
     statistics = RunningStatistics(model, config.model.norm_momentum)
     strategy = _build_strategy(config, task, model, statistics, world, lanes)
+    STARTUP.done("engine")
     ema = ExponentialMovingAverage(strategy.held(), config.train.ema_decay) if config.train.ema_decay else None
     progress = on_every_rank(lambda: _resumed(config, checkpoint, state, strategy, ema))
+    STARTUP.done("restore")
     return Trainee(task=task, strategy=strategy, statistics=statistics, ema=ema, progress=progress)
 
 

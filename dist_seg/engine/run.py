@@ -4,7 +4,6 @@ import dataclasses
 import logging
 import os
 import platform
-import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import cast
 
@@ -29,6 +28,7 @@ from dist_seg.engine.trainer import Progress, Trainer
 from dist_seg.errors import CheckpointError, ConfigError
 from dist_seg.runtime.collectives import gather_json, on_main
 from dist_seg.runtime.place import HERE
+from dist_seg.runtime.startup import STARTUP
 from dist_seg.runtime.storage import Storage, open_storage
 from dist_seg.runtime.world import World
 from dist_seg.tasks.task import ClassInfo, EvalResult
@@ -152,17 +152,17 @@ def run_training(
     num_threads: int,
     emit: Callable[[Event], None],
     stop: StopSignal,
-    process_started: float,
     bad_shards: Mapping[str, str] | None = None,
 ) -> TrainingOutcome:
     """Trains on every rank until the end or a stop signal. A collective.
 
-    process_started: `time.time()` at which this process began, for the account of the start-up. bad_shards: what was
-    found to be bad before the start, in any split: the reasons by name, equal on every rank.
+    bad_shards: what was found to be bad before the start, in any split: the reasons by name, equal on every rank.
     """
+    STARTUP.done("outputs")
     make_deterministic(config, world.device)
     plan = build_plan(config, manifest)
     checkpoint = _agreed_checkpoint(config, folder, restarted=world.restarts > 0)
+    STARTUP.done("restore")
     with memory_explained(config, world, lambda: "a first micro-batch"):
         trainee = prepare(
             config,
@@ -219,6 +219,7 @@ def run_training(
         progress=progress,
     )
     assert config.train.max_steps is not None
+    STARTUP.done("other")
     emit(
         RunStarted(
             step=progress.step,
@@ -231,7 +232,8 @@ def run_training(
             class_names=manifest.class_names,
             manifest_hash=manifest.hash,
             versions={"python": platform.python_version(), "torch": torch.__version__, **loader_version(config)},
-            startup_s=time.time() - process_started,
+            startup_s=sum(STARTUP.seconds.values()),
+            startup=STARTUP.seconds,
             engine=engine_name(config.engine),
         )
     )

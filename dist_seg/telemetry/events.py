@@ -6,7 +6,7 @@ Every event is emitted on every rank unless its docstring says otherwise. Times 
 import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -28,6 +28,10 @@ class RunStarted:
     startup_s: float
     engine: str = "ddp"
     """With the ZeRO stage, where there is one: `deepspeed, ZeRO-2`."""
+    startup: Mapping[str, float] = field(default_factory=dict)
+    """Seconds by part, in order, that sum to `startup_s`: interpreter, imports, settings (configuration, manifest,
+    checks), process_group, outputs (run folder, sinks), restore (finding, reading and taking up a checkpoint), model,
+    engine (with its warm-up), other."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -131,7 +131,6 @@ def train_on(
             num_threads=0,
             emit=emit,
             stop=stop,
-            process_started=0.0,
         )
         raise_if_any(outcome.unsaved)  # As the command does, once the result is written.
         return outcome

@@ -1,0 +1,44 @@
+"""Where the time goes between the start of this process and its first step."""
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def process_age_s() -> float:
+    """How long ago the operating system started this process; 0 where that is not to be had."""
+    try:
+        # Behind the name in brackets, which may hold blanks, the 20th field is the start in ticks since boot.
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+    except (OSError, AttributeError, ValueError):  # Not Linux.
+        return 0.0
+
+
+class StartUp:
+    """Seconds by part, without gaps: each part lasts from the end of the one before it to its own `done`.
+
+    The first, `interpreter`, is all that came before this was made. A part that is done again adds up.
+    """
+
+    def __init__(self) -> None:
+        age_s = process_age_s()
+        self.process_started = time.time() - age_s
+        """Unix time."""
+        self._last = time.monotonic()
+        self._seconds = {"interpreter": age_s}
+
+    def done(self, part: str) -> None:
+        now = time.monotonic()
+        self._seconds[part] = self._seconds.get(part, 0.0) + now - self._last
+        self._last = now
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """So far, in the order in which the parts began."""
+        return dict(self._seconds)
+
+
+# One for the process, whose start it tells; made when the command line is imported, before anything heavy.
+STARTUP = StartUp()
