@@ -322,7 +322,8 @@ def _environment_facts(log: Sequence[Record]) -> list[tuple[str, str]]:
     started = _last_start(log)
     if not started:
         return []
-    return [("device", started.device), ("ranks", str(started.world_size)), *started.versions.items()]
+    engine = [] if started.engine == "ddp" else [("engine", started.engine)]
+    return [("device", started.device), ("ranks", str(started.world_size)), *engine, *started.versions.items()]
 
 
 def _last_start(log: Sequence[Record]) -> RunStarted | None:

@@ -97,6 +97,8 @@ def start(at_step: int = 0) -> RunStarted:
         manifest_hash="0123abcd",
         versions={"torch": "2.14.1"},
         startup_s=1.0,
+        startup={"imports": 0.75, "process_group": 0.25},
+        engine="deepspeed, ZeRO-2",
     )
 
 
@@ -220,6 +222,11 @@ def test_a_class_that_nothing_has_is_marked_absent(full_page: str) -> None:
     assert "unicorn" in row[: row.index("</tr>")]
     assert full_page.count('<tr class="absent">') == 1
     assert "1 of 3 classes occur neither" in full_page
+
+
+def test_the_last_start_up_is_shown_by_part_and_the_engine_among_the_facts(full_page: str) -> None:
+    assert "The last start-up: imports 0.8 s, process group 0.2 s." in full_page
+    assert "deepspeed, ZeRO-2" in full_page
 
 
 def test_the_time_is_shown_with_the_goodput(full_page: str) -> None:
