@@ -48,7 +48,7 @@ def command(*arguments: str) -> dict[str, object]:
     words = io.StringIO()
     with (
         contextlib.redirect_stderr(words),
-        mock.patch("dist_seg.commands.train.render_report"),
+        mock.patch("dist_seg.commands.report.render_report"),
         # One group for all commands of a test: a new one each would meet the last one's store on its port.
         mock.patch("dist_seg.commands.train.process_group", return_value=contextlib.nullcontext()),
         mock.patch("dist_seg.commands.evaluate.process_group", return_value=contextlib.nullcontext()),

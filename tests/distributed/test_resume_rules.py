@@ -35,7 +35,7 @@ _RUN = ["train.max_steps=6", "checkpoint.interval_steps=2", "checkpoint.keep_las
 def train(shards: str, run_dir: str, *extra: str) -> dict[str, object]:
     """Code and words of the command, called as from a shell; without its report, which takes longest."""
     words = io.StringIO()
-    with contextlib.redirect_stderr(words), mock.patch("dist_seg.commands.train.render_report"):
+    with contextlib.redirect_stderr(words), mock.patch("dist_seg.commands.report.render_report"):
         code = main(["train", f"data.shards={shards}", f"run.dir={run_dir}", *SMALL, *_RUN, *extra])
     return {"code": code, "words": words.getvalue()}
 

@@ -59,7 +59,7 @@ def train(world: World, url: str, folder: str) -> dict[str, object]:
         words = io.StringIO()
         with (
             contextlib.redirect_stderr(words),
-            mock.patch("dist_seg.commands.train.render_report"),
+            mock.patch("dist_seg.commands.report.render_report"),
             mock.patch("dist_seg.commands.train.process_group", return_value=contextlib.nullcontext()),
         ):
             code = main(["train", f"data.shards={url}", f"run.dir={folder}/{name}", *SMALL, *_RUN, *extra])
