@@ -15,7 +15,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -128,7 +128,7 @@ def _trainer_block(config: Config, folder: Path, block: int) -> Callable[[], flo
 
     progress = Progress()
 
-    def batches_of(units: Iterable[tuple[int, int]]) -> Generator[Batch, None, None]:
+    def batches_of(units: Iterable[tuple[int, int]], bad_shards: Mapping[str, str]) -> Generator[Batch, None, None]:
         for step, _ in units:
             if step and step % block == 0 and progress.step == step and not resumed.pop(step, False):
                 raise PausedError
@@ -144,7 +144,8 @@ def _trainer_block(config: Config, folder: Path, block: int) -> Callable[[], flo
         ema=ExponentialMovingAverage(strategy.held(), config.train.ema_decay),
         plan=TrainPlan([4 * block], seed=0, global_batch=4, micro_batch=4, shuffle_window=64),
         batches_of=batches_of,
-        evaluate=lambda model: EvalResult(headline={"miou": 0.0}, document={}, images=0),
+        shard_samples={},
+        evaluate=lambda model: EvalResult(headline={"miou": 0.0}, score_name="miou", document={}, images=0),
         scored_steps=(),
         writer=None,
         manifest_meta={},

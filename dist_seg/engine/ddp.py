@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from dist_seg.engine.ema import ExponentialMovingAverage
+from dist_seg.engine.ema import ExponentialMovingAverage, averaged
 from dist_seg.engine.loss_scale import LossScale
 from dist_seg.engine.optim import load_optimizer_state, optimizer_state, set_learning_rate
 from dist_seg.engine.warm_up import check_all_used
@@ -95,13 +95,8 @@ class DdpStrategy:
     def part(self, name: str, whole: torch.Tensor) -> torch.Tensor:
         return whole
 
-    @contextmanager
-    def evaluated(self, ema: ExponentialMovingAverage | None) -> Iterator[nn.Module]:
-        if ema is None:
-            yield self.module
-            return
-        with ema.swapped_in():
-            yield self.module
+    def evaluated(self, ema: ExponentialMovingAverage | None) -> AbstractContextManager[nn.Module]:
+        return averaged(self.module, ema)
 
     def optimizer_state(self) -> Iterator[tuple[str, torch.Tensor]]:
         yield from optimizer_state(self._optimizer, self.module).items()

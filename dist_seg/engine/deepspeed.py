@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from dist_seg.config.schema import EngineConfig
 from dist_seg.engine.deepspeed_settings import Settings
-from dist_seg.engine.ema import ExponentialMovingAverage
+from dist_seg.engine.ema import ExponentialMovingAverage, averaged
 from dist_seg.engine.loss_scale import LossScale
 from dist_seg.engine.optim import load_optimizer_state, optimizer_state, set_learning_rate
 from dist_seg.errors import UserError
@@ -159,11 +159,8 @@ class DeepSpeedStrategy:
         """Under stage 3 a whole model beside the shards: ranks that predict a different number of images, or find other
         numbers of objects in them, would wait for each other's shards in vain."""
         if self._stage < 3:
-            if ema is None:
-                yield self.module
-                return
-            with ema.swapped_in():
-                yield self.module
+            with averaged(self.module, ema) as module:
+                yield module
             return
         model = self._blank_model()
         averages = {} if ema is None else ema.averages

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 
 class ExponentialMovingAverage:
@@ -56,3 +57,13 @@ class ExponentialMovingAverage:
     def _swap(self) -> None:
         for name, tensor in self._live.items():
             tensor.data, self._averages[name] = self._averages[name], tensor.data
+
+
+@contextmanager
+def averaged(model: nn.Module, ema: ExponentialMovingAverage | None) -> Iterator[nn.Module]:
+    """The model itself, while the context lasts with the averages as its weights, if there are any."""
+    if ema is None:
+        yield model
+        return
+    with ema.swapped_in():
+        yield model
