@@ -26,13 +26,16 @@ from dist_seg.config.recipes import recipe_path
 from dist_seg.config.schema import Config, ModelConfig
 from dist_seg.data.batch import Batch
 from dist_seg.data.plan import TrainPlan
+from dist_seg.engine.bad_data import BadDataRecord
 from dist_seg.engine.ddp import DdpStrategy
 from dist_seg.engine.ema import ExponentialMovingAverage
 from dist_seg.engine.optim import build_optimizer
+from dist_seg.engine.progress import Progress
 from dist_seg.engine.run import make_deterministic
+from dist_seg.engine.saver import Saver
 from dist_seg.engine.statistics import RunningStatistics
 from dist_seg.engine.stop import StopSignal
-from dist_seg.engine.trainer import Progress, Trainer
+from dist_seg.engine.trainer import Trainer
 from dist_seg.runtime.allocator import keep_freed_memory
 from dist_seg.runtime.world import World
 from dist_seg.tasks.build import build_task
@@ -135,20 +138,29 @@ def _trainer_block(config: Config, folder: Path, block: int) -> Callable[[], flo
             yield batch
 
     resumed: dict[int, bool] = {}
+    ema = ExponentialMovingAverage(strategy.held(), config.train.ema_decay)
     trainer = Trainer(
         config=config,
         world=world,
         task=task,
         strategy=strategy,
         statistics=RunningStatistics(model, config.model.norm_momentum),
-        ema=ExponentialMovingAverage(strategy.held(), config.train.ema_decay),
+        ema=ema,
         plan=TrainPlan([4 * block], seed=0, global_batch=4, micro_batch=4, shuffle_window=64),
         batches_of=batches_of,
-        shard_samples={},
         evaluate=lambda model: EvalResult(headline={"miou": 0.0}, score_name="miou", document={}, images=0),
         scored_steps=(),
-        writer=None,
-        manifest_meta={},
+        saver=Saver(
+            config=config,
+            world=world,
+            strategy=strategy,
+            ema=ema,
+            writer=None,
+            manifest_meta={},
+            progress=progress,
+            emit=emit,
+        ),
+        bad_data=BadDataRecord(data=config.data, shard_samples={}, world=world, progress=progress, emit=emit),
         emit=emit,
         stop=StopSignal(),
         progress=progress,

@@ -18,9 +18,9 @@ from dist_seg.engine.deepspeed_settings import deepspeed_settings
 from dist_seg.engine.ema import ExponentialMovingAverage
 from dist_seg.engine.loss_scale import LossScale
 from dist_seg.engine.optim import build_optimizer
+from dist_seg.engine.progress import Progress
 from dist_seg.engine.statistics import RunningStatistics
 from dist_seg.engine.strategy import Strategy
-from dist_seg.engine.trainer import Progress
 from dist_seg.engine.warm_up import check_all_used
 from dist_seg.errors import CheckpointError, ConfigError
 from dist_seg.models.norm import settled_norm

@@ -19,12 +19,15 @@ from dist_seg.data.batch import Batch
 from dist_seg.data.loader import loader_version, train_batches
 from dist_seg.data.manifest import Manifest
 from dist_seg.data.plan import TrainPlan
-from dist_seg.engine.build import prepare
+from dist_seg.engine.bad_data import BadDataRecord
+from dist_seg.engine.build import Trainee, prepare
 from dist_seg.engine.evaluator import evaluate
 from dist_seg.engine.out_of_memory import memory_explained
+from dist_seg.engine.progress import Progress
 from dist_seg.engine.run_folder import RunFolder
+from dist_seg.engine.saver import Saver
 from dist_seg.engine.stop import StopSignal
-from dist_seg.engine.trainer import Progress, Trainer
+from dist_seg.engine.trainer import Trainer
 from dist_seg.errors import CheckpointError, ConfigError
 from dist_seg.runtime.collectives import gather_json, on_main
 from dist_seg.runtime.place import HERE
@@ -118,7 +121,6 @@ def engine_name(engine: EngineConfig) -> str:
 def find_checkpoint(config: Config, checkpoints: CheckpointStore, *, restarted: bool) -> str | None:
     """Path or URL of the checkpoint that `checkpoint.resume` asks to start from.
 
-
     Raises CheckpointError for one that is not whole.
     restarted: the launcher has started the ranks anew, so that the run's own newest checkpoint comes before all else.
     """
@@ -161,6 +163,78 @@ def run_training(
     STARTUP.done("outputs")
     make_deterministic(config, world.device)
     plan = build_plan(config, manifest)
+    trainee, saved_step = _started(config, world, folder, manifest, plan, bad_shards or {})
+    progress = trainee.progress
+    scored_steps = cast(list[int], on_main(lambda: _claim(folder, config, progress.step)))
+    writer = _build_writer(config, folder.checkpoints, emit, saved_step)
+    saver = Saver(
+        config=config,
+        world=world,
+        strategy=trainee.strategy,
+        ema=trainee.ema,
+        writer=writer if world.is_main else None,
+        manifest_meta=manifest_meta(manifest),
+        progress=progress,
+        emit=emit,
+    )
+
+    def batches_of(units: Iterable[tuple[int, int]], bad: Mapping[str, str]) -> Generator[Batch, None, None]:
+        return train_batches(config, manifest, storage, plan, units, world.device, num_threads, bad)
+
+    trainer = Trainer(
+        config=config,
+        world=world,
+        task=trainee.task,
+        strategy=trainee.strategy,
+        statistics=trainee.statistics,
+        ema=trainee.ema,
+        plan=plan,
+        batches_of=batches_of,
+        evaluate=lambda model: evaluate(
+            model,
+            task=trainee.task,
+            config=config,
+            storage=storage,
+            manifest=manifest,
+            split=config.data.val_split,
+            world=world,
+            num_threads=num_threads,
+            stop_requested=lambda: stop.requested,
+            bad_shards=bad_shards,
+        ),
+        scored_steps=scored_steps,
+        saver=saver,
+        bad_data=BadDataRecord(
+            data=config.data, shard_samples=_shard_samples(config, manifest), world=world, progress=progress, emit=emit
+        ),
+        emit=emit,
+        stop=stop,
+        progress=progress,
+    )
+    STARTUP.done("other")
+    emit(_run_started(config, world, manifest, plan, progress.step))
+    try:
+        with memory_explained(config, world, lambda: HERE.words):
+            complete = trainer.run()
+    finally:
+        writer.close()
+    return TrainingOutcome(
+        complete=complete,
+        step=progress.step,
+        result=trainer.last_result if complete else None,
+        unsaved=saver.unsaved,
+    )
+
+
+def _started(
+    config: Config,
+    world: World,
+    folder: RunFolder,
+    manifest: Manifest,
+    plan: TrainPlan,
+    bad_shards: Mapping[str, str],
+) -> tuple[Trainee, int | None]:
+    """The model in its engine, where its training goes on from; and the step that the run has saved of it, if any."""
     checkpoint = _agreed_checkpoint(config, folder, restarted=world.restarts > 0)
     STARTUP.done("restore")
     with memory_explained(config, world, lambda: "a first micro-batch"):
@@ -177,76 +251,36 @@ def run_training(
     if checkpoint is not None and not own:
         progress.origin = _origin(checkpoint)
     _check_same_start(progress, manifest)
-    shard_samples = {shard.name: shard.samples for shard in manifest.split(config.data.train_split).shards}
-    known_bad = {name: reason for name, reason in (bad_shards or {}).items() if name in shard_samples}
+    shard_samples = _shard_samples(config, manifest)
+    known_bad = {name: reason for name, reason in bad_shards.items() if name in shard_samples}
     # In a checkpoint of other data the same names mean other shards.
     of_other_data = checkpoint is not None and load_meta(checkpoint).manifest.get("hash") != manifest.hash
     progress.bad_shards = {**known_bad, **({} if of_other_data else progress.bad_shards)}
-    check_bad_shards(progress.bad_shards, config.data.max_bad_shards, len(shard_samples), storage.url)
-    scored_steps = cast(list[int], on_main(lambda: _claim(folder, config, progress.step)))
-    writer = _build_writer(config, folder.checkpoints, emit, progress.step if own else None)
+    check_bad_shards(progress.bad_shards, config.data.max_bad_shards, len(shard_samples), str(config.data.shards))
+    return trainee, progress.step if own else None
 
-    def batches_of(units: Iterable[tuple[int, int]], bad: Mapping[str, str]) -> Generator[Batch, None, None]:
-        return train_batches(config, manifest, storage, plan, units, world.device, num_threads, bad)
 
-    trainer = Trainer(
-        config=config,
-        world=world,
-        task=trainee.task,
-        strategy=trainee.strategy,
-        statistics=trainee.statistics,
-        ema=trainee.ema,
-        plan=plan,
-        batches_of=batches_of,
-        shard_samples=shard_samples,
-        evaluate=lambda model: evaluate(
-            model,
-            task=trainee.task,
-            config=config,
-            storage=storage,
-            manifest=manifest,
-            split=config.data.val_split,
-            world=world,
-            num_threads=num_threads,
-            stop_requested=lambda: stop.requested,
-            bad_shards=bad_shards,
-        ),
-        scored_steps=scored_steps,
-        writer=writer if world.is_main else None,
-        manifest_meta=manifest_meta(manifest),
-        emit=emit,
-        stop=stop,
-        progress=progress,
-    )
+def _shard_samples(config: Config, manifest: Manifest) -> dict[str, int]:
+    """The number of samples of the training split by shard."""
+    return {shard.name: shard.samples for shard in manifest.split(config.data.train_split).shards}
+
+
+def _run_started(config: Config, world: World, manifest: Manifest, plan: TrainPlan, step: int) -> RunStarted:
     assert config.train.max_steps is not None
-    STARTUP.done("other")
-    emit(
-        RunStarted(
-            step=progress.step,
-            max_steps=config.train.max_steps,
-            steps_per_epoch=plan.steps_per_epoch,
-            world_size=world.size,
-            global_batch=plan.global_batch,
-            micro_batch=plan.micro_batch,
-            device=str(world.device),
-            class_names=manifest.class_names,
-            manifest_hash=manifest.hash,
-            versions={"python": platform.python_version(), "torch": torch.__version__, **loader_version(config)},
-            startup_s=sum(STARTUP.seconds.values()),
-            startup=STARTUP.seconds,
-            engine=engine_name(config.engine),
-        )
-    )
-    try:
-        with memory_explained(config, world, lambda: HERE.words):
-            complete = trainer.run()
-    finally:
-        writer.close()
-    return TrainingOutcome(
-        complete=complete,
-        step=progress.step,
-        result=trainer.last_result if complete else None,
-        unsaved=trainer.unsaved,
+    return RunStarted(
+        step=step,
+        max_steps=config.train.max_steps,
+        steps_per_epoch=plan.steps_per_epoch,
+        world_size=world.size,
+        global_batch=plan.global_batch,
+        micro_batch=plan.micro_batch,
+        device=str(world.device),
+        class_names=manifest.class_names,
+        manifest_hash=manifest.hash,
+        versions={"python": platform.python_version(), "torch": torch.__version__, **loader_version(config)},
+        startup_s=sum(STARTUP.seconds.values()),
+        startup=STARTUP.seconds,
+        engine=engine_name(config.engine),
     )
 
 

@@ -2,42 +2,36 @@
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import cast
 
 import torch
 from torch import nn
 
-from dist_seg.checkpoint.state import CheckpointMeta, SnapshotBuffers, TrainingState
-from dist_seg.checkpoint.writer import CheckpointWriter
-from dist_seg.config.load import to_tree
 from dist_seg.config.schema import Config, OptimConfig, TrainConfig
-from dist_seg.data.bad_shards import check_bad_shards
 from dist_seg.data.batch import BadSample, BadShard, Batch
 from dist_seg.data.plan import TrainPlan, lanes_of_rank
-from dist_seg.engine.checkpoint_interval import OptimalInterval
+from dist_seg.engine.bad_data import BadDataRecord
 from dist_seg.engine.digest import agreed_digest, batch_digest, weights_digest
 from dist_seg.engine.ema import ExponentialMovingAverage
 from dist_seg.engine.optim import lr_factor
+from dist_seg.engine.progress import Progress
+from dist_seg.engine.saver import Saver
 from dist_seg.engine.statistics import RunningStatistics
 from dist_seg.engine.stop import StopSignal
 from dist_seg.engine.stragglers import RankClock
 from dist_seg.engine.strategy import Strategy
-from dist_seg.errors import CheckpointError, DataError, RunFailedError
+from dist_seg.errors import RunFailedError
 from dist_seg.runtime.clock import Mark, mark, seconds_between
-from dist_seg.runtime.collectives import broadcast_json, gather_json, raise_if_any, sum_over_ranks
+from dist_seg.runtime.collectives import raise_if_any, sum_over_ranks
 from dist_seg.runtime.place import HERE
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
 from dist_seg.runtime.streams import seed_of
 from dist_seg.runtime.world import World
 from dist_seg.tasks.task import EvalResult, ModelOutput, Task
 from dist_seg.telemetry.events import (
-    BadSampleFound,
-    BadShardFound,
-    CheckpointIntervalChosen,
     DigestTaken,
     EvalDone,
     Event,
@@ -46,18 +40,6 @@ from dist_seg.telemetry.events import (
 )
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(kw_only=True)
-class Progress:
-    """What a run has behind it, apart from weights; kept in every checkpoint."""
-
-    step: int = 0
-    bad_samples: dict[str, str] = field(default_factory=dict)
-    bad_shards: dict[str, str] = field(default_factory=dict)
-    nonfinite_in_a_row: int = 0
-    origin: str = ""
-    """See `CheckpointMeta.origin`."""
 
 
 @dataclass(kw_only=True)
@@ -121,20 +103,18 @@ class Trainer:
         ema: ExponentialMovingAverage | None,
         plan: TrainPlan,
         batches_of: Callable[[Iterable[tuple[int, int]], Mapping[str, str]], Generator[Batch, None, None]],
-        shard_samples: Mapping[str, int],
         evaluate: Callable[[nn.Module], EvalResult | None],
         scored_steps: Iterable[int],
-        writer: CheckpointWriter | None,
-        manifest_meta: Mapping[str, object],
+        saver: Saver,
+        bad_data: BadDataRecord,
         emit: Callable[[Event], None],
         stop: StopSignal,
         progress: Progress,
     ) -> None:
         self._config, self._world, self._task, self._strategy = config, world, task, strategy
         self._statistics, self._ema, self._plan, self._batches_of = statistics, ema, plan, batches_of
-        self._evaluate, self._scored_steps, self._writer = evaluate, set(scored_steps), writer
-        self._manifest_meta, self._emit, self._stop, self.progress = manifest_meta, emit, stop, progress
-        self._shard_samples = shard_samples
+        self._evaluate, self._scored_steps, self._saver = evaluate, set(scored_steps), saver
+        self._bad_data, self._emit, self._stop, self._progress = bad_data, emit, stop, progress
         train: TrainConfig = config.train
         assert train.max_steps is not None
         self._max_steps = train.max_steps
@@ -149,53 +129,50 @@ class Trainer:
             interval_steps=config.telemetry.rank_times_interval_steps,
             emit=emit,
         )
-        kept = config.checkpoint
-        self._optimal = OptimalInterval(kept.mtbf_s) if kept.interval_steps == "auto" and writer is not None else None
         self._save_is_due = False
-        self._writer_failure: CheckpointError | None = None
         self.last_result: EvalResult | None = None
 
     def run(self) -> bool:
         """True when the last step is done, False when a signal stopped the run; its state is then in a checkpoint.
 
-        A last step that could not be saved is no error yet: see `unsaved`, once its result is written.
+        A last step that could not be saved is no error yet: see `Saver.unsaved`, once its result is written.
         """
-        self._emit_bad_shards(self.progress.bad_shards)
+        self._bad_data.announce()
         batches = self._batches_from_here()
         try:
-            if self.progress.step and self._is_eval_step() and not self._score():
-                return self._stopped()
-            while self.progress.step < self._max_steps:
-                num_bad_shards = len(self.progress.bad_shards)
+            if self._progress.step and self._is_eval_step() and not self._score():
+                return self._left()
+            while self._progress.step < self._max_steps:
+                num_bad_shards = len(self._progress.bad_shards)
                 if not self._train_step(batches):
-                    return self._stopped()
-                if len(self.progress.bad_shards) > num_bad_shards:
+                    return self._left()
+                if len(self._progress.bad_shards) > num_bad_shards:
                     # What was read ahead may hold samples of theirs: from this step on none does, on any rank.
                     batches.close()
                     batches = self._batches_from_here()
                 if self._is_checkpoint_step() or self._is_eval_step():
-                    self._save()
-                self._with_writer(CheckpointWriter.poll)
+                    self._saver.save()
+                self._saver.poll()
                 if self._is_eval_step() and not self._score():
-                    return self._stopped()
+                    return self._left()
         finally:
             batches.close()
-        self._with_writer(CheckpointWriter.wait)
+        self._saver.wait()
         return True
 
     def _batches_from_here(self) -> Generator[Batch, None, None]:
-        units = ((step, lane) for step in range(self.progress.step, self._max_steps) for lane in self._lanes)
-        return self._batches_of(units, dict(self.progress.bad_shards))
+        units = ((step, lane) for step in range(self._progress.step, self._max_steps) for lane in self._lanes)
+        return self._batches_of(units, dict(self._progress.bad_shards))
 
     def _train_step(self, batches: Iterator[Batch]) -> bool:
         """One optimiser step; False if all ranks agreed to stop before it."""
-        step, times = self.progress.step, StepTimes()
-        writing = self._writer is not None and self._writer.is_writing
+        step, times = self._progress.step, StepTimes()
+        writing = self._saver.is_writing
         HERE.at("data_wait", step)
         begin = time.perf_counter()
         first, failure = _next_or_failure(batches)
         times.data_wait = time.perf_counter() - begin
-        if not self._agree_to_go_on(failure or self._writer_failure):
+        if not self._agree_to_go_on(failure or self._saver.failure):
             return False
         assert first is not None
         self._statistics.begin_step()
@@ -214,19 +191,19 @@ class Trainer:
             self._ema.update(step + 1)
         updated = mark(self._world.device)
 
-        self.progress.step = step + 1
+        self._progress.step = step + 1
         # Brings the losses to the host, and so waits for all that was handed to the device, `updated` included.
         numbers = dict(zip(done.sums, means.tolist(), strict=True))
         times.optimizer = seconds_between(updating, updated)
         step_s = time.perf_counter() - begin
         self._report_step(numbers, grad_norm, skipped, done, times, step_s)
-        self._measure_saving(step_s, writing=writing)
+        self._saver.step_done(step_s, writing=writing)
         self._check_finite(skipped, numbers["loss"], grad_norm)
         every = self._config.telemetry.digest_interval_steps
-        if every and (self.progress.step % every == 0 or self.progress.step == self._max_steps):
+        if every and (self._progress.step % every == 0 or self._progress.step == self._max_steps):
             batch_hash = batch_digest(done.digests, self._plan.lanes)
             weights_hash = agreed_digest(weights_digest(self._strategy.whole(self._strategy.held())))
-            self._emit(DigestTaken(step=self.progress.step, batch=batch_hash, weights=weights_hash))
+            self._emit(DigestTaken(step=self._progress.step, batch=batch_hash, weights=weights_hash))
         return True
 
     def _run_lanes(self, step: int, first: Batch, batches: Iterator[Batch], times: StepTimes) -> _Lanes:
@@ -274,8 +251,8 @@ class Trainer:
     def _agree_to_go_on(self, failure: Exception | None) -> bool:
         """What every rank must know before the forward pass: whether one wants to stop, or has failed, and whether rank
         0 wants the state saved after it."""
-        save = self._optimal is not None and self._optimal.is_due()
-        flags = torch.tensor([self._stop.requested, failure is not None, save], dtype=torch.int64)
+        own = [self._stop.requested, failure is not None, self._saver.is_wanted]
+        flags = torch.tensor(own, dtype=torch.int64)
         stop, failed, self._save_is_due = sum_over_ranks(flags).tolist()
         if failed:
             raise_if_any(failure)
@@ -288,49 +265,9 @@ class Trainer:
         if failed:
             raise_if_any(done.failure)
         if num_bad_shards:
-            self._record_bad_shards(done.bad_shards)
+            self._bad_data.record_shards(done.bad_shards)
         if num_bad:
-            self._record_bad_samples(done.bad)
-
-    def _record_bad_shards(self, own: Sequence[BadShard]) -> None:
-        found = gather_json([[shard.name, shard.reason] for shard in own])
-        known = self.progress.bad_shards
-        new = {name: reason for part in cast(list[list[tuple[str, str]]], found) for name, reason in part}
-        new = {name: reason for name, reason in sorted(new.items()) if name not in known}
-        known.update(new)
-        data = self._config.data
-        check_bad_shards(known, data.max_bad_shards, len(self._shard_samples), str(data.shards))
-        self._emit_bad_shards(new)
-
-    def _emit_bad_shards(self, shards: Mapping[str, str]) -> None:
-        if not self._world.is_main:
-            return
-        for name, reason in shards.items():
-            samples = self._shard_samples[name]
-            _log.warning(
-                "after step %d: the %d samples of %s are replaced: %s", self.progress.step, samples, name, reason
-            )
-            self._emit(BadShardFound(step=self.progress.step, shard=name, reason=reason, samples=samples))
-
-    def _record_bad_samples(self, own: Sequence[BadSample]) -> None:
-        step = self.progress.step + 1
-        for sample in own:
-            self._emit(BadSampleFound(step=step, key=sample.key, shard=sample.shard, reason=sample.reason))
-        for found in gather_json([[sample.key, sample.shard, sample.reason] for sample in own]):
-            for key, shard, reason in cast(list[tuple[str, str, str]], found):
-                if key not in self.progress.bad_samples and self._world.is_main:
-                    _log.warning("step %d: sample %s of %s was replaced: %s", step, key, shard, reason)
-                self.progress.bad_samples[key] = reason
-        most = self._config.data.max_bad_samples
-        if len(self.progress.bad_samples) > most:
-            named = ", ".join(sorted(self.progress.bad_samples)[:5])
-            error = DataError(
-                f"{len(self.progress.bad_samples)} training samples could not be decoded, more than "
-                f"data.max_bad_samples={most} (among them {named}). Run `dist-seg verify {self._config.data.shards}`, "
-                "pack the data again, or raise data.max_bad_samples"
-            )
-            error.shared = True
-            raise error
+            self._bad_data.record_samples(done.bad)
 
     def _report_step(
         self,
@@ -341,7 +278,7 @@ class Trainer:
         times: StepTimes,
         step_s: float,
     ) -> None:
-        step, optim, keys = self.progress.step, self._config.optim, done.keys
+        step, optim, keys = self._progress.step, self._config.optim, done.keys
         forward_s, backward_s = times.forward_of_lanes, times.backward_of_lanes
         if skipped:
             self._emit(NonFiniteStep(step=step, loss=numbers["loss"], grad_norm=grad_norm, keys=keys))
@@ -373,68 +310,27 @@ class Trainer:
         self._rank_clock.add(step, data_wait_s=times.data_wait, forward_s=forward_s, backward_s=backward_s)
 
     def _check_finite(self, skipped: bool, loss: float, grad_norm: float) -> None:
-        self.progress.nonfinite_in_a_row = self.progress.nonfinite_in_a_row + 1 if skipped else 0
-        if self.progress.nonfinite_in_a_row >= self._config.train.max_nonfinite_steps:
+        self._progress.nonfinite_in_a_row = self._progress.nonfinite_in_a_row + 1 if skipped else 0
+        if self._progress.nonfinite_in_a_row >= self._config.train.max_nonfinite_steps:
             raise RunFailedError(
-                f"loss or gradient were not finite in {self.progress.nonfinite_in_a_row} steps in a row (the last: "
+                f"loss or gradient were not finite in {self._progress.nonfinite_in_a_row} steps in a row (the last: "
                 f"loss {loss}, gradient norm {grad_norm}): training has diverged. Lower optim.lr or set "
                 "optim.clip_norm; the last checkpoint is from before"
             )
 
-    def _measure_saving(self, step_s: float, *, writing: bool) -> None:
-        """For `checkpoint.interval_steps: auto`, on the rank that writes."""
-        if self._optimal is None or not self._optimal.step_done(step_s, writing=writing):
-            return
-        chosen = self._optimal.chosen
-        assert chosen is not None
-        self._emit(
-            CheckpointIntervalChosen(step=self.progress.step, interval_s=chosen.interval_s, cost_s=chosen.cost_s)
-        )
-
     def _is_eval_step(self) -> bool:
-        every, step = self._config.train.eval_interval_steps, self.progress.step
+        every, step = self._config.train.eval_interval_steps, self._progress.step
         return step == self._max_steps or bool(every and step % every == 0)
 
     def _is_checkpoint_step(self) -> bool:
         every = self._config.checkpoint.interval_steps
         if every == "auto":
             return bool(self._save_is_due)
-        return bool(every and self.progress.step % every == 0)
-
-    def _save(self) -> None:
-        """A collective, as the engine may have to bring the state together."""
-        HERE.at("checkpoint", self.progress.step)
-        taken = False
-
-        def take(buffers: SnapshotBuffers) -> TrainingState:
-            nonlocal taken
-            taken = True
-            return self.state(buffers)
-
-        begin = time.perf_counter()
-        self._with_writer(lambda writer: writer.save(take))
-        if self._optimal is not None:
-            self._optimal.saved(stall_s=time.perf_counter() - begin)
-        if not taken:  # This rank does not write, or its writer has failed.
-            for _, tensors in self._state_parts():
-                for _ in tensors:
-                    pass
-
-    def _with_writer(self, work: Callable[[CheckpointWriter], object]) -> None:
-        """Rank 0 alone writes; what fails there is raised on all ranks when they next agree to go on, or only logged
-        where the configuration says so: the next save tries again."""
-        if self._writer is None:
-            return
-        try:
-            work(self._writer)
-        except CheckpointError as error:
-            if self._config.checkpoint.on_error == "stop":
-                # The first one is the cause: a score that cannot be recorded after it tells less.
-                self._writer_failure = self._writer_failure or error
+        return bool(every and self._progress.step % every == 0)
 
     def _score(self) -> bool:
         """Evaluates the weights of this step, unless that was done before; False if a signal cut it short."""
-        step, is_last = self.progress.step, self.progress.step == self._max_steps
+        step, is_last = self._progress.step, self._progress.step == self._max_steps
         if step in self._scored_steps and not is_last:
             return True
         HERE.at("evaluation", step)
@@ -445,7 +341,7 @@ class Trainer:
             return False
         self.last_result = result
         self._scored_steps.add(step)
-        self._with_writer(lambda writer: writer.record_score(step, result.score))
+        self._saver.record_score(step, result.score)
         self._emit(
             EvalDone(
                 step=step,
@@ -459,50 +355,10 @@ class Trainer:
         )
         return True
 
-    def _stopped(self) -> bool:
-        """After a signal: leaves a checkpoint of this very step, on disk."""
-        if broadcast_json(self._writer.last_step if self._writer else None) != self.progress.step:
-            self._save()
-        self._with_writer(CheckpointWriter.wait)
-        raise_if_any(self.unsaved)
+    def _left(self) -> bool:
+        """After a signal: leaves a checkpoint of this very step, on storage."""
+        self._saver.save_last()
         return False
-
-    @property
-    def unsaved(self) -> CheckpointError | None:
-        """Why the state of the last step is in no checkpoint, on rank 0, where that is so."""
-        return self._writer_failure or (self._writer.failure if self._writer is not None else None)
-
-    def state(self, buffers: SnapshotBuffers) -> TrainingState:
-        """A copy of the whole training state, as a checkpoint keeps it, in the memory of `buffers`.
-
-        A collective (`_state_parts`).
-        """
-        parts = {part: buffers.snapshot(part, tensors) for part, tensors in self._state_parts()}
-        return TrainingState(
-            meta=CheckpointMeta(
-                step=self.progress.step,
-                config=to_tree(self._config),
-                manifest=self._manifest_meta,
-                world_size=self._world.size,
-                bad_samples=dict(self.progress.bad_samples),
-                bad_shards=dict(self.progress.bad_shards),
-                nonfinite_in_a_row=self.progress.nonfinite_in_a_row,
-                loss_scale=self._strategy.loss_scale.value,
-                loss_scale_good_steps=self._strategy.loss_scale.good_steps,
-                origin=self.progress.origin,
-            ),
-            **parts,
-        )
-
-    def _state_parts(self) -> Iterator[tuple[str, Iterator[tuple[str, torch.Tensor]]]]:
-        """Parts of a checkpoint, each as names with whole tensors, one after the other.
-
-        A collective: all ranks go through all.
-        """
-        strategy = self._strategy
-        yield "model", strategy.whole(strategy.held())
-        yield "ema", strategy.whole(self._ema.averages if self._ema is not None else {})
-        yield "optimizer", strategy.optimizer_state()
 
 
 def current_lr(optim: OptimConfig, step: int, max_steps: int) -> float:

@@ -14,8 +14,8 @@ from dist_seg.audit import audit
 from dist_seg.checkpoint.reading import load_meta
 from dist_seg.checkpoint.store import CheckpointStore
 from dist_seg.cli import main
+from dist_seg.engine.progress import Progress
 from dist_seg.engine.stop import StopSignal
-from dist_seg.engine.trainer import Progress
 from dist_seg.runtime.process_group import process_group
 from dist_seg.runtime.world import World
 from dist_seg.telemetry.events import Event, StepDone
