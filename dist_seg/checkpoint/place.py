@@ -1,6 +1,5 @@
 """Where checkpoints lie: a local folder, or a folder of an object store. Each has its own way to all or nothing."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -9,12 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from dist_seg.checkpoint.checksum import Checksum
+from dist_seg.checkpoint.uncached import write_uncached
 from dist_seg.errors import CheckpointError, DataError
 from dist_seg.runtime.files import path_errors, sync_folder, write_whole
 from dist_seg.runtime.storage import ObjectStorage, open_writable
 
 COMMIT_NAME = "checksums.json"
-"""Of every other file its sha256. Written last: without it there is no checkpoint."""
+"""Of every other file its checksum. Written last: without it there is no checkpoint."""
 Files = Iterable[tuple[str, Iterable[bytes | memoryview]]]
 """Names and contents, in pieces, one after the other."""
 
@@ -116,13 +117,11 @@ def _write_all(folder: Path, files: Files) -> None:
     try:
         for name, pieces in files:
             descriptors.append(_created(folder / name))
-            digest = hashlib.sha256()
-            for piece in pieces:
-                digest.update(piece)
-                _write(descriptors[-1], piece)
-            checksums[name] = digest.hexdigest()
+            checksum = Checksum()
+            write_uncached(descriptors[-1], _summed(pieces, checksum))
+            checksums[name] = checksum.text
         descriptors.append(_created(folder / COMMIT_NAME))
-        _write(descriptors[-1], _document(checksums))
+        write_uncached(descriptors[-1], [_document(checksums)])
         for descriptor in descriptors:  # At the end: what was written first is on its way by then.
             os.fsync(descriptor)
     finally:
@@ -133,12 +132,6 @@ def _write_all(folder: Path, files: Files) -> None:
 
 def _created(file: Path) -> int:
     return os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-
-
-def _write(descriptor: int, content: bytes | memoryview) -> None:
-    rest = memoryview(content)
-    while len(rest):
-        rest = rest[os.write(descriptor, rest) :]
 
 
 def _document(checksums: dict[str, str]) -> bytes:
@@ -167,9 +160,9 @@ class ObjectPlace:
             if name in groups:
                 self._storage.delete([f"{name}/{COMMIT_NAME}"])
             for file, pieces in files:
-                digest = hashlib.sha256()
-                self._storage.write(f"{name}/{file}", _hashed(pieces, digest))
-                checksums[file] = digest.hexdigest()
+                checksum = Checksum()
+                self._storage.write(f"{name}/{file}", _summed(pieces, checksum))
+                checksums[file] = checksum.text
             self._storage.write(f"{name}/{COMMIT_NAME}", [_document(checksums)])
 
     def remove(self, name: str) -> None:
@@ -208,9 +201,9 @@ class ObjectPlace:
         return groups
 
 
-def _hashed(pieces: Iterable[bytes | memoryview], digest: "hashlib._Hash") -> Iterator[bytes | memoryview]:
+def _summed(pieces: Iterable[bytes | memoryview], checksum: Checksum) -> Iterator[bytes | memoryview]:
     for piece in pieces:
-        digest.update(piece)
+        checksum.update(piece)
         yield piece
 
 

@@ -5,7 +5,6 @@
 Nothing is ever unpickled, and no file is opened but those five.
 """
 
-import hashlib
 import json
 import logging
 import re
@@ -17,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from dist_seg.checkpoint.checksum import Checksum
 from dist_seg.checkpoint.place import COMMIT_NAME
 from dist_seg.checkpoint.state import FORMAT_VERSION, CheckpointMeta, TrainingState
 from dist_seg.checkpoint.tensors import PIECE_BYTES, TensorInfo, decoded, read_header
@@ -135,12 +135,12 @@ class _Folder:
 
     def check(self, name: str) -> None:
         """Reads a file piece by piece; only its checksum is kept."""
-        self._matching(name, lambda: self._digest(name, None))
+        self._matching(name, lambda: self._checksum(name, None))
 
     def verified(self, name: str) -> bytearray:
         """A file's content."""
         content = bytearray()
-        self._matching(name, lambda: self._digest(name, content))
+        self._matching(name, lambda: self._checksum(name, content))
         return content
 
     def tensors(self, name: str) -> dict[str, torch.Tensor]:
@@ -154,31 +154,31 @@ class _Folder:
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{self._where(file)}: unreadable tensors: {error}") from error
 
-    def _matching(self, name: str, digest_of: Callable[[], str]) -> None:
+    def _matching(self, name: str, checksum_of: Callable[[], str]) -> None:
         for attempt in ("first", "fresh"):
             try:
-                digest = digest_of()
+                checksum = checksum_of()
             except StorageError as error:
                 raise CheckpointError(str(error)) from error
             except DataError as error:
                 raise CheckpointError(f"{self._where(name)}: missing; this is not a whole checkpoint") from error
-            if digest == self._checksums.get(name):
+            if checksum == self._checksums.get(name):
                 return
             if attempt == "first":
                 _log.warning("%s: its content does not match %s; read anew", self._where(name), COMMIT_NAME)
         raise CheckpointError(f"{self._where(name)}: its content does not match {COMMIT_NAME}; it is damaged")
 
-    def _digest(self, name: str, content: bytearray | None) -> str:
-        """The sha256 of a file, which is read into `content` where that is given."""
-        digest, size = hashlib.sha256(), self.storage.size(name)
+    def _checksum(self, name: str, content: bytearray | None) -> str:
+        """The checksum of a file, which is read into `content` where that is given."""
+        checksum, size = Checksum(self._checksums.get(name)), self.storage.size(name)
         if content is not None:
             content[:] = bytes(size)
         for begin in range(0, size, PIECE_BYTES):
             piece = self.storage.read_range(name, begin, min(PIECE_BYTES, size - begin))
-            digest.update(piece)
+            checksum.update(piece)
             if content is not None:
                 content[begin : begin + len(piece)] = piece
-        return digest.hexdigest()
+        return checksum.text
 
     def _where(self, name: str) -> str:
         return f"{self.storage.url}/{name}"

@@ -9,7 +9,6 @@ from typing import Protocol
 from dist_seg.checkpoint.state import SnapshotBuffers, TrainingState
 from dist_seg.checkpoint.store import CheckpointStore, Retention
 from dist_seg.errors import CheckpointError
-from dist_seg.runtime.machine import yield_to_others
 
 _log = logging.getLogger(__name__)
 
@@ -32,8 +31,8 @@ class CheckpointWriter:
     ) -> None:
         """last_step: the step that is on disk already, if training goes on from one of this store."""
         self._store, self._retention, self._listener = store, retention, listener
-        # Training goes first where both want a core: it is the copy that must be quick, not the disk.
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint", initializer=yield_to_others)
+        # At the usual priority: one with a lower, put off while it holds the interpreter's lock, would hold it up.
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._buffers = SnapshotBuffers()
         self._pending: Future[tuple[str, float]] | None = None
         self._pending_step, self._pending_stall_s = 0, 0.0

@@ -6,6 +6,7 @@ The functions of the operating system that the package calls are replaced in the
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, cast
 
@@ -43,9 +44,13 @@ class Failpoints:
             self._opened(file.fileno(), str(path), writing="w" in mode)
             return file
 
+        def write_half(descriptor: int, content: bytes | memoryview) -> None:
+            with suppress(OSError):  # Past the page cache a half may have no length that the device can write.
+                real_write(descriptor, memoryview(content)[: len(content) // 2])
+
         def write(descriptor: int, content: bytes | memoryview) -> int:
             if path := self._paths.get(descriptor):
-                self._at(path, lambda: real_write(descriptor, memoryview(content)[: len(content) // 2]))
+                self._at(path, lambda: write_half(descriptor, content))
             return real_write(descriptor, content)
 
         def fsync(descriptor: int) -> None:

@@ -20,6 +20,7 @@ def state_of(step: int) -> TrainingState:
             "weight": torch.randn(3, 4),
             "steps": torch.tensor(step),
             "double": torch.randn(2, dtype=torch.float64),
+            "long": torch.randn(1500),
         },
         ema={"weight": torch.randn(3, 4)},
         optimizer={"weight/exp_avg": torch.randn(3, 4), "weight/step": torch.tensor(float(step))},

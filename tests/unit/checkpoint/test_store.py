@@ -85,6 +85,19 @@ def test_pickled_file_in_the_place_of_tensors_is_refused(tmp_path: Path) -> None
     assert not (tmp_path / "owned").exists()
 
 
+def test_a_checkpoint_with_the_sha256_sums_of_earlier_versions_is_read_and_its_damage_found(tmp_path: Path) -> None:
+    import hashlib
+
+    folder = Path(CheckpointStore(tmp_path).save(state_of(1)))
+    names = json.loads((folder / "checksums.json").read_text())
+    sums = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    (folder / "checksums.json").write_text(json.dumps(sums))
+    assert load_checkpoint(folder).meta.step == 1
+    (folder / "ema.safetensors").write_bytes((folder / "ema.safetensors").read_bytes()[:-1] + b"x")
+    with pytest.raises(CheckpointError, match=r"ema\.safetensors: its content does not match"):
+        load_checkpoint(folder)
+
+
 def test_retention_keeps_the_last_the_best_and_every_nth(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     for step in range(1, 11):
