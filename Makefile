@@ -21,7 +21,7 @@ train-instances: $(VENV)/installed
 	$(BIN)/dist-seg train configs/synthetic_instances.yaml --nproc 2
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n auto --dist loadfile
 
 soak: $(VENV)/installed
 	$(BIN)/python -m pytest tests -m soak

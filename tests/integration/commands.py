@@ -3,8 +3,14 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+import torch
+
+from dist_seg.cli import main
+from tests.distributed.ranks import FORKSERVER
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,16 +40,31 @@ def environment() -> dict[str, str]:
 
 
 def dist_seg(*arguments: object, cwd: Path, timeout_s: float = 280) -> subprocess.CompletedProcess[str]:
-    """Runs `dist-seg ARGUMENTS` to its end and gives back code and output."""
-    return subprocess.run(
-        command(*arguments),
-        cwd=cwd,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-    )
+    """Runs `dist-seg ARGUMENTS` to its end and gives back code and output.
+
+    In a process of its own, forked from one that has imported everything: importing takes longer than most commands.
+    """
+    texts = [str(argument) for argument in arguments]
+    with tempfile.TemporaryDirectory() as folder:
+        process = FORKSERVER.Process(target=_main, args=(texts, str(cwd), folder, environment()))
+        process.start()
+        process.join(timeout_s)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise subprocess.TimeoutExpired(texts, timeout_s)
+        output = {name: Path(folder, name).read_text() for name in ("stdout", "stderr")}
+        return subprocess.CompletedProcess(texts, process.exitcode, **output)
+
+
+def _main(arguments: list[str], cwd: str, output: str, variables: dict[str, str]) -> None:
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(os.path.join(output, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    os.environ.clear()
+    os.environ.update(variables)
+    os.chdir(cwd)
+    torch.set_num_threads(1)
+    sys.exit(main(arguments))
 
 
 def tiny_training(shards: Path, run_dir: Path, extra: Sequence[str] = ()) -> list[str]:

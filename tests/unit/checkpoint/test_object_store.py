@@ -167,6 +167,7 @@ def test_a_store_that_stays_away_is_no_missing_checkpoint(
 ) -> None:
     CheckpointStore(s3_url).save(state_of(1))
     monkeypatch.setattr(storage_module, "RETRY_S", 0.2)
+    monkeypatch.setitem(storage_module.open_storage.__kwdefaults__, "retry_s", 0.2)
     faulty.fault_of = lambda method, path: "refuse"
     with pytest.raises(CheckpointError, match=rf"{s3_url}: cannot be read"):
         CheckpointStore(s3_url).newest_whole()
