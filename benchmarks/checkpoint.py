@@ -2,18 +2,21 @@
 
     python benchmarks/checkpoint.py [--rounds 9] [--steps 10] [--folder DIR] [--json FILE]
 
-DeepLabV3+ of 40 M parameters with AdamW under DDP (gloo, one thread a rank). A round is four blocks of the same steps,
-in an order that turns: plain; plain again; a save as training does it, at the block's begin; and a blocking
-`torch.save` with fsync on rank 0 while rank 1 waits. The save's stall is what the loop waits for the copy; its whole
-extra is how much longer its block takes than the mean of the plain ones, with the wait for a write that outlasts the
-block. Both as shares of the round's `torch.save`: median and spread over the rounds. The first save, which also takes
-the memory for the copies, is told apart. `noise` is what the two plain blocks of a round differ by, in the same unit.
+DeepLabV3+ of 40 M parameters with AdamW under DDP (gloo, one thread a rank). A round is five blocks of the same steps,
+in an order that turns: plain; plain again; a save as training does it, at the block's begin; a blocking `torch.save`
+with fsync on rank 0 while rank 1 waits; and `dd` writing as many bytes beside the steps, past the page cache. The
+save's stall is what the loop waits for the copy; its whole extra is how much longer its block takes than the mean of
+the plain ones, with the wait for a write that outlasts the block. `bare_write` is what `dd` adds to its block: the part
+of the extra that is the disk's, which a virtual machine pays for with its cores. All as shares of the round's
+`torch.save`: median and spread over the rounds. The first save, which also takes the memory for the copies, is told
+apart. `noise` is what the two plain blocks of a round differ by, in the same unit.
 """
 
 import argparse
 import json
 import os
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -37,7 +40,7 @@ from dist_seg.runtime.allocator import keep_freed_memory
 from dist_seg.runtime.world import World
 
 _RANKS, _CLASSES, _SIDE, _BATCH = 2, 11, 32, 2
-_KINDS = ("plain", "save", "plain again", "torch.save")
+_KINDS = ("plain", "save", "plain again", "torch.save", "bare write")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +105,7 @@ class _Bench:
             if self._is_main:
                 stall_s = _seconds(self._save_blocking)
             dist.barrier()
+        copying = _bare_write(self._folder) if kind == "bare write" and self._is_main else None
         for _ in range(self._steps):
             logits = self._strategy.forward(self._images, last=True)
             assert isinstance(logits, torch.Tensor)
@@ -110,6 +114,8 @@ class _Bench:
             self._strategy.step(1.0, loss.detach())
         if self._is_main:
             self._writer.wait()
+        if copying is not None and copying.wait():
+            raise RuntimeError("dd has failed")
         dist.barrier()
         return time.perf_counter() - begin, stall_s
 
@@ -129,6 +135,14 @@ class _Bench:
             torch.save({"model": self.model.state_dict(), "optimizer": dict(self._strategy.optimizer_state())}, file)
             file.flush()
             os.fsync(file.fileno())
+
+
+def _bare_write(folder: Path) -> "subprocess.Popen[bytes]":
+    """A process that writes as many bytes as the blocking save has left."""
+    block = 4 * 2**20
+    count = (folder / "blocking.pt").stat().st_size // block
+    options = [f"of={folder / 'bare'}", f"bs={block}", f"count={count}", "oflag=direct", "conv=fsync"]
+    return subprocess.Popen(["dd", "if=/dev/zero", *options], stderr=subprocess.DEVNULL)
 
 
 def _seconds(work: Callable[[], None]) -> float:
@@ -161,6 +175,7 @@ def _figures(bench: _Bench, table: list[dict[str, tuple[float, float]]], first_s
     plain = [(row["plain"][0] + row["plain again"][0]) / 2 for row in table]
     stall = [row["save"][1] / whole for row, whole in zip(table, blocking, strict=True)]
     extra = [(row["save"][0] - base) / whole for row, base, whole in zip(table, plain, blocking, strict=True)]
+    bare = [(row["bare write"][0] - base) / whole for row, base, whole in zip(table, plain, blocking, strict=True)]
     noise = [(row["plain"][0] - row["plain again"][0]) / whole for row, whole in zip(table, blocking, strict=True)]
     return {
         "million_parameters": sum(parameter.numel() for parameter in bench.model.parameters()) / 1e6,
@@ -170,6 +185,7 @@ def _figures(bench: _Bench, table: list[dict[str, tuple[float, float]]], first_s
         "first_stall_ratio": first_stall_s / statistics.median(blocking),
         "stall_ratio": _spread(stall),
         "extra_ratio": _spread(extra),
+        "bare_write_ratio": _spread(bare),
         "noise_ratio": _spread(noise),
     }
 
