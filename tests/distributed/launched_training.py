@@ -58,8 +58,11 @@ class LaunchedTraining:
     def output(self) -> str:
         return self._output.read_text()
 
-    def kill_at(self, reached: Callable[[Path], bool]) -> None:
-        """Kills every process of it at a moment at which, with all of them held, `reached(run)` is true."""
+    def kill_at(self, reached: Callable[[Path], bool], *, with_ranks: bool = True) -> None:
+        """Kills every process of it at a moment at which, with all of them held, `reached(run)` is true.
+
+        with_ranks: that is a moment at which its ranks run; else it may be one at which they have not been started.
+        """
         deadline = time.monotonic() + _PATIENCE_S
         held: list[int] = []
         try:
@@ -76,7 +79,7 @@ class LaunchedTraining:
         finally:
             signalled(self._process.pid, signal.SIGKILL)
             self._process.wait()
-        assert len(held) > self._nproc  # The launcher and its ranks, at least.
+        assert len(held) > self._nproc * with_ranks  # The launcher and its ranks, at least.
 
     def kill_rank_at(self, rank: int, reached: Callable[[Path], bool]) -> None:
         """Kills one rank of it as soon as `reached(run)` is true; its launcher and the other ranks are left alone."""

@@ -49,9 +49,10 @@ def test_a_run_killed_twenty_times_ends_with_the_bits_of_the_undisturbed_one(
     run_ranks(f"{__name__}:train", 3, tmp_path, shards=str(synthetic_shards), run_dir=str(other), settings=settings)
     for _ in range(NUM_KILLS):
         further = last_step(run) + draw.randrange(1, 6)
-        moments = [at_step(further), writing_a_checkpoint(further), after(draw.uniform(1, 20))]
+        anywhere = after(draw.uniform(1, 20))
+        moment = draw.choice([at_step(further), writing_a_checkpoint(further), anywhere])
         with LaunchedTraining(synthetic_shards, run, settings) as training:
-            training.kill_at(draw.choice(moments))
+            training.kill_at(moment, with_ranks=moment is not anywhere)
     with LaunchedTraining(synthetic_shards, run, settings) as training:
         assert training.ended() == 0, training.output
     assert_equal_bits(other, run, MAX_STEPS)
