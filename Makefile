@@ -20,8 +20,10 @@ train-instances: $(VENV)/installed
 	$(BIN)/dist-seg pack synthetic data/synthetic_instances --task instance
 	$(BIN)/dist-seg train configs/synthetic_instances.yaml --nproc 2
 
+# Whole files to a core, so that what their tests share is made once; long ones first, so that none waits at the end.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest tests -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder \
+		tests/integration tests/distributed tests/gpu tests/unit
 
 soak: $(VENV)/installed
 	$(BIN)/python -m pytest tests -m soak

@@ -26,6 +26,7 @@ from dist_seg.data.shard_plan import plan_shards
 from dist_seg.data.sidecar import Sidecar
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import StorageError, open_storage
+from tests.distributed.launched_training import signalled
 
 from .raw_data import encoded, picture
 
@@ -140,6 +141,7 @@ from dist_seg.data.formats.synthetic import SyntheticSource
 from dist_seg.data.pack import pack
 from dist_seg.data.pack_state import PackState
 from dist_seg.data.shard_plan import plan_shards
+from tests.distributed.launched_training import signalled
 class Slow(SyntheticSource):
     def load(self, sample):
         time.sleep(0.02)
@@ -170,7 +172,8 @@ def test_packing_that_was_killed_goes_on(tmp_path: Path, workers: int) -> None:
     source = SyntheticSource(num_train=60, num_val=4, height=32, width=32)
     process = _start_packing(tmp_path / "script.py", tmp_path / "out", workers)
     _wait_for_shards(tmp_path / "out", 2)
-    os.kill(process.pid, signal.SIGKILL)
+    # Its workers, too: one that outlives it for a moment may still begin a partial file, which the next packing clears.
+    signalled(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "out" / "manifest.json").exists()
     result = pack(source, tmp_path / "out", shard_bytes=10_000)
