@@ -76,7 +76,7 @@ def begin(world: World, mistake: str) -> None:
     """A start whose rank 0 finds a mistake of the user's, if there is one."""
     with watched_group(world) as watchdog:
         watchdog.check_worth_starting()
-        print(f"restarts: {watchdog.restarts}")
+        print(f"restarts: {watchdog.restarts}", flush=True)  # The watchdog may end it without a flush.
         if mistake:
             raise ConfigError(mistake)
 
