@@ -141,8 +141,8 @@ def _bare_write(folder: Path) -> "subprocess.Popen[bytes]":
     """A process that writes as many bytes as the blocking save has left."""
     block = 4 * 2**20
     count = (folder / "blocking.pt").stat().st_size // block
-    options = [f"of={folder / 'bare'}", f"bs={block}", f"count={count}", "oflag=direct", "conv=fsync"]
-    return subprocess.Popen(["dd", "if=/dev/zero", *options], stderr=subprocess.DEVNULL)
+    options = [f"of={folder / 'bare'}", f"bs={block}", f"count={count}", "oflag=direct", "conv=fsync", "status=none"]
+    return subprocess.Popen(["dd", "if=/dev/zero", *options])
 
 
 def _seconds(work: Callable[[], None]) -> float:
@@ -173,20 +173,24 @@ def _rank(rank: int, folder: str, rounds: int, steps: int) -> None:
 def _figures(bench: _Bench, table: list[dict[str, tuple[float, float]]], first_stall_s: float) -> dict[str, object]:
     blocking = [row["torch.save"][1] for row in table]
     plain = [(row["plain"][0] + row["plain again"][0]) / 2 for row in table]
-    stall = [row["save"][1] / whole for row, whole in zip(table, blocking, strict=True)]
-    extra = [(row["save"][0] - base) / whole for row, base, whole in zip(table, plain, blocking, strict=True)]
-    bare = [(row["bare write"][0] - base) / whole for row, base, whole in zip(table, plain, blocking, strict=True)]
-    noise = [(row["plain"][0] - row["plain again"][0]) / whole for row, whole in zip(table, blocking, strict=True)]
+
+    def shares(seconds: list[float]) -> dict[str, float]:
+        """Of the round's `torch.save`."""
+        return _spread([some / whole for some, whole in zip(seconds, blocking, strict=True)])
+
+    def beyond_plain(kind: str) -> list[float]:
+        return [row[kind][0] - base for row, base in zip(table, plain, strict=True)]
+
     return {
         "million_parameters": sum(parameter.numel() for parameter in bench.model.parameters()) / 1e6,
         "rounds": len(table),
         "torch_save_s": _spread(blocking),
         "plain_block_s": _spread(plain),
         "first_stall_ratio": first_stall_s / statistics.median(blocking),
-        "stall_ratio": _spread(stall),
-        "extra_ratio": _spread(extra),
-        "bare_write_ratio": _spread(bare),
-        "noise_ratio": _spread(noise),
+        "stall_ratio": shares([row["save"][1] for row in table]),
+        "extra_ratio": shares(beyond_plain("save")),
+        "bare_write_ratio": shares(beyond_plain("bare write")),
+        "noise_ratio": shares([row["plain"][0] - row["plain again"][0] for row in table]),
     }
 
 

@@ -107,6 +107,22 @@ def _made(config: Config) -> tuple[SemanticTask, nn.Module, Batch]:
     return task, model, batch
 
 
+def _run_started(max_steps: int, block: int) -> RunStarted:
+    return RunStarted(
+        step=0,
+        max_steps=max_steps,
+        steps_per_epoch=block,
+        world_size=1,
+        global_batch=4,
+        micro_batch=4,
+        device="cpu",
+        class_names=("a",),
+        manifest_hash="",
+        versions={},
+        startup_s=0.0,
+    )
+
+
 def _trainer_block(config: Config, folder: Path, block: int) -> Callable[[], float]:
     task, model, batch = _made(config)
     assert config.train.max_steps is not None
@@ -165,21 +181,7 @@ def _trainer_block(config: Config, folder: Path, block: int) -> Callable[[], flo
         stop=StopSignal(),
         progress=progress,
     )
-    emit(
-        RunStarted(
-            step=0,
-            max_steps=config.train.max_steps,
-            steps_per_epoch=block,
-            world_size=1,
-            global_batch=4,
-            micro_batch=4,
-            device="cpu",
-            class_names=("a",),
-            manifest_hash="",
-            versions={},
-            startup_s=0.0,
-        )
-    )
+    emit(_run_started(config.train.max_steps, block))
 
     def run() -> float:
         resumed[progress.step] = True

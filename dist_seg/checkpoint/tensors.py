@@ -15,8 +15,7 @@ from dist_seg.errors import CheckpointError
 from dist_seg.runtime.storage import Storage
 
 PIECE_BYTES = 16 * 2**20
-"""Of what is written or read at once: large enough that the interpreter's lock is asked for rarely, small enough to
-stay in the processor's cache between checksum and copy."""
+"""Of what is summed or read at once: large enough that the interpreter's lock is asked for rarely."""
 _MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
 _NAMES: Mapping[torch.dtype, str] = {

@@ -31,7 +31,8 @@ class CheckpointWriter:
     ) -> None:
         """last_step: the step that is on disk already, if training goes on from one of this store."""
         self._store, self._retention, self._listener = store, retention, listener
-        # At the usual priority: one with a lower, put off while it holds the interpreter's lock, would hold it up.
+        # At the usual priority: a thread with a lower one, put off while it holds the interpreter's lock, has the
+        # training wait for it.
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._buffers = SnapshotBuffers()
         self._pending: Future[tuple[str, float]] | None = None

@@ -163,7 +163,7 @@ def run_training(
     STARTUP.done("outputs")
     make_deterministic(config, world.device)
     plan = build_plan(config, manifest)
-    trainee, saved_step = _started(config, world, folder, manifest, plan, bad_shards or {})
+    trainee, saved_step = _started(config, world, folder, storage, manifest, plan, bad_shards or {})
     progress = trainee.progress
     scored_steps = cast(list[int], on_main(lambda: _claim(folder, config, progress.step)))
     writer = _build_writer(config, folder.checkpoints, emit, saved_step)
@@ -230,6 +230,7 @@ def _started(
     config: Config,
     world: World,
     folder: RunFolder,
+    storage: Storage,
     manifest: Manifest,
     plan: TrainPlan,
     bad_shards: Mapping[str, str],
@@ -256,7 +257,7 @@ def _started(
     # In a checkpoint of other data the same names mean other shards.
     of_other_data = checkpoint is not None and load_meta(checkpoint).manifest.get("hash") != manifest.hash
     progress.bad_shards = {**known_bad, **({} if of_other_data else progress.bad_shards)}
-    check_bad_shards(progress.bad_shards, config.data.max_bad_shards, len(shard_samples), str(config.data.shards))
+    check_bad_shards(progress.bad_shards, config.data.max_bad_shards, len(shard_samples), storage.url)
     return trainee, progress.step if own else None
 
 

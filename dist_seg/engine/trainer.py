@@ -141,11 +141,11 @@ class Trainer:
         batches = self._batches_from_here()
         try:
             if self._progress.step and self._is_eval_step() and not self._score():
-                return self._left()
+                return self._stopped()
             while self._progress.step < self._max_steps:
                 num_bad_shards = len(self._progress.bad_shards)
                 if not self._train_step(batches):
-                    return self._left()
+                    return self._stopped()
                 if len(self._progress.bad_shards) > num_bad_shards:
                     # What was read ahead may hold samples of theirs: from this step on none does, on any rank.
                     batches.close()
@@ -154,7 +154,7 @@ class Trainer:
                     self._saver.save()
                 self._saver.poll()
                 if self._is_eval_step() and not self._score():
-                    return self._left()
+                    return self._stopped()
         finally:
             batches.close()
         self._saver.wait()
@@ -355,7 +355,7 @@ class Trainer:
         )
         return True
 
-    def _left(self) -> bool:
+    def _stopped(self) -> bool:
         """After a signal: leaves a checkpoint of this very step, on storage."""
         self._saver.save_last()
         return False

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from dist_seg.runtime.world import World
-from tests.distributed.ranks import FORKSERVER, free_port
+from tests.distributed.ranks import FORKSERVER, free_port, send_output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +62,7 @@ def loose_ranks(
 
 
 def _rank(rank: int, function: str, output: str, variables: Mapping[str, str], arguments: Mapping[str, object]) -> None:
-    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for stream in (1, 2):
-        os.dup2(descriptor, stream)
+    send_output(output, 1, 2)
     os.environ.update(variables, RANK=str(rank), LOCAL_RANK=str(rank))
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     torch.set_num_threads(1)

@@ -38,6 +38,13 @@ def launch_ranks(function: str, world_size: int, tmp_path: Path, **arguments: ob
     return [json.loads((out / f"{rank}.json").read_text()) for rank in range(world_size)]
 
 
+def send_output(path: str, *descriptors: int) -> None:
+    """Has this process's output, 1 or 2 or both, end in a file."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for descriptor in descriptors:
+        os.dup2(file, descriptor)
+
+
 def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -1,5 +1,6 @@
 """Starts the real command in a process of its own."""
 
+import atexit
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import torch
 
 from dist_seg.cli import main
-from tests.distributed.ranks import FORKSERVER
+from tests.distributed.ranks import FORKSERVER, send_output
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,23 +49,29 @@ def dist_seg(*arguments: object, cwd: Path, timeout_s: float = 280) -> subproces
     with tempfile.TemporaryDirectory() as folder:
         process = FORKSERVER.Process(target=_main, args=(texts, str(cwd), folder, environment()))
         process.start()
-        process.join(timeout_s)
-        if process.exitcode is None:
+        try:
+            process.join(timeout_s)
+            code = process.exitcode
+        finally:
             process.kill()
             process.join()
-            raise subprocess.TimeoutExpired(texts, timeout_s)
         output = {name: Path(folder, name).read_text() for name in ("stdout", "stderr")}
-        return subprocess.CompletedProcess(texts, process.exitcode, **output)
+    if code is None:
+        raise subprocess.TimeoutExpired(texts, timeout_s, output["stdout"], output["stderr"])
+    return subprocess.CompletedProcess(texts, code, **output)
 
 
 def _main(arguments: list[str], cwd: str, output: str, variables: dict[str, str]) -> None:
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        os.dup2(os.open(os.path.join(output, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    send_output(os.path.join(output, "stdout"), 1)
+    send_output(os.path.join(output, "stderr"), 2)
     os.environ.clear()
     os.environ.update(variables)
     os.chdir(cwd)
     torch.set_num_threads(1)
-    sys.exit(main(arguments))
+    try:
+        sys.exit(main(arguments))
+    finally:
+        atexit._run_exitfuncs()  # As the interpreter does at its end, which a forked process does not come to.
 
 
 def tiny_training(shards: Path, run_dir: Path, extra: Sequence[str] = ()) -> list[str]:

@@ -22,8 +22,12 @@ def state_of(step: int) -> TrainingState:
             "double": torch.randn(2, dtype=torch.float64),
             "long": torch.randn(1500),
         },
-        ema={"weight": torch.randn(3, 4)},
-        optimizer={"weight/exp_avg": torch.randn(3, 4), "weight/step": torch.tensor(float(step))},
+        ema={"weight": torch.randn(3, 4), "long": torch.randn(1500)},
+        optimizer={
+            "weight/exp_avg": torch.randn(3, 4),
+            "weight/step": torch.tensor(float(step)),
+            "long/exp_avg": torch.randn(1500),
+        },
     )
 
 

@@ -141,7 +141,6 @@ from dist_seg.data.formats.synthetic import SyntheticSource
 from dist_seg.data.pack import pack
 from dist_seg.data.pack_state import PackState
 from dist_seg.data.shard_plan import plan_shards
-from tests.distributed.launched_training import signalled
 class Slow(SyntheticSource):
     def load(self, sample):
         time.sleep(0.02)
