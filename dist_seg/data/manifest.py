@@ -13,7 +13,8 @@ from typing import TypeVar
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import Storage
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
 MANIFEST_NAME = "manifest.json"
 IGNORE_INDEX = 255
 SIDE_PERCENTILES = (10, 30, 50, 70, 90)
@@ -130,14 +131,19 @@ class Manifest:
         return json.dumps({**self._fields(), "hash": self.hash}, indent=1, ensure_ascii=False) + "\n"
 
     def _fields(self) -> dict[str, object]:
-        # Semantic data has neither, and keeps the text and the hash that it had before there were instances.
-        fields = asdict(self)
-        if self.category_ids is None:
-            del fields["category_ids"]
-        for split in fields["splits"].values():
-            if split["objects"] is None:
-                del split["objects"]
+        fields = _without_nones(asdict(self))
+        assert isinstance(fields, dict)
         return fields
+
+
+def _without_nones(value: object) -> object:
+    """What a data set does not have stands nowhere: text and hash stay as they were before there was such a thing."""
+    match value:
+        case dict():
+            return {key: _without_nones(part) for key, part in value.items() if part is not None}
+        case list() | tuple():
+            return [_without_nones(part) for part in value]
+    return value
 
 
 def load_manifest(storage: Storage) -> Manifest:
@@ -159,9 +165,10 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         raise DataError(f"{where}: not JSON ({error}); pack the data set again") from error
     fields = _Fields(where, "", document)
     version = fields.get("format_version", int)
-    if version != FORMAT_VERSION:
+    if version not in READABLE_VERSIONS:
         raise DataError(
-            f"{where}: format_version is {version}, this version of dist-seg reads {FORMAT_VERSION}; pack again"
+            f"{where}: format_version is {version}, this version of dist-seg reads "
+            f"{' and '.join(map(str, READABLE_VERSIONS))}; pack again, or take a newer version"
         )
     task = fields.get("task", str)
     if task not in TASKS:

@@ -39,6 +39,21 @@ def test_hash_stands_in_the_file_and_changes_with_the_contents() -> None:
     assert parse_manifest(_changed(("class_names", 0), "ski"), "m").hash != manifest.hash
 
 
+def test_data_packed_in_format_1_is_read_and_keeps_its_hash() -> None:
+    shard = ShardInfo(
+        name="train-000000.tar", bytes=10240, sha256="ab", samples=2, index_sha256="cd", sidecar_sha256="ef"
+    )
+    manifest = Manifest(
+        format_version=1,
+        class_names=("a", "b"),
+        palette=((0, 0, 0), (1, 2, 3)),
+        splits={"train": Split(shards=(shard,), class_pixels=(3, 4), ignored_pixels=5)},
+    )
+    read = parse_manifest(manifest.to_json().encode(), "m")
+    assert read.format_version == 1
+    assert read.hash == "06a4ef09b5961dc904bc2197678b64ade32a2c283898fbedcf431635c8a4b6e6"  # as version 1 wrote it
+
+
 def test_names_of_the_files_beside_a_shard() -> None:
     shard = _manifest().split("train").shards[0]
     assert (shard.index_name, shard.sidecar_name) == ("train-000000.idx", "train-000000.samples")
