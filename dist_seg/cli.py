@@ -6,9 +6,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 from dist_seg import __version__
+from dist_seg.cli_pack import Commands, add_pack, command
 from dist_seg.errors import ConfigError, RunFailedError, UserError
 from dist_seg.runtime.startup import STARTUP
 
@@ -64,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dist-seg", description="Train image segmentation from packed shards.")
     parser.add_argument("--version", action="version", version=f"dist-seg {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _add_pack(commands)
+    add_pack(commands)
     _add_verify(commands)
     _add_inspect(commands)
     _add_train(commands)
@@ -76,118 +76,8 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-
-
-def _command(commands: _Commands, name: str, summary: str, details: str = "") -> argparse.ArgumentParser:
-    return commands.add_parser(
-        name,
-        help=summary,
-        description=f"{summary[0].upper()}{summary[1:]}.",
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-
-_COCO_DETAILS = """\
-found without --part: annotations/instances_NAME.json with its images in NAME/ or images/NAME/; train2017 becomes
-the split train. Class ids follow the order of the category ids, which are kept for results.
-"""
-
-_IDS_DETAILS = """\
-0 is background, every other value an object. With --divisor 1000, as in Cityscapes, 24003 is an object of class 24,
-and 24 alone a group of them that are not told apart (a crowd); a class without name and objects is background.
-"""
-
-
-def _add_pack(commands: _Commands) -> None:
-    parser = _command(commands, "pack", "pack images and masks into WebDataset shards")
-    formats = parser.add_subparsers(title="formats", metavar="FORMAT", required=True)
-    camvid = _command(formats, "camvid", "the CamVid layout: train/, trainannot/, val/, valannot/")
-    camvid.add_argument("source", type=Path, metavar="FOLDER", help="folder that holds train/ and trainannot/")
-    camvid.add_argument(
-        "--dev-prefix", default="", metavar="TEXT", help="training images with this prefix become the split `dev`"
-    )
-    folder = _command(formats, "folder", "two folders of images and masks with equal names")
-    folder.add_argument("images", type=Path, metavar="IMAGES", help="folder of images (sub-folders too)")
-    folder.add_argument("masks", type=Path, metavar="MASKS", help="folder of masks with the images' stems")
-    reading = folder.add_argument_group("masks")
-    reading.add_argument(
-        "--classes", type=Path, metavar="FILE", help="class names, one a line, in the order of the ids"
-    )
-    reading.add_argument("--colors", type=Path, metavar="FILE", help="for RGB masks: lines of `R G B name`")
-    _add_splitting(folder)
-    coco = _command(formats, "coco", "instances in COCO's annotations: polygons and run lengths", _COCO_DETAILS)
-    coco.add_argument("source", type=Path, metavar="ROOT", help="folder that holds annotations/ and the images")
-    coco.add_argument(
-        "--part",
-        nargs=3,
-        action="append",
-        default=[],
-        metavar=("NAME", "IMAGES", "JSON"),
-        help="a split by its folder of images and its annotations, below ROOT; once for each split",
-    )
-    ids = _command(formats, "instances", "a folder of images and one of grey PNGs of object ids", _IDS_DETAILS)
-    ids.add_argument("images", type=Path, metavar="IMAGES", help="folder of images (sub-folders too)")
-    ids.add_argument("masks", type=Path, metavar="MASKS", help="folder of 8- or 16-bit PNGs with the images' stems")
-    reading = ids.add_argument_group("masks")
-    reading.add_argument("--classes", type=Path, metavar="FILE", help="the class's name, or lines of `number name`")
-    reading.add_argument(
-        "--divisor", type=int, default=None, metavar="N", help="values are class * N + number (default: one class)"
-    )
-    _add_splitting(ids)
-    cityscapes = _command(
-        formats, "cityscapes-instances", "Cityscapes' fine instances: leftImg8bit/ and gtFine/*_instanceIds.png"
-    )
-    cityscapes.add_argument("source", type=Path, metavar="ROOT", help="folder that holds leftImg8bit/ and gtFine/")
-    synthetic = _command(formats, "synthetic", "shapes on textured backgrounds, drawn here")
-    synthetic.add_argument(
-        "--task", choices=("semantic", "instance"), default="semantic", help="classes, or objects (%(default)s)"
-    )
-    synthetic.add_argument("--train-images", type=int, default=480, metavar="N", help="training images (%(default)s)")
-    synthetic.add_argument("--val-images", type=int, default=96, metavar="N", help="validation images (%(default)s)")
-    synthetic.add_argument("--size", type=int, nargs=2, default=(128, 128), metavar=("H", "W"), help="pixels (128 128)")
-    synthetic.add_argument("--seed", type=int, default=0, help="another seed draws other images (%(default)s)")
-    own = _command(formats, "reader", "your own reader, by dotted path")
-    own.add_argument("reader", metavar="MODULE:FUNCTION", help="a function that returns a Source")
-    own.add_argument("--arguments", nargs="*", default=(), metavar="TEXT", help="what the function is called with")
-    kinds = {"camvid": camvid, "folder": folder, "coco": coco, "instances": ids, "cityscapes-instances": cityscapes}
-    kinds |= {"synthetic": synthetic, "reader": own}
-    for kind, parser_of_kind in kinds.items():
-        parser_of_kind.add_argument("out", type=Path, metavar="OUT", help="folder to write the shards to")
-        writing = parser_of_kind.add_argument_group("writing")
-        writing.add_argument("--workers", type=int, default=None, metavar="N", help="processes (default: the cores)")
-        writing.add_argument("--shard-mb", type=float, default=64, metavar="MB", help="size of a shard (%(default)s)")
-        writing.add_argument("--overwrite", action="store_true", help="replace another data set in OUT")
-        faults = parser_of_kind.add_argument_group("faults")
-        faults.add_argument(
-            "--skip-bad", action="store_true", help="leave unusable samples and annotations out and count them"
-        )
-        faults.add_argument(
-            "--max-pixels", type=int, default=None, metavar="N", help="refuse images and masks with more pixels"
-        )
-        parser_of_kind.set_defaults(run=_run_pack, format=kind)
-
-
-def _add_splitting(parser: argparse.ArgumentParser) -> None:
-    splitting = parser.add_argument_group("split")
-    splitting.add_argument(
-        "--val", type=float, default=None, metavar="SHARE", help="for validation (0.1, unless the folders are divided)"
-    )
-    splitting.add_argument(
-        "--group-by", metavar="REGEX", help="images whose match (or its groups) is equal stay on one side"
-    )
-    splitting.add_argument("--split", default=None, metavar="NAME", help="name of the split of the rest (train)")
-
-
-def _run_pack(options: argparse.Namespace, argv: list[str]) -> int:
-    from dist_seg.commands.data import run_pack
-
-    return run_pack(options)
-
-
-def _add_verify(commands: _Commands) -> None:
-    parser = _command(commands, "verify", "check every byte of a packed data set; exit 1 if anything is wrong")
+def _add_verify(commands: Commands) -> None:
+    parser = command(commands, "verify", "check every byte of a packed data set; exit 1 if anything is wrong")
     parser.add_argument("shards", metavar="SHARDS", help="folder or URL that holds manifest.json")
     parser.set_defaults(run=_run_verify)
 
@@ -198,8 +88,8 @@ def _run_verify(options: argparse.Namespace, argv: list[str]) -> int:
     return run_verify(options)
 
 
-def _add_inspect(commands: _Commands) -> None:
-    parser = _command(commands, "inspect", "count classes and pixels, and draw a contact sheet of images and masks")
+def _add_inspect(commands: Commands) -> None:
+    parser = command(commands, "inspect", "count classes and pixels, and draw a contact sheet of images and masks")
     parser.add_argument("shards", metavar="SHARDS", help="folder or URL that holds manifest.json")
     parser.add_argument("--split", default=None, metavar="NAME", help="one split only, in counts and sheet (all)")
     parser.add_argument(
@@ -231,8 +121,8 @@ with a checkpoint of the last step
 """
 
 
-def _add_train(commands: _Commands) -> None:
-    parser = _command(commands, "train", "train a model, or go on with a run that was stopped", _TRAIN_DETAILS)
+def _add_train(commands: Commands) -> None:
+    parser = command(commands, "train", "train a model, or go on with a run that was stopped", _TRAIN_DETAILS)
     parser.add_argument(
         "settings", nargs="*", metavar="FILE.yaml | KEY=VALUE", help="configuration files and overrides, the later win"
     )
@@ -307,8 +197,8 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     choice.add_argument("--weights", choices=("ema", "raw"), default=None, help="default: ema where it was kept")
 
 
-def _add_eval(commands: _Commands) -> None:
-    parser = _command(commands, "eval", "score a run's model on a split; exact at any number of ranks")
+def _add_eval(commands: Commands) -> None:
+    parser = command(commands, "eval", "score a run's model on a split; exact at any number of ranks")
     parser.add_argument("run_dir", type=Path, metavar="RUN", help="folder of the run")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="such as eval.flip=true or data.loader=torch")
     data = parser.add_argument_group("data")
@@ -333,8 +223,8 @@ predictions.json, all of them in COCO's format with the pictures' file names
 """
 
 
-def _add_predict(commands: _Commands) -> None:
-    parser = _command(commands, "predict", "segment pictures with a run's model", _PREDICT_DETAILS)
+def _add_predict(commands: Commands) -> None:
+    parser = command(commands, "predict", "segment pictures with a run's model", _PREDICT_DETAILS)
     parser.add_argument("run_dir", type=Path, metavar="RUN", help="folder of the run")
     parser.add_argument("input", type=Path, metavar="IMAGE_OR_FOLDER", help="a picture, or a folder of them")
     parser.add_argument(
@@ -364,8 +254,8 @@ def _run_predict(options: argparse.Namespace, argv: list[str]) -> int:
     return run_predict(options)
 
 
-def _add_report(commands: _Commands) -> None:
-    parser = _command(commands, "report", "draw a run's report again")
+def _add_report(commands: Commands) -> None:
+    parser = command(commands, "report", "draw a run's report again")
     parser.add_argument("run_dir", type=Path, metavar="RUN", help="folder of the run")
     parser.set_defaults(run=_run_report)
 
@@ -376,8 +266,8 @@ def _run_report(options: argparse.Namespace, argv: list[str]) -> int:
     return run_report(options)
 
 
-def _add_audit(commands: _Commands) -> None:
-    parser = _command(
+def _add_audit(commands: Commands) -> None:
+    parser = command(
         commands, "audit", "compare two runs, batch by batch; exit 0 if they agree, 1 at the first difference"
     )
     parser.add_argument("run_a", type=Path, metavar="RUN_A")
@@ -398,8 +288,8 @@ RUN is the folder of a run, a folder or URL of checkpoints (s3://, gs://, az://)
 """
 
 
-def _add_checkpoint(commands: _Commands) -> None:
-    parser = _command(commands, "checkpoint", "list, check, delete and export checkpoints", _CHECKPOINT_DETAILS)
+def _add_checkpoint(commands: Commands) -> None:
+    parser = command(commands, "checkpoint", "list, check, delete and export checkpoints", _CHECKPOINT_DETAILS)
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     ls = _checkpoint_action(actions, "ls", "the checkpoints with age, size, score, and whether they look whole")
     ls.add_argument("--json", action="store_true", help="print JSON")
@@ -419,8 +309,8 @@ def _add_checkpoint(commands: _Commands) -> None:
     show.add_argument("--checkpoint", default="last", metavar="best|last|STEP", help="which checkpoint (%(default)s)")
 
 
-def _checkpoint_action(actions: _Commands, name: str, summary: str) -> argparse.ArgumentParser:
-    parser = _command(actions, name, summary, _CHECKPOINT_DETAILS)
+def _checkpoint_action(actions: Commands, name: str, summary: str) -> argparse.ArgumentParser:
+    parser = command(actions, name, summary, _CHECKPOINT_DETAILS)
     parser.add_argument("run_dir", metavar="RUN", help="a run, or its checkpoints by path or URL")
     parser.set_defaults(run=_run_checkpoint, action=name)
     return parser

@@ -16,6 +16,7 @@ LEVELS = [
     {"engine"},
     {"predict", "report", "report_plots", "report_pictures", "report_result", "audit", "capacity"},
     {"commands"},
+    {"cli_pack"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,0 +1,116 @@
+"""The options of `dist-seg pack`: a format each, and what they share."""
+
+import argparse
+from pathlib import Path
+from typing import TypeAlias
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def command(commands: Commands, name: str, summary: str, details: str = "") -> argparse.ArgumentParser:
+    """A sub-command whose help begins with its summary."""
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=details,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+_COCO_DETAILS = """\
+found without --part: annotations/instances_NAME.json with its images in NAME/ or images/NAME/; train2017 becomes
+the split train. Class ids follow the order of the category ids, which are kept for results.
+"""
+
+_IDS_DETAILS = """\
+0 is background, every other value an object. With --divisor 1000, as in Cityscapes, 24003 is an object of class 24,
+and 24 alone a group of them that are not told apart (a crowd); a class without name and objects is background.
+"""
+
+
+def add_pack(commands: Commands) -> None:
+    """`pack` and its formats."""
+    parser = command(commands, "pack", "pack images and masks into WebDataset shards")
+    formats = parser.add_subparsers(title="formats", metavar="FORMAT", required=True)
+    camvid = command(formats, "camvid", "the CamVid layout: train/, trainannot/, val/, valannot/")
+    camvid.add_argument("source", type=Path, metavar="FOLDER", help="folder that holds train/ and trainannot/")
+    camvid.add_argument(
+        "--dev-prefix", default="", metavar="TEXT", help="training images with this prefix become the split `dev`"
+    )
+    folder = command(formats, "folder", "two folders of images and masks with equal names")
+    folder.add_argument("images", type=Path, metavar="IMAGES", help="folder of images (sub-folders too)")
+    folder.add_argument("masks", type=Path, metavar="MASKS", help="folder of masks with the images' stems")
+    reading = folder.add_argument_group("masks")
+    reading.add_argument(
+        "--classes", type=Path, metavar="FILE", help="class names, one a line, in the order of the ids"
+    )
+    reading.add_argument("--colors", type=Path, metavar="FILE", help="for RGB masks: lines of `R G B name`")
+    _add_splitting(folder)
+    coco = command(formats, "coco", "instances in COCO's annotations: polygons and run lengths", _COCO_DETAILS)
+    coco.add_argument("source", type=Path, metavar="ROOT", help="folder that holds annotations/ and the images")
+    coco.add_argument(
+        "--part",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("NAME", "IMAGES", "JSON"),
+        help="a split by its folder of images and its annotations, below ROOT; once for each split",
+    )
+    ids = command(formats, "instances", "a folder of images and one of grey PNGs of object ids", _IDS_DETAILS)
+    ids.add_argument("images", type=Path, metavar="IMAGES", help="folder of images (sub-folders too)")
+    ids.add_argument("masks", type=Path, metavar="MASKS", help="folder of 8- or 16-bit PNGs with the images' stems")
+    reading = ids.add_argument_group("masks")
+    reading.add_argument("--classes", type=Path, metavar="FILE", help="the class's name, or lines of `number name`")
+    reading.add_argument(
+        "--divisor", type=int, default=None, metavar="N", help="values are class * N + number (default: one class)"
+    )
+    _add_splitting(ids)
+    cityscapes = command(
+        formats, "cityscapes-instances", "Cityscapes' fine instances: leftImg8bit/ and gtFine/*_instanceIds.png"
+    )
+    cityscapes.add_argument("source", type=Path, metavar="ROOT", help="folder that holds leftImg8bit/ and gtFine/")
+    synthetic = command(formats, "synthetic", "shapes on textured backgrounds, drawn here")
+    synthetic.add_argument(
+        "--task", choices=("semantic", "instance"), default="semantic", help="classes, or objects (%(default)s)"
+    )
+    synthetic.add_argument("--train-images", type=int, default=480, metavar="N", help="training images (%(default)s)")
+    synthetic.add_argument("--val-images", type=int, default=96, metavar="N", help="validation images (%(default)s)")
+    synthetic.add_argument("--size", type=int, nargs=2, default=(128, 128), metavar=("H", "W"), help="pixels (128 128)")
+    synthetic.add_argument("--seed", type=int, default=0, help="another seed draws other images (%(default)s)")
+    own = command(formats, "reader", "your own reader, by dotted path")
+    own.add_argument("reader", metavar="MODULE:FUNCTION", help="a function that returns a Source")
+    own.add_argument("--arguments", nargs="*", default=(), metavar="TEXT", help="what the function is called with")
+    kinds = {"camvid": camvid, "folder": folder, "coco": coco, "instances": ids, "cityscapes-instances": cityscapes}
+    kinds |= {"synthetic": synthetic, "reader": own}
+    for kind, parser_of_kind in kinds.items():
+        parser_of_kind.add_argument("out", type=Path, metavar="OUT", help="folder to write the shards to")
+        writing = parser_of_kind.add_argument_group("writing")
+        writing.add_argument("--workers", type=int, default=None, metavar="N", help="processes (default: the cores)")
+        writing.add_argument("--shard-mb", type=float, default=64, metavar="MB", help="size of a shard (%(default)s)")
+        writing.add_argument("--overwrite", action="store_true", help="replace another data set in OUT")
+        faults = parser_of_kind.add_argument_group("faults")
+        faults.add_argument(
+            "--skip-bad", action="store_true", help="leave unusable samples and annotations out and count them"
+        )
+        faults.add_argument(
+            "--max-pixels", type=int, default=None, metavar="N", help="refuse images and masks with more pixels"
+        )
+        parser_of_kind.set_defaults(run=_run_pack, format=kind)
+
+
+def _add_splitting(parser: argparse.ArgumentParser) -> None:
+    splitting = parser.add_argument_group("split")
+    splitting.add_argument(
+        "--val", type=float, default=None, metavar="SHARE", help="for validation (0.1, unless the folders are divided)"
+    )
+    splitting.add_argument(
+        "--group-by", metavar="REGEX", help="images whose match (or its groups) is equal stay on one side"
+    )
+    splitting.add_argument("--split", default=None, metavar="NAME", help="name of the split of the rest (train)")
+
+
+def _run_pack(options: argparse.Namespace, argv: list[str]) -> int:
+    from dist_seg.commands.data import run_pack
+
+    return run_pack(options)
