@@ -57,6 +57,21 @@ def add_pack(commands: Commands) -> None:
         metavar=("NAME", "IMAGES", "JSON"),
         help="a split by its folder of images and its annotations, below ROOT; once for each split",
     )
+    coco.add_argument(
+        "--multi-label", action="store_true", help="a layer for each class instead of objects; layers may overlap"
+    )
+    labels = command(formats, "labels", "a folder of images and one of masks for each class, which may overlap")
+    labels.add_argument("images", type=Path, metavar="IMAGES", help="folder of images (sub-folders too)")
+    labels.add_argument("masks", type=Path, metavar="MASKS", help="folder that holds CLASS/STEM.png: 0, and 1 or 255")
+    reading = labels.add_argument_group("masks")
+    reading.add_argument("--classes", type=Path, metavar="FILE", help="the classes, one a line, in the order wanted")
+    reading.add_argument(
+        "--unknown", type=int, metavar="N", help="number of pixels that may or may not be of the class"
+    )
+    reading.add_argument(
+        "--missing-is-absent", action="store_true", help="an image without a mask of a class does not show it"
+    )
+    _add_splitting(labels)
     ids = command(formats, "instances", "a folder of images and one of grey PNGs of object ids", _IDS_DETAILS)
     ids.add_argument("images", type=Path, metavar="IMAGES", help="folder of images (sub-folders too)")
     ids.add_argument("masks", type=Path, metavar="MASKS", help="folder of 8- or 16-bit PNGs with the images' stems")
@@ -72,7 +87,10 @@ def add_pack(commands: Commands) -> None:
     cityscapes.add_argument("source", type=Path, metavar="ROOT", help="folder that holds leftImg8bit/ and gtFine/")
     synthetic = command(formats, "synthetic", "shapes on textured backgrounds, drawn here")
     synthetic.add_argument(
-        "--task", choices=("semantic", "instance"), default="semantic", help="classes, or objects (%(default)s)"
+        "--task",
+        choices=("semantic", "multilabel", "instance"),
+        default="semantic",
+        help="classes, layers that overlap, or objects (%(default)s)",
     )
     synthetic.add_argument("--train-images", type=int, default=480, metavar="N", help="training images (%(default)s)")
     synthetic.add_argument("--val-images", type=int, default=96, metavar="N", help="validation images (%(default)s)")
@@ -82,7 +100,7 @@ def add_pack(commands: Commands) -> None:
     own.add_argument("reader", metavar="MODULE:FUNCTION", help="a function that returns a Source")
     own.add_argument("--arguments", nargs="*", default=(), metavar="TEXT", help="what the function is called with")
     kinds = {"camvid": camvid, "folder": folder, "coco": coco, "instances": ids, "cityscapes-instances": cityscapes}
-    kinds |= {"synthetic": synthetic, "reader": own}
+    kinds |= {"labels": labels, "synthetic": synthetic, "reader": own}
     for kind, parser_of_kind in kinds.items():
         parser_of_kind.add_argument("out", type=Path, metavar="OUT", help="folder to write the shards to")
         writing = parser_of_kind.add_argument_group("writing")

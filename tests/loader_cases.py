@@ -69,13 +69,14 @@ def write_dataset(folder: Path, samples: Sequence[EncodedMembers], *, per_shard:
     """Samples as they are, in one split `train`: what packing would refuse can be written, too."""
     folder.mkdir(exist_ok=True)
     instances = samples[0].annotations is not None
+    task = "instance" if instances else "multilabel" if samples[0].target_suffix == "multi.png" else "semantic"
     roles = INSTANCE_ROLES if instances else SEMANTIC_ROLES
     shards = []
     for start in range(0, len(samples), per_shard):
         name = f"train-{start // per_shard:06d}.tar"
         shards.append(write_shard(folder, name, iter(samples[start : start + per_shard]), roles))
     manifest = Manifest(
-        task="instance" if instances else "semantic",
+        task=task,
         class_names=tuple(f"class{i}" for i in range(NUM_CLASSES)),
         palette=((0, 0, 0),) * NUM_CLASSES,
         splits={"train": Split(shards=tuple(shards), class_pixels=(1,) * NUM_CLASSES, ignored_pixels=0)},

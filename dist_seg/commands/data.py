@@ -12,7 +12,9 @@ from dist_seg.data.formats.cityscapes import CityscapesInstances
 from dist_seg.data.formats.coco import open_coco
 from dist_seg.data.formats.folder import open_folder
 from dist_seg.data.formats.instance_ids import open_instance_ids
-from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticSource
+from dist_seg.data.formats.label_folders import open_label_folders
+from dist_seg.data.formats.object_labels import ObjectLabels
+from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticLabels, SyntheticSource
 from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.data.inspect import check_output, inspect
 from dist_seg.data.manifest import Split
@@ -158,7 +160,24 @@ def _source(options: argparse.Namespace) -> AnySource:
         case "coco":
             root: Path = options.source
             parts = [(name, root / images, root / annotations) for name, images, annotations in options.part]
-            return open_coco(root, parts, max_pixels=options.max_pixels or MAX_PIXELS, skip_bad=options.skip_bad)
+            coco = open_coco(root, parts, max_pixels=options.max_pixels or MAX_PIXELS, skip_bad=options.skip_bad)
+            return ObjectLabels(instances=coco) if options.multi_label else coco
+        case "labels":
+            labels = open_label_folders(
+                options.images,
+                options.masks,
+                classes=options.classes,
+                unknown=options.unknown,
+                missing_is_absent=options.missing_is_absent,
+                val=options.val,
+                group_by=options.group_by,
+                split=options.split,
+                max_pixels=options.max_pixels or MAX_PIXELS,
+                skip_bad=options.skip_bad,
+            )
+            for note in labels.notes:
+                print(note)
+            return labels
         case "instances":
             ids = open_instance_ids(
                 options.images,
@@ -187,6 +206,12 @@ def _source(options: argparse.Namespace) -> AnySource:
                 width=width,
                 seed=options.seed,
             )
-            return SyntheticInstances(scenes=scenes) if options.task == "instance" else scenes
+            match options.task:
+                case "instance":
+                    return SyntheticInstances(scenes=scenes)
+                case "multilabel":
+                    return SyntheticLabels(scenes=scenes)
+                case _:
+                    return scenes
         case _:
             return load_source(options.reader, options.arguments)

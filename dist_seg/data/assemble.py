@@ -37,6 +37,8 @@ class Recipe:
     """What masks hold outside the picture."""
     instances: bool
     """Masks are layers of object ids, not class ids."""
+    labels: bool = False
+    """Masks are layers of labels."""
     min_visible: float = 0.0
     """See `augment.min_visible`."""
 
@@ -54,6 +56,7 @@ def train_recipe(
         norm=normalization(data),
         border=0 if manifest.task == "instance" else manifest.ignore_index,
         instances=manifest.task == "instance",
+        labels=manifest.task == "multilabel",
         min_visible=augment.min_visible,
     )
 
@@ -69,6 +72,7 @@ def eval_recipe(data: DataConfig, manifest: Manifest) -> Recipe:
         norm=normalization(data),
         border=0 if manifest.task == "instance" else manifest.ignore_index,
         instances=manifest.task == "instance",
+        labels=manifest.task == "multilabel",
     )
 
 
@@ -81,7 +85,7 @@ def place(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Geometry and blur of samples whose regions are decoded: images (3, H, W) and masks for `group_by_size`.
 
-    parts: of every sample the image (h, w, 3) uint8 and the mask: (h, w) uint8 or (L, h, w) int16.
+    parts: of every sample the image (h, w, 3) uint8 and the mask: (h, w) or (K, h, w) uint8, or (L, h, w) int16.
     """
     images, masks = [], []
     for (image_hwc, mask), sample in zip(parts, samples, strict=True):
@@ -114,7 +118,8 @@ class Placed:
     images: Tensor | Sequence[Tensor]
     """(B, 3, H, W) or B times (3, H, W), uint8 RGB."""
     masks: Tensor | Sequence[Tensor]
-    """(B, H, W) or B times (H, W), uint8; of instances (B, L, H, W) or B times (L, H, W), int16."""
+    """(B, H, W) or B times (H, W), uint8; with layers (B, L, H, W) or B times (L, H, W): of object ids int16, of labels
+    uint8."""
     keys: tuple[str, ...]
     transforms: tuple[SampleTransform, ...]
     bad: tuple[BadSample, ...]
@@ -127,7 +132,7 @@ class Placed:
 def group_by_size(images: Sequence[Tensor], masks: Sequence[Tensor], fetched: Sequence[Fetched]) -> list[Placed]:
     """One batch for every size among the samples, bad ones named in the first; where all are bad, one of no samples.
 
-    images: B times (3, H, W), uint8 RGB. masks: B times (H, W), uint8, or (L, H, W), int16, L at most 3.
+    images: B times (3, H, W), uint8 RGB. masks: B times (H, W) or (K, H, W), uint8, or (L, H, W), int16, L at most 3.
     """
     samples, bad = drawn_samples(fetched), bad_samples(fetched)
     masks = _as_many_layers(masks)
@@ -153,7 +158,7 @@ def group_by_size(images: Sequence[Tensor], masks: Sequence[Tensor], fetched: Se
 
 
 def _as_many_layers(masks: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Layers of object ids with empty ones added, so that all have as many; class ids as they are."""
+    """Layers of object ids with empty ones added, so that all have as many; class ids, and labels, as they are."""
     if not masks or masks[0].ndim == 2:
         return masks
     most = max(len(mask) for mask in masks)
@@ -163,9 +168,9 @@ def _as_many_layers(masks: Sequence[Tensor]) -> Sequence[Tensor]:
 def finish(placed: Placed, recipe: Recipe, device: torch.device) -> Batch:
     """Move to the device, then colour, normalisation, types and objects."""
     images, masks = _moved(placed.images, device), _moved(placed.masks, device)
-    targets = (masks if isinstance(masks, Tensor) else torch.stack(list(masks))).to(
-        torch.int32 if recipe.instances else torch.int64
-    )
+    targets = masks if isinstance(masks, Tensor) else torch.stack(list(masks))
+    if not recipe.labels:
+        targets = targets.to(torch.int32 if recipe.instances else torch.int64)
     objects: tuple[ImageObjects, ...] = ()
     if recipe.instances and recipe.training:
         objects = tuple(

@@ -17,11 +17,13 @@ class EncodedSample:
     """An encoded image (JPEG or PNG, 8 bits, RGB or grey)."""
     target: bytes
     """An encoded mask: grey 8-bit PNG of class ids, of the image's size; of instances grey 16-bit layers of object ids,
-    one below the other."""
+    one below the other; of multi-label data grey 8-bit layers of labels."""
     height: int
     width: int
     annotations: ImageAnnotations | None = None
     """Of instances: parsed already, so that what cannot be read is found before anything is decoded."""
+    num_labels: int = 0
+    """Of multi-label data: the number of layers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +48,9 @@ class Batch:
     """One micro-batch, on the device.
 
     images: (B, 3, H, W) float32, normalised. targets: (B, H, W) int64 class ids with the ignore index, or of instances
-    (B, L, H, W) int32 layers of object ids, 0 where there is none. In evaluation the targets keep the original size,
-    which differs from the images' where these were scaled.
+    (B, L, H, W) int32 layers of object ids, 0 where there is none, or of multi-label data (B, K, H, W) uint8: 1 where a
+    pixel has the label, 0 where it has not, the ignore index where that is not known. In evaluation the targets keep
+    the original size, which differs from the images' where these were scaled.
     """
 
     images: torch.Tensor

@@ -26,7 +26,8 @@ from dist_seg.data.assemble import Recipe, decode_reference, finish, group_by_si
 from dist_seg.data.augment import SampleTransform
 from dist_seg.data.batch import Batch, EncodedSample
 from dist_seg.data.fetch import DrawnSample, Fetched, Fetcher, Unit, drawn_samples, read_ahead
-from dist_seg.data.headers import read_header
+from dist_seg.data.headers import UndecodableError, read_header
+from dist_seg.data.label_layers import check_values
 
 VERSION = str(nvidia.dali.__version__)
 _READ_THREADS = 8
@@ -171,6 +172,11 @@ class DaliGraph:
             _check_ids([int(np.asarray(largest_ids[0][i]).item()) for i in range(len(samples))], samples)
         elif self._recipe.instances:
             _check_ids([int(layers.numpy().max()) for layers in targets], samples)
+            targets = [
+                _region(layers.view(torch.int16), sample) for layers, sample in zip(targets, samples, strict=True)
+            ]
+        elif self._recipe.labels and not self._places:
+            _check_labels(targets, samples)
             targets = [_region(layers, sample) for layers, sample in zip(targets, samples, strict=True)]
         if not self._places:
             parts = ((i.numpy(), m.numpy()) for i, m in zip(images_hwc, targets, strict=True))
@@ -199,7 +205,7 @@ class DaliGraph:
         feed("roi_shape", np.array([t.roi[2:] for t in transforms], np.int32))
         if not self._places:
             return
-        if self._recipe.instances:
+        if self._recipe.instances or self._recipe.labels:
             feed("layers_shape", np.array([_layers_shape(sample.encoded) for sample in samples], np.int32))
         if self._recipe.resizes:
             feed("size", np.array([t.resized for t in transforms], np.float32))
@@ -225,11 +231,20 @@ def _check_ids(largest: Sequence[int], samples: Sequence[DrawnSample]) -> None:
             raise _DecodeError(f"{sample.encoded.key}: object id {number}, for {known} annotations")
 
 
+def _check_labels(targets: Sequence[Tensor], samples: Sequence[DrawnSample]) -> None:
+    """Raises _DecodeError for layers of labels with other values, as the reference decoder does."""
+    for layers, sample in zip(targets, samples, strict=True):
+        try:
+            check_values(layers.numpy())
+        except UndecodableError as error:
+            raise _DecodeError(f"{sample.encoded.key}: {error}") from error
+
+
 def _region(layers: Tensor, sample: DrawnSample) -> Tensor:
-    """The region (L, h, w) int16 of layers (L * H, W) uint16 whose ids fit, without a copy."""
+    """The region (L, h, w) of layers (L * H, W), without a copy."""
     y, x, h, w = sample.transform.roi
     _, height, width, _ = _layers_shape(sample.encoded)
-    return layers.view(torch.int16).view(-1, height, width)[:, y : y + h, x : x + w]
+    return layers.view(-1, height, width)[:, y : y + h, x : x + w]
 
 
 def _layers_shape(encoded: EncodedSample) -> tuple[int, int, int, int]:
@@ -245,8 +260,8 @@ def _relative_place(t: SampleTransform, axis: int) -> float:
 def _define(recipe: Recipe, *, places: bool, on_gpu: bool) -> tuple[DataNode, ...]:
     """The graph, of only those operators that the recipe needs: an image (H, W, 3) and a mask (H, W, 1).
 
-    Of instances the mask is the layers of object ids as they are decoded, (L * H, W, 1) uint16. Where DALI places
-    them, it is (L, H, W, 1) int16, and the largest id comes with it, on the CPU.
+    Of instances the mask is the layers of object ids as they are decoded, (L * H, W, 1) uint16, of labels uint8. Where
+    DALI places them, it is (L, H, W, 1) int16 or uint8, and with ids comes the largest one, on the CPU.
     """
     start, shape = _input("roi_start", DALIDataType.INT32, 1), _input("roi_shape", DALIDataType.INT32, 1)
     image = fn.decoders.image_slice(
@@ -260,10 +275,11 @@ def _define(recipe: Recipe, *, places: bool, on_gpu: bool) -> tuple[DataNode, ..
     )
     # Masks are small PNGs, which DALI decodes on the CPU everywhere; as uint8 they are also the cheapest to copy.
     target = _input("target", DALIDataType.UINT8, 1)
-    mask = _define_layers(target) if recipe.instances else _define_mask(target, start, shape)
+    layered = recipe.instances or recipe.labels
+    mask = _define_layers(target, recipe) if layered else _define_mask(target, start, shape)
     largest_id = (fn.reductions.max(mask),) if recipe.instances and places else ()
-    if recipe.instances and places:
-        mask = _define_region(mask, start, shape)
+    if layered and places:
+        mask = _define_region(mask, start, shape, recipe)
     if places:
         image, mask = _define_placing(image, mask, recipe, "gpu" if on_gpu else "cpu")
     return image, mask.gpu() if on_gpu else mask, *largest_id
@@ -276,17 +292,17 @@ def _define_mask(target: DataNode, start: DataNode, shape: DataNode) -> DataNode
     )
 
 
-def _define_layers(target: DataNode) -> DataNode:
-    """Layers of object ids, one below the other: (L * H, W, 1) uint16."""
+def _define_layers(target: DataNode, recipe: Recipe) -> DataNode:
+    """Layers one below the other: (L * H, W, 1), of object ids uint16, of labels uint8."""
     # The decoder cuts uint16 to 8 bits by default and halves it for int16.
-    return fn.decoders.image(
-        target, output_type=DALIImageType.GRAY, dtype=DALIDataType.UINT16, adjust_orientation=False
-    )
+    dtype = DALIDataType.UINT16 if recipe.instances else DALIDataType.UINT8
+    return fn.decoders.image(target, output_type=DALIImageType.GRAY, dtype=dtype, adjust_orientation=False)
 
 
-def _define_region(layers: DataNode, start: DataNode, shape: DataNode) -> DataNode:
-    """The region of layers of object ids: (L, h, w, 1) int16. As frames of a video, to DALI."""
-    layers = fn.cast(layers, dtype=DALIDataType.INT16)  # resize and warp take no uint16
+def _define_region(layers: DataNode, start: DataNode, shape: DataNode, recipe: Recipe) -> DataNode:
+    """The region of layers: (L, h, w, 1) int16 or uint8. As frames of a video, to DALI."""
+    if recipe.instances:
+        layers = fn.cast(layers, dtype=DALIDataType.INT16)  # resize and warp take no uint16
     layers = fn.reshape(layers, shape=_input("layers_shape", DALIDataType.INT32, 1), layout="FHWC")
     return fn.slice(layers, start, shape, axes=[1, 2])
 

@@ -18,6 +18,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from dist_seg.data.headers import PNG_SIGNATURE, UndecodableError
+from dist_seg.data.label_layers import check_values
 
 if TYPE_CHECKING:
     from dist_seg.data.batch import EncodedSample  # with it comes torch, which looking at data does without
@@ -47,11 +48,23 @@ def decode_instances(data: bytes, height: int) -> NDArray[np.int16]:
     return ids.astype(np.int16).reshape(-1, height, ids.shape[1])
 
 
+def decode_labels(data: bytes, num_labels: int) -> NDArray[np.uint8]:
+    """(K, H, W) uint8 layers of labels: 0, 1 and 255. Raises `UndecodableError`."""
+    layers = decode_mask(data)
+    if len(layers) % num_labels:
+        raise UndecodableError(f"{len(layers)} rows for {num_labels} labels, which must be as high as the image each")
+    check_values(layers)
+    return layers.reshape(num_labels, -1, layers.shape[1])
+
+
 def decode_target(encoded: "EncodedSample") -> NDArray[np.uint8] | NDArray[np.int16]:
-    """Class ids (H, W) uint8, or of a sample with annotations object ids (L, H, W) int16.
+    """Class ids (H, W) uint8, of multi-label data layers (K, H, W) uint8, or of a sample with annotations object ids
+    (L, H, W) int16.
 
     Raises `UndecodableError`, also for an object id without an annotation.
     """
+    if encoded.num_labels:
+        return decode_labels(encoded.target, encoded.num_labels)
     if encoded.annotations is None:
         return decode_mask(encoded.target)
     ids = decode_instances(encoded.target, encoded.height)

@@ -45,10 +45,13 @@ def read_header(data: bytes) -> Header:
     raise UndecodableError("neither a JPEG nor a PNG" if data else "empty")
 
 
-def check_pair(image: bytes, target: bytes, height: int, width: int, *, max_layers: int = 0) -> None:
+def check_pair(
+    image: bytes, target: bytes, height: int, width: int, *, max_layers: int = 0, num_labels: int = 0
+) -> None:
     """Raises `UndecodableError` unless the image is `height` × `width` and the target a mask of that size.
 
     max_layers: above 0 the target must be 16-bit layers of object ids, at most so many, one below the other.
+    num_labels: above 0 it must be so many 8-bit layers of labels.
     """
     try:
         header = read_header(image)
@@ -61,8 +64,10 @@ def check_pair(image: bytes, target: bytes, height: int, width: int, *, max_laye
     except UndecodableError as error:
         raise UndecodableError(f"mask: {error}") from error
     layers, rest = divmod(header.height, height)
-    if header.width != width or rest or not 1 <= layers <= max(1, max_layers):
-        raise UndecodableError(f"mask: {header.width}x{header.height} pixels, the image has {width}x{height}")
+    fits = layers == num_labels if num_labels else 1 <= layers <= max(1, max_layers)
+    if header.width != width or rest or not fits:
+        wanted = f", of which {num_labels} labels must be one below the other" if num_labels else ""
+        raise UndecodableError(f"mask: {header.width}x{header.height} pixels, the image has {width}x{height}{wanted}")
     bits, wanted = (16, "a 16-bit grey PNG of object ids") if max_layers else (8, "an 8-bit grey PNG of class ids")
     if header.kind != "PNG" or header.bits != bits or not header.is_plain_grey:
         raise UndecodableError(f"mask: must be {wanted}, is a {header.bits}-bit {header.kind}")

@@ -18,7 +18,7 @@ READABLE_VERSIONS = (1, 2)
 MANIFEST_NAME = "manifest.json"
 IGNORE_INDEX = 255
 SIDE_PERCENTILES = (10, 30, 50, 70, 90)
-TASKS = ("semantic", "instance")
+TASKS = ("semantic", "multilabel", "instance")
 MAX_CLASSES = 255
 """Class ids are 8 bits, and 255 is the ignore index."""
 
@@ -87,6 +87,7 @@ class Split:
     class_pixels: tuple[int, ...]
     """Pixels of each class over all of the split's masks."""
     ignored_pixels: int
+    """Pixels without a class. Of multi-label data, where a pixel has any number of labels: over all labels together."""
     skipped_samples: int = 0
     """Samples that could not be used and were left out, as asked for, while packing."""
     objects: ObjectCounts | None = None

@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from dist_seg.data.formats import AnySource, check_source, is_instances
+from dist_seg.data.formats import AnySource, check_source, is_instances, task_of
 from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.data.manifest import Manifest, Split
 from dist_seg.data.object_counts import object_counts
@@ -57,6 +57,8 @@ def pack(
     """
     check_source(source)
     identity: tuple[object, ...] = (source.class_names, source.ignore_index, max_pixels)
+    if task_of(source) == "multilabel":
+        identity = (*identity, "multilabel")
     if is_instances(source):
         identity = (*identity, source.category_ids)
     jobs = plan_shards(source.samples(), shard_bytes, identity)
@@ -101,7 +103,7 @@ def _manifest(source: AnySource, shards: Iterable[PackedShard]) -> Manifest:
             first = next(refusal for part in parts for refusal in part.skipped)
             raise DataError(f"not one sample of split {name} can be packed; the first: {first.reason}")
     return Manifest(
-        task="instance" if is_instances(source) else "semantic",
+        task=task_of(source),
         class_names=tuple(source.class_names),
         palette=tuple(source.palette),
         ignore_index=source.ignore_index,

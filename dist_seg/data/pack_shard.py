@@ -8,9 +8,19 @@ from typing import TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_seg.data.formats import AnySource, InstanceSource, RawInstances, RawSample, SampleRef, Source, is_instances
+from dist_seg.data.formats import (
+    AnySource,
+    InstanceSource,
+    RawInstances,
+    RawSample,
+    SampleRef,
+    Source,
+    is_instances,
+    task_of,
+)
 from dist_seg.data.formats.images import check_image, encode_mask
 from dist_seg.data.instances import EncodedInstances, encode_instances
+from dist_seg.data.label_layers import PRESENT, checked_labels, encode_labels
 from dist_seg.data.manifest import ShardInfo
 from dist_seg.data.object_counts import ObjectCounter, ShardObjects
 from dist_seg.data.shard_plan import ShardJob, shard_key
@@ -73,6 +83,7 @@ def pack_shard(
     `skip_bad`.
     """
     pixels = np.zeros(256, np.int64)
+    is_multilabel, num_classes = task_of(source) == "multilabel", len(source.class_names)
     refusals: list[Refusal] = []
     objects = ObjectCounter(len(source.class_names)) if is_instances(source) else None
 
@@ -93,6 +104,9 @@ def pack_shard(
                 if objects is not None:
                     objects.add(found.encoded.annotations, found.problems)
                     pixels[: len(found.encoded.class_pixels)] += found.encoded.class_pixels
+                elif is_multilabel:
+                    pixels[:num_classes] += np.count_nonzero(mask == PRESENT, axis=(1, 2))
+                    pixels[source.ignore_index] += np.count_nonzero(mask == source.ignore_index)
                 else:
                     pixels[:] += np.bincount(mask.ravel(), minlength=256)
                 yield members
@@ -101,7 +115,6 @@ def pack_shard(
             raise RefusedSamplesError(tuple(refusals))
 
     info = write_shard(out, job.name, encoded(), SEMANTIC_ROLES if objects is None else INSTANCE_ROLES)
-    num_classes = len(source.class_names)
     return PackedShard(
         split=job.split,
         fingerprint=job.fingerprint,
@@ -174,25 +187,31 @@ def _loaded(sample: SampleRef, load: Callable[[], Raw]) -> Raw:
 
 
 def encode_sample(sample: SampleRef, source: Source, max_pixels: int) -> tuple[EncodedMembers, NDArray[np.uint8]]:
-    """Read a sample and check image, mask and that they fit. Raises `DataError` naming the file."""
+    """Read a sample, its mask (H, W) or (K, H, W), and check that both fit. Raises `DataError` naming the file."""
     raw = _loaded(sample, lambda: source.load(sample))
     image = check_image(raw.image, sample.where, max_pixels)
     mask_where = sample.mask_where or sample.where
-    _check_mask_type(raw.mask, mask_where)
-    if raw.mask.shape != (image.height, image.width):
-        size = "x".join(str(length) for length in raw.mask.shape[::-1])
+    is_multilabel = task_of(source) == "multilabel"
+    if is_multilabel:
+        mask = checked_labels(raw.mask, mask_where, source.class_names)
+    else:
+        _check_mask_type(raw.mask, mask_where)
+    size = raw.mask.shape[-2:]
+    if size != (image.height, image.width):
         raise DataError(
-            f"{mask_where}: the mask is {size} (width x height), its image {sample.where} {image.width}x{image.height}"
-            f"{_exif_hint(raw.mask.shape, image.height, image.width)}; they must have one size"
+            f"{mask_where}: the mask is {size[1]}x{size[0]} (width x height), its image {sample.where} "
+            f"{image.width}x{image.height}{_exif_hint(size, image.height, image.width)}; they must have one size"
         )
-    mask = checked_class_ids(raw.mask, mask_where, len(source.class_names), source.ignore_index)
+    if not is_multilabel:
+        mask = checked_class_ids(raw.mask, mask_where, len(source.class_names), source.ignore_index)
     members = EncodedMembers(
         key=shard_key(sample.key),
         height=image.height,
         width=image.width,
         image=image.data,
         image_suffix=image.suffix,
-        target=encode_mask(mask),
+        target=encode_labels(mask) if is_multilabel else encode_mask(mask),
+        target_suffix="multi.png" if is_multilabel else "seg.png",
     )
     return members, mask
 
@@ -208,7 +227,9 @@ def _check_mask_type(mask: object, where: str) -> None:
         )
 
 
-def checked_class_ids(mask: NDArray[np.integer], where: str, num_classes: int, ignore_index: int) -> NDArray[np.uint8]:
+def checked_class_ids(
+    mask: NDArray[np.integer] | NDArray[np.bool_], where: str, num_classes: int, ignore_index: int
+) -> NDArray[np.uint8]:
     """The (H, W) mask as uint8. Raises `DataError` naming the first value out of range and its position."""
     wrong = ((mask < 0) | (mask >= num_classes)) & (mask != ignore_index)
     if wrong.any():

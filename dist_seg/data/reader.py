@@ -9,7 +9,7 @@ from dist_seg.data.annotations import MAX_LAYERS, check_annotations, parse_annot
 from dist_seg.data.bad_shards import BadShardError, read_index, why_other_length
 from dist_seg.data.batch import BadSample, EncodedSample
 from dist_seg.data.headers import MAX_PIXELS, UndecodableError, check_pair
-from dist_seg.data.manifest import Manifest
+from dist_seg.data.manifest import Manifest, ShardInfo
 from dist_seg.data.sidecar import Member, Sidecar, crc32c
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import Storage, StorageError
@@ -42,6 +42,9 @@ class SampleInfo:
     width: int
 
 
+_State = tuple[Storage, tuple[ShardInfo, ...], int, int, dict[str, str]]
+
+
 class ShardReader:
     """Random access to the samples of one split.
 
@@ -63,6 +66,7 @@ class ShardReader:
         self._storage = storage
         self._shards = manifest.split(split).shards
         self._max_pixels = max_pixels
+        self._num_labels = manifest.num_classes if manifest.task == "multilabel" else 0
         self._bad_shards = dict(bad_shards or {})
         self._reset()
 
@@ -73,11 +77,11 @@ class ShardReader:
         self._sidecars: OrderedDict[int, Sidecar] = OrderedDict()
         self._sidecar_bytes = 0
 
-    def __getstate__(self) -> tuple[object, ...]:
-        return self._storage, self._shards, self._max_pixels, self._bad_shards
+    def __getstate__(self) -> _State:
+        return self._storage, self._shards, self._max_pixels, self._num_labels, self._bad_shards
 
-    def __setstate__(self, state: tuple[object, ...]) -> None:
-        self._storage, self._shards, self._max_pixels, self._bad_shards = state  # type: ignore[assignment]  # as given
+    def __setstate__(self, state: _State) -> None:
+        self._storage, self._shards, self._max_pixels, self._num_labels, self._bad_shards = state
         self._reset()
 
     @property
@@ -130,7 +134,8 @@ class ShardReader:
                     "data.max_pixels if it is to be trusted"
                 )
             image, target, *others = self._read_checked(shard, _members(sidecar, index))
-            check_pair(image, target, info.height, info.width, max_layers=MAX_LAYERS if others else 0)
+            layers = MAX_LAYERS if others else 0
+            check_pair(image, target, info.height, info.width, max_layers=layers, num_labels=self._num_labels)
             if others:
                 annotations = parse_annotations(others[0])
                 check_annotations(annotations, info.height, info.width)
@@ -138,7 +143,13 @@ class ShardReader:
             bad = BadSample(key=info.key, shard=self.shard_name(shard), reason=str(error))
             raise BadSampleError(bad) from error
         return EncodedSample(
-            key=info.key, image=image, target=target, height=info.height, width=info.width, annotations=annotations
+            key=info.key,
+            image=image,
+            target=target,
+            height=info.height,
+            width=info.width,
+            annotations=annotations,
+            num_labels=self._num_labels,
         )
 
     def _read_checked(self, shard: int, members: list[Member]) -> list[bytes]:

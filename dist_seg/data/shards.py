@@ -51,13 +51,15 @@ class EncodedMembers:
     image_suffix: str
     target: bytes
     annotations: bytes | None = None
+    target_suffix: str = "seg.png"
+    """`multi.png` for layers of labels. Of instances it is `inst.png`, whatever stands here."""
 
     @property
     def members(self) -> tuple[tuple[str, bytes], ...]:
         """Suffix and contents, in the order of the roles."""
         image = (self.image_suffix, self.image)
         if self.annotations is None:
-            return image, ("seg.png", self.target)
+            return image, (self.target_suffix, self.target)
         return image, ("inst.png", self.target), ("json", self.annotations)
 
 
@@ -74,7 +76,7 @@ class ShardWriter:
         self.entries: list[SampleEntry] = []
 
     def add(self, sample: EncodedMembers) -> None:
-        """Append `KEY.jpg` or `KEY.png`, then `KEY.seg.png`, or `KEY.inst.png` and `KEY.json`."""
+        """Append `KEY.jpg` or `KEY.png`, then `KEY.seg.png`, `KEY.multi.png`, or `KEY.inst.png` and `KEY.json`."""
         members = tuple(self._member(sample.key, suffix, data) for suffix, data in sample.members)
         self.entries.append(SampleEntry(key=sample.key, height=sample.height, width=sample.width, members=members))
 

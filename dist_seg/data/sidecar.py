@@ -22,7 +22,7 @@ VERSION = 1
 SEMANTIC_ROLES = ("image", "target")
 INSTANCE_ROLES = ("image", "target", "annotations")
 _MAGIC = b"DSEGIDX\n"
-_SUFFIXES = frozenset({"jpg", "png", "seg.png", "inst.png", "json"})
+_SUFFIXES = frozenset({"jpg", "png", "seg.png", "multi.png", "inst.png", "json"})
 # Keys become names of files: nothing in them may lead out of a folder, end a name or cut a suffix off.
 _NOT_IN_KEYS = re.compile(rb"[\x00-\x1f\x7f/\\.]")
 
@@ -36,7 +36,7 @@ class Member:
     length: int
     crc32c: int
     suffix: str
-    """`jpg`, `png`, `seg.png`, `inst.png` or `json`."""
+    """`jpg`, `png`, `seg.png`, `multi.png`, `inst.png` or `json`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

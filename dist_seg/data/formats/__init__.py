@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_seg.data.instances import RawObject
-from dist_seg.data.manifest import TASKS, Rgb
+from dist_seg.data.manifest import IGNORE_INDEX, TASKS, Rgb
 from dist_seg.errors import DataError, UserError
 
 
@@ -44,8 +44,10 @@ class RawSample:
 
     image: bytes
     """An encoded image in any format that Pillow reads."""
-    mask: NDArray[np.integer]
-    """(H, W) class ids below the number of classes, or the ignore index; of the size of the upright image."""
+    mask: NDArray[np.integer] | NDArray[np.bool_]
+    """(H, W) class ids below the number of classes, or the ignore index; of the size of the upright image.
+
+    Of multi-label data (K, H, W): for each class a layer of bool, or of 1, 0 and the ignore index."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +97,7 @@ class InstanceSource(Protocol):
 
 
 class Source(Protocol):
-    """A raw data set of masks."""
+    """A raw data set of masks: a pixel has one class, or with the attribute `task = "multilabel"` any number."""
 
     @property
     def class_names(self) -> tuple[str, ...]: ...
@@ -120,7 +122,12 @@ AnySource = Source | InstanceSource
 
 def is_instances(source: AnySource) -> TypeGuard[InstanceSource]:
     """Whether a source gives objects. A reader of the user's own says so by `task = "instance"`."""
-    return getattr(source, "task", "semantic") == "instance"
+    return task_of(source) == "instance"
+
+
+def task_of(source: AnySource) -> str:
+    """`semantic` unless the source says otherwise."""
+    return str(getattr(source, "task", "semantic"))
 
 
 def load_source(path: str, arguments: Sequence[str] = ()) -> AnySource:
@@ -173,7 +180,7 @@ def check_source(source: AnySource) -> None:
     """Raises `DataError` where the classes, their colours, ids and the ignore index do not go together."""
     names, palette = source.class_names, source.palette
     check_classes(names, "class names")
-    if (task := getattr(source, "task", "semantic")) not in TASKS:
+    if (task := task_of(source)) not in TASKS:
         raise DataError(f"the reader's task is {task!r}, must be {' or '.join(TASKS)}")
     if len(palette) != len(names):
         raise DataError(f"{len(names)} classes and {len(palette)} colours; there must be as many")
@@ -185,6 +192,8 @@ def check_source(source: AnySource) -> None:
         raise DataError(
             f"ignore_index is {ignore_index!r} with {len(names)} classes; it must be a number from {len(names)} to 255"
         )
+    if task == "multilabel" and source.ignore_index != IGNORE_INDEX:
+        raise DataError(f"ignore_index is {ignore_index!r}; of multi-label data it must be {IGNORE_INDEX}")
 
 
 def check_classes(names: Sequence[str], where: str) -> None:

@@ -48,7 +48,7 @@ class ClassTable:
         """(H, W) uint8. Raises `DataError` naming the value or colour that has no class, and its position."""
         if self.colors is not None:
             return self._from_colors(_as_colors(mask), where, self.colors)
-        numbers = _as_numbers(mask, where)
+        numbers = grey_values(mask, where)
         table = np.full(_MAX_VALUE + 1, -1, np.int16)
         table[list(self.values)] = list(self.values.values())
         in_range = (numbers >= 0) & (numbers <= _MAX_VALUE)
@@ -159,7 +159,7 @@ def found_classes(values: Sequence[int], palette: Sequence[Rgb] | None, where: s
 
 def mask_numbers(mask: RawMask, where: str) -> list[int]:
     """The different numbers that stand in a mask. Raises `DataError` for one in colours or with no class ids."""
-    numbers = _as_numbers(mask, where)
+    numbers = grey_values(mask, where)
     for extreme in (int(numbers.min()), int(numbers.max())):
         if not 0 <= extreme <= _MAX_VALUE:
             raise DataError(f"{where}: holds the number {extreme}; class ids are 0 to {_MAX_VALUE}")
@@ -173,7 +173,8 @@ def _next_class(names: list[str], name: str) -> int:
     return len(names) - 1
 
 
-def _as_numbers(mask: RawMask, where: str) -> NDArray[np.integer]:
+def grey_values(mask: RawMask, where: str) -> NDArray[np.integer]:
+    """(H, W) numbers of a mask file. Raises `DataError` for one in colours."""
     if not mask.is_color:
         return mask.values
     grey = (mask.values == mask.values[..., :1]).all(axis=2)

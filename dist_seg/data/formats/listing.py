@@ -36,18 +36,18 @@ def pair_files(
     """
     if images.resolve() == masks.resolve():
         raise DataError(f"{images}: given for the images and for the masks; they must be two folders")
-    image_files, other_images = _files_by_stem(images, image_ending, apart_from=masks)
-    mask_files, other_masks = _files_by_stem(masks, mask_ending, apart_from=images)
+    image_files, other_images = files_by_stem(images, image_ending, apart_from=masks)
+    mask_files, other_masks = files_by_stem(masks, mask_ending, apart_from=images)
     without_mask = [path for stem, path in image_files.items() if stem not in mask_files]
     if without_mask and not (keep_lone and len(without_mask) < len(image_files)):
         hint = ""
         if len(without_mask) == len(image_files):
             up_to = mask_ending or "the suffix"
             hint = f"; a mask must have its image's name up to {up_to}, here are such as {_first(mask_files)}"
-        raise DataError(f"no mask in {masks} for {_named(without_mask)}{hint}")
+        raise DataError(f"no mask in {masks} for {named(without_mask)}{hint}")
     without_image = [path for stem, path in mask_files.items() if stem not in image_files]
     if without_image and not keep_lone:
-        raise DataError(f"no image in {images} for {_named(without_image)}")
+        raise DataError(f"no image in {images} for {named(without_image)}")
     stems = sorted(image_files.keys() | mask_files.keys())
     pairs = [Pair(stem=stem, image=image_files.get(stem), mask=mask_files.get(stem)) for stem in stems]
     return pairs, other_images + other_masks
@@ -85,7 +85,11 @@ def file_version(*paths: Path) -> tuple[int, str]:
     return sum(stat.st_size for stat in stats), " ".join(f"{stat.st_size}@{stat.st_mtime_ns}" for stat in stats)
 
 
-def _files_by_stem(folder: Path, ending: str, apart_from: Path) -> tuple[dict[str, Path], list[Path]]:
+def files_by_stem(folder: Path, ending: str, apart_from: Path) -> tuple[dict[str, Path], list[Path]]:
+    """The image files below a folder by their stems, as `Pair` has them, and the files of other kinds.
+
+    apart_from: a folder below it that is passed over.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
     found: dict[str, Path] = {}
@@ -123,7 +127,8 @@ def _files_below(folder: Path, seen: set[Path]) -> Iterable[Path]:
             yield path
 
 
-def _named(paths: Sequence[Path]) -> str:
+def named(paths: Sequence[Path]) -> str:
+    """The first few, and how many more."""
     first = ", ".join(str(path) for path in paths[:_MAX_NAMED])
     return first + (f" and {len(paths) - _MAX_NAMED} more" if len(paths) > _MAX_NAMED else "")
 

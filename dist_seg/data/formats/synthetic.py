@@ -87,12 +87,13 @@ class SyntheticInstances:
     def load(self, sample: SampleRef) -> RawInstances:
         number = int(sample.key.removeprefix(sample.split))
         rng = generator("synthetic", self.scenes.seed, sample.split, number)
-        image, ids, classes = draw_objects(self.scenes.height, self.scenes.width, rng)
+        drawn = draw_objects(self.scenes.height, self.scenes.width, rng)
+        ids, classes = drawn.ids, drawn.classes
         shapes = ((i, ids == i + 1) for i in range(len(classes)))
         visible = [(i, mask) for i, mask in shapes if mask.sum() >= _MIN_OBJECT_PIXELS]
         rles = encode_masks(np.array([mask for _, mask in visible]).reshape(-1, *ids.shape))
         return RawInstances(
-            image=encode_image(image, "jpg" if number % _PNG_EVERY else "png"),
+            image=encode_image(drawn.image, "jpg" if number % _PNG_EVERY else "png"),
             objects=tuple(
                 RawObject(id=i + 1, class_id=classes[i] - 1, crowd=False, rle=rle)
                 for (i, _), (rle, _) in zip(visible, rles, strict=True)
@@ -104,19 +105,54 @@ class SyntheticInstances:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class SyntheticLabels:
+    """The same images, with a layer for each shape that goes on under what covers it: layers overlap."""
+
+    scenes: SyntheticSource
+    task: ClassVar[Literal["multilabel"]] = "multilabel"
+    class_names: ClassVar[tuple[str, ...]] = CLASS_NAMES[1:]
+    palette: ClassVar[tuple[Rgb, ...]] = default_palette(len(CLASS_NAMES))[1:]
+    ignore_index: ClassVar[int] = IGNORE_INDEX
+
+    def samples(self) -> Sequence[SampleRef]:
+        return self.scenes.samples()
+
+    def load(self, sample: SampleRef) -> RawSample:
+        number = int(sample.key.removeprefix(sample.split))
+        rng = generator("synthetic", self.scenes.seed, sample.split, number)
+        drawn = draw_objects(self.scenes.height, self.scenes.width, rng)
+        layers = np.zeros((len(self.class_names), *drawn.ids.shape), np.uint8)
+        for class_id, whole in zip(drawn.classes, drawn.whole, strict=True):
+            layers[class_id - 1][whole] = 1
+        return RawSample(image=encode_image(drawn.image, "jpg" if number % _PNG_EVERY else "png"), mask=layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnObjects:
+    """What `draw_objects` drew."""
+
+    image: NDArray[np.uint8]
+    """(H, W, 3) RGB."""
+    ids: NDArray[np.uint8]
+    """(H, W), the objects' from 1 where they are to be seen."""
+    classes: tuple[int, ...]
+    """The class of each object."""
+    whole: tuple[NDArray[np.bool_], ...]
+    """(H, W) each: all of the object, also where another covers it."""
+
+
 def draw_scene(height: int, width: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """An image, (H, W, 3) uint8 RGB, and its class ids, (H, W) uint8."""
-    image, ids, classes = draw_objects(height, width, rng)
-    return image, np.array([0, *classes], np.uint8)[ids]
+    drawn = draw_objects(height, width, rng)
+    return drawn.image, np.array([0, *drawn.classes], np.uint8)[drawn.ids]
 
 
-def draw_objects(
-    height: int, width: int, rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[int]]:
-    """An image, (H, W, 3) uint8 RGB, its objects' ids from 1, (H, W) uint8, and the class id of each object."""
+def draw_objects(height: int, width: int, rng: np.random.Generator) -> DrawnObjects:
+    """An image of shapes."""
     y, x = np.mgrid[:height, :width].astype(np.float64)
     canvas = _texture(height, width, _hsv(rng.random(), rng.uniform(0, 0.45), rng.uniform(0.25, 0.8)), rng)
-    ids, classes = np.zeros((height, width), np.uint8), list[int]()
+    ids, classes, whole = np.zeros((height, width), np.uint8), list[int](), list[NDArray[np.bool_]]()
     for _ in range(rng.integers(3, 9)):
         _speck(canvas, y, x, rng)
     for _ in range(rng.integers(2, 6)):
@@ -127,10 +163,12 @@ def draw_objects(
         surface = _texture(height, width, _hsv(hue % 1, rng.uniform(0.35, 0.95), rng.uniform(0.4, 0.95)), rng)
         _blend(canvas, surface, distance)
         classes.append(class_id)
-        ids[distance < 0] = len(classes)
+        whole.append(distance < 0)
+        ids[whole[-1]] = len(classes)
     light = 1 + rng.uniform(0, 0.35) * _waves(y / height, x / width, rng)
     noise = rng.normal(0, rng.uniform(2, 10), canvas.shape)
-    return np.clip(canvas * light[..., None] + noise, 0, 255).astype(np.uint8), ids, classes
+    image = np.clip(canvas * light[..., None] + noise, 0, 255).astype(np.uint8)
+    return DrawnObjects(image=image, ids=ids, classes=tuple(classes), whole=tuple(whole))
 
 
 # Signed distances, in units of the shape's size, negative inside: u to the right, v downwards, from its centre.

@@ -1,0 +1,174 @@
+"""Multi-label data as a folder of images and a folder of masks for every class: `MASKS/CLASS/STEM.png`.
+
+A class's mask is 0 where the class is not and one other number, 1 or 255, where it is; classes may overlap.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_seg.data.formats import RawSample, SampleRef, check_classes
+from dist_seg.data.formats.classes import grey_values, read_classes
+from dist_seg.data.formats.folder import CLASSES_NAME, file_beside
+from dist_seg.data.formats.images import read_file, read_mask
+from dist_seg.data.formats.listing import file_version, files_by_stem, named
+from dist_seg.data.formats.splitting import Division, divide
+from dist_seg.data.headers import MAX_PIXELS
+from dist_seg.data.label_layers import PRESENT
+from dist_seg.data.manifest import IGNORE_INDEX, Rgb
+from dist_seg.drawing import default_palette
+from dist_seg.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelFolders:
+    """Made by `open_label_folders`."""
+
+    images: Path
+    masks: Path
+    class_names: tuple[str, ...]
+    palette: tuple[Rgb, ...]
+    division: Division
+    unknown: int | None
+    missing_is_absent: bool
+    max_pixels: int = MAX_PIXELS
+    skip_bad: bool = False
+    notes: tuple[str, ...] = ()
+    """What the user should see before packing."""
+    task: ClassVar[Literal["multilabel"]] = "multilabel"
+    ignore_index: ClassVar[int] = IGNORE_INDEX
+
+    def samples(self) -> Sequence[SampleRef]:
+        images, by_class = _files(self.images, self.masks, self.class_names)
+        _check_complete(self.masks, images, by_class, missing_is_fine=self.missing_is_absent or self.skip_bad)
+        splits = self.division.splits(list(images))
+        return [
+            self._ref(stem, image, [files.get(stem) for files in by_class.values()], split)
+            for (stem, image), split in zip(images.items(), splits, strict=True)
+        ]
+
+    def load(self, sample: SampleRef) -> RawSample:
+        image = read_file(Path(sample.where))
+        files: list[str | None] = json.loads(sample.payload)
+        missing = [name for name, file in zip(self.class_names, files, strict=True) if file is None]
+        if missing and not self.missing_is_absent:
+            raise DataError(f"{sample.where}: has no mask of {', '.join(missing)}")
+        layers = [None if file is None else self._layer(file) for file in files]
+        first = next((layer for layer in layers if layer is not None), None)
+        if first is None:
+            raise DataError(f"{sample.where}: has no mask of any class")
+        for file, layer in zip(files, layers, strict=True):
+            if layer is not None and layer.shape != first.shape:
+                raise DataError(
+                    f"{file}: {layer.shape[1]}x{layer.shape[0]} pixels, another class's mask of the same image "
+                    f"{first.shape[1]}x{first.shape[0]}; they must have one size"
+                )
+        return RawSample(
+            image=image, mask=np.stack([np.zeros_like(first) if layer is None else layer for layer in layers])
+        )
+
+    def _layer(self, file: str) -> NDArray[np.uint8]:
+        """(H, W) of 0, 1 and 255."""
+        values = grey_values(read_mask(read_file(Path(file)), file, self.max_pixels), file)
+        known = np.ones_like(values, bool) if self.unknown is None else values != self.unknown
+        numbers = np.unique(values[known & (values != 0)]).tolist()
+        if len(numbers) > 1 or not set(numbers) <= {1, 255}:
+            y, x = np.argwhere(known & (values != 0) & (values != (1 if 1 in numbers else 255)))[0]
+            raise DataError(
+                f"{file}: {values[y, x]} at (x={x}, y={y}); a class's mask holds 0 and one other number, 1 or 255. If "
+                "this one is for pixels that are not known, say so (--unknown)"
+            )
+        return np.where(known, (values != 0) * PRESENT, IGNORE_INDEX).astype(np.uint8)
+
+    def _ref(self, stem: str, image: Path, masks: Sequence[Path | None], split: str) -> SampleRef:
+        num_bytes, version = file_version(image, *(path for path in masks if path))
+        options = f"{self.class_names} {self.unknown} {[path is not None for path in masks]}"
+        return SampleRef(
+            key=stem,
+            split=split,
+            where=str(image),
+            mask_where=str(next((path for path in masks if path), "")),
+            num_bytes=num_bytes,
+            version=f"{version} {options}",
+            payload=json.dumps([path and str(path) for path in masks]).encode(),
+        )
+
+
+def open_label_folders(
+    images: Path,
+    masks: Path,
+    *,
+    classes: Path | None = None,
+    unknown: int | None = None,
+    missing_is_absent: bool = False,
+    val: float | None = None,
+    group_by: str | None = None,
+    split: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+    skip_bad: bool = False,
+) -> LabelFolders:
+    """The data set in a folder of images and one of a folder for every class.
+
+    classes: a text file of the classes, which are the names of the folders, in the order wanted; None takes
+    `classes.txt` in or beside the masks' folder, or the folders by their names. unknown: the number of pixels that are
+    neither. missing_is_absent: an image without a mask of some class does not show it; else that is an error. val,
+    group_by, split: see `divide`.
+    """
+    if not masks.is_dir():
+        raise DataError(f"{masks}: no such folder")
+    folders = sorted(path.name for path in masks.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not folders:
+        raise DataError(f"{masks}: holds no folders; multi-label masks lie in a folder for every class, MASKS/CLASS/")
+    classes = classes or file_beside(images, masks, CLASSES_NAME)
+    names = read_classes(classes).names if classes else tuple(folders)
+    notes = [f"classes from {classes}" if classes else f"classes by their folders: {', '.join(names)}"]
+    if missing := [name for name in names if name not in folders]:
+        raise DataError(
+            f"{masks}: has no folder for the class {missing[0]!r} of {classes}; it has {', '.join(folders)}"
+        )
+    if others := [name for name in folders if name not in names]:
+        notes.append(f"folders that are no classes and passed over: {', '.join(others)}")
+    check_classes(names, str(masks))
+    files, by_class = _files(images, masks, names)
+    _check_complete(masks, files, by_class, missing_is_fine=missing_is_absent or skip_bad)
+    without = sum(stem not in of_class for of_class in by_class.values() for stem in files)
+    if without and missing_is_absent:
+        notes.append(f"{without} masks are missing: their images are taken not to show the class")
+    return LabelFolders(
+        images=images,
+        masks=masks,
+        class_names=names,
+        palette=default_palette(len(names) + 1)[1:],
+        division=divide(images, list(files), val=val, group_by=group_by, split=split),
+        unknown=unknown,
+        missing_is_absent=missing_is_absent,
+        max_pixels=max_pixels,
+        skip_bad=skip_bad,
+        notes=tuple(notes),
+    )
+
+
+def _files(images: Path, masks: Path, names: Sequence[str]) -> tuple[dict[str, Path], dict[str, dict[str, Path]]]:
+    """The images by their stems, in order, and the masks of every class."""
+    found, _ = files_by_stem(images, "", apart_from=masks)
+    by_class = {name: files_by_stem(masks / name, "", apart_from=images)[0] for name in names}
+    return dict(sorted(found.items())), by_class
+
+
+def _check_complete(
+    masks: Path, images: Mapping[str, Path], by_class: Mapping[str, Mapping[str, Path]], *, missing_is_fine: bool
+) -> None:
+    for name, files in by_class.items():
+        if without_image := [path for stem, path in files.items() if stem not in images]:
+            raise DataError(f"no image for {named(without_image)}")
+        without_mask = [path for stem, path in images.items() if stem not in files]
+        if without_mask and not missing_is_fine:
+            raise DataError(
+                f"no mask in {masks / name} for {named(without_mask)}; if that means that they do not show the class, "
+                "say so (--missing-is-absent)"
+            )
