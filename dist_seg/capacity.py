@@ -68,6 +68,8 @@ class Measured:
     """The most memory that this process had taken before: the interpreter, its libraries and the data's indexes."""
     activation_bytes: int
     """Tensors kept for the backward pass; on a GPU, the peak of allocated memory beyond the parameters."""
+    target_bytes: int = 8
+    """Of one pixel's target."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,6 +255,7 @@ def _measure(config: Config, manifest: Manifest, world: World) -> Measured:
         parameter_bytes=parameter_bytes,
         process_bytes=process_bytes,
         activation_bytes=activation_bytes,
+        target_bytes=batch.targets.nbytes // batch.images[:, 0].numel(),
     )
 
 
@@ -272,7 +275,7 @@ def estimate(config: Config, world: World, measured: Measured) -> Estimate:
         config.engine, config.optim.name, measured.parameter_bytes, world.size, ema=bool(train.ema_decay)
     )
     pixels = train.micro_batch * augment.crop_height * augment.crop_width
-    target_bytes = 4 * MAX_LAYERS if config.task == "instance" else 8
+    target_bytes = 4 * MAX_LAYERS if config.task == "instance" else measured.target_bytes
     return Estimate(
         seconds=train.max_steps * seconds_per_step(config, world, measured),
         device_bytes=state.device + measured.activation_bytes,

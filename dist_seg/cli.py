@@ -219,7 +219,8 @@ def _run_eval(options: argparse.Namespace, argv: list[str]) -> int:
 
 _PREDICT_DETAILS = """\
 written: NAME.png, class ids in 8 bits or object ids in 16, and NAME_overlay.png for every picture; of instances
-predictions.json, all of them in COCO's format with the pictures' file names
+predictions.json, all of them in COCO's format with the pictures' file names; of labels that may overlap NAME.tif
+instead, with a page for each label in the order of legend.png
 """
 
 

@@ -82,6 +82,21 @@ def overlay(
     return np.where(shown[:, :, None], np.rint(mixed), base).astype(np.uint8)
 
 
+def overlay_labels(
+    image_HWC: NDArray[np.uint8], labels_KHW: NDArray[np.bool_], palette: Sequence[Rgb], alpha: float = 0.4
+) -> Image.Image:
+    """The image, (H, W, 3), with every label's colour laid over it and its outline; where labels overlap, colours mix.
+
+    Outlines of later labels are on top.
+    """
+    drawn = image_HWC.astype(np.float32)
+    for label_HW, color in zip(labels_KHW, palette, strict=True):
+        drawn[label_HW] = (1 - alpha) * drawn[label_HW] + alpha * np.asarray(color, np.float32)
+    for label_HW, color in zip(labels_KHW, palette, strict=True):
+        drawn[_border(label_HW)] = color
+    return Image.fromarray(np.rint(drawn).astype(np.uint8))
+
+
 @dataclass(frozen=True, kw_only=True)
 class DrawnObject:
     """An object to be drawn over its image."""

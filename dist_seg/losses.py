@@ -3,7 +3,8 @@
 Every loss is a mean over the micro-batch's valid pixels (or classes). Without a valid pixel it is 0 with a graph, so
 that the backward pass runs the same way on every rank.
 
-Shapes: logits (N, C, H, W) float; targets (N, H, W) int64 class ids or the ignore index; class weights (C,) float.
+Shapes: logits (N, C, H, W) float; targets (N, H, W) int64 class ids or the ignore index; class weights (C,) float. The
+binary losses are of labels that may overlap, and say what theirs are.
 """
 
 import math
@@ -67,14 +68,10 @@ def cross_entropy(
     valid = targets != ignore_index
     if weights is not None:
         losses = losses * weights[targets.masked_fill(~valid, 0)]
-    num_valid = valid.sum()
     if ohem_fraction >= 1.0:
         # F.cross_entropy gives 0 where the target is ignored.
-        return losses.sum() / num_valid.clamp_min(1)
-    hardest = losses.masked_fill(~valid, -1.0).flatten().sort(descending=True).values
-    num_kept = torch.ceil(num_valid * ohem_fraction)
-    kept = torch.arange(hardest.numel(), device=hardest.device) < num_kept
-    return hardest.where(kept, 0.0).sum() / num_kept.clamp_min(1)
+        return losses.sum() / valid.sum().clamp_min(1)
+    return _mean_of_hardest(losses, valid, ohem_fraction)
 
 
 def dice_loss(logits: torch.Tensor, targets: torch.Tensor, ignore_index: int) -> torch.Tensor:
@@ -108,28 +105,112 @@ def build_loss(cfg: LossConfig, num_classes: int, ignore_index: int, class_pixel
     custom = None if cfg.custom is None else cast(CustomLoss, import_function(cfg.custom, "loss.custom"))
 
     def loss(logits: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
-        if logits.dtype in (torch.bfloat16, torch.float16):
-            logits = logits.float()
-        parts: dict[str, torch.Tensor] = {}
-        total = logits.new_zeros(())
+        logits = _in_single_precision(logits)
+        parts = {}
         if cfg.cross_entropy:
             balance = None if weights is None else weights.to(logits)
             parts["cross_entropy"] = cross_entropy(
                 logits, targets, ignore_index, balance, cfg.label_smoothing, cfg.ohem_fraction
             )
-            total = total + cfg.cross_entropy * parts["cross_entropy"]
         if cfg.dice:
             parts["dice"] = dice_loss(logits, targets, ignore_index)
-            total = total + cfg.dice * parts["dice"]
         if custom is not None:
             parts["custom"] = custom(logits, targets, ignore_index)
-            total = total + parts["custom"]
-        return {"loss": total, **parts}
+        return _weighted_sum(cfg, parts, logits)
 
     return loss
 
 
+def binary_cross_entropy(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    ignore_index: int,
+    label_smoothing: float = 0.0,
+    ohem_fraction: float = 1.0,
+) -> torch.Tensor:
+    """The mean of the binary cross-entropies over all valid (pixel, label) pairs of the micro-batch.
+
+    targets: (N, K, H, W), 1 where a label is, 0 where it is not, or the ignore index. label_smoothing moves 0 and 1
+    towards one half by half of it. With ohem_fraction below 1 the mean is over that share (rounded up) of the valid
+    pairs whose loss is largest.
+    """
+    valid = targets != ignore_index
+    wanted = (targets == 1).to(logits.dtype)
+    if label_smoothing:
+        wanted = wanted * (1 - label_smoothing) + label_smoothing / 2
+    losses = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    if ohem_fraction >= 1.0:
+        return (losses * valid).sum() / valid.sum().clamp_min(1)
+    return _mean_of_hardest(losses, valid, ohem_fraction)
+
+
+def binary_dice_loss(logits: torch.Tensor, targets: torch.Tensor, ignore_index: int) -> torch.Tensor:
+    """1 - Dice, the mean over the labels that the micro-batch's targets show.
+
+    Dice of a label is as in `dice_loss`, with p the label's own sigmoid probability.
+    """
+    valid = targets != ignore_index
+    truth = (targets == 1).to(logits.dtype)
+    probabilities = logits.sigmoid() * valid
+    over_pixels = (0, 2, 3)
+    intersection, positive = (probabilities * truth).sum(dim=over_pixels), truth.sum(dim=over_pixels)
+    present = positive > 0
+    dice = 2 * intersection / (probabilities.sum(dim=over_pixels) + positive).where(present, 1.0)
+    return (1 - dice).where(present, 0.0).sum() / present.sum().clamp_min(1)
+
+
+def build_binary_loss(cfg: LossConfig, ignore_index: int) -> LossFunction:
+    """As `build_loss`, of labels that may overlap: logits and targets are (N, K, H, W)."""
+    _check_weights(cfg)
+    if cfg.class_weights != "none":
+        raise ConfigError(
+            f"loss.class_weights={cfg.class_weights}: weighs classes that exclude each other, and these labels may "
+            "overlap; loss.dice=1 makes up for rare ones"
+        )
+    custom = None if cfg.custom is None else cast(CustomLoss, import_function(cfg.custom, "loss.custom"))
+
+    def loss(logits: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = _in_single_precision(logits)
+        parts = {}
+        if cfg.cross_entropy:
+            parts["cross_entropy"] = binary_cross_entropy(
+                logits, targets, ignore_index, cfg.label_smoothing, cfg.ohem_fraction
+            )
+        if cfg.dice:
+            parts["dice"] = binary_dice_loss(logits, targets, ignore_index)
+        if custom is not None:
+            parts["custom"] = custom(logits, targets, ignore_index)
+        return _weighted_sum(cfg, parts, logits)
+
+    return loss
+
+
+def _in_single_precision(logits: torch.Tensor) -> torch.Tensor:
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+
+def _weighted_sum(cfg: LossConfig, parts: dict[str, torch.Tensor], logits: torch.Tensor) -> dict[str, torch.Tensor]:
+    """`loss`, and beside it the parts before their weights."""
+    weights = {"cross_entropy": cfg.cross_entropy, "dice": cfg.dice, "custom": 1.0}
+    total = logits.new_zeros(())
+    for name, part in parts.items():
+        total = total + weights[name] * part
+    return {"loss": total, **parts}
+
+
+def _mean_of_hardest(losses: torch.Tensor, valid: torch.Tensor, fraction: float) -> torch.Tensor:
+    hardest = losses.masked_fill(~valid, -1.0).flatten().sort(descending=True).values
+    num_kept = torch.ceil(valid.sum() * fraction)
+    kept = torch.arange(hardest.numel(), device=hardest.device) < num_kept
+    return hardest.where(kept, 0.0).sum() / num_kept.clamp_min(1)
+
+
 def _check(cfg: LossConfig, num_classes: int, class_pixels: Sequence[int]) -> None:
+    _check_weights(cfg)
+    assert len(class_pixels) == num_classes, f"{len(class_pixels)} pixel counts for {num_classes} classes"
+
+
+def _check_weights(cfg: LossConfig) -> None:
     if cfg.cross_entropy < 0 or cfg.dice < 0:
         raise ConfigError(f"loss: negative weights (cross_entropy {cfg.cross_entropy}, dice {cfg.dice})")
     if not cfg.cross_entropy and not cfg.dice and cfg.custom is None:
@@ -138,4 +219,3 @@ def _check(cfg: LossConfig, num_classes: int, class_pixels: Sequence[int]) -> No
         raise ConfigError(f"loss.label_smoothing: {cfg.label_smoothing} is not in [0, 1)")
     if not 0.0 < cfg.ohem_fraction <= 1.0:
         raise ConfigError(f"loss.ohem_fraction: {cfg.ohem_fraction} is not in (0, 1]")
-    assert len(class_pixels) == num_classes, f"{len(class_pixels)} pixel counts for {num_classes} classes"

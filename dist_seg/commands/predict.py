@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from dist_seg.drawing import overlay
+from dist_seg.drawing import overlay, overlay_labels
 from dist_seg.engine.restore import TrainedModel, load_trained
 from dist_seg.engine.run import make_deterministic
 from dist_seg.engine.run_folder import open_run_folder, pick_checkpoint
@@ -20,7 +20,7 @@ from dist_seg.metrics.instances import gather_images
 from dist_seg.models.targets import Detections
 from dist_seg.predict.coco_results import annotated_ids, coco_results, running_ids
 from dist_seg.predict.instances import id_map, predict_instances
-from dist_seg.predict.masks import predict_mask
+from dist_seg.predict.masks import predict_labels, predict_mask
 from dist_seg.predict.pictures import (
     RESULTS_NAME,
     Picture,
@@ -37,6 +37,7 @@ from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
 from dist_seg.runtime.process_group import process_group
 from dist_seg.runtime.world import World, detect_world, set_threads
 from dist_seg.tasks.instance import InstanceTask
+from dist_seg.tasks.multilabel import MultiLabelTask
 from dist_seg.tasks.semantic import SemanticTask
 from dist_seg.telemetry.progress import progress
 
@@ -107,7 +108,9 @@ def _image_ids(trained: TrainedModel, pictures: list[Picture], options: argparse
     if options.images is None:
         return running_ids(files)
     if trained.config.task != "instance":
-        raise ConfigError("--images: gives ids to the results of instances, and this run's task is semantic")
+        raise ConfigError(
+            f"--images: gives ids to the results of instances, and this run's task is {trained.config.task}"
+        )
     ids = annotated_ids(files, options.input, options.images)
     results = options.out / RESULTS_NAME
     if results.exists() and results.samefile(options.images):
@@ -149,4 +152,22 @@ def _segment(trained: TrainedModel, world: World, options: argparse.Namespace) -
             mask=id_map(sure, *image_hwc.shape[:2]), overlay=task.draw_instances(image_hwc, sure), instances=found
         )
 
-    return instances if isinstance(task, InstanceTask) else semantic
+    def probabilities_of(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        assert isinstance(task, MultiLabelTask)
+        with autocast(precision, world.device):
+            return task.predict_probabilities(trained.model, images.to(dtype_of(precision)), size)
+
+    def labels(image_hwc: NDArray[np.uint8]) -> Segmented:
+        threshold = trained.config.eval.label_threshold
+        found = predict_labels(
+            image_hwc, probabilities_of, threshold=threshold, data=data, device=world.device, window=window
+        )
+        return Segmented(mask=found, overlay=overlay_labels(image_hwc, found, trained.classes.palette))
+
+    match task:
+        case InstanceTask():
+            return instances
+        case MultiLabelTask():
+            return labels
+        case _:
+            return semantic

@@ -170,7 +170,7 @@ def _draw_sheet(pictures: Sequence[ReportPicture], trained: TrainedModel) -> Ima
         ],
         [f"{p.kind}: {p.key}, mIoU {p.score:.3f} (image, truth, prediction)" for p in pictures],
         # Objects have colours of their own.
-        legend=() if any(p.truth_objects for p in pictures) else list(zip(classes.names, classes.palette, strict=True)),
+        legend=() if trained.config.task == "instance" else list(zip(classes.names, classes.palette, strict=True)),
         title=f"step {trained.step}, {trained.weights} weights",
         columns=2,
     )

@@ -102,7 +102,7 @@ def _prepare(config: Config, options: TrainOptions, world: World, num_threads: i
     manifest = on_every_rank(lambda: load_manifest(storage))
     if config.task not in ("auto", manifest.task):
         raise ConfigError(f"{storage.url} is packed for the task {manifest.task!r}, but task={config.task}")
-    config = dataclasses.replace(config, task=cast(Literal["semantic", "instance"], manifest.task))
+    config = dataclasses.replace(config, task=cast(Literal["semantic", "multilabel", "instance"], manifest.task))
     folder = RunFolder(path=run_dir_of(config), checkpoint_dir=config.checkpoint.dir)
 
     def settle() -> dict[str, object]:

@@ -219,6 +219,7 @@ def _other_problems(config: Config) -> Iterator[str]:
         )
     yield from _at_least("eval.batch", config.eval.batch, 1)
     yield from _within("eval.merge_threshold", config.eval.merge_threshold, 0, 1)
+    yield from _within("eval.label_threshold", config.eval.label_threshold, 0, 1)
     yield from _at_least("eval.bootstrap_samples", config.eval.bootstrap_samples, 0)
     scheme, remote, _ = (config.checkpoint.dir or "").partition("://")
     if remote and scheme not in (*WRITABLE_STORES, "file"):

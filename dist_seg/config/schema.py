@@ -173,9 +173,9 @@ class LossConfig:
     """A weighted sum of losses; every part leaves ignored pixels out."""
 
     cross_entropy: float = 1.0
-    """Weight of the cross-entropy."""
+    """Weight of the cross-entropy; of multi-label data the binary one, for every label."""
     dice: float = 0.0
-    """Weight of the soft Dice loss."""
+    """Weight of the soft Dice loss; of multi-label data over the labels' own probabilities."""
     class_weights: Literal["none", "inverse_log", "median_frequency"] = "none"
     """Weights of the cross-entropy from the manifest's pixel histogram."""
     label_smoothing: float = 0.0
@@ -268,6 +268,8 @@ class EvalConfig:
     """Resamplings of the images behind the interval of the mIoU."""
     merge_threshold: float = 0.5
     """Instances with at least this score are merged into the map of classes that the mIoU is of."""
+    label_threshold: float = 0.5
+    """Of multi-label data: a label is where its probability is above this."""
     metrics: tuple[str, ...] = ()
     """Dotted paths of functions (class names, ignore index) -> metric of one's own (see docs/training.md)."""
     allow_bad_samples: bool = False
@@ -321,7 +323,7 @@ class TelemetryConfig:
 class Config:
     """A whole run."""
 
-    task: Literal["auto", "semantic", "instance"] = "auto"
+    task: Literal["auto", "semantic", "multilabel", "instance"] = "auto"
     """auto: what the data was packed for."""
     run: RunConfig = field(default_factory=RunConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dist_seg.data.annotations import MAX_LAYERS, ImageAnnotations, check_annotations, parse_annotations
-from dist_seg.data.decode import decode_image, decode_mask
+from dist_seg.data.decode import decode_image, decode_labels, decode_mask
 from dist_seg.data.headers import UndecodableError, check_pair
+from dist_seg.data.label_layers import PRESENT
 from dist_seg.data.manifest import Manifest, Rgb, ShardInfo, Split
 from dist_seg.data.sidecar import Sidecar, crc32c
-from dist_seg.drawing import IGNORED_COLOR, colorize, contact_sheet, default_palette
+from dist_seg.drawing import IGNORED_COLOR, colorize, contact_sheet, default_palette, overlay_labels
 from dist_seg.errors import DataError
 from dist_seg.rle import decode_mask as decode_run_lengths
 from dist_seg.runtime.storage import Storage
@@ -40,7 +41,7 @@ def sample_sheet(storage: Storage, manifest: Manifest, splits: Mapping[str, Spli
         drawn_classes = sorted(set[int]().union(*(sample.classes for sample in shown)))
         legend = [*(legend[class_id] for class_id in drawn_classes), ("crowd", _CROWD_COLOR)]
         title += "; outlined by class"
-    else:
+    elif manifest.task == "semantic":
         legend.append(("ignored", IGNORED_COLOR))
     rows, captions = [sample.pictures for sample in shown], [sample.caption for sample in shown]
     return contact_sheet(rows, captions, legend=legend, title=title, cell_width=_CELL_WIDTH, columns=2)
@@ -97,7 +98,12 @@ def _shown(storage: Storage, manifest: Manifest, split: str, shard: ShardInfo, i
     caption = f"{split}  {key}  {width}x{height}"
     encoded, target, *others = _members(storage, shard, sidecar, index)
     try:
-        check_pair(encoded, target, height, width, max_layers=MAX_LAYERS if others else 0)
+        num_labels = manifest.num_classes if manifest.task == "multilabel" else 0
+        check_pair(encoded, target, height, width, max_layers=MAX_LAYERS if others else 0, num_labels=num_labels)
+        if num_labels:
+            whole, labels = decode_image(encoded), decode_labels(target, num_labels) == PRESENT
+            drawn = np.asarray(overlay_labels(whole, labels, manifest.palette))
+            return _Shown(caption=caption, pictures=(_shrunk(whole), _shrunk(drawn)))
         image = _shrunk(decode_image(encoded))
         if not others:
             mask = _shrunk(colorize(decode_mask(target), manifest.palette, manifest.ignore_index))

@@ -13,8 +13,10 @@ from dist_seg.models.weights import load_encoder_tensors, load_encoder_weights, 
 from dist_seg.runtime.dotted_path import import_function
 
 
-def build_model(cfg: ModelConfig, num_classes: int) -> nn.Module:
+def build_model(cfg: ModelConfig, num_classes: int, *, overlapping: bool = False) -> nn.Module:
     """The network of semantic segmentation: images (B, 3, H, W), normalised, to logits (B, num_classes, H, W).
+
+    overlapping: a pixel may have any number of the classes, so that there may be a single one.
 
     Its part `encoder` is what `optim.encoder_lr_factor` applies to. Raises UserError for a model, encoder or weights
     that cannot be used.
@@ -22,7 +24,7 @@ def build_model(cfg: ModelConfig, num_classes: int) -> nn.Module:
     if "." in cfg.name or ":" in cfg.name:
         return _build_user_model(cfg, num_classes)
     _check_name(cfg.name, "deeplabv3plus", "semantic")
-    check_model(cfg, num_classes)
+    check_model(cfg, num_classes, least=1 if overlapping else 2)
     norm = settled_norm(cfg.norm, "semantic", cfg.weights)
     encoder = build_encoder(cfg.encoder, cfg.output_stride, norm, cfg.frozen_stages)
     if cfg.weights is not None:

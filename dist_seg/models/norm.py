@@ -22,7 +22,9 @@ _MIN_GROUP_CHANNELS = 8
 
 
 def settled_norm(
-    kind: Literal["auto"] | NormKind, task: Literal["auto", "semantic", "instance"], weights: str | None
+    kind: Literal["auto"] | NormKind,
+    task: Literal["auto", "semantic", "multilabel", "instance"],
+    weights: str | None,
 ) -> NormKind:
     """What `model.norm: auto` stands for."""
     if kind != "auto":

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from dist_seg.config.schema import DataConfig
 from dist_seg.predict.windows import Window, prepared, windows_of
 
-Probabilities = Callable[[torch.Tensor, tuple[int, int]], torch.Tensor]
-"""(images (1, 3, h, w), (height, width)) to class probabilities or logits (1, C, height, width)."""
+Scores = Callable[[torch.Tensor, tuple[int, int]], torch.Tensor]
+"""(images (1, C, h, w), (height, width)) to a score for every class, (1, K, height, width)."""
 
 
 def predict_mask(
     image_hwc: NDArray[np.uint8],
-    probabilities: Probabilities,
+    logits: Scores,
     *,
     data: DataConfig,
     device: torch.device,
@@ -25,26 +25,53 @@ def predict_mask(
 
     window: side in pixels of the windows of larger pictures; None takes pictures whole up to `WHOLE_PIXELS`.
     """
+    scores = _scores(image_hwc, logits, data, device, window, average_of=lambda found: found.softmax(dim=1))
+    mask: NDArray[np.uint8] = scores.argmax(dim=0).to(torch.uint8).cpu().numpy()
+    return mask
+
+
+def predict_labels(
+    image_hwc: NDArray[np.uint8],
+    probabilities: Scores,
+    *,
+    threshold: float,
+    data: DataConfig,
+    device: torch.device,
+    window: int | None = None,
+) -> NDArray[np.bool_]:
+    """As `predict_mask`, of labels that may overlap: (K, H, W) bool, where the probability is above `threshold`."""
+    scores = _scores(image_hwc, probabilities, data, device, window, average_of=lambda found: found)
+    labels: NDArray[np.bool_] = (scores > threshold).cpu().numpy()
+    return labels
+
+
+def _scores(
+    image_hwc: NDArray[np.uint8],
+    scores_of: Scores,
+    data: DataConfig,
+    device: torch.device,
+    window: int | None,
+    average_of: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """(K, H, W) of the whole picture. average_of: what of the scores can be averaged where windows overlap."""
     height, width = image_hwc.shape[:2]
     images = prepared(image_hwc, data, device)
     windows = windows_of(images.shape[-2], images.shape[-1], window)
     if len(windows) == 1:
-        scores = probabilities(images, (height, width))
-    else:
-        scores = _in_windows(images, probabilities, windows)
-        if tuple(scores.shape[-2:]) != (height, width):
-            scores = torch.nn.functional.interpolate(scores, (height, width), mode="bilinear", align_corners=False)
-    mask: NDArray[np.uint8] = scores[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
-    return mask
+        return scores_of(images, (height, width))[0]
+    scores = _in_windows(images, lambda *part: average_of(scores_of(*part)), windows)
+    if tuple(scores.shape[-2:]) != (height, width):
+        scores = torch.nn.functional.interpolate(scores, (height, width), mode="bilinear", align_corners=False)
+    return scores[0]
 
 
-def _in_windows(images: torch.Tensor, probabilities: Probabilities, windows: Sequence[Window]) -> torch.Tensor:
+def _in_windows(images: torch.Tensor, probabilities: Scores, windows: Sequence[Window]) -> torch.Tensor:
     """Overlapping windows, averaged with weights that fall towards each window's border, so that no seam shows."""
     height, width = images.shape[-2:]
     total: torch.Tensor | None = None
     weights = torch.zeros(1, 1, height, width, device=images.device)
     for window in windows:
-        scores = probabilities(window.of(images), (window.height, window.width)).softmax(dim=1)
+        scores = probabilities(window.of(images), (window.height, window.width))
         weight = torch.outer(_ramp(window.height), _ramp(window.width)).to(images.device)
         if total is None:
             total = torch.zeros(1, scores.shape[1], height, width, device=images.device)

@@ -26,8 +26,8 @@ RESULTS_NAME = "predictions.json"
 class Segmented:
     """What a picture was segmented into."""
 
-    mask: NDArray[np.uint8] | NDArray[np.uint16]
-    """(H, W): class ids, 8 bits, or ids of objects, 16 bits."""
+    mask: NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.bool_]
+    """(H, W): class ids, 8 bits, or ids of objects, 16 bits; or of labels that may overlap layers (K, H, W)."""
     overlay: Image.Image
     instances: Sequence[ScoredInstance] | None = None
     """All of them, the surest first; None where classes were told apart only."""
@@ -97,10 +97,11 @@ def _below(root: Path, out: Path) -> tuple[list[Picture], int]:
     return found, len(files) - len(pictures)
 
 
-def _outputs(picture: Picture, out: Path) -> tuple[Path, Path]:
-    """Where the mask and the overlay of a picture go."""
+def _outputs(picture: Picture, out: Path) -> tuple[Path, Path, Path]:
+    """Where the mask, the overlay and layers of labels, which come instead of the mask, of a picture go."""
     target = out / picture.stem
-    return target.with_name(f"{target.name}.png"), target.with_name(f"{target.name}_overlay.png")
+    names = (f"{target.name}.png", f"{target.name}_overlay.png", f"{target.name}.tif")
+    return target.with_name(names[0]), target.with_name(names[1]), target.with_name(names[2])
 
 
 def _check_outputs(pictures: Sequence[Picture], out: Path) -> None:
@@ -126,7 +127,8 @@ def _identity(file: Path) -> tuple[int, int]:
 def predict_pictures(
     pictures: Sequence[Picture], out: Path, segment: Segment, *, on_picture: Callable[[], None] = lambda: None
 ) -> PredictionSummary:
-    """Writes STEM.png (class or object ids) and STEM_overlay.png for every picture, each whole or not at all.
+    """Writes STEM.png (class or object ids) or STEM.tif (layers) and STEM_overlay.png for every picture, each whole or
+    not at all.
 
     Raises UserError where that is not possible.
     """
@@ -138,8 +140,11 @@ def predict_pictures(
             failed.append(str(error))
         else:
             segmented = segment(image_hwc)
-            mask_file, overlay_file = _outputs(picture, out)
-            _save(Image.fromarray(segmented.mask), mask_file)
+            mask_file, overlay_file, layers_file = _outputs(picture, out)
+            if segmented.mask.ndim == 3:
+                _save_layers(segmented.mask, layers_file)
+            else:
+                _save(Image.fromarray(segmented.mask), mask_file)
             _save(segmented.overlay, overlay_file)
             height, width = image_hwc.shape[:2]
             if segmented.instances is not None:
@@ -161,6 +166,14 @@ def draw_legend(out: Path, class_names: Sequence[str], palette: Sequence[tuple[i
 
 def _decoded(file: Path) -> NDArray[np.uint8]:
     return decode_image(check_image(read_file(file), str(file), MAX_PIXELS).data)
+
+
+def _save_layers(layers_KHW: NDArray[np.generic], file: Path) -> None:
+    """A TIFF with a page for each label: 255 where it is, 0 elsewhere."""
+    pages = [Image.fromarray(np.where(layer, 255, 0).astype(np.uint8)) for layer in layers_KHW]
+    encoded = io.BytesIO()
+    pages[0].save(encoded, format="TIFF", save_all=True, append_images=pages[1:], compression="tiff_deflate")
+    write_whole(file, encoded.getvalue())
 
 
 def _save(image: Image.Image, file: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dist_seg.config.schema import Config
 from dist_seg.errors import ConfigError
 from dist_seg.tasks.instance import InstanceTask
+from dist_seg.tasks.multilabel import MultiLabelTask
 from dist_seg.tasks.semantic import SemanticTask
 from dist_seg.tasks.task import ClassInfo, Task
 
@@ -14,6 +15,8 @@ def build_task(config: Config, classes: ClassInfo, class_pixels: Sequence[int] =
     match config.task:
         case "semantic":
             return SemanticTask(config, classes, class_pixels)
+        case "multilabel":
+            return MultiLabelTask(config, classes)
         case "instance":
             return InstanceTask(config, classes)
         case "auto":

@@ -1,6 +1,5 @@
 """Semantic segmentation: one class for every pixel."""
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -12,21 +11,14 @@ from torch.nn import functional as F
 
 from dist_seg.config.schema import Config
 from dist_seg.data.batch import BadSample, Batch
-from dist_seg.errors import ConfigError
 from dist_seg.losses import build_loss
-from dist_seg.metrics.confusion import (
-    bootstrap_interval,
-    confusion_matrix,
-    intersection_and_union,
-    mean_iou,
-    scores,
-)
+from dist_seg.metrics.confusion import confusion_matrix, intersection_and_union, scores
 from dist_seg.metrics.custom import AdditiveMetric, MetricSums, build_metrics
 from dist_seg.models import build_model
-from dist_seg.runtime.collectives import gather_json, gather_rows, sum_over_ranks
+from dist_seg.runtime.collectives import sum_over_ranks
+from dist_seg.tasks.image_scores import ImageScores
+from dist_seg.tasks.logits import blank_images, checked_logits
 from dist_seg.tasks.task import ClassInfo, Drawing, EvalResult, Forward, Prediction
-
-_NUM_EXTREMES = 6
 
 
 class SemanticTask:
@@ -50,31 +42,12 @@ class SemanticTask:
             self._loss = build_loss(
                 self._config.loss, len(self._classes.names), self._classes.ignore_index, self._class_pixels
             )
-        logits = forward(batch.images)
-        if not isinstance(logits, torch.Tensor):
-            raise ConfigError(
-                f"model.name: {self._config.model.name}: a network for the task `semantic` must return logits "
-                f"(B, C, H, W), this one returned a {type(logits).__name__}"
-            )
-        wanted = (len(batch.targets), len(self._classes.names), *batch.targets.shape[-2:])
-        if tuple(logits.shape) != wanted:
-            raise ConfigError(
-                f"model.name: {self._config.model.name}: the network returned logits of the shape "
-                f"{tuple(logits.shape)}, expected {wanted}: images, classes, height and width of the images"
-            )
-        if logits.dtype == torch.bfloat16:
-            logits = logits.float()
-        return self._loss(logits, batch.targets)
+        return self._loss(checked_logits(forward, batch, len(self._classes.names), self._config), batch.targets)
 
     def blank_batch(self, device: torch.device) -> Batch:
-        train, augment = self._config.train, self._config.augment
-        assert train.micro_batch is not None and augment.crop_height is not None and augment.crop_width is not None
-        shape = (train.micro_batch, augment.crop_height, augment.crop_width)
-        images = torch.zeros(shape[0], 3, *shape[1:], device=device)
-        if train.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        targets = torch.zeros(shape, dtype=torch.int64, device=device)
-        return Batch(images=images, targets=targets, keys=("",) * shape[0])
+        images = blank_images(self._config, device)
+        targets = torch.zeros(len(images), *images.shape[-2:], dtype=torch.int64, device=device)
+        return Batch(images=images, targets=targets, keys=("",) * len(images))
 
     @torch.inference_mode()
     def predict(self, model: nn.Module, images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
@@ -117,9 +90,7 @@ class SemanticMetric:
         self._seed = seed
         num_classes = len(classes.names)
         self._matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-        self._per_image: list[torch.Tensor] = []
-        self._keys: list[str] = []
-        self._left_out: list[dict[str, str]] = []
+        self._images = ImageScores(num_classes)
 
     def update(self, prediction: Prediction, batch: Batch) -> None:
         """prediction: (N, H, W) class ids, as large as the targets."""
@@ -130,27 +101,20 @@ class SemanticMetric:
 
     def leave_out(self, bad: Sequence[BadSample]) -> None:
         """Has samples that could not be scored named in the result."""
-        self._left_out.extend(dataclasses.asdict(sample) for sample in bad)
+        self._images.leave_out(bad)
 
     def add(self, key: str, prediction: torch.Tensor, truth: torch.Tensor) -> None:
         """One image: class ids (H, W), the truth with the ignore index."""
         matrix = confusion_matrix(prediction, truth, len(self._classes.names), self._classes.ignore_index).cpu()
         self._matrix += matrix
         hits, union = intersection_and_union(matrix[None].numpy())
-        self._per_image.append(torch.from_numpy(np.concatenate([hits[0], union[0]])))
-        self._keys.append(key)
+        self._images.add(key, hits[0], union[0])
         self._own.update(prediction, truth)
 
     def reduce(self) -> EvalResult:
-        num_classes = len(self._classes.names)
         matrix = sum_over_ranks(self._matrix).numpy()
-        empty = torch.zeros(0, 2 * num_classes, dtype=torch.int64)
-        rows = gather_rows(torch.stack(self._per_image) if self._per_image else empty).numpy()
-        hits, union = rows[:, :num_classes], rows[:, num_classes:]
-        gathered = gather_json([self._keys, self._left_out])
-        keys: list[str] = [key for part in gathered for key in part[0]]  # type: ignore[index]  # as sent above
-        left_out = [sample for part in gathered for sample in part[1]]  # type: ignore[index]
-        low, high = bootstrap_interval(hits, union, num_resamples=self._bootstrap_samples, seed=self._seed)
+        images = self._images.gather()
+        low, high = images.interval(num_resamples=self._bootstrap_samples, seed=self._seed)
         result = scores(matrix)
         by_class = {
             field: dict(zip(self._classes.names, getattr(result, field), strict=True))
@@ -161,9 +125,6 @@ class SemanticMetric:
             for field in ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "mean_dice")
         }
         headline |= self._own.reduce()
-        ranked = sorted(
-            (float(score), key) for score, key in zip(mean_iou(hits, union), keys, strict=True) if not math.isnan(score)
-        )
         document = {
             **{name: finite(value) for name, value in headline.items()},
             "miou_interval": [finite(low), finite(high)],
@@ -171,15 +132,14 @@ class SemanticMetric:
             **by_class,
             "absent_classes": [self._classes.names[c] for c in result.absent],
             "confusion_matrix": matrix.tolist(),
-            "images": len(keys),
-            "left_out": left_out,
-            "per_image": {
-                "worst": [{"key": key, "miou": score} for score, key in ranked[:_NUM_EXTREMES]],
-                "best": [{"key": key, "miou": score} for score, key in ranked[::-1][:_NUM_EXTREMES]],
-            },
+            "images": len(images.keys),
+            "left_out": list(images.left_out),
+            "per_image": images.extremes(),
         }
         by_name = {f"iou/{name}": iou for name, iou in by_class["iou"].items() if iou is not None}
-        return EvalResult(headline={**headline, **by_name}, score_name="miou", document=document, images=len(keys))
+        return EvalResult(
+            headline={**headline, **by_name}, score_name="miou", document=document, images=len(images.keys)
+        )
 
 
 def finite(value: float) -> float | None:

@@ -181,7 +181,7 @@ def check_source(source: AnySource) -> None:
     names, palette = source.class_names, source.palette
     check_classes(names, "class names")
     if (task := task_of(source)) not in TASKS:
-        raise DataError(f"the reader's task is {task!r}, must be {' or '.join(TASKS)}")
+        raise DataError(f"the reader's task is {task!r}, must be {', '.join(TASKS[:-1])} or {TASKS[-1]}")
     if len(palette) != len(names):
         raise DataError(f"{len(names)} classes and {len(palette)} colours; there must be as many")
     if is_instances(source) and len(source.category_ids) != len(names):

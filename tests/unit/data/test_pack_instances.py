@@ -227,5 +227,5 @@ def test_a_reader_of_an_unknown_task_is_refused(tmp_path: Path) -> None:
     class Misspelt(BoxSource):
         task = "instances"  # type: ignore[assignment]  # a reader may be anything
 
-    with pytest.raises(DataError, match="the reader's task is 'instances', must be semantic or instance"):
+    with pytest.raises(DataError, match="the reader's task is 'instances', must be semantic, multilabel or instance"):
         pack(Misspelt({"x": ()}), tmp_path)  # type: ignore[arg-type]  # the same

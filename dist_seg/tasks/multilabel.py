@@ -1,0 +1,152 @@
+"""Multi-label segmentation: for every pixel and every class whether it is there, independently of the others."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional as F
+
+from dist_seg.config.schema import Config
+from dist_seg.data.batch import BadSample, Batch
+from dist_seg.drawing import overlay_labels
+from dist_seg.losses import build_binary_loss
+from dist_seg.metrics.custom import AdditiveMetric, MetricSums, build_metrics
+from dist_seg.metrics.multilabel import label_counts, multilabel_scores
+from dist_seg.models import build_model
+from dist_seg.runtime.collectives import sum_over_ranks
+from dist_seg.tasks.image_scores import ImageScores
+from dist_seg.tasks.logits import blank_images, checked_logits
+from dist_seg.tasks.semantic import finite
+from dist_seg.tasks.task import ClassInfo, Drawing, EvalResult, Forward, Prediction
+
+
+class MultiLabelTask:
+    """A `Task`."""
+
+    def __init__(self, config: Config, classes: ClassInfo) -> None:
+        self._config = config
+        self._classes = classes
+        self._loss: Callable[[torch.Tensor, torch.Tensor], dict[str, torch.Tensor]] | None = None
+
+    @property
+    def score_classes(self) -> ClassInfo:
+        return self._classes
+
+    def build_model(self) -> nn.Module:
+        return build_model(self._config.model, len(self._classes.names), overlapping=True)
+
+    def losses(self, forward: Forward, batch: Batch) -> Mapping[str, torch.Tensor]:
+        if self._loss is None:
+            self._loss = build_binary_loss(self._config.loss, self._classes.ignore_index)
+        return self._loss(checked_logits(forward, batch, len(self._classes.names), self._config), batch.targets)
+
+    def blank_batch(self, device: torch.device) -> Batch:
+        images = blank_images(self._config, device)
+        shape = (len(images), len(self._classes.names), *images.shape[-2:])
+        targets = torch.zeros(shape, dtype=torch.uint8, device=device)
+        return Batch(images=images, targets=targets, keys=("",) * len(images))
+
+    @torch.inference_mode()
+    def predict(self, model: nn.Module, images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+        """(N, K, height, width) bool at `size`: where a label's probability is above `eval.label_threshold`."""
+        return self.predict_probabilities(model, images, size) > self._config.eval.label_threshold
+
+    @torch.inference_mode()
+    def predict_probabilities(self, model: nn.Module, images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+        """(N, K, height, width), from logits resized bilinearly, averaged with the mirrored image's where asked for."""
+        probabilities = _resized(model(images).float(), size).sigmoid()
+        if not self._config.eval.flip:
+            return probabilities
+        return (probabilities + _resized(model(images.flip(-1)).float().flip(-1), size).sigmoid()) / 2
+
+    def draw(self, image_HWC: NDArray[np.uint8], prediction: Prediction, batch: Batch) -> Drawing:
+        """The maps are of errors: where any label is wrong the prediction is 1 and the truth 0."""
+        assert isinstance(prediction, torch.Tensor)
+        truth, found = batch.targets[0].cpu().numpy(), prediction[0].cpu().numpy()
+        known, palette = truth != self._classes.ignore_index, self._classes.palette
+        nothing_known = ~known.any(axis=0)
+        return Drawing(
+            truth=np.where(nothing_known, self._classes.ignore_index, 0),
+            prediction=(((truth == 1) != found) & known).any(axis=0).astype(np.uint8),
+            truth_objects=overlay_labels(image_HWC, truth == 1, palette),
+            predicted_objects=overlay_labels(image_HWC, found, palette),
+        )
+
+    def metric(self) -> "MultiLabelMetric":
+        scoring = self._config.eval
+        own = build_metrics(scoring.metrics, self._classes.names, self._classes.ignore_index)
+        return MultiLabelMetric(
+            self._classes, own, bootstrap_samples=scoring.bootstrap_samples, seed=self._config.train.seed
+        )
+
+
+class MultiLabelMetric:
+    """A `Metric`: every label's counts over all pixels, and each image's intersections and unions for the interval."""
+
+    def __init__(
+        self, classes: ClassInfo, own: Sequence[AdditiveMetric] = (), *, bootstrap_samples: int, seed: int
+    ) -> None:
+        """own: metrics of the user's."""
+        self._classes = classes
+        self._own = MetricSums(own)
+        self._bootstrap_samples = bootstrap_samples
+        self._seed = seed
+        self._counts = torch.zeros(len(classes.names), 4, dtype=torch.int64)
+        self._images = ImageScores(len(classes.names))
+
+    def update(self, prediction: Prediction, batch: Batch) -> None:
+        """prediction: (N, K, H, W) bool, as large as the targets."""
+        self.leave_out(batch.bad)
+        for key, predicted, truth in zip(batch.keys, prediction, batch.targets, strict=True):
+            assert isinstance(predicted, torch.Tensor)
+            counts = label_counts(predicted, truth, self._classes.ignore_index).cpu()
+            self._counts += counts
+            hits, false_positives, false_negatives, _ = counts.numpy().T
+            self._images.add(key, hits, hits + false_positives + false_negatives)
+            self._own.update(predicted, truth)
+
+    def leave_out(self, bad: Sequence[BadSample]) -> None:
+        """Has samples that could not be scored named in the result."""
+        self._images.leave_out(bad)
+
+    def reduce(self) -> EvalResult:
+        names = self._classes.names
+        counts = sum_over_ranks(self._counts).numpy()
+        images = self._images.gather()
+        low, high = images.interval(num_resamples=self._bootstrap_samples, seed=self._seed)
+        result = multilabel_scores(counts)
+        by_class = {
+            field: dict(zip(names, getattr(result, field), strict=True))
+            for field in ("iou", "dice", "class_accuracy", "precision")
+        }
+        headline = {
+            field: getattr(result, field)
+            for field in ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "mean_dice")
+        }
+        headline |= self._own.reduce()
+        fields = ("true_positives", "false_positives", "false_negatives", "true_negatives")
+        document = {
+            **{name: finite(value) for name, value in headline.items()},
+            "miou_interval": [finite(low), finite(high)],
+            "class_names": list(names),
+            **by_class,
+            "absent_classes": [names[label] for label in result.absent],
+            "label_counts": {
+                name: dict(zip(fields, row, strict=True)) for name, row in zip(names, counts.tolist(), strict=True)
+            },
+            "images": len(images.keys),
+            "left_out": list(images.left_out),
+            "per_image": images.extremes(),
+        }
+        by_name = {f"iou/{name}": iou for name, iou in by_class["iou"].items() if iou is not None}
+        return EvalResult(
+            headline={**headline, **by_name}, score_name="miou", document=document, images=len(images.keys)
+        )
+
+
+def _resized(logits: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    if tuple(logits.shape[-2:]) == tuple(size):
+        return logits
+    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
