@@ -28,6 +28,11 @@ _IDS_DETAILS = """\
 and 24 alone a group of them that are not told apart (a crowd); a class without name and objects is background.
 """
 
+_VOC_DETAILS = """\
+the lists ImageSets/Segmentation/train.txt and val.txt become these splits. A ROOT with one list of another name, such
+as CVAT's default.txt, is divided by --val. Classes: labelmap.txt in ROOT (`name:R,G,B::`), or else VOC's 21.
+"""
+
 
 def add_pack(commands: Commands) -> None:
     """`pack` and its formats."""
@@ -49,13 +54,10 @@ def add_pack(commands: Commands) -> None:
     _add_splitting(folder)
     coco = command(formats, "coco", "instances in COCO's annotations: polygons and run lengths", _COCO_DETAILS)
     coco.add_argument("source", type=Path, metavar="ROOT", help="folder that holds annotations/ and the images")
-    coco.add_argument(
-        "--part",
-        nargs=3,
-        action="append",
-        default=[],
-        metavar=("NAME", "IMAGES", "JSON"),
-        help="a split by its folder of images and its annotations, below ROOT; once for each split",
+    _add_parts(
+        coco,
+        ("NAME", "IMAGES", "JSON"),
+        "a split by its folder of images and its annotations, below ROOT; once for each split",
     )
     coco.add_argument(
         "--multi-label", action="store_true", help="a layer for each class instead of objects; layers may overlap"
@@ -100,7 +102,7 @@ def add_pack(commands: Commands) -> None:
     own.add_argument("reader", metavar="MODULE:FUNCTION", help="a function that returns a Source")
     own.add_argument("--arguments", nargs="*", default=(), metavar="TEXT", help="what the function is called with")
     kinds = {"camvid": camvid, "folder": folder, "coco": coco, "instances": ids, "cityscapes-instances": cityscapes}
-    kinds |= {"labels": labels, "synthetic": synthetic, "reader": own}
+    kinds |= {"labels": labels, "synthetic": synthetic, "reader": own, **_add_published(formats)}
     for kind, parser_of_kind in kinds.items():
         parser_of_kind.add_argument("out", type=Path, metavar="OUT", help="folder to write the shards to")
         writing = parser_of_kind.add_argument_group("writing")
@@ -115,6 +117,30 @@ def add_pack(commands: Commands) -> None:
             "--max-pixels", type=int, default=None, metavar="N", help="refuse images and masks with more pixels"
         )
         parser_of_kind.set_defaults(run=_run_pack, format=kind)
+
+
+def _add_published(formats: Commands) -> dict[str, argparse.ArgumentParser]:
+    """Masks of classes in the layouts of public data sets."""
+    voc = command(formats, "voc", "Pascal VOC's layout: JPEGImages/, SegmentationClass/, ImageSets/", _VOC_DETAILS)
+    voc.add_argument("source", type=Path, metavar="ROOT", help="the folder of JPEGImages/: VOCdevkit/VOC2012")
+    _add_parts(voc, ("NAME", "LIST"), "a split and its list in ImageSets/Segmentation/; once for each split")
+    reading = voc.add_argument_group("masks")
+    reading.add_argument(
+        "--masks", default="SegmentationClass", metavar="FOLDER", help="folder of masks below ROOT (%(default)s)"
+    )
+    reading.add_argument(
+        "--classes", type=Path, metavar="FILE", help="a label map with lines `name:R,G,B::`, or class names, one a line"
+    )
+    _add_splitting(voc)
+    cityscapes = command(formats, "cityscapes", "Cityscapes' 19 classes: leftImg8bit/ and gtFine/*_labelIds.png")
+    cityscapes.add_argument("source", type=Path, metavar="ROOT", help="folder that holds leftImg8bit/ and gtFine/")
+    ade20k = command(formats, "ade20k", "ADE20K's 150 classes for scene parsing: images/ and annotations/")
+    ade20k.add_argument("source", type=Path, metavar="ROOT", help="the folder ADEChallengeData2016")
+    return {"voc": voc, "cityscapes": cityscapes, "ade20k": ade20k}
+
+
+def _add_parts(parser: argparse.ArgumentParser, names: tuple[str, ...], text: str) -> None:
+    parser.add_argument("--part", nargs=len(names), action="append", default=[], metavar=names, help=text)
 
 
 def _add_splitting(parser: argparse.ArgumentParser) -> None:

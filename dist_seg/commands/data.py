@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Self
 
 from dist_seg.data.formats import AnySource, load_source
+from dist_seg.data.formats.ade20k import Ade20kSource, open_ade20k
 from dist_seg.data.formats.camvid import CamvidSource
-from dist_seg.data.formats.cityscapes import CityscapesInstances
+from dist_seg.data.formats.cityscapes import CityscapesInstances, CityscapesSource
 from dist_seg.data.formats.coco import open_coco
 from dist_seg.data.formats.folder import open_folder
 from dist_seg.data.formats.instance_ids import open_instance_ids
 from dist_seg.data.formats.label_folders import open_label_folders
 from dist_seg.data.formats.object_labels import ObjectLabels
 from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticLabels, SyntheticSource
+from dist_seg.data.formats.voc import VocSource, open_voc
 from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.data.inspect import check_output, inspect
 from dist_seg.data.manifest import Split
@@ -213,5 +215,33 @@ def _source(options: argparse.Namespace) -> AnySource:
                     return SyntheticLabels(scenes=scenes)
                 case _:
                     return scenes
-        case _:
+        case "reader":
             return load_source(options.reader, options.arguments)
+        case _:
+            return _published_source(options)
+
+
+def _published_source(options: argparse.Namespace) -> AnySource:
+    """Masks of classes in the layout of a public data set."""
+    max_pixels, skip_bad = options.max_pixels or MAX_PIXELS, options.skip_bad
+    source: VocSource | Ade20kSource
+    match options.format:
+        case "cityscapes":
+            return CityscapesSource(root=options.source, max_pixels=max_pixels, skip_bad=skip_bad)
+        case "ade20k":
+            source = open_ade20k(options.source, max_pixels=max_pixels, skip_bad=skip_bad)
+        case _:
+            source = open_voc(
+                options.source,
+                options.part,
+                masks=options.masks,
+                classes=options.classes,
+                val=options.val,
+                group_by=options.group_by,
+                split=options.split,
+                max_pixels=max_pixels,
+                skip_bad=skip_bad,
+            )
+    for note in source.notes:
+        print(note)
+    return source

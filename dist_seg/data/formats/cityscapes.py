@@ -1,24 +1,40 @@
-"""Cityscapes with its fine annotations of instances: `leftImg8bit/` and `gtFine/*/*/*_gtFine_instanceIds.png`.
+"""Cityscapes with its fine annotations: `leftImg8bit/` and `gtFine/*/*/*_gtFine_labelIds.png` or `_instanceIds.png`.
 
-The classes are those that Cityscapes evaluates as instances, by its label ids. Caravans (29) and trailers (30), which
-it annotates and does not evaluate, are background. A group that was not told apart is a crowd. Of the test images no
-annotations are published.
+Masks: the 19 classes that Cityscapes evaluates, in the order of its train ids; every other label is ignored. Instances:
+the eight of them that are objects, by their label ids. Caravans (29) and trailers (30), which it annotates and does not
+evaluate, are background, and a group that was not told apart is a crowd. Of the test images no annotations are
+published.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from dist_seg.data.formats import RawInstances, SampleRef
+import numpy as np
+
+from dist_seg.data.formats import RawInstances, RawSample, SampleRef
+from dist_seg.data.formats.classes import ClassTable
+from dist_seg.data.formats.images import read_mask
 from dist_seg.data.formats.instance_ids import IdRule, load_instance_ids
-from dist_seg.data.formats.listing import pair_files, pair_ref
+from dist_seg.data.formats.listing import pair_files, pair_ref, read_pair
 from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
 from dist_seg.errors import DataError
 
-# Name, label id and colour, from the labels of cityscapesScripts.
+# Name, label id and colour by train id, from the labels of cityscapesScripts.
 _CLASSES: tuple[tuple[str, int, Rgb], ...] = (
+    ("road", 7, (128, 64, 128)),
+    ("sidewalk", 8, (244, 35, 232)),
+    ("building", 11, (70, 70, 70)),
+    ("wall", 12, (102, 102, 156)),
+    ("fence", 13, (190, 153, 153)),
+    ("pole", 17, (153, 153, 153)),
+    ("traffic light", 19, (250, 170, 30)),
+    ("traffic sign", 20, (220, 220, 0)),
+    ("vegetation", 21, (107, 142, 35)),
+    ("terrain", 22, (152, 251, 152)),
+    ("sky", 23, (70, 130, 180)),
     ("person", 24, (220, 20, 60)),
     ("rider", 25, (255, 0, 0)),
     ("car", 26, (0, 0, 142)),
@@ -28,20 +44,60 @@ _CLASSES: tuple[tuple[str, int, Rgb], ...] = (
     ("motorcycle", 32, (0, 0, 230)),
     ("bicycle", 33, (119, 11, 32)),
 )
+_LICENSE_PLATE = -1
+_LICENSE_PLATE_IN_8_BITS = 255
+_IGNORED_LABELS = (*range(7), 9, 10, 14, 15, 16, 18, 29, 30, _LICENSE_PLATE_IN_8_BITS)
+_TABLE = ClassTable(
+    names=tuple(name for name, _, _ in _CLASSES),
+    palette=tuple(color for _, _, color in _CLASSES),
+    values={
+        **{label: class_id for class_id, (_, label, _) in enumerate(_CLASSES)},
+        **dict.fromkeys(_IGNORED_LABELS, IGNORE_INDEX),
+    },
+)
+
+_FIRST_OBJECT = 11
+_OBJECTS = _CLASSES[_FIRST_OBJECT:]
 _NOT_EVALUATED = (29, 30)
-_SPLITS = ("train", "val")
 _RULE = IdRule(
     classes={
-        **{label: class_id for class_id, (_, label, _) in enumerate(_CLASSES)},
+        **{label: class_id for class_id, (_, label, _) in enumerate(_OBJECTS)},
         **dict.fromkeys(_NOT_EVALUATED, IGNORE_INDEX),
     },
     divisor=1000,
 )
+_SPLITS = ("train", "val")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CityscapesSource:
+    """The masks of classes below `root`."""
+
+    root: Path
+    max_pixels: int = MAX_PIXELS
+    """Of a mask."""
+    skip_bad: bool = False
+    """An image without a mask, or a mask without an image, is a bad sample instead of an error."""
+
+    class_names: ClassVar[tuple[str, ...]] = _TABLE.names
+    palette: ClassVar[tuple[Rgb, ...]] = _TABLE.palette
+    ignore_index: ClassVar[int] = IGNORE_INDEX
+
+    def samples(self) -> Sequence[SampleRef]:
+        return _samples(self.root, "_gtFine_labelIds", skip_bad=self.skip_bad)
+
+    def load(self, sample: SampleRef) -> RawSample:
+        image, mask_file = read_pair(sample)
+        mask = read_mask(mask_file, sample.mask_where, self.max_pixels)
+        if mask.is_color:
+            raise DataError(f"{sample.mask_where}: a mask in colours; Cityscapes' labelIds are grey label ids")
+        labels = np.where(mask.values == _LICENSE_PLATE, _LICENSE_PLATE_IN_8_BITS, mask.values)
+        return RawSample(image=image, mask=_TABLE.class_ids(replace(mask, values=labels), sample.mask_where))
 
 
 @dataclass(frozen=True, kw_only=True)
 class CityscapesInstances:
-    """The data set below `root`."""
+    """The objects below `root`."""
 
     root: Path
     max_pixels: int = MAX_PIXELS
@@ -50,30 +106,34 @@ class CityscapesInstances:
     """An image without a mask, or a mask without an image, is a bad sample instead of an error."""
 
     task: ClassVar[Literal["instance"]] = "instance"
-    class_names: ClassVar[tuple[str, ...]] = tuple(name for name, _, _ in _CLASSES)
-    category_ids: ClassVar[tuple[int, ...]] = tuple(label for _, label, _ in _CLASSES)
-    palette: ClassVar[tuple[Rgb, ...]] = tuple(color for _, _, color in _CLASSES)
+    class_names: ClassVar[tuple[str, ...]] = tuple(name for name, _, _ in _OBJECTS)
+    category_ids: ClassVar[tuple[int, ...]] = tuple(label for _, label, _ in _OBJECTS)
+    palette: ClassVar[tuple[Rgb, ...]] = tuple(color for _, _, color in _OBJECTS)
     ignore_index: ClassVar[int] = IGNORE_INDEX
 
     def samples(self) -> Sequence[SampleRef]:
-        splits = [split for split in _SPLITS if (self._images / split).is_dir()]
-        if not splits:
-            raise DataError(f"{self.root}: holds neither leftImg8bit/train nor leftImg8bit/val; is this Cityscapes?")
-        return [ref for split in splits for ref in self._split_samples(split)]
+        return _samples(self.root, "_gtFine_instanceIds", skip_bad=self.skip_bad)
 
     def load(self, sample: SampleRef) -> RawInstances:
-        return load_instance_ids(sample, _RULE, self._images, self.max_pixels)
+        return load_instance_ids(sample, _RULE, _images(self.root), self.max_pixels)
 
-    @property
-    def _images(self) -> Path:
-        return self.root / "leftImg8bit"
 
-    def _split_samples(self, split: str) -> list[SampleRef]:
+def _images(root: Path) -> Path:
+    return root / "leftImg8bit"
+
+
+def _samples(root: Path, mask_ending: str, *, skip_bad: bool) -> list[SampleRef]:
+    splits = [split for split in _SPLITS if (_images(root) / split).is_dir()]
+    if not splits:
+        raise DataError(f"{root}: holds neither leftImg8bit/train nor leftImg8bit/val; is this Cityscapes?")
+    refs = []
+    for split in splits:
         pairs, _ = pair_files(
-            self._images / split,
-            self.root / "gtFine" / split,
-            keep_lone=self.skip_bad,
+            _images(root) / split,
+            root / "gtFine" / split,
+            keep_lone=skip_bad,
             image_ending="_leftImg8bit",
-            mask_ending="_gtFine_instanceIds",
+            mask_ending=mask_ending,
         )
-        return [pair_ref(pair, split) for pair in pairs]
+        refs += [pair_ref(pair, split) for pair in pairs]
+    return refs

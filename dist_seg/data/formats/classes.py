@@ -3,6 +3,7 @@
 Class ids are 0, 1, 2, ... in the order of the classes, whatever numbers stand in the masks.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_seg.data.formats import check_classes
-from dist_seg.data.formats.images import RawMask
+from dist_seg.data.formats.images import RawMask, read_mask
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
 from dist_seg.drawing import default_palette
 from dist_seg.errors import DataError
@@ -38,6 +39,13 @@ class ClassTable:
     """The same of colours. With it, masks are read as colours."""
     numbered: bool = field(default=False, repr=False)
     """The user gave the numbers, which then mean what they say."""
+    color_line: str = field(default="'R G B name'", repr=False)
+    """How a line is written that gives a colour a name."""
+
+    @property
+    def version(self) -> str:
+        """Changes when a mask's class ids may, for `SampleRef.version`."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
 
     @property
     def is_unnumbered_pair(self) -> bool:
@@ -73,7 +81,8 @@ class ClassTable:
             red, green, blue = (int(part) for part in colors[y, x])
             raise DataError(
                 f"{where}: colour ({red}, {green}, {blue}) at (x={x}, y={y}) is not in the colour map "
-                f"({int(wrong.sum())} such pixels); add a line 'R G B name', with the name 'ignore' to leave them out"
+                f"({int(wrong.sum())} such pixels); add a line {self.color_line}, with the name 'ignore' to leave "
+                "them out"
             )
         return np.asarray(ids[at])
 
@@ -84,13 +93,22 @@ class ClassTable:
         return ", ".join(shown) + (f"; ignored: {', '.join(ignored)}" if ignored else "")
 
 
+def read_class_ids(data: bytes, where: str, table: ClassTable, max_pixels: int) -> NDArray[np.uint8]:
+    """(H, W) class ids of a mask file of grey or palette numbers. Raises `DataError` naming `where` for another."""
+    mask = read_mask(data, where, max_pixels)
+    if mask.is_color:
+        red, green, blue = (int(part) for part in mask.values[0, 0])
+        raise DataError(f"{where}: in colours, ({red}, {green}, {blue}) at (x=0, y=0); class ids must be grey values")
+    return table.class_ids(mask, where)
+
+
 def read_classes(path: Path) -> ClassTable:
     """The classes of a text file: a name a line, or a number and a name; `#` begins a comment.
 
     Without numbers the first line is number 0. 255 is ignored unless it has a name, as is a class called `ignore` or
     `void`. Raises `DataError` naming file and line.
     """
-    lines = _lines(path)
+    lines = text_lines(path)
     matches = [_NUMBERED.fullmatch(text) for _, text in lines]
     numbered = all(matches)
     values: dict[int, int] = {}
@@ -114,7 +132,7 @@ def read_colors(path: Path, classes: ClassTable | None) -> ClassTable:
     """
     names = list(classes.names) if classes else []
     colors: dict[Rgb, int] = {}
-    for line, text in _lines(path):
+    for line, text in text_lines(path):
         match = _COLORED.fullmatch(text)
         if match is None or max(int(part) for part in match.groups()[:3]) > 255:
             raise DataError(f"{path}:{line}: {text!r}; write 'R G B name' with numbers from 0 to 255")
@@ -202,8 +220,8 @@ def _code(color: Rgb) -> int:
     return color[0] << 16 | color[1] << 8 | color[2]
 
 
-def _lines(path: Path) -> list[tuple[int, str]]:
-    """Lines with their numbers, without comments and blank ones."""
+def text_lines(path: Path, what: str = "class") -> list[tuple[int, str]]:
+    """Lines with their numbers, without comments and blank ones. Raises `DataError` for a file without any."""
     try:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -211,5 +229,5 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     stripped = ((i, _COMMENT.sub("", line).strip()) for i, line in enumerate(text.splitlines(), 1))
     lines = [(i, line) for i, line in stripped if line]
     if not lines:
-        raise DataError(f"{path}: names no class")
+        raise DataError(f"{path}: names no {what}")
     return lines

@@ -19,6 +19,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from dist_seg.data.formats.listing import leads_out
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import StorageError
 
@@ -144,7 +145,7 @@ class _Scan:
                     fault = f"image {number} is {file_name}, and so is image {self._file_names[file_name]}"
                 elif not PurePosixPath(file_name).name:
                     fault = f"image {number} has no name of a file: {file_name!r}"
-                elif _leads_out(file_name):
+                elif leads_out(file_name):
                     fault = f"image {number} lies outside the folder of its images: {file_name!r}"
                 if fault:
                     self._faults.append(f"{self._file}: {fault}")
@@ -271,9 +272,3 @@ def _blanks_end(text: str, at: int) -> int:
     match = _BLANKS.match(text, at)
     assert match is not None
     return match.end()
-
-
-def _leads_out(file_name: str) -> bool:
-    """Absolute, upwards, with a drive or a scheme, or with a NUL that ends a name for the system."""
-    parts = file_name.replace("\\", "/").split("/")
-    return parts[0] == "" or ".." in parts or ":" in parts[0] or "\0" in file_name

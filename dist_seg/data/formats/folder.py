@@ -4,7 +4,6 @@ Masks are grey ids, palette files (the indices are the ids), or coloured with a 
 `train`, `val`, `test`, these are the splits; otherwise a share of the groups is taken for validation.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,9 +44,8 @@ class FolderSource:
 
     def samples(self) -> Sequence[SampleRef]:
         pairs, _ = pair_files(self.images, self.masks, keep_lone=self.skip_bad)
-        classes_version = hashlib.sha256(repr(self.classes).encode()).hexdigest()[:16]
         splits = self.division.splits([pair.stem for pair in pairs])
-        return [pair_ref(pair, split, classes_version) for pair, split in zip(pairs, splits, strict=True)]
+        return [pair_ref(pair, split, self.classes.version) for pair, split in zip(pairs, splits, strict=True)]
 
     def load(self, sample: SampleRef) -> RawSample:
         image, mask_file = read_pair(sample)

@@ -67,8 +67,15 @@ def pair_ref(pair: Pair, split: str, version: str = "") -> SampleRef:
     )
 
 
+def fault_ref(key: str, split: str, fault: str) -> SampleRef:
+    """Something listed that cannot be used: a bad sample, of which `read_pair` raises `DataError` with these words."""
+    return SampleRef(key=key, split=split, where=fault, num_bytes=1, version=fault, payload=fault.encode())
+
+
 def read_pair(sample: SampleRef) -> tuple[bytes, bytes]:
     """Image and mask file. Raises `DataError` where there is only one of them, so that it counts as a bad sample."""
+    if sample.payload:
+        raise DataError(sample.payload.decode())
     if not sample.mask_where:
         raise DataError(f"{sample.where}: has no mask")
     if sample.where == sample.mask_where:
@@ -85,16 +92,17 @@ def file_version(*paths: Path) -> tuple[int, str]:
     return sum(stat.st_size for stat in stats), " ".join(f"{stat.st_size}@{stat.st_mtime_ns}" for stat in stats)
 
 
-def files_by_stem(folder: Path, ending: str, apart_from: Path) -> tuple[dict[str, Path], list[Path]]:
-    """The image files below a folder by their stems, as `Pair` has them, and the files of other kinds.
+def files_by_stem(folder: Path, ending: str = "", apart_from: Path | None = None) -> tuple[dict[str, Path], list[Path]]:
+    """The images under a folder by their paths below it, without ending and suffix, and the files of other kinds.
 
-    apart_from: a folder below it that is passed over.
+    apart_from: a folder that is not entered. Raises `DataError` for a folder that is missing or without images, and for
+    two files of one stem.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
     found: dict[str, Path] = {}
     others: list[Path] = []
-    for path in _files_below(folder, {apart_from.resolve()}):
+    for path in _files_below(folder, {apart_from.resolve()} if apart_from else set()):
         if path.suffix.lower() not in IMAGE_SUFFIXES or not path.stem.endswith(ending):
             others.append(path)
             continue
@@ -125,6 +133,12 @@ def _files_below(folder: Path, seen: set[Path]) -> Iterable[Path]:
             yield from _files_below(path, seen)
         else:
             yield path
+
+
+def leads_out(file_name: str) -> bool:
+    """Whether a name does not stay below its folder: absolute, upwards, with a drive, a scheme or a NUL."""
+    parts = file_name.replace("\\", "/").split("/")
+    return parts[0] == "" or ".." in parts or ":" in parts[0] or "\0" in file_name
 
 
 def named(paths: Sequence[Path]) -> str:

@@ -20,6 +20,16 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     return file.getvalue()
 
 
+def write_image(path: Path, pixels: NDArray[np.generic], palette: list[int] | None = None) -> None:
+    """The array as a file of its suffix's kind, its folders made; with a palette of indices."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(pixels)
+    if palette is not None:
+        image = image.convert("P")
+        image.putpalette(palette)
+    image.save(path)
+
+
 def write_pair(
     root: Path, stem: str, mask: NDArray[np.uint8] | None = None, *, palette: list[int] | None = None, seed: int = 0
 ) -> None:
