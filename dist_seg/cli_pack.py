@@ -33,6 +33,16 @@ the lists ImageSets/Segmentation/train.txt and val.txt become these splits. A RO
 as CVAT's default.txt, is divided by --val. Classes: labelmap.txt in ROOT (`name:R,G,B::`), or else VOC's 21.
 """
 
+_PANOPTIC_DETAILS = """\
+found without --part: annotations/panoptic_NAME.json with its PNGs in annotations/panoptic_NAME/ and its images in NAME/
+or images/NAME/; train2017 becomes the split train. Class ids follow the order of the category ids.
+"""
+
+_STUFF_DETAILS = """\
+found without --part: masks in annotations/NAME/, stuffthingmaps/NAME/ or semantic/NAME/ with their images in NAME/ or
+images/NAME/; train2017 becomes the split train.
+"""
+
 
 def add_pack(commands: Commands) -> None:
     """`pack` and its formats."""
@@ -136,7 +146,28 @@ def _add_published(formats: Commands) -> dict[str, argparse.ArgumentParser]:
     cityscapes.add_argument("source", type=Path, metavar="ROOT", help="folder that holds leftImg8bit/ and gtFine/")
     ade20k = command(formats, "ade20k", "ADE20K's 150 classes for scene parsing: images/ and annotations/")
     ade20k.add_argument("source", type=Path, metavar="ROOT", help="the folder ADEChallengeData2016")
-    return {"voc": voc, "cityscapes": cityscapes, "ade20k": ade20k}
+    panoptic = command(
+        formats, "coco-panoptic", "classes from COCO's panoptic annotations: JSON and coloured PNGs", _PANOPTIC_DETAILS
+    )
+    panoptic.add_argument("source", type=Path, metavar="ROOT", help="folder that holds annotations/ and the images")
+    _add_parts(panoptic, ("NAME", "IMAGES", "JSON", "PNGS"), "a split and its files, below ROOT; once for each split")
+    panoptic.add_argument(
+        "--merge-things", action="store_true", help="one class `things` for all objects, beside the classes of stuff"
+    )
+    stuff = command(formats, "coco-stuff", "COCO-Stuff, or other PNGs of COCO's category ids", _STUFF_DETAILS)
+    stuff.add_argument("source", type=Path, metavar="ROOT", help="folder that holds the images and the masks")
+    _add_parts(stuff, ("NAME", "IMAGES", "MASKS"), "a split and its folders, below ROOT; once for each split")
+    reading = stuff.add_argument_group("masks")
+    reading.add_argument(
+        "--numbers",
+        choices=("stuffthingmaps", "category-ids"),
+        required=True,
+        help="what a mask's numbers are: a label less one, 255 unlabelled; or a category's id, 0 unlabelled",
+    )
+    reading.add_argument(
+        "--categories", type=Path, metavar="FILE", help="COCO's JSON or lines of `number name` (default: COCO-Stuff's)"
+    )
+    return {"voc": voc, "cityscapes": cityscapes, "ade20k": ade20k, "coco-panoptic": panoptic, "coco-stuff": stuff}
 
 
 def _add_parts(parser: argparse.ArgumentParser, names: tuple[str, ...], text: str) -> None:

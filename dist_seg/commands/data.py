@@ -11,6 +11,8 @@ from dist_seg.data.formats.ade20k import Ade20kSource, open_ade20k
 from dist_seg.data.formats.camvid import CamvidSource
 from dist_seg.data.formats.cityscapes import CityscapesInstances, CityscapesSource
 from dist_seg.data.formats.coco import open_coco
+from dist_seg.data.formats.coco_panoptic import open_coco_panoptic
+from dist_seg.data.formats.coco_stuff import CocoStuffSource, open_coco_stuff
 from dist_seg.data.formats.folder import open_folder
 from dist_seg.data.formats.instance_ids import open_instance_ids
 from dist_seg.data.formats.label_folders import open_label_folders
@@ -224,15 +226,30 @@ def _source(options: argparse.Namespace) -> AnySource:
 def _published_source(options: argparse.Namespace) -> AnySource:
     """Masks of classes in the layout of a public data set."""
     max_pixels, skip_bad = options.max_pixels or MAX_PIXELS, options.skip_bad
-    source: VocSource | Ade20kSource
+    root: Path = options.source
+    source: VocSource | Ade20kSource | CocoStuffSource
     match options.format:
         case "cityscapes":
-            return CityscapesSource(root=options.source, max_pixels=max_pixels, skip_bad=skip_bad)
+            return CityscapesSource(root=root, max_pixels=max_pixels, skip_bad=skip_bad)
         case "ade20k":
-            source = open_ade20k(options.source, max_pixels=max_pixels, skip_bad=skip_bad)
+            source = open_ade20k(root, max_pixels=max_pixels, skip_bad=skip_bad)
+        case "coco-panoptic":
+            paths = [(name, root / images, root / file, root / pngs) for name, images, file, pngs in options.part]
+            return open_coco_panoptic(
+                root, paths, merge_things=options.merge_things, max_pixels=max_pixels, skip_bad=skip_bad
+            )
+        case "coco-stuff":
+            source = open_coco_stuff(
+                root,
+                [(name, root / images, root / masks) for name, images, masks in options.part],
+                numbering=options.numbers,
+                categories=options.categories,
+                max_pixels=max_pixels,
+                skip_bad=skip_bad,
+            )
         case _:
             source = open_voc(
-                options.source,
+                root,
                 options.part,
                 masks=options.masks,
                 classes=options.classes,

@@ -110,7 +110,7 @@ COMMANDS = [
     "inspect",
     "train",
 ]
-COMMANDS += [f"pack {layout}" for layout in ("voc", "cityscapes", "ade20k")]
+COMMANDS += [f"pack {layout}" for layout in ("voc", "cityscapes", "ade20k", "coco-panoptic", "coco-stuff")]
 COMMANDS += ["pack instances", "pack cityscapes-instances", "eval", "predict", "report", "audit", "checkpoint"]
 COMMANDS += [f"checkpoint {action}" for action in ("ls", "show", "verify", "prune", "export")]
 

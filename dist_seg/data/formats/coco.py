@@ -6,35 +6,23 @@ part of the file's name after `instances_` says which. `train2017` becomes the s
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, Literal, cast
 
 from dist_seg.data.formats import RawInstances, SampleRef, check_classes
-from dist_seg.data.formats.coco_index import CocoIndex, Entry, ImageEntry, Span, index_annotations, opened
+from dist_seg.data.formats.coco_index import CocoIndex, Entry, ImageEntry, Span, opened
 from dist_seg.data.formats.coco_objects import raw_object
+from dist_seg.data.formats.coco_splits import CocoSplit, found_splits, index_splits
 from dist_seg.data.formats.images import read_file
-from dist_seg.data.formats.listing import file_version
+from dist_seg.data.formats.listing import file_version, refuse_faults
 from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.data.instances import RawObject
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
 from dist_seg.drawing import default_palette
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import StorageError
-
-_ANNOTATION_FILE = re.compile(r"instances_(\w[\w-]*)\.json")
-_YEAR = re.compile(r"[_-]?(19|20)\d\d$")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CocoSplit:
-    """One annotation file with the folder that its images lie in."""
-
-    name: str
-    annotations: Path
-    images: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +86,8 @@ class CocoSource:
 
     def _split_samples(self, split: CocoSplit, index: CocoIndex) -> Iterator[SampleRef]:
         if not self.skip_bad:
-            _refuse_faults(index)
+            repeated_ids = (f"{index.file}: annotations has the id {number} twice" for number in index.repeated)
+            refuse_faults([*index.faults, *repeated_ids], "the file")
         for number, fault in enumerate(index.faults):
             yield SampleRef(
                 key=f"{split.annotations.name} fault {number}",
@@ -148,15 +137,9 @@ def open_coco(
     Goes through each file once. All must have the same categories. Raises `DataError` that names the file and the id
     at fault.
     """
-    found = [CocoSplit(name=n, images=i, annotations=a) for n, i, a in splits] or _found_splits(root)
-    for split in found:
-        if not split.images.is_dir():
-            raise DataError(f"{split.images}: no such folder; the images of split {split.name} should lie there")
-    indexes = tuple(index_annotations(split.annotations) for split in found)
+    found = [CocoSplit(name=n, images=i, annotations=a) for n, i, a in splits] or found_splits(root, "instances")
+    indexes = index_splits(found)
     categories = indexes[0].categories
-    for index in indexes:
-        if index.categories != categories:
-            raise DataError(f"{index.file}: has other categories than {indexes[0].file}; they must be the same")
     ids = sorted(categories)
     names = tuple(categories[category] for category in ids)
     check_classes(names, str(found[0].annotations))
@@ -172,15 +155,6 @@ def open_coco(
 
 def _missing(image: ImageEntry, path: Path, split: CocoSplit) -> str:
     return f"{split.annotations}: image {image.id}: there is no file {path}"
-
-
-def _refuse_faults(index: CocoIndex) -> None:
-    count = len(index.faults) + len(index.repeated)
-    if not count:
-        return
-    first = index.faults[0] if index.faults else f"{index.file}: annotations has the id {index.repeated[0]} twice"
-    more = f"; {count - 1} more faults of this kind" if count > 1 else ""
-    raise DataError(f"{first}{more}\nmend the file, or let what is wrong be left out (--skip-bad)")
 
 
 def _read_entries(file: Path, payload: Mapping[str, object]) -> tuple[Entry, list[Entry]]:
@@ -215,26 +189,3 @@ def _side(info: Entry, name: str, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise DataError(f"{where}: its {name} is {value!r}, must be a number of pixels")
     return value
-
-
-def _found_splits(root: Path) -> list[CocoSplit]:
-    folder = root / "annotations"
-    files = sorted(folder.glob("instances_*.json")) if folder.is_dir() else []
-    found = []
-    for file in files:
-        match = _ANNOTATION_FILE.fullmatch(file.name)
-        if match is None:
-            continue
-        part = match.group(1)
-        images = next((p for p in (root / part, root / "images" / part, root / "images") if p.is_dir()), None)
-        if images is None:
-            raise DataError(f"{file}: its images are neither in {root / part} nor in {root / 'images' / part}")
-        found.append(CocoSplit(name=_YEAR.sub("", part) or part, annotations=file, images=images))
-    if not found:
-        raise DataError(
-            f"{root}: no annotations/instances_NAME.json; give each part with --part NAME IMAGES ANNOTATIONS.json"
-        )
-    names = [split.name for split in found]
-    if len(set(names)) < len(names):
-        raise DataError(f"{folder}: several files for one split ({', '.join(names)}); give each with --part")
-    return found

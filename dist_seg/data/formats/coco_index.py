@@ -51,6 +51,8 @@ class CocoIndex:
 
     file: Path
     categories: Mapping[int, str]
+    things: frozenset[int]
+    """The categories of objects that can be counted, where the file says so (`isthing`)."""
     faults: tuple[str, ...]
     """Images that cannot be used, and annotations of no image: each with file and id."""
     repeated: tuple[int, ...]
@@ -86,7 +88,7 @@ def index_annotations(file: Path) -> CocoIndex:
         except (ValueError, RecursionError) as error:
             raise DataError(f"{file}: not JSON ({error})") from error
         if missing := [name for name in _LISTS if name not in found]:
-            raise DataError(f"{file}: has no list of {missing[0]}; is it a file of COCO's instances?")
+            raise DataError(f"{file}: has no list of {missing[0]}; is it an annotation file of COCO?")
         return scan.index()
 
 
@@ -110,6 +112,7 @@ class _Scan:
     def __init__(self, file: Path, data: mmap.mmap) -> None:
         self._file, self._data = file, data
         self._categories: dict[int, str] = {}
+        self._things: set[int] = set()
         self._images: dict[int, tuple[str, Span]] = {}
         self._file_names: dict[str, int] = {}
         self._faults: list[str] = []
@@ -128,10 +131,12 @@ class _Scan:
 
     def _add_category(self, entry: object) -> None:
         match entry:
-            case {"id": int(number), "name": str(name)} if _is_id(number):
+            case {"id": int(number), "name": str(name), **others} if _is_id(number):
                 if number in self._categories:
                     raise DataError(f"{self._file}: categories has the id {number} twice")
                 self._categories[number] = name
+                if others.get("isthing"):
+                    self._things.add(number)
             case _:
                 raise DataError(f"{self._file}: an entry of categories has no integer id or no name: {_shown(entry)}")
 
@@ -182,6 +187,7 @@ class _Scan:
         return CocoIndex(
             file=self._file,
             categories=self._categories,
+            things=frozenset(self._things),
             faults=(*self._faults, *self._orphans(ids[~there], image_ids[~there])),
             repeated=tuple(np.unique(ids[is_repeated]).tolist()),
             _images=tuple((number, file_name, span) for number, (file_name, span) in self._images.items()),

@@ -11,6 +11,8 @@ from dist_seg.errors import DataError
 from dist_seg.runtime.storage import StorageError
 
 _MAX_NAMED = 5
+_FAULT = b"fault: "
+"""What the payload of a listed sample that cannot be used begins with."""
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
 
 
@@ -67,15 +69,22 @@ def pair_ref(pair: Pair, split: str, version: str = "") -> SampleRef:
     )
 
 
+def refuse_faults(faults: Sequence[str], to_mend: str) -> None:
+    """Raises `DataError` with the first of what is wrong in a listing and the number of the others, if anything is."""
+    if faults:
+        more = f"; {len(faults) - 1} more faults of this kind" if len(faults) > 1 else ""
+        raise DataError(f"{faults[0]}{more}\nmend {to_mend}, or let what is wrong be left out (--skip-bad)")
+
+
 def fault_ref(key: str, split: str, fault: str) -> SampleRef:
     """Something listed that cannot be used: a bad sample, of which `read_pair` raises `DataError` with these words."""
-    return SampleRef(key=key, split=split, where=fault, num_bytes=1, version=fault, payload=fault.encode())
+    return SampleRef(key=key, split=split, where=fault, num_bytes=1, version=fault, payload=_FAULT + fault.encode())
 
 
 def read_pair(sample: SampleRef) -> tuple[bytes, bytes]:
     """Image and mask file. Raises `DataError` where there is only one of them, so that it counts as a bad sample."""
-    if sample.payload:
-        raise DataError(sample.payload.decode())
+    if sample.payload.startswith(_FAULT):
+        raise DataError(sample.payload.removeprefix(_FAULT).decode())
     if not sample.mask_where:
         raise DataError(f"{sample.where}: has no mask")
     if sample.where == sample.mask_where:

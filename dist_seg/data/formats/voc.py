@@ -9,7 +9,7 @@ from itertools import combinations
 from pathlib import Path
 
 from dist_seg.data.formats import RawSample, SampleRef
-from dist_seg.data.formats.listing import fault_ref, pair_ref, read_pair
+from dist_seg.data.formats.listing import fault_ref, pair_ref, read_pair, refuse_faults
 from dist_seg.data.formats.splitting import divide
 from dist_seg.data.formats.voc_labels import VocClasses, read_voc_classes, voc_classes
 from dist_seg.data.formats.voc_lists import LISTS_NAME, ListedPair, read_list, voc_files
@@ -50,10 +50,8 @@ class VocSource:
         return self.classes.numbers.palette
 
     def samples(self) -> Sequence[SampleRef]:
-        faults = [line.fault for _, line in self.listed if line.fault]
-        if faults and not self.skip_bad:
-            more = f"; {len(faults) - 1} more lines at fault" if len(faults) > 1 else ""
-            raise DataError(f"{faults[0]}{more}\nmend the list, or let such lines be left out (--skip-bad)")
+        if not self.skip_bad:
+            refuse_faults([line.fault for _, line in self.listed if line.fault], "the list")
         version = self.classes.version
         return [
             fault_ref(line.fault, split, line.fault) if line.fault else pair_ref(line.pair, split, version)

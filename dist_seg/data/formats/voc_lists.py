@@ -48,8 +48,8 @@ def voc_files(root: Path, masks_name: str) -> VocFiles:
         hint = "; is this VOC's layout? images and masks without lists are packed by `dist-seg pack folder`"
         if below and images in missing:
             hint = f"; is {below[0]} meant?"
-        elif masks in missing and not (root / "SegmentationClass").is_dir():
-            hint = "; another folder of masks is given with --masks"
+        elif images.is_dir() and masks in missing:
+            hint = "; --masks says where they lie"
         raise DataError(f"{root}: has no folder {missing[0].relative_to(root)}{hint}")
     return VocFiles(
         root=root,

@@ -201,7 +201,10 @@ class TestLists:
         ("missing", "message"),
         [
             ("JPEGImages", "has no folder JPEGImages; is this VOC's layout"),
-            ("SegmentationClass", "has no folder SegmentationClass; another folder of masks is given with --masks"),
+            (
+                "SegmentationClass",
+                "has no folder SegmentationClass; --masks says where they lie",
+            ),
             ("ImageSets", "has no folder ImageSets/Segmentation; is this VOC's layout"),
         ],
     )
