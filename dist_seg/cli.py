@@ -65,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dist-seg {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_pack(commands)
+    _add_merge(commands)
     _add_verify(commands)
     _add_inspect(commands)
     _add_train(commands)
@@ -74,6 +75,30 @@ def build_parser() -> argparse.ArgumentParser:
     _add_audit(commands)
     _add_checkpoint(commands)
     return parser
+
+
+_MERGE_DETAILS = """\
+parts keep the names of their shards: the result is byte for byte what one machine would have packed. Shards of data
+sets are numbered anew. Nothing is deleted: OUT gets hard links, or copies on another file system, and the merged
+folders may go afterwards
+"""
+
+
+def _add_merge(commands: Commands) -> None:
+    parser = command(
+        commands, "merge", "merge the parts of a data set, or data sets of the same classes", _MERGE_DETAILS
+    )
+    parser.add_argument("out", metavar="OUT", help="new folder for the merged data set")
+    parser.add_argument(
+        "folders", nargs="*", metavar="FOLDER", help="packed parts, or data sets (default: the parts that lie in OUT)"
+    )
+    parser.set_defaults(run=_run_merge)
+
+
+def _run_merge(options: argparse.Namespace, argv: list[str]) -> int:
+    from dist_seg.commands.collect import run_merge
+
+    return run_merge(options)
 
 
 def _add_verify(commands: Commands) -> None:

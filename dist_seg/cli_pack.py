@@ -19,7 +19,7 @@ def command(commands: Commands, name: str, summary: str, details: str = "") -> a
 
 
 _COCO_DETAILS = """\
-found without --part: annotations/instances_NAME.json with its images in NAME/ or images/NAME/; train2017 becomes
+found without --split: annotations/instances_NAME.json with its images in NAME/ or images/NAME/; train2017 becomes
 the split train. Class ids follow the order of the category ids, which are kept for results.
 """
 
@@ -34,12 +34,12 @@ as CVAT's default.txt, is divided by --val. Classes: labelmap.txt in ROOT (`name
 """
 
 _PANOPTIC_DETAILS = """\
-found without --part: annotations/panoptic_NAME.json with its PNGs in annotations/panoptic_NAME/ and its images in NAME/
+found without --split: annotations/panoptic_NAME.json with its PNGs in annotations/panoptic_NAME/ and its images in NAME/
 or images/NAME/; train2017 becomes the split train. Class ids follow the order of the category ids.
 """
 
 _STUFF_DETAILS = """\
-found without --part: masks in annotations/NAME/, stuffthingmaps/NAME/ or semantic/NAME/ with their images in NAME/ or
+found without --split: masks in annotations/NAME/, stuffthingmaps/NAME/ or semantic/NAME/ with their images in NAME/ or
 images/NAME/; train2017 becomes the split train.
 """
 
@@ -64,7 +64,7 @@ def add_pack(commands: Commands) -> None:
     _add_splitting(folder)
     coco = command(formats, "coco", "instances in COCO's annotations: polygons and run lengths", _COCO_DETAILS)
     coco.add_argument("source", type=Path, metavar="ROOT", help="folder that holds annotations/ and the images")
-    _add_parts(
+    _add_splits(
         coco,
         ("NAME", "IMAGES", "JSON"),
         "a split by its folder of images and its annotations, below ROOT; once for each split",
@@ -118,6 +118,9 @@ def add_pack(commands: Commands) -> None:
         writing = parser_of_kind.add_argument_group("writing")
         writing.add_argument("--workers", type=int, default=None, metavar="N", help="processes (default: the cores)")
         writing.add_argument("--shard-mb", type=float, default=64, metavar="MB", help="size of a shard (%(default)s)")
+        writing.add_argument(
+            "--part", dest="part_of", metavar="I/N", help="pack part I of N, into OUT/part-I-of-N; then `merge`"
+        )
         writing.add_argument("--overwrite", action="store_true", help="replace another data set in OUT")
         faults = parser_of_kind.add_argument_group("faults")
         faults.add_argument(
@@ -133,7 +136,7 @@ def _add_published(formats: Commands) -> dict[str, argparse.ArgumentParser]:
     """Masks of classes in the layouts of public data sets."""
     voc = command(formats, "voc", "Pascal VOC's layout: JPEGImages/, SegmentationClass/, ImageSets/", _VOC_DETAILS)
     voc.add_argument("source", type=Path, metavar="ROOT", help="the folder of JPEGImages/: VOCdevkit/VOC2012")
-    _add_parts(voc, ("NAME", "LIST"), "a split and its list in ImageSets/Segmentation/; once for each split")
+    _add_splits(voc, ("NAME", "LIST"), "a split and its list in ImageSets/Segmentation/; once for each", "--list")
     reading = voc.add_argument_group("masks")
     reading.add_argument(
         "--masks", default="SegmentationClass", metavar="FOLDER", help="folder of masks below ROOT (%(default)s)"
@@ -150,13 +153,13 @@ def _add_published(formats: Commands) -> dict[str, argparse.ArgumentParser]:
         formats, "coco-panoptic", "classes from COCO's panoptic annotations: JSON and coloured PNGs", _PANOPTIC_DETAILS
     )
     panoptic.add_argument("source", type=Path, metavar="ROOT", help="folder that holds annotations/ and the images")
-    _add_parts(panoptic, ("NAME", "IMAGES", "JSON", "PNGS"), "a split and its files, below ROOT; once for each split")
+    _add_splits(panoptic, ("NAME", "IMAGES", "JSON", "PNGS"), "a split and its files, below ROOT; once for each split")
     panoptic.add_argument(
         "--merge-things", action="store_true", help="one class `things` for all objects, beside the classes of stuff"
     )
     stuff = command(formats, "coco-stuff", "COCO-Stuff, or other PNGs of COCO's category ids", _STUFF_DETAILS)
     stuff.add_argument("source", type=Path, metavar="ROOT", help="folder that holds the images and the masks")
-    _add_parts(stuff, ("NAME", "IMAGES", "MASKS"), "a split and its folders, below ROOT; once for each split")
+    _add_splits(stuff, ("NAME", "IMAGES", "MASKS"), "a split and its folders, below ROOT; once for each split")
     reading = stuff.add_argument_group("masks")
     reading.add_argument(
         "--numbers",
@@ -170,8 +173,10 @@ def _add_published(formats: Commands) -> dict[str, argparse.ArgumentParser]:
     return {"voc": voc, "cityscapes": cityscapes, "ade20k": ade20k, "coco-panoptic": panoptic, "coco-stuff": stuff}
 
 
-def _add_parts(parser: argparse.ArgumentParser, names: tuple[str, ...], text: str) -> None:
-    parser.add_argument("--part", nargs=len(names), action="append", default=[], metavar=names, help=text)
+def _add_splits(
+    parser: argparse.ArgumentParser, names: tuple[str, ...], text: str, option: str = "--split"
+) -> None:
+    parser.add_argument(option, dest="splits", nargs=len(names), action="append", default=[], metavar=names, help=text)
 
 
 def _add_splitting(parser: argparse.ArgumentParser) -> None:

@@ -21,8 +21,9 @@ from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticLabels,
 from dist_seg.data.formats.voc import VocSource, open_voc
 from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.data.inspect import check_output, inspect
-from dist_seg.data.manifest import Split
+from dist_seg.data.manifest import Manifest, Split
 from dist_seg.data.pack import pack
+from dist_seg.data.pack_part import Part
 from dist_seg.data.verify import verify
 from dist_seg.errors import UserError
 from dist_seg.runtime.machine import visible_cores
@@ -33,9 +34,10 @@ from dist_seg.telemetry.progress import ProgressDisplay
 def run_pack(options: argparse.Namespace) -> int:
     """The command."""
     shard_bytes = _shard_bytes(options.shard_mb)
+    part = Part.parse(options.part_of) if options.part_of else None
     source = _source(options)
-    out: Path = options.out
-    with _Bar("pack") as bar:
+    out: Path = options.out / part.folder_name if part else options.out
+    with Bar("pack") as bar:
         result = pack(
             source,
             out,
@@ -43,6 +45,7 @@ def run_pack(options: argparse.Namespace) -> int:
             shard_bytes=shard_bytes,
             skip_bad=options.skip_bad,
             max_pixels=options.max_pixels or MAX_PIXELS,
+            part=part,
             overwrite=options.overwrite,
             progress=bar.show,
         )
@@ -50,14 +53,20 @@ def run_pack(options: argparse.Namespace) -> int:
         print(f"left out: {refusal}", file=sys.stderr)
     for annotation in result.skipped_annotations:
         print(f"left out: {annotation}", file=sys.stderr)
-    splits = result.manifest.splits
-    print(f"{out}: {len(result.manifest.class_names)} classes ({', '.join(result.manifest.class_names)})")
-    for name, split in splits.items():
-        left_out = f", {split.skipped_samples} left out" if split.skipped_samples else ""
-        print(f"  {name:8s} {split.num_samples} samples in {len(split.shards)} shards{left_out}{_objects(split)}")
+    print_summary(f"{out}: part {part}" if part else str(out), result.manifest)
     if result.kept_shards:
         print(f"  {result.kept_shards} shards were there already")
+    if part:
+        print(f"when all {part.count} parts are there: dist-seg merge {options.out}")
     return 0
+
+
+def print_summary(where: str, manifest: Manifest) -> None:
+    """Classes, and what each split holds."""
+    print(f"{where}: {len(manifest.class_names)} classes ({', '.join(manifest.class_names)})")
+    for name, split in manifest.splits.items():
+        left_out = f", {split.skipped_samples} left out" if split.skipped_samples else ""
+        print(f"  {name:8s} {split.num_samples} samples in {len(split.shards)} shards{left_out}{_objects(split)}")
 
 
 def _objects(split: Split) -> str:
@@ -78,16 +87,17 @@ def _objects(split: Split) -> str:
 
 def run_verify(options: argparse.Namespace) -> int:
     """The command: 1 if anything differs from the manifest."""
-    with _Bar("verify") as bar:
+    with Bar("verify") as bar:
         problems = verify(options.shards, workers=visible_cores(), progress=bar.show)
     for problem in problems:
         print(problem)
-    outcome = _count_of(len(problems), "problem") if problems else "as it was packed"
+    outcome = count_of(len(problems), "problem") if problems else "as it was packed"
     print(f"{options.shards}: {outcome}")
     return 1 if problems else 0
 
 
-def _count_of(count: int, what: str) -> str:
+def count_of(count: int, what: str) -> str:
+    """`1 shard`, `2 shards`."""
     return f"{count} {what}{'s' * (count != 1)}"
 
 
@@ -95,7 +105,7 @@ def run_inspect(options: argparse.Namespace) -> int:
     """The command."""
     if options.json is not None:
         check_output(options.json)
-    with _Bar("inspect") as bar:
+    with Bar("inspect") as bar:
         inspection = inspect(
             options.shards, split=options.split, out_png=options.out, num_images=options.samples, progress=bar.show
         )
@@ -115,7 +125,7 @@ def _shard_bytes(megabytes: float) -> int:
     return int(megabytes * 1e6)
 
 
-class _Bar:
+class Bar:
     """A progress display that begins when the total is known."""
 
     def __init__(self, label: str) -> None:
@@ -138,7 +148,7 @@ class _Bar:
 def _source(options: argparse.Namespace) -> AnySource:
     match options.format:
         case "folder":
-            with _Bar("read masks") as bar:
+            with Bar("read masks") as bar:
                 source = open_folder(
                     options.images,
                     options.masks,
@@ -163,7 +173,7 @@ def _source(options: argparse.Namespace) -> AnySource:
             )
         case "coco":
             root: Path = options.source
-            parts = [(name, root / images, root / annotations) for name, images, annotations in options.part]
+            parts = [(name, root / images, root / annotations) for name, images, annotations in options.splits]
             coco = open_coco(root, parts, max_pixels=options.max_pixels or MAX_PIXELS, skip_bad=options.skip_bad)
             return ObjectLabels(instances=coco) if options.multi_label else coco
         case "labels":
@@ -234,14 +244,14 @@ def _published_source(options: argparse.Namespace) -> AnySource:
         case "ade20k":
             source = open_ade20k(root, max_pixels=max_pixels, skip_bad=skip_bad)
         case "coco-panoptic":
-            paths = [(name, root / images, root / file, root / pngs) for name, images, file, pngs in options.part]
+            paths = [(name, root / images, root / file, root / pngs) for name, images, file, pngs in options.splits]
             return open_coco_panoptic(
                 root, paths, merge_things=options.merge_things, max_pixels=max_pixels, skip_bad=skip_bad
             )
         case "coco-stuff":
             source = open_coco_stuff(
                 root,
-                [(name, root / images, root / masks) for name, images, masks in options.part],
+                [(name, root / images, root / masks) for name, images, masks in options.splits],
                 numbering=options.numbers,
                 categories=options.categories,
                 max_pixels=max_pixels,
@@ -250,7 +260,7 @@ def _published_source(options: argparse.Namespace) -> AnySource:
         case _:
             source = open_voc(
                 root,
-                options.part,
+                options.splits,
                 masks=options.masks,
                 classes=options.classes,
                 val=options.val,

@@ -5,20 +5,22 @@ is whole, undamaged and still what the source says is kept. `pack.json` beside t
 not finished, hold what that takes.
 """
 
-from collections.abc import Callable, Iterable
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dist_seg.data.formats import AnySource, check_source, is_instances, task_of
 from dist_seg.data.headers import MAX_PIXELS
-from dist_seg.data.manifest import Manifest, Split
+from dist_seg.data.manifest import MANIFEST_NAME, Manifest, Split
 from dist_seg.data.object_counts import object_counts
+from dist_seg.data.pack_part import PART_NAME, PackedPart, Part, plan_digest
 from dist_seg.data.pack_pool import pack_shards
 from dist_seg.data.pack_shard import PackedShard, Refusal
-from dist_seg.data.pack_state import open_state
-from dist_seg.data.shard_plan import plan_shards
+from dist_seg.data.pack_state import PackState, open_state, records_text
+from dist_seg.data.shard_plan import ShardJob, plan_shards
 from dist_seg.errors import DataError
 
 SHARD_BYTES = 64 * 2**20
@@ -46,68 +48,118 @@ def pack(
     shard_bytes: int = SHARD_BYTES,
     skip_bad: bool = False,
     max_pixels: int = MAX_PIXELS,
+    part: Part | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> PackResult:
-    """Pack `source` into the folder `out`.
+    """Pack `source`, or a part of it, into the folder `out`.
 
     `workers` processes decode and write, one shard at a time each. `progress` is told samples done and in all. A
-    folder that holds another finished data set is refused unless `overwrite`. Raises `DataError` that names the first
-    files that cannot be packed; with `skip_bad` they are left out and counted.
+    folder that holds another finished data set is refused unless `overwrite`. A part gets no manifest: see `merge`.
+    Raises `DataError` that names the first files that cannot be packed; with `skip_bad` they are left out and counted.
     """
     check_source(source)
-    identity: tuple[object, ...] = (source.class_names, source.ignore_index, max_pixels)
-    if task_of(source) == "multilabel":
-        identity = (*identity, "multilabel")
-    if is_instances(source):
-        identity = (*identity, source.category_ids)
-    jobs = plan_shards(source.samples(), shard_bytes, identity)
-    with open_state(out, [(job.name, job.fingerprint) for job in jobs], overwrite=overwrite) as state:
-        with ThreadPoolExecutor(max(1, workers)) as pool:  # reads whole shards to compare their hashes
-            found = pool.map(lambda job: state.kept(job.name, job.fingerprint, skip_bad), jobs)
-            kept = {shard.info.name: shard for shard in found if shard}
-        to_do = [job for job in jobs if job.name not in kept]
-        packed = dict(kept)
-        done, total = sum(len(job.samples) for job in jobs if job.name in kept), sum(len(job.samples) for job in jobs)
-
-        def report(count: int) -> None:
-            if progress:
-                progress(done + count, total)
-
-        report(0)
-        packing = pack_shards(
-            to_do, source, out, workers=workers, skip_bad=skip_bad, max_pixels=max_pixels, on_progress=report
+    kind, identity = kind_of(source), _identity(source, max_pixels)
+    plan = plan_shards(source.samples(), shard_bytes, identity)
+    jobs = part.share(plan) if part else plan
+    document = PART_NAME if part else MANIFEST_NAME
+    names = [(job.name, job.fingerprint) for job in jobs]
+    with open_state(out, names, overwrite=overwrite, document=document) as state:
+        packed = _write_jobs(
+            state, jobs, source, workers=workers, skip_bad=skip_bad, max_pixels=max_pixels, progress=progress
         )
-        with closing(packing):
-            for shard in packing:
-                state.record(shard)
-                packed[shard.info.name] = shard
-        shards = [packed[job.name] for job in jobs]
-        manifest = _manifest(source, shards)
-        state.finish(shards, manifest)
+        shards = [packed.shards[job.name] for job in jobs]
+        manifest = manifest_of(kind, shards, whole=part is None)
+        text = manifest.to_json()
+        if part:
+            text = PackedPart(
+                part=part,
+                kind=kind,
+                plan=plan_digest(plan),
+                plan_shards=len(plan),
+                plan_samples=sum(len(job.samples) for job in plan),
+                options={"--shard-mb": shard_bytes / 1e6, "--max-pixels": max_pixels},
+                records_sha256=hashlib.sha256(records_text(shards)).hexdigest(),
+            ).to_json()
+        state.finish(shards, text)
     return PackResult(
         manifest=manifest,
         skipped=tuple(refusal for shard in shards for refusal in shard.skipped),
         skipped_annotations=tuple(text for s in shards if s.objects for text in s.objects.skipped_annotations),
-        written_shards=len(to_do),
-        kept_shards=len(kept),
+        written_shards=len(jobs) - packed.kept,
+        kept_shards=packed.kept,
     )
 
 
-def _manifest(source: AnySource, shards: Iterable[PackedShard]) -> Manifest:
-    by_split: dict[str, list[PackedShard]] = {}
-    for shard in shards:
-        by_split.setdefault(shard.split, []).append(shard)
-    for name, parts in by_split.items():
-        if not any(part.info.samples for part in parts):
-            first = next(refusal for part in parts for refusal in part.skipped)
-            raise DataError(f"not one sample of split {name} can be packed; the first: {first.reason}")
+def kind_of(source: AnySource) -> Manifest:
+    """The manifest of the source's data, without its splits."""
     return Manifest(
         task=task_of(source),
         class_names=tuple(source.class_names),
         palette=tuple(source.palette),
         ignore_index=source.ignore_index,
         category_ids=tuple(source.category_ids) if is_instances(source) else None,
+    )
+
+
+def _identity(source: AnySource, max_pixels: int) -> tuple[object, ...]:
+    """What decides a shard's bytes, besides its samples."""
+    identity: tuple[object, ...] = (source.class_names, source.ignore_index, max_pixels)
+    if task_of(source) == "multilabel":
+        identity = (*identity, "multilabel")
+    return (*identity, source.category_ids) if is_instances(source) else identity
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Packed:
+    shards: dict[str, PackedShard]
+    kept: int
+
+
+def _write_jobs(
+    state: PackState,
+    jobs: Sequence[ShardJob],
+    source: AnySource,
+    *,
+    workers: int,
+    skip_bad: bool,
+    max_pixels: int,
+    progress: Callable[[int, int], None] | None,
+) -> _Packed:
+    """Write the shards that are not there yet."""
+    with ThreadPoolExecutor(max(1, workers)) as pool:  # reads whole shards to compare their hashes
+        found = pool.map(lambda job: state.kept(job.name, job.fingerprint, skip_bad), jobs)
+        packed = {shard.info.name: shard for shard in found if shard}
+    kept, to_do = len(packed), [job for job in jobs if job.name not in packed]
+    total = sum(len(job.samples) for job in jobs)
+    done = total - sum(len(job.samples) for job in to_do)
+
+    def report(count: int) -> None:
+        if progress:
+            progress(done + count, total)
+
+    report(0)
+    packing = pack_shards(
+        to_do, source, state.out, workers=workers, skip_bad=skip_bad, max_pixels=max_pixels, on_progress=report
+    )
+    with closing(packing):
+        for shard in packing:
+            state.record(shard)
+            packed[shard.info.name] = shard
+    return _Packed(shards=packed, kept=kept)
+
+
+def manifest_of(kind: Manifest, shards: Iterable[PackedShard], *, whole: bool = True) -> Manifest:
+    """The manifest of these shards. Raises `DataError` for a split of a whole data set without one good sample."""
+    by_split: dict[str, list[PackedShard]] = {}
+    for shard in shards:
+        by_split.setdefault(shard.split, []).append(shard)
+    for name, parts in by_split.items():
+        if whole and not any(part.info.samples for part in parts):
+            first = next(refusal for part in parts for refusal in part.skipped)
+            raise DataError(f"not one sample of split {name} can be packed; the first: {first.reason}")
+    return replace(
+        kind,
         splits={
             name: Split(
                 shards=tuple(part.info for part in parts if part.info.samples),

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from dist_seg.data.manifest import MANIFEST_NAME, Manifest, ShardInfo, parse_manifest
+from dist_seg.data.manifest import MANIFEST_NAME, ShardInfo, parse_manifest
 from dist_seg.data.object_counts import ShardObjects
+from dist_seg.data.pack_part import FOLDER_NAME, PART_NAME, read_part
 from dist_seg.data.pack_shard import PackedShard, Refusal
 from dist_seg.data.shards import PARTIAL_MARK, atomic_write
 from dist_seg.errors import DataError
@@ -25,6 +26,7 @@ _LOCK_NAME = ".pack.lock"
 _NAMES_NAME = "names"
 """In the folder above: the shards that may lie there, from before the first is written."""
 _HASH_CHUNK = 2**20
+_DOCUMENTS = (MANIFEST_NAME, PART_NAME)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,8 @@ class PackState:
     """The record of the folder that is being packed into."""
 
     out: Path
+    document: str = MANIFEST_NAME
+    """The file with which the data set is there."""
     records: dict[str, PackedShard] = field(default_factory=dict)
 
     def kept(self, name: str, fingerprint: str, skip_bad: bool) -> PackedShard | None:
@@ -53,46 +57,61 @@ class PackState:
         with atomic_write(_record_path(self.out, shard.info.name)) as file:
             file.write(json.dumps([asdict(shard)]).encode())
 
-    def finish(self, shards: Sequence[PackedShard], manifest: Manifest) -> None:
-        """Write record and manifest, the manifest last: with it the data set is there."""
-        with atomic_write(self.out / RECORD_NAME) as file:
-            file.write((json.dumps([asdict(shard) for shard in shards], indent=1) + "\n").encode())
-        with atomic_write(self.out / MANIFEST_NAME) as file:
-            file.write(manifest.to_json().encode())
+    def finish(self, shards: Sequence[PackedShard] | None, text: str) -> None:
+        """Write the records, if there are any, and the document, the document last: with it the data set is there."""
+        if shards is None:
+            (self.out / RECORD_NAME).unlink(missing_ok=True)
+        else:
+            with atomic_write(self.out / RECORD_NAME) as file:
+                file.write(records_text(shards))
+        with atomic_write(self.out / self.document) as file:
+            file.write(text.encode())
         for path in (self.out / UNFINISHED_NAME).iterdir():
             path.unlink()
         (self.out / UNFINISHED_NAME).rmdir()
 
 
+def records_text(shards: Sequence[PackedShard]) -> bytes:
+    """Of `pack.json`."""
+    return (json.dumps([asdict(shard) for shard in shards], indent=1) + "\n").encode()
+
+
 @contextmanager
-def open_state(out: Path, plan: Sequence[tuple[str, str]], *, overwrite: bool) -> Iterator[PackState]:
+def open_state(
+    out: Path, plan: Sequence[tuple[str, str]], *, overwrite: bool, document: str = MANIFEST_NAME
+) -> Iterator[PackState]:
     """Take the folder for packing shards of these (name, fingerprint) pairs, and clear what does not belong there.
 
-    Raises `DataError` for a folder that holds files of others, another finished data set (unless `overwrite`), or that
-    is being packed into by another process.
+    document: what is written last, `manifest.json` or `part.json`. Raises `DataError` for a folder that holds files of
+    others, another finished data set (unless `overwrite`), or that is being packed into by another process.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{out}: cannot be made a folder: {error.strerror}") from error
     with _locked(out):
-        finished = _read_records(out / RECORD_NAME)
+        finished = read_records(out / RECORD_NAME)
         planned, own = {name for name, _ in plan}, _own_shards(out)
         _refuse_foreign(out, own, planned)
         same = [(record.info.name, record.fingerprint) for record in finished] == list(plan)
-        if (out / MANIFEST_NAME).exists() and not (same or overwrite):
+        there = [name for name in _DOCUMENTS if (out / name).exists()]
+        if there and not (overwrite or (same and there == [document])):
+            what = "a part of a data set" if PART_NAME in there else "a data set"
             raise DataError(
-                f"{out}: holds a data set that was packed from another source, or with other options, or whose "
+                f"{out}: holds {what} that was packed from another source, or with other options, or whose "
                 "source has changed since; pack into another folder, or replace it (--overwrite)"
             )
         (out / UNFINISHED_NAME).mkdir(exist_ok=True)
         with atomic_write(out / UNFINISHED_NAME / _NAMES_NAME) as file:
             file.write(json.dumps(sorted(planned.union(own or ()))).encode())
-        if not same:
-            (out / MANIFEST_NAME).unlink(missing_ok=True)
+        for name in there:
+            if name != document or not same:
+                (out / name).unlink()
         unfinished = _unfinished_records(out)
         _clear(out, own=planned.union(own or ()), planned=planned)
-        yield PackState(out=out, records={record.info.name: record for record in [*finished, *unfinished]})
+        yield PackState(
+            out=out, document=document, records={record.info.name: record for record in [*finished, *unfinished]}
+        )
 
 
 def file_sha256(path: Path) -> str | None:
@@ -112,16 +131,24 @@ def _own_shards(out: Path) -> set[str] | None:
 
     Names alone prove nothing: other tools, too, write `train-000000.tar`.
     """
-    names = {record.info.name for record in _read_records(out / RECORD_NAME)}
+    names = {record.info.name for record in read_records(out / RECORD_NAME)}
     names |= {record.info.name for record in _unfinished_records(out)} | _names_written(out)
     try:
         manifest = parse_manifest((out / MANIFEST_NAME).read_bytes(), MANIFEST_NAME)
     except (FileNotFoundError, DataError):
-        is_ours = bool(names) or (out / UNFINISHED_NAME).is_dir()
+        is_ours = bool(names) or (out / UNFINISHED_NAME).is_dir() or _holds_part(out)
     else:
         is_ours = True
         names |= {shard.name for split in manifest.splits.values() for shard in split.shards}
     return {name for name in names if Path(name).name == name} if is_ours else None
+
+
+def _holds_part(out: Path) -> bool:
+    try:
+        read_part(out)
+    except DataError:
+        return False
+    return True
 
 
 def _names_written(out: Path) -> set[str]:
@@ -138,7 +165,7 @@ def _files_of(shards: Iterable[str]) -> set[str]:
 
 def _refuse_foreign(out: Path, own: set[str] | None, planned: set[str]) -> None:
     """Where nothing of ours lies every file is another's; elsewhere those that packing would write over."""
-    found = {path.name for path in out.iterdir() if not path.name.startswith(".") and PARTIAL_MARK not in path.name}
+    found = {path.name for path in out.iterdir() if not (_is_passed_over(path.name) or _is_part(path))}
     foreign = sorted(found if own is None else found & (_files_of(planned) - _files_of(own)))
     if foreign:
         raise DataError(
@@ -147,9 +174,18 @@ def _refuse_foreign(out: Path, own: set[str] | None, planned: set[str]) -> None:
         )
 
 
+def _is_passed_over(name: str) -> bool:
+    return name.startswith(".") or PARTIAL_MARK in name
+
+
+def _is_part(path: Path) -> bool:
+    """A folder beside the shards in which a part is packed, or was."""
+    return FOLDER_NAME.fullmatch(path.name) is not None and path.is_dir()
+
+
 def _clear(out: Path, *, own: set[str], planned: set[str]) -> None:
     """Remove halves of our files, and our shards that no longer are part of the plan."""
-    files = _files_of(own) | {MANIFEST_NAME, RECORD_NAME}
+    files = _files_of(own) | {RECORD_NAME, *_DOCUMENTS}
     for path in [*out.iterdir(), *(out / UNFINISHED_NAME).iterdir()]:
         name, mark, _ = path.name.partition(PARTIAL_MARK)
         if mark and (name in files or path.parent != out):
@@ -165,10 +201,10 @@ def _record_path(out: Path, shard: str) -> Path:
 
 
 def _unfinished_records(out: Path) -> list[PackedShard]:
-    return [record for path in sorted((out / UNFINISHED_NAME).glob("*.json")) for record in _read_records(path)]
+    return [record for path in sorted((out / UNFINISHED_NAME).glob("*.json")) for record in read_records(path)]
 
 
-def _read_records(path: Path) -> list[PackedShard]:
+def read_records(path: Path) -> list[PackedShard]:
     """The records in a file of ours. What is not there or cannot be read counts as not packed."""
     try:
         return [_record(fields) for fields in json.loads(path.read_bytes())]

@@ -208,7 +208,7 @@ class TestInstances:
 
     def test_parts_of_coco_may_be_named(self, tmp_path: Path) -> None:
         _write_coco(tmp_path)
-        part = ["--part", "dev", "train2017", "annotations/instances_train2017.json"]
+        part = ["--split", "dev", "train2017", "annotations/instances_train2017.json"]
         result = dist_seg("pack", "coco", ".", "out", *part, "--skip-bad", cwd=tmp_path)
         assert result.returncode == 0, result.stderr
         assert set(_manifest(tmp_path / "out")["splits"]) == {"dev"}

@@ -48,7 +48,7 @@ def found_splits(root: Path, kind: str) -> list[CocoSplit]:
             raise DataError(f"{file}: its images are neither in {root / part} nor in {root / 'images' / part}")
         found.append(CocoSplit(name=split_name(part), annotations=file, images=images))
     if not found:
-        raise DataError(f"{root}: no annotations/{kind}_NAME.json; give each part with --part")
+        raise DataError(f"{root}: no annotations/{kind}_NAME.json; give each part with --split")
     check_split_names(folder, [split.name for split in found])
     return found
 
@@ -56,7 +56,7 @@ def found_splits(root: Path, kind: str) -> list[CocoSplit]:
 def check_split_names(folder: Path, names: Sequence[str]) -> None:
     """Raises `DataError` where several parts would be one split."""
     if len(set(names)) < len(names):
-        raise DataError(f"{folder}: several files for one split ({', '.join(names)}); give each with --part")
+        raise DataError(f"{folder}: several files for one split ({', '.join(names)}); give each part with --split")
 
 
 def index_splits(splits: Sequence[CocoSplit]) -> tuple[CocoIndex, ...]:

@@ -177,7 +177,7 @@ def _found_parts(root: Path) -> list[CocoStuffPart]:
     if not parts:
         raise DataError(
             f"{root}: no masks in {', '.join(f'{name}/NAME' for name in _MASK_FOLDERS)} with images in NAME or "
-            "images/NAME; give each part with --part"
+            "images/NAME; give each part with --split"
         )
     check_split_names(root, [part.name for part in parts])
     return parts

@@ -95,7 +95,7 @@ def open_voc(
         listed = [(name, line) for name, file in chosen for line in read_list(file, files)]
         unused = [name for name, file in lists.items() if file not in [chosen_file for _, chosen_file in chosen]]
         if unused and not parts:
-            notes.append(f"lists that are not packed: {', '.join(unused)} (--part NAME LIST packs them)")
+            notes.append(f"lists that are not packed: {', '.join(unused)} (--list NAME LIST packs them)")
         notes += _overlaps(listed)
     else:
         (only,) = lists.values()
@@ -124,7 +124,7 @@ def _chosen(folder: Path, lists: Mapping[str, Path], parts: Sequence[tuple[str, 
         return [(split, lists[name.removesuffix(".txt")]) for split, name in parts]
     found = [(_SPLITS[name.lower()], file) for name, file in lists.items() if name.lower() in _SPLITS]
     if not found and len(lists) != 1:
-        raise DataError(f"{folder}: has no list train.txt or val.txt (there are: {there}); choose by --part NAME LIST")
+        raise DataError(f"{folder}: has no list train.txt or val.txt (there are: {there}); choose by --list NAME LIST")
     return found
 
 

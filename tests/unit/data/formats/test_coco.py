@@ -162,7 +162,7 @@ class TestDataSet:
     @pytest.mark.parametrize(
         ("prepare", "message"),
         [
-            ("nothing", r"no annotations/instances_NAME\.json; give each part with --part"),
+            ("nothing", r"no annotations/instances_NAME\.json; give each part with --split"),
             ("no images", r"instances_train2017\.json: its images are neither in .*train2017 nor in .*images"),
             ("two of a name", r"several files for one split \(train, train\)"),
             ("other categories", r"instances_val2017\.json: has other categories than .*instances_train2017"),

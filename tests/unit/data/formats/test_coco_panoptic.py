@@ -165,7 +165,7 @@ class TestDataSet:
         assert before.version.split()[-1] != after.version.split()[-1]
 
     def test_without_annotations_it_says_what_it_looks_for(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match=r"no annotations/panoptic_NAME\.json; give each part with --part"):
+        with pytest.raises(DataError, match=r"no annotations/panoptic_NAME\.json; give each part with --split"):
             open_coco_panoptic(tmp_path)
 
 

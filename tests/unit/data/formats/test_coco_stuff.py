@@ -107,12 +107,12 @@ class TestDataSet:
     def test_masks_in_two_places_are_not_chosen_from(self, tmp_path: Path) -> None:
         for masks in ("annotations", "semantic"):
             _write(tmp_path, np.ones((2, 3), np.uint8), masks=masks)
-        with pytest.raises(DataError, match=r"several files for one split \(train, train\); give each with --part"):
+        with pytest.raises(DataError, match=r"several files for one split \(train, train\); give each part with --split"):
             open_coco_stuff(tmp_path, numbering="category-ids")
 
     def test_parts_may_be_given(self, tmp_path: Path) -> None:
         _write(tmp_path, np.full((2, 3), 5, np.uint8), masks="maps")
-        with pytest.raises(DataError, match=r"no masks in annotations/NAME, .*; give each part with --part"):
+        with pytest.raises(DataError, match=r"no masks in annotations/NAME, .*; give each part with --split"):
             open_coco_stuff(tmp_path, numbering="category-ids")
         part = ("dev", tmp_path / "images/train2017", tmp_path / "maps/train2017")
         source = open_coco_stuff(tmp_path, [part], numbering="category-ids")

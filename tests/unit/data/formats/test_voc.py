@@ -102,7 +102,7 @@ class TestLists:
         _lists(tmp_path, train=["a"], val=["b", "c"], trainval=["a", "b", "c"], test=["z"])
         source = open_voc(tmp_path)
         assert _splits(source) == {"train": ["a"], "val": ["b", "c"]}
-        assert source.notes[0] == "lists that are not packed: test, trainval (--part NAME LIST packs them)"
+        assert source.notes[0] == "lists that are not packed: test, trainval (--list NAME LIST packs them)"
 
     def test_lists_may_be_chosen_as_splits(self, tmp_path: Path) -> None:
         for stem in "abc":
@@ -174,7 +174,7 @@ class TestLists:
         ("parts", "message"),
         [
             ([("train", "trainaug")], r"ImageSets/Segmentation/trainaug\.txt: there is no such list; there are: a, b"),
-            ([], r"has no list train\.txt or val\.txt \(there are: a, b\); choose by --part"),
+            ([], r"has no list train\.txt or val\.txt \(there are: a, b\); choose by --list"),
         ],
     )
     def test_a_missing_list_is_named_with_those_that_there_are(

@@ -1,0 +1,70 @@
+"""Putting a file that is there under a second name: a hard link, or a copy where there can be none."""
+
+import enum
+import hashlib
+import os
+from pathlib import Path
+
+from dist_seg.data.shards import PARTIAL_MARK, atomic_write
+from dist_seg.errors import DataError
+from dist_seg.runtime.files import path_errors, sync_folder
+from dist_seg.runtime.storage import StorageError
+
+_CHUNK_BYTES = 4 * 2**20
+
+
+class Transfer(enum.Enum):
+    """How a file came to its place."""
+
+    KEPT = "kept"
+    """It was there."""
+    LINKED = "linked"
+    COPIED = "copied"
+
+
+def link_or_copy(source: Path, target: Path, sha256: str) -> Transfer:
+    """`target` appears whole, with the contents of `source`, which stays as it is.
+
+    What is copied is compared with its sha256, as is what was there already and is not the same file; a link is
+    the file itself. Raises `DataError` for a source that is missing or damaged.
+    """
+    real = source.resolve()  # of a symbolic link the file, not another link
+    if not real.is_file():
+        raise DataError(f"{source}: is missing")
+    if target.exists() and (target.samefile(real) or _has_hash(target, sha256)):
+        return Transfer.KEPT
+    return Transfer.LINKED if _link(real, target) else _copy(real, target, sha256)
+
+
+def _link(source: Path, target: Path) -> bool:
+    """False where the file system, or the two together, have no hard links."""
+    partial = target.with_name(f"{target.name}{PARTIAL_MARK}{os.getpid()}")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(source, partial)
+    except OSError:  # other systems say it in other ways; if it was the folder, the copy will say so
+        return False
+    try:
+        partial.replace(target)
+        sync_folder(target.parent)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StorageError(f"{target}: cannot be written: {error.strerror or error}") from error
+    return True
+
+
+def _copy(source: Path, target: Path, sha256: str) -> Transfer:
+    digest = hashlib.sha256()
+    with atomic_write(target) as file:
+        with path_errors(source, "cannot be read", StorageError), source.open("rb") as original:
+            while chunk := original.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                file.write(chunk)
+        if digest.hexdigest() != sha256:
+            raise DataError(f"{source}: differs from what was packed (sha256); pack or copy it again")
+    return Transfer.COPIED
+
+
+def _has_hash(path: Path, sha256: str) -> bool:
+    with path_errors(path, "cannot be read", StorageError), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == sha256

@@ -1,0 +1,265 @@
+"""Merging packed data: the parts that many machines packed of one data set, or finished data sets of the same classes.
+
+Shards are not written anew: the merged folder gets hard links to them, or copies where the file system has no links.
+What is merged stays where it is, and may be deleted afterwards. Merged parts are byte for byte the data set that one
+machine would have packed.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from dist_seg.data.link import Transfer, link_or_copy
+from dist_seg.data.manifest import (
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    Manifest,
+    ShardInfo,
+    Split,
+    parse_manifest,
+    recorded_hash,
+)
+from dist_seg.data.object_counts import ShardObjects
+from dist_seg.data.pack import manifest_of
+from dist_seg.data.pack_part import FOLDER_NAME, PART_NAME, PackedPart, read_part
+from dist_seg.data.pack_shard import PackedShard
+from dist_seg.data.pack_state import RECORD_NAME, open_state, read_records
+from dist_seg.data.recount import shard_objects, summed
+from dist_seg.data.sidecar import Sidecar
+from dist_seg.data.unique_keys import KeysOf, check_unique_keys
+from dist_seg.errors import DataError, UserError
+from dist_seg.runtime.storage import open_storage
+
+_THREADS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeResult:
+    """What merging did."""
+
+    manifest: Manifest
+    links: int
+    copies: int
+    """Of shards. The rest was there already."""
+    parts: int
+    """0 where finished data sets were merged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shard:
+    """A shard to be merged."""
+
+    folder: Path
+    split: str
+    info: ShardInfo
+    name: str
+    """In the merged data set."""
+
+    @property
+    def merged(self) -> ShardInfo:
+        return replace(self.info, name=self.name)
+
+    def sidecar(self) -> Sidecar:
+        path = self.folder / self.info.sidecar_name
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+        if hashlib.sha256(data).hexdigest() != self.info.sidecar_sha256:
+            raise DataError(f"{path}: differs from what was packed (sha256); pack {self.folder} again")
+        return Sidecar.parse(data, str(path))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Merged:
+    shards: Sequence[_Shard]
+    manifest: Manifest
+    records: Sequence[PackedShard]
+    """Of parts; of data sets there are none for the whole."""
+    parts: int
+
+
+def merge(
+    out: Path, folders: Sequence[Path] = (), *, progress: Callable[[int, int], None] | None = None
+) -> MergeResult:
+    """Merge packed parts, or finished data sets, into the new folder `out`; without folders the parts that lie in it.
+
+    Shards of parts keep their names, those of data sets are numbered anew. `progress` is told shards done and in all.
+    Raises `DataError` for what does not belong together: other classes, colours or options, a part that is missing or
+    given twice, a key that comes twice in a split. Merging that was interrupted goes on.
+    """
+    folders = [Path(folder) for folder in folders] or _parts_in(out)
+    seen: dict[Path, Path] = {}
+    for folder in folders:
+        real = folder.resolve()
+        if real == out.resolve():
+            raise UserError(f"{folder}: is the folder to merge into; give a new one")
+        if real in seen:
+            raise UserError(f"{seen[real]} and {folder} are the same folder; give each once")
+        seen[real] = folder
+    are_parts = [(folder / PART_NAME).exists() for folder in folders]
+    for folder, is_part in zip(folders, are_parts, strict=True):
+        if not is_part and not (folder / MANIFEST_NAME).exists():
+            raise DataError(f"{folder}: holds neither a packed part ({PART_NAME}) nor a data set ({MANIFEST_NAME})")
+    if any(are_parts) and not all(are_parts):
+        part, other = folders[are_parts.index(True)], folders[are_parts.index(False)]
+        raise UserError(f"{part} is a part of a data set, {other} a whole one; merge the parts first")
+    merged = _merged_parts(folders) if all(are_parts) else _merged_sets(folders)
+    check_unique_keys(
+        [KeysOf(split=s.split, where=str(s.folder / s.info.name), load=s.sidecar) for s in merged.shards],
+        "keep one of the two samples, or pack one of the data sets again with other names",
+    )
+    links, copies = _transfer(out, merged, progress)
+    return MergeResult(manifest=merged.manifest, links=links, copies=copies, parts=merged.parts)
+
+
+def _parts_in(out: Path) -> list[Path]:
+    found = sorted(out.iterdir()) if out.is_dir() else []
+    parts = [path for path in found if FOLDER_NAME.fullmatch(path.name) and (path / PART_NAME).exists()]
+    if not parts:
+        raise UserError(f"{out}: holds no finished part (part-I-of-N); name the folders to merge")
+    return parts
+
+
+def _transfer(out: Path, merged: _Merged, progress: Callable[[int, int], None] | None) -> tuple[int, int]:
+    """How many shards were linked, and how many copied."""
+    text = merged.manifest.to_json()
+    total, counts = len(merged.shards), dict.fromkeys(Transfer, 0)
+    fingerprints = {record.info.name: record.fingerprint for record in merged.records}
+    plan = [(shard.name, fingerprints.get(shard.name, shard.info.sha256)) for shard in merged.shards]
+    is_there = _text_at(out / MANIFEST_NAME) == text  # merged before: what is missing or damaged is mended
+    with open_state(out, plan, overwrite=is_there) as state, ThreadPoolExecutor(_THREADS) as pool:
+        transfers = [pool.submit(_transfer_shard, out, shard) for shard in merged.shards]
+        try:
+            for done, transfer in enumerate(transfers, 1):
+                counts[transfer.result()] += 1
+                if progress:
+                    progress(done, total)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+        state.finish(merged.records or None, text)
+    return counts[Transfer.LINKED], counts[Transfer.COPIED]
+
+
+def _transfer_shard(out: Path, shard: _Shard) -> Transfer:
+    info, merged, path = shard.info, shard.merged, shard.folder / shard.info.name
+    if path.is_file() and (size := path.stat().st_size) != info.bytes:
+        raise DataError(f"{path}: has {size} bytes, {info.bytes} were packed; pack or copy it again")
+    link_or_copy(shard.folder / info.index_name, out / merged.index_name, info.index_sha256)
+    link_or_copy(shard.folder / info.sidecar_name, out / merged.sidecar_name, info.sidecar_sha256)
+    return link_or_copy(path, out / merged.name, info.sha256)
+
+
+def _text_at(path: Path) -> str | None:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _merged_parts(folders: Sequence[Path]) -> _Merged:
+    parts = [(folder, read_part(folder)) for folder in folders]
+    _check_parts(parts)
+    shards: list[tuple[Path, PackedShard]] = []
+    for folder, part in parts:
+        try:
+            recorded = (folder / RECORD_NAME).read_bytes()
+        except OSError as error:
+            raise DataError(f"{folder / RECORD_NAME}: cannot be read: {error.strerror or error}") from error
+        if hashlib.sha256(recorded).hexdigest() != part.records_sha256:
+            raise DataError(f"{folder / RECORD_NAME}: differs from what was packed (sha256); pack the part again")
+        shards += [(folder, record) for record in read_records(folder / RECORD_NAME)]
+    first = parts[0][1]
+    if len(shards) != first.plan_shards:
+        raise DataError(f"the parts list {len(shards)} shards, {first.plan_shards} were planned; pack them again")
+    # As they were planned: by split, then by number, of which there may be more digits than names are padded to.
+    shards.sort(key=lambda shard: (shard[1].split, len(shard[1].info.name), shard[1].info.name))
+    records = [record for _, record in shards]
+    return _Merged(
+        shards=[
+            _Shard(folder=folder, split=record.split, info=record.info, name=record.info.name)
+            for folder, record in shards
+            if record.info.samples
+        ],
+        manifest=manifest_of(first.kind, records),
+        records=records,
+        parts=len(parts),
+    )
+
+
+def _check_parts(parts: Sequence[tuple[Path, PackedPart]]) -> None:
+    folder, first = parts[0]
+    by_number: dict[int, Path] = {}
+    for other, part in parts:
+        _check_same_kind(folder, first.kind, other, part.kind)
+        for name, value in first.options.items():
+            if part.options.get(name) != value:
+                raise DataError(f"{folder} was packed with {name} {value}, {other} with {part.options.get(name)}")
+        if part.part.count != first.part.count:
+            raise DataError(f"{folder} is part {first.part}, {other} part {part.part}; they are of two divisions")
+        if part.plan != first.plan:
+            raise DataError(
+                f"{folder} and {other} were packed from different lists of {first.plan_samples} and "
+                f"{part.plan_samples} samples; every machine must see the same files: pack the parts again"
+            )
+        if part.part.number in by_number:
+            raise DataError(f"{by_number[part.part.number]} and {other} are both part {part.part}")
+        by_number[part.part.number] = other
+    missing = [number for number in range(1, first.part.count + 1) if number not in by_number]
+    if missing:
+        named = ", ".join(f"{number}/{first.part.count}" for number in missing[:10])
+        more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+        raise DataError(f"missing: part {named}{more}; pack it (--part), and name the folders of all parts")
+
+
+def _check_same_kind(folder: Path, kind: Manifest, other: Path, other_kind: Manifest) -> None:
+    for field in fields(Manifest):
+        ours, theirs = getattr(kind, field.name), getattr(other_kind, field.name)
+        if field.name not in ("format_version", "splits") and ours != theirs:
+            if isinstance(ours, tuple) and isinstance(theirs, tuple):
+                at = next((i for i, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None)
+                ours, theirs = (len(ours), len(theirs)) if at is None else (ours[at], theirs[at])
+                where = f"the number of {field.name}" if at is None else f"{field.name}[{at}]"
+            else:
+                where = field.name
+            raise DataError(f"{folder} and {other} are of different kinds: {where} is {ours!r} and {theirs!r}")
+
+
+def _merged_sets(folders: Sequence[Path]) -> _Merged:
+    sets = [(folder, _manifest_in(folder)) for folder in folders]
+    for folder, manifest in sets[1:]:
+        _check_same_kind(*sets[0], folder, manifest)
+    shards: list[_Shard] = []
+    splits: dict[str, Split] = {}
+    for name in sorted({name for _, manifest in sets for name in manifest.splits}):
+        of_split = [(folder, manifest.splits[name]) for folder, manifest in sets if name in manifest.splits]
+        infos = [(folder, info) for folder, split in of_split for info in split.shards]
+        numbered = [
+            _Shard(folder=folder, split=name, info=info, name=f"{name}-{number:06d}.tar")
+            for number, (folder, info) in enumerate(infos)
+        ]
+        is_instances = sets[0][1].task == "instance"
+        objects = [_objects_of(shard, sets[0][1].num_classes) for shard in numbered] if is_instances else []
+        splits[name] = summed([split for _, split in of_split], [shard.merged for shard in numbered], objects)
+        shards += numbered
+    kind = replace(sets[0][1], format_version=FORMAT_VERSION, splits=splits)
+    return _Merged(shards=shards, manifest=kind, records=(), parts=0)
+
+
+def _manifest_in(folder: Path) -> Manifest:
+    path = folder / MANIFEST_NAME
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    manifest = parse_manifest(data, str(path))
+    if recorded_hash(data) != manifest.hash:
+        raise DataError(f"{path}: was changed after it was packed; run verify, or pack it again")
+    return manifest
+
+
+def _objects_of(shard: _Shard, num_classes: int) -> ShardObjects:
+    return shard_objects(open_storage(shard.folder), shard.info, shard.sidecar(), num_classes)
