@@ -122,6 +122,9 @@ def add_pack(commands: Commands) -> None:
             "--part", dest="part_of", metavar="I/N", help="pack part I of N, into OUT/part-I-of-N; then `merge`"
         )
         writing.add_argument("--overwrite", action="store_true", help="replace another data set in OUT")
+        writing.add_argument(
+            "--max-side", type=int, default=None, metavar="N", help="shrink images with a longer side than N pixels"
+        )
         faults = parser_of_kind.add_argument_group("faults")
         faults.add_argument(
             "--skip-bad", action="store_true", help="leave unusable samples and annotations out and count them"

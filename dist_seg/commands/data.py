@@ -45,6 +45,7 @@ def run_pack(options: argparse.Namespace) -> int:
             shard_bytes=shard_bytes,
             skip_bad=options.skip_bad,
             max_pixels=options.max_pixels or MAX_PIXELS,
+            max_side=options.max_side,
             part=part,
             overwrite=options.overwrite,
             progress=bar.show,

@@ -8,7 +8,7 @@ machine would have packed.
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dist_seg.data.link import Transfer, link_or_copy
@@ -22,11 +22,12 @@ from dist_seg.data.manifest import (
     recorded_hash,
 )
 from dist_seg.data.object_counts import ShardObjects
-from dist_seg.data.pack import manifest_of
 from dist_seg.data.pack_part import FOLDER_NAME, PART_NAME, PackedPart, read_part
 from dist_seg.data.pack_shard import PackedShard
 from dist_seg.data.pack_state import RECORD_NAME, open_state, read_records
+from dist_seg.data.pack_writing import manifest_of
 from dist_seg.data.recount import shard_objects, summed
+from dist_seg.data.same_kind import check_same_kind
 from dist_seg.data.sidecar import Sidecar
 from dist_seg.data.unique_keys import KeysOf, check_unique_keys
 from dist_seg.errors import DataError, UserError
@@ -194,7 +195,7 @@ def _check_parts(parts: Sequence[tuple[Path, PackedPart]]) -> None:
     folder, first = parts[0]
     by_number: dict[int, Path] = {}
     for other, part in parts:
-        _check_same_kind(folder, first.kind, other, part.kind)
+        check_same_kind(folder, first.kind, other, part.kind)
         for name, value in first.options.items():
             if part.options.get(name) != value:
                 raise DataError(f"{folder} was packed with {name} {value}, {other} with {part.options.get(name)}")
@@ -215,23 +216,10 @@ def _check_parts(parts: Sequence[tuple[Path, PackedPart]]) -> None:
         raise DataError(f"missing: part {named}{more}; pack it (--part), and name the folders of all parts")
 
 
-def _check_same_kind(folder: Path, kind: Manifest, other: Path, other_kind: Manifest) -> None:
-    for field in fields(Manifest):
-        ours, theirs = getattr(kind, field.name), getattr(other_kind, field.name)
-        if field.name not in ("format_version", "splits") and ours != theirs:
-            if isinstance(ours, tuple) and isinstance(theirs, tuple):
-                at = next((i for i, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None)
-                ours, theirs = (len(ours), len(theirs)) if at is None else (ours[at], theirs[at])
-                where = f"the number of {field.name}" if at is None else f"{field.name}[{at}]"
-            else:
-                where = field.name
-            raise DataError(f"{folder} and {other} are of different kinds: {where} is {ours!r} and {theirs!r}")
-
-
 def _merged_sets(folders: Sequence[Path]) -> _Merged:
     sets = [(folder, _manifest_in(folder)) for folder in folders]
     for folder, manifest in sets[1:]:
-        _check_same_kind(*sets[0], folder, manifest)
+        check_same_kind(*sets[0], folder, manifest)
     shards: list[_Shard] = []
     splits: dict[str, Split] = {}
     for name in sorted({name for _, manifest in sets for name in manifest.splits}):

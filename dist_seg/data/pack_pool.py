@@ -30,6 +30,7 @@ def pack_shards(
     workers: int,
     skip_bad: bool,
     max_pixels: int,
+    max_side: int | None,
     on_progress: Callable[[int], None],
 ) -> Generator[PackedShard, None, None]:
     """Pack the jobs and yield each shard as it is done, in any order. `on_progress` is told the samples done. Closing
@@ -40,14 +41,14 @@ def pack_shards(
     """
     if workers < 1:
         raise DataError(f"workers is {workers}, must be at least 1")
+    setup = _Setup(source=source, out=out, skip_bad=skip_bad, max_pixels=max_pixels, max_side=max_side)
     if min(workers, len(jobs)) <= 1:
-        yield from _packed_here(jobs, source, out, skip_bad, max_pixels, on_progress)
+        yield from _packed_here(jobs, setup, on_progress)
         return
     _check_picklable(source)
     context = multiprocessing.get_context("spawn")
     done: Synchronized[int] = context.Value("q", 0)
     stop = context.Event()
-    setup = _Setup(source=source, out=out, skip_bad=skip_bad, max_pixels=max_pixels)
     executor = ProcessPoolExecutor(
         min(workers, len(jobs)), mp_context=context, initializer=_start_worker, initargs=(setup, done, stop)
     )
@@ -76,12 +77,7 @@ def _check_picklable(source: AnySource) -> None:
 
 
 def _packed_here(
-    jobs: Sequence[ShardJob],
-    source: AnySource,
-    out: Path,
-    skip_bad: bool,
-    max_pixels: int,
-    on_progress: Callable[[int], None],
+    jobs: Sequence[ShardJob], setup: "_Setup", on_progress: Callable[[int], None]
 ) -> Iterator[PackedShard]:
     count = 0
 
@@ -92,7 +88,7 @@ def _packed_here(
 
     for job in jobs:
         try:
-            yield pack_shard(job, source, out, skip_bad=skip_bad, max_pixels=max_pixels, on_sample=on_sample)
+            yield setup.pack(job, on_sample)
         except RefusedSamplesError as error:
             raise _refused(list(error.refusals)) from None
 
@@ -133,6 +129,18 @@ class _Setup:
     out: Path
     skip_bad: bool
     max_pixels: int
+    max_side: int | None
+
+    def pack(self, job: ShardJob, on_sample: Callable[[], None]) -> PackedShard:
+        return pack_shard(
+            job,
+            self.source,
+            self.out,
+            skip_bad=self.skip_bad,
+            max_pixels=self.max_pixels,
+            max_side=self.max_side,
+            on_sample=on_sample,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +185,4 @@ def _pack_in_worker(job: ShardJob) -> PackedShard:
         if worker.stop.is_set():
             raise _StoppedError
 
-    setup = worker.setup
-    return pack_shard(
-        job, setup.source, setup.out, skip_bad=setup.skip_bad, max_pixels=setup.max_pixels, on_sample=on_sample
-    )
+    return worker.setup.pack(job, on_sample)

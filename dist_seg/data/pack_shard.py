@@ -1,6 +1,6 @@
 """Packing one shard, in a worker process or in the one that packs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
@@ -18,13 +18,14 @@ from dist_seg.data.formats import (
     is_instances,
     task_of,
 )
-from dist_seg.data.formats.images import check_image, encode_mask
-from dist_seg.data.instances import EncodedInstances, encode_instances
+from dist_seg.data.formats.images import CheckedImage, check_image, encode_mask
+from dist_seg.data.instances import EncodedInstances, RawObject, encode_instances
 from dist_seg.data.label_layers import PRESENT, checked_labels, encode_labels
 from dist_seg.data.manifest import ShardInfo
 from dist_seg.data.object_counts import ObjectCounter, ShardObjects
 from dist_seg.data.shard_plan import ShardJob, shard_key
 from dist_seg.data.shards import EncodedMembers, write_shard
+from dist_seg.data.shrink import Size, shrink_image, shrink_mask, shrink_object, shrunk_size
 from dist_seg.data.sidecar import INSTANCE_ROLES, SEMANTIC_ROLES
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import StorageError
@@ -75,7 +76,14 @@ class RefusedSamplesError(Exception):
 
 
 def pack_shard(
-    job: ShardJob, source: AnySource, out: Path, *, skip_bad: bool, max_pixels: int, on_sample: Callable[[], None]
+    job: ShardJob,
+    source: AnySource,
+    out: Path,
+    *,
+    skip_bad: bool,
+    max_pixels: int,
+    max_side: int | None,
+    on_sample: Callable[[], None],
 ) -> PackedShard:
     """Decode the job's samples, check them and write the shard. `on_sample` is called once a sample.
 
@@ -91,9 +99,9 @@ def pack_shard(
         for sample in job.samples:
             try:
                 if is_instances(source):
-                    members, found = encode_instance_sample(sample, source, max_pixels, skip_bad=skip_bad)
+                    members, found = encode_instance_sample(sample, source, max_pixels, max_side, skip_bad=skip_bad)
                 else:
-                    members, mask = encode_sample(sample, cast(Source, source), max_pixels)
+                    members, mask = encode_sample(sample, cast(Source, source), max_pixels, max_side)
             except StorageError:
                 raise
             except DataError as error:
@@ -135,11 +143,12 @@ class _Instances:
 
 
 def encode_instance_sample(
-    sample: SampleRef, source: InstanceSource, max_pixels: int, *, skip_bad: bool
+    sample: SampleRef, source: InstanceSource, max_pixels: int, max_side: int | None = None, *, skip_bad: bool
 ) -> tuple[EncodedMembers, _Instances]:
     """Read a sample and check image and annotations. Raises `DataError` naming the file.
 
-    skip_bad: annotations that cannot be used are left out and named in the result.
+    max_side: a larger image is shrunk, and its objects. skip_bad: annotations that cannot be used are left out and
+    named in the result.
     """
     raw = _loaded(sample, lambda: source.load(sample))
     if not isinstance(raw, RawInstances):
@@ -153,8 +162,12 @@ def encode_instance_sample(
             f"their image {sample.where} is {image.width}x{image.height}"
             f"{_exif_hint((raw.height, raw.width), image.height, image.width)}"
         )
+    objects = raw.objects
+    if size := shrunk_size(image.height, image.width, max_side):
+        objects = _shrunk_objects(objects, image, size, sample.where)
+        image = shrink_image(image, size)
     encoded = encode_instances(
-        raw.objects,
+        objects,
         height=image.height,
         width=image.width,
         num_classes=len(source.class_names),
@@ -174,6 +187,16 @@ def encode_instance_sample(
     return members, _Instances(encoded=encoded, problems=raw.problems)
 
 
+def _shrunk_objects(objects: Sequence[RawObject], image: CheckedImage, size: Size, where: str) -> tuple[RawObject, ...]:
+    shrunk = []
+    for raw in objects:
+        try:
+            shrunk.append(shrink_object(raw, image.height, image.width, size))
+        except ValueError as error:
+            raise DataError(f"{where}: the mask of object {raw.id} is not of the image's size: {error}") from error
+    return tuple(shrunk)
+
+
 def _loaded(sample: SampleRef, load: Callable[[], Raw]) -> Raw:
     try:
         return load()
@@ -186,8 +209,13 @@ def _loaded(sample: SampleRef, load: Callable[[], Raw]) -> Raw:
         raise
 
 
-def encode_sample(sample: SampleRef, source: Source, max_pixels: int) -> tuple[EncodedMembers, NDArray[np.uint8]]:
-    """Read a sample, its mask (H, W) or (K, H, W), and check that both fit. Raises `DataError` naming the file."""
+def encode_sample(
+    sample: SampleRef, source: Source, max_pixels: int, max_side: int | None = None
+) -> tuple[EncodedMembers, NDArray[np.uint8]]:
+    """Read a sample, its mask (H, W) or (K, H, W), and check that both fit; shrink what is larger than `max_side`.
+
+    Raises `DataError` naming the file.
+    """
     raw = _loaded(sample, lambda: source.load(sample))
     image = check_image(raw.image, sample.where, max_pixels)
     mask_where = sample.mask_where or sample.where
@@ -204,6 +232,8 @@ def encode_sample(sample: SampleRef, source: Source, max_pixels: int) -> tuple[E
         )
     if not is_multilabel:
         mask = checked_class_ids(raw.mask, mask_where, len(source.class_names), source.ignore_index)
+    if smaller := shrunk_size(image.height, image.width, max_side):
+        image, mask = shrink_image(image, smaller), shrink_mask(mask, smaller)
     members = EncodedMembers(
         key=shard_key(sample.key),
         height=image.height,

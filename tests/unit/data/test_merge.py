@@ -143,7 +143,7 @@ def test_a_missing_or_repeated_part_is_named(tmp_path: Path) -> None:
         (replace(_SCENES, num_train=11), 2, _SHARD_BYTES, "different lists of 16 and 15 samples"),
         (_SCENES, 3, _SHARD_BYTES, "part 1/2, .* part 2/3; they are of two divisions"),
         (_SCENES, 2, 20_000, r"packed with --shard-mb 0\.01, .* with 0\.02"),
-        (SyntheticInstances(scenes=_SCENES), 2, _SHARD_BYTES, "different kinds: task is 'semantic' and 'instance'"),
+        (SyntheticInstances(scenes=_SCENES), 2, _SHARD_BYTES, "do not go together: task is 'semantic' and 'instance'"),
     ],
 )
 def test_parts_of_different_packings_are_refused(
