@@ -34,8 +34,8 @@ as CVAT's default.txt, is divided by --val. Classes: labelmap.txt in ROOT (`name
 """
 
 _PANOPTIC_DETAILS = """\
-found without --split: annotations/panoptic_NAME.json with its PNGs in annotations/panoptic_NAME/ and its images in NAME/
-or images/NAME/; train2017 becomes the split train. Class ids follow the order of the category ids.
+found without --split: annotations/panoptic_NAME.json with its PNGs in annotations/panoptic_NAME/ and its images in
+NAME/ or images/NAME/; train2017 becomes the split train. Class ids follow the order of the category ids.
 """
 
 _STUFF_DETAILS = """\
@@ -176,9 +176,7 @@ def _add_published(formats: Commands) -> dict[str, argparse.ArgumentParser]:
     return {"voc": voc, "cityscapes": cityscapes, "ade20k": ade20k, "coco-panoptic": panoptic, "coco-stuff": stuff}
 
 
-def _add_splits(
-    parser: argparse.ArgumentParser, names: tuple[str, ...], text: str, option: str = "--split"
-) -> None:
+def _add_splits(parser: argparse.ArgumentParser, names: tuple[str, ...], text: str, option: str = "--split") -> None:
     parser.add_argument(option, dest="splits", nargs=len(names), action="append", default=[], metavar=names, help=text)
 
 

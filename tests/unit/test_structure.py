@@ -111,7 +111,17 @@ COMMANDS = [
     "train",
 ]
 COMMANDS += [f"pack {layout}" for layout in ("voc", "cityscapes", "ade20k", "coco-panoptic", "coco-stuff")]
-COMMANDS += ["merge", "pack labels", "pack instances", "pack cityscapes-instances", "eval", "predict", "report", "audit", "checkpoint"]
+COMMANDS += [
+    "merge",
+    "pack labels",
+    "pack instances",
+    "pack cityscapes-instances",
+    "eval",
+    "predict",
+    "report",
+    "audit",
+    "checkpoint",
+]
 COMMANDS += [f"checkpoint {action}" for action in ("ls", "show", "verify", "prune", "export")]
 
 

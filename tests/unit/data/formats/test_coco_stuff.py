@@ -107,7 +107,9 @@ class TestDataSet:
     def test_masks_in_two_places_are_not_chosen_from(self, tmp_path: Path) -> None:
         for masks in ("annotations", "semantic"):
             _write(tmp_path, np.ones((2, 3), np.uint8), masks=masks)
-        with pytest.raises(DataError, match=r"several files for one split \(train, train\); give each part with --split"):
+        with pytest.raises(
+            DataError, match=r"several files for one split \(train, train\); give each part with --split"
+        ):
             open_coco_stuff(tmp_path, numbering="category-ids")
 
     def test_parts_may_be_given(self, tmp_path: Path) -> None:
