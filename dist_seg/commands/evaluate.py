@@ -1,4 +1,4 @@
-"""`dist-seg eval`: the exact score of a trained model on any shards of the same classes."""
+"""`dist-seg eval`: the exact score of a trained model on any shards whose classes it knows."""
 
 import argparse
 import dataclasses
@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+from dist_seg.config.schema import DataConfig
 from dist_seg.data.bad_shards import find_bad_shards, unusable
 from dist_seg.data.manifest import Manifest, load_manifest
+from dist_seg.data.run_data import RunData, open_run_data
+from dist_seg.data.taxonomy import SETTING, align_classes, unknown_classes
 from dist_seg.engine.evaluator import evaluate
 from dist_seg.engine.restore import TrainedModel, load_trained
 from dist_seg.engine.run import make_deterministic
@@ -37,10 +40,9 @@ def run_eval(options: argparse.Namespace) -> int:
         checkpoint = str(on_main(lambda: pick_checkpoint(folder, options.checkpoint)))
         trained = on_every_rank(lambda: load_trained(checkpoint, options.weights, world.device, options.settings))
         make_deterministic(trained.config, world.device)
-        shards = str(options.data or trained.config.data.shards)
-        storage = open_storage(shards, retry_s=trained.config.data.retry_s)
-        manifest = on_every_rank(lambda: load_manifest(storage))
-        _check_classes(trained, manifest, storage)
+        data = open_run_data(_data_config(trained, options))
+        manifest = on_every_rank(lambda: _with_classes_of(trained, data))
+        storage, shards = data.storage, str(options.data or trained.config.data.shards)
         split = options.split or trained.config.data.val_split
         wanted = trained.config.data.num_threads
         loader_threads = num_threads if wanted is None else wanted
@@ -107,12 +109,35 @@ def _evaluate(
         )
 
 
-def _check_classes(trained: TrainedModel, manifest: Manifest, storage: Storage) -> None:
-    if manifest.class_names != trained.classes.names:
+def _data_config(trained: TrainedModel, options: argparse.Namespace) -> DataConfig:
+    """The run's, or with `--data` what of it holds for other data."""
+    data = trained.config.data
+    if options.data is None:
+        return data
+    other = dataclasses.replace(data, shards=options.data)
+    if any(setting.startswith("data.class_map") for setting in options.settings):
+        return other
+    # The run's own renaming goes along, as far as the other data has such classes: it may be packed like the
+    # training data, or with the new names already.
+    storage = open_storage(options.data, retry_s=data.retry_s)
+    there = on_every_rank(lambda: load_manifest(storage)).class_names
+    return dataclasses.replace(other, class_map={old: new for old, new in data.class_map.items() if old in there})
+
+
+def _with_classes_of(trained: TrainedModel, data: RunData) -> Manifest:
+    """The data with the model's classes in the model's order. It may lack some; it must not have others."""
+    manifest, classes = data.manifest, trained.classes
+    if manifest.task != trained.config.task:
+        raise UserError(f"{data.storage.url} is packed for the task {manifest.task!r}, the model {trained.config.task}")
+    unknown = unknown_classes(manifest, classes.names)
+    if unknown:
+        ignored = ", ".join(f"{name}: null" for name in unknown)
         raise UserError(
-            f"{storage.url} has the classes {', '.join(manifest.class_names)}, but the model was trained for "
-            f"{', '.join(trained.classes.names)}: they must be the same, in the same order"
+            f"{data.storage.url} has classes that the model does not know: {', '.join(unknown)}; it was trained for "
+            f"{', '.join(classes.names)}. Say which of these they are with {SETTING}, or leave them out of the score: "
+            f"'{SETTING}={{{ignored}}}'"
         )
+    return align_classes(manifest, classes.names, classes.palette, classes.category_ids)
 
 
 def _write(out: Path, document: dict[str, object]) -> None:

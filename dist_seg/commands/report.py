@@ -16,9 +16,10 @@ from PIL import Image
 from dist_seg import report_result
 from dist_seg.data.bad_shards import BadShardError
 from dist_seg.data.loader import eval_batches
-from dist_seg.data.manifest import Manifest, load_manifest
+from dist_seg.data.manifest import Manifest
 from dist_seg.data.plan import EvalPlan
 from dist_seg.data.reader import ShardReader
+from dist_seg.data.run_data import load_run_data
 from dist_seg.drawing import contact_sheet, overlay
 from dist_seg.engine.restore import TrainedModel, load_trained
 from dist_seg.engine.run import class_info
@@ -29,7 +30,7 @@ from dist_seg.report_pictures import ReportPicture
 from dist_seg.report_result import ScoredImage
 from dist_seg.runtime.files import path_errors, write_whole
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
-from dist_seg.runtime.storage import Storage, open_storage
+from dist_seg.runtime.storage import Storage
 from dist_seg.runtime.world import World, detect_world
 from dist_seg.tasks.build import build_task
 
@@ -53,9 +54,8 @@ def render_report(folder: RunFolder, world: World) -> Path:
     scored = report_result.mapping(result, "checkpoint")
     checkpoint = pick_checkpoint(folder, report_result.text(scored, "step") or "last")
     config = config_of_checkpoint(checkpoint)
-    assert config.data.shards is not None
-    storage = open_storage(config.data.shards, retry_s=config.data.retry_s)
-    manifest = load_manifest(storage)
+    data = load_run_data(config.data)
+    storage, manifest = data.storage, data.manifest
     with path_errors(folder.config_file, "cannot be read"):
         config_yaml = folder.config_file.read_text(encoding="utf-8")
     notes = []

@@ -17,8 +17,9 @@ from dist_seg.config.load import config_from_tree, load_config, to_tree, to_yaml
 from dist_seg.config.schema import Config
 from dist_seg.data.bad_shards import check_bad_shards, find_bad_shards, unusable
 from dist_seg.data.loader import choose_loader, train_batches
-from dist_seg.data.manifest import Manifest, load_manifest
+from dist_seg.data.manifest import Manifest
 from dist_seg.data.plan import EvalPlan
+from dist_seg.data.run_data import open_run_data
 from dist_seg.engine.run import TrainingOutcome, build_plan, check_lanes, class_info, find_checkpoint, run_training
 from dist_seg.engine.run_folder import RunFolder, check_same_run
 from dist_seg.engine.stop import StopSignal
@@ -29,7 +30,7 @@ from dist_seg.runtime.board import FirstCause
 from dist_seg.runtime.collectives import gather_json, on_every_rank, on_main, raise_if_any
 from dist_seg.runtime.process_group import process_group
 from dist_seg.runtime.startup import STARTUP
-from dist_seg.runtime.storage import Storage, open_storage
+from dist_seg.runtime.storage import Storage
 from dist_seg.runtime.watchdog import GROUP_MARGIN_S, Watchdog, watched
 from dist_seg.runtime.world import World, detect_world, set_threads
 from dist_seg.tasks.build import build_task
@@ -96,10 +97,8 @@ def train(options: TrainOptions, process_started: float) -> int:
 
 
 def _prepare(config: Config, options: TrainOptions, world: World, num_threads: int) -> _Prepared:
-    if config.data.shards is None:
-        raise ConfigError("data.shards is not set: give the folder that `dist-seg pack` wrote")
-    storage = open_storage(config.data.shards, retry_s=config.data.retry_s)
-    manifest = on_every_rank(lambda: load_manifest(storage))
+    data = open_run_data(config.data)
+    storage, manifest = data.storage, data.manifest
     if config.task not in ("auto", manifest.task):
         raise ConfigError(f"{storage.url} is packed for the task {manifest.task!r}, but task={config.task}")
     config = dataclasses.replace(config, task=cast(Literal["semantic", "multilabel", "instance"], manifest.task))

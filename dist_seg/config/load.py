@@ -55,16 +55,21 @@ def load_config(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise ConfigError(f"{override!r} is neither a YAML file nor an override such as optim.lr=0.01")
-        nested: Tree = {}
-        leaf = nested
-        *sections, name = key.split(".")
-        for section in sections:
-            leaf[section] = leaf = {}
-        leaf[name] = text if _is_text(key) and text not in ("null", "~", "") else _parse_value(text, key)
-        _merge(tree, nested, "the command line", sources)
+        value = text if _is_text(key) and text not in ("null", "~", "") else _parse_value(text, key)
+        _merge(tree, _nested(tree, key, value), "the command line", sources)
     config = _build(tree, sources)
     check_config(config)
     return config
+
+
+def _nested(tree: Tree, key: str, value: object) -> Tree:
+    """`value` at a dotted key. One entry of a mapping (`data.class_map.car=vehicle`) leaves its others as they are."""
+    section, _, name = key.partition(".")
+    name, _, entry = name.partition(".")
+    if entry:
+        before = cast(Mapping[str, object], tree.get(section, {})).get(name)
+        value = {**(before if isinstance(before, Mapping) else {}), entry: value}
+    return {section: {name: value} if name else value}
 
 
 def config_from_tree(tree: Mapping[str, object], source: str) -> Config:
@@ -88,7 +93,7 @@ def to_tree(config: Config) -> Tree:
 
 def differences(old: Config, new: Config) -> list[tuple[str, object, object]]:
     """(dotted key, old value, new value) for every field in which two configurations differ."""
-    old_leaves, new_leaves = dict(leaves(to_tree(old))), dict(leaves(to_tree(new)))
+    old_leaves, new_leaves = dict(_settings(to_tree(old))), dict(_settings(to_tree(new)))
     return [(key, old_leaves[key], new_leaves[key]) for key in old_leaves if old_leaves[key] != new_leaves[key]]
 
 
@@ -105,6 +110,15 @@ def leaves(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, 
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _settings(tree: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """(dotted key, value) of a configuration's settings; one that is a mapping is one value."""
+    for section, content in tree.items():
+        if isinstance(content, Mapping):
+            yield from ((f"{section}.{name}", value) for name, value in content.items())
+        else:
+            yield section, content
 
 
 def _read_yaml(file: Path) -> Mapping[str, object]:
@@ -178,8 +192,26 @@ def _merge(into: Tree, tree: Mapping[str, object], source: str, sources: dict[st
             _check_key(name, _field_names(section_type), source, prefix=f"{section}.")
             # In a file, too, a name or path that looks like a number is still text.
             is_text = _is_text(f"{section}.{name}") and value is not None
-            target[name] = str(value) if is_text else value
-            sources[f"{section}.{name}"] = source
+            key = f"{section}.{name}"
+            target[name] = str(value) if is_text else _with_names_as_text(value, f"{source}: {key}")
+            sources[key] = source
+
+
+def _with_names_as_text(value: object, where: str) -> object:
+    """In a mapping of names to names, ones that look like whole numbers as text.
+
+    Raises ConfigError for what YAML takes for a truth value.
+    """
+    if not isinstance(value, Mapping):
+        return value
+    for word in (*value.keys(), *value.values()):
+        if isinstance(word, bool):
+            raise ConfigError(f"{where}: `yes`, `no`, `on`, `off`, `true` and `false` as names need quotes in YAML")
+    return {_as_text(key): _as_text(entry) for key, entry in value.items()}
+
+
+def _as_text(value: object) -> object:
+    return str(value) if isinstance(value, int) else value
 
 
 def _is_text(key: str) -> bool:
@@ -204,7 +236,7 @@ def _check_key(name: object, valid: Sequence[str], source: str, prefix: str) -> 
     if name in valid:
         return
     if not prefix:
-        everywhere = {key.split(".")[-1]: key for key, _ in leaves(to_tree(Config()))}
+        everywhere = {key.split(".")[-1]: key for key, _ in _settings(to_tree(Config()))}
         valid = [*valid, *everywhere]
         near = difflib.get_close_matches(str(name), valid, n=1)
         nearest = everywhere.get(near[0], near[0]) if near else None
@@ -226,7 +258,7 @@ def _build(tree: Tree, sources: Mapping[str, str]) -> Config:
         key = found.group(1) if found else ""
         expected = "; ".join(re.findall(r"Expected an? ([^\n]+?)(?:\. Got value|\n|$)", str(error))) or str(error)
         expected = re.sub(r"<class '(\w+)'>|typing\.", r"\1", expected)
-        value = dict(leaves(tree)).get(key)
+        value = dict(_settings(tree)).get(key)
         raise ConfigError(f"{sources.get(key, 'configuration')}: {key}={value!r}: expected {expected}") from error
     _check_finite(config, sources)
     return config
@@ -234,16 +266,16 @@ def _build(tree: Tree, sources: Mapping[str, str]) -> Config:
 
 def _check_empty(tree: Tree, sources: Mapping[str, str]) -> None:
     """Refuses null, which jsonargparse lets through everywhere, where the field's type does not name it."""
-    for key, value in leaves(tree):
+    for key, value in _settings(tree):
         if value is None and type(None) not in get_args(_hint_of(key)):
-            default = dict(leaves(to_tree(Config())))[key]
+            default = dict(_settings(to_tree(Config())))[key]
             raise ConfigError(
                 f"{sources[key]}: {key} is empty (null), but needs a value; leave it out for the default, {default!r}"
             )
 
 
 def _check_finite(config: Config, sources: Mapping[str, str]) -> None:
-    for key, value in leaves(to_tree(config)):
+    for key, value in _settings(to_tree(config)):
         numbers = value if isinstance(value, list) else [value]
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             raise ConfigError(f"{sources.get(key, 'configuration')}: {key}={value}: must be finite")

@@ -24,6 +24,9 @@ class DataConfig:
     """Folder (or URL) that holds the `manifest.json` of a packed data set."""
     train_split: str = "train"
     val_split: str = "val"
+    class_map: dict[str, str | None] = field(default_factory=dict)
+    """New names of classes by their old ones. Classes of one name become one class, null ignores a class, those not
+    named stay as they are. Ids follow the first appearance of the new names in the old order."""
     loader: Literal["auto", "dali", "torch"] = "auto"
     """auto: DALI where it is installed, torch elsewhere."""
     num_threads: int | None = None

@@ -13,6 +13,8 @@ from dist_seg.data.headers import UndecodableError
 MAX_LAYERS = 3
 MAX_OBJECTS = 32767
 """Ids are 16-bit in the PNG, and signed 16-bit on their way through DALI."""
+EVERY_CLASS = -1
+"""The class of a crowd that stands for every class: an object of a class that is ignored. Never in a shard."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +24,7 @@ class ObjectAnnotation:
     id: int
     """The annotation's id in the raw data set."""
     class_id: int
-    """From 0, in the order of the manifest's class names."""
+    """From 0, in the order of the manifest's class names; or `EVERY_CLASS`."""
     crowd: bool
     """A region of many objects, not told apart: neither trained nor scored."""
     area: float

@@ -135,7 +135,7 @@ def group_by_size(images: Sequence[Tensor], masks: Sequence[Tensor], fetched: Se
     images: B times (3, H, W), uint8 RGB. masks: B times (H, W) or (K, H, W), uint8, or (L, H, W), int16, L at most 3.
     """
     samples, bad = drawn_samples(fetched), bad_samples(fetched)
-    masks = _as_many_layers(masks)
+    masks = _as_many_layers([mapped_mask(mask, s.encoded.class_ids) for mask, s in zip(masks, samples, strict=True)])
     groups: dict[tuple[torch.Size, torch.Size], list[int]] = {}
     for i in range(len(samples)):
         groups.setdefault((images[i].shape, masks[i].shape), []).append(i)
@@ -155,6 +155,15 @@ def group_by_size(images: Sequence[Tensor], masks: Sequence[Tensor], fetched: Se
         )
         for number, members in enumerate(groups.values())
     ]
+
+
+def mapped_mask(mask: Tensor, class_ids: NDArray[np.uint8] | None) -> Tensor:
+    """A mask of class ids with what they stand for. Its border, 255, stays."""
+    if class_ids is None:
+        return mask
+    if mask.device.type == "cpu":
+        return torch.from_numpy(class_ids.take(mask.numpy()))
+    return torch.from_numpy(class_ids).to(mask.device)[mask.long()]
 
 
 def _as_many_layers(masks: Sequence[Tensor]) -> Sequence[Tensor]:

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from dist_seg.data.annotations import ImageAnnotations
 from dist_seg.data.objects import ImageObjects
@@ -24,6 +26,8 @@ class EncodedSample:
     """Of instances: parsed already, so that what cannot be read is found before anything is decoded."""
     num_labels: int = 0
     """Of multi-label data: the number of layers."""
+    class_ids: NDArray[np.uint8] | None = None
+    """Of class ids: (256,) what they stand for; None where the mask is taken as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)

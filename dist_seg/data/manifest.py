@@ -46,6 +46,8 @@ class ShardInfo:
     """Of DALI's index, `index_name`."""
     sidecar_sha256: str
     """Of our own index, `sidecar_name`."""
+    dataset: str | None = None
+    """Of a mix, never in a file: the data set that it belongs to, by the name in the mix."""
 
     @property
     def index_name(self) -> str:
@@ -110,6 +112,9 @@ class Manifest:
     ignore_index: int = IGNORE_INDEX
     category_ids: tuple[int, ...] | None = None
     """Of instance data: each class's id in the raw data set, which results in COCO's format are written with."""
+    class_ids: Mapping[str, tuple[int, ...]] | None = None
+    """Of a run's view of its data, never in a file: by data set ("" where there is one), the class that each of the 256
+    ids in its shards stands for, 255 for those that are ignored. A data set whose ids stay as they are has none."""
     splits: Mapping[str, Split] = field(default_factory=dict)
 
     @property

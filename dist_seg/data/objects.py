@@ -40,7 +40,7 @@ def derive_objects(
     canvas, is ignored.
     """
     known = annotations.objects
-    labels = torch.tensor([o.class_id for o in known], dtype=torch.int64)
+    labels = torch.tensor([max(o.class_id, 0) for o in known], dtype=torch.int64)  # of crowds it is not looked at
     crowd = torch.tensor([o.crowd for o in known], dtype=torch.bool)
     layers = torch.tensor([o.layer for o in known], dtype=torch.int64)
     whole = torch.tensor([o.area - o.hidden for o in known], dtype=torch.float32) * transform.area_scale

@@ -5,12 +5,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dist_seg.data.annotations import MAX_LAYERS, check_annotations, parse_annotations
 from dist_seg.data.bad_shards import BadShardError, read_index, why_other_length
 from dist_seg.data.batch import BadSample, EncodedSample
 from dist_seg.data.headers import MAX_PIXELS, UndecodableError, check_pair
 from dist_seg.data.manifest import Manifest, ShardInfo
 from dist_seg.data.sidecar import Member, Sidecar, crc32c
+from dist_seg.data.taxonomy import class_id_table, mapped_annotations
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import Storage, StorageError
 
@@ -42,7 +46,7 @@ class SampleInfo:
     width: int
 
 
-_State = tuple[Storage, tuple[ShardInfo, ...], int, int, dict[str, str]]
+_State = tuple[Storage, tuple[ShardInfo, ...], int, int, dict[str, str], dict[str | None, NDArray[np.uint8] | None]]
 
 
 class ShardReader:
@@ -68,6 +72,7 @@ class ShardReader:
         self._max_pixels = max_pixels
         self._num_labels = manifest.num_classes if manifest.task == "multilabel" else 0
         self._bad_shards = dict(bad_shards or {})
+        self._class_ids = {name: class_id_table(manifest, name) for name in {shard.dataset for shard in self._shards}}
         self._reset()
 
     def _reset(self) -> None:
@@ -78,10 +83,10 @@ class ShardReader:
         self._sidecar_bytes = 0
 
     def __getstate__(self) -> _State:
-        return self._storage, self._shards, self._max_pixels, self._num_labels, self._bad_shards
+        return self._storage, self._shards, self._max_pixels, self._num_labels, self._bad_shards, self._class_ids
 
     def __setstate__(self, state: _State) -> None:
-        self._storage, self._shards, self._max_pixels, self._num_labels, self._bad_shards = state
+        self._storage, self._shards, self._max_pixels, self._num_labels, self._bad_shards, self._class_ids = state
         self._reset()
 
     @property
@@ -126,7 +131,7 @@ class ShardReader:
             raise BadShardError(name, self._bad_shards[name])
         sidecar = self._sidecar(shard)
         info = self.info(shard, index)
-        annotations = None
+        annotations, class_ids = None, self._class_ids[self._shards[shard].dataset]
         try:
             if info.height * info.width > self._max_pixels:
                 raise UndecodableError(
@@ -139,6 +144,8 @@ class ShardReader:
             if others:
                 annotations = parse_annotations(others[0])
                 check_annotations(annotations, info.height, info.width)
+                if class_ids is not None:
+                    annotations, class_ids = mapped_annotations(annotations, class_ids), None
         except UndecodableError as error:
             bad = BadSample(key=info.key, shard=self.shard_name(shard), reason=str(error))
             raise BadSampleError(bad) from error
@@ -150,6 +157,7 @@ class ShardReader:
             width=info.width,
             annotations=annotations,
             num_labels=self._num_labels,
+            class_ids=class_ids,
         )
 
     def _read_checked(self, shard: int, members: list[Member]) -> list[bytes]:

@@ -23,6 +23,7 @@ from dist_seg.data.assemble import (
     eval_recipe,
     finish,
     group_by_size,
+    mapped_mask,
     place,
     reject_undecodable,
     train_recipe,
@@ -34,6 +35,7 @@ from dist_seg.data.headers import UndecodableError
 from dist_seg.data.manifest import load_manifest
 from dist_seg.data.normalize import normalize
 from dist_seg.data.reader import ShardReader
+from dist_seg.data.run_data import derived
 from dist_seg.errors import ConfigError, DataError, UserError
 from dist_seg.runtime.storage import Storage, open_storage
 from dist_seg.runtime.streams import generator
@@ -67,7 +69,7 @@ class SegmentationDataset(Dataset[Sample]):
         epoch: int = 0,
     ) -> None:
         storage = open_storage(shards) if isinstance(shards, str) else shards
-        manifest = load_manifest(storage)
+        manifest = load_manifest(storage) if data is None else derived(load_manifest(storage), data)
         self.class_names = manifest.class_names
         self.palette = manifest.palette
         self.ignore_index = manifest.ignore_index
@@ -108,7 +110,7 @@ class SegmentationDataset(Dataset[Sample]):
         except UndecodableError as error:
             raise DataError(f"{self._reader.shard_name(shard)}: sample {encoded.key}: {error}") from error
         image = normalize(images, [sample.transform], self._recipe.norm)[0]
-        return Sample(image=image, mask=masks[0].long(), key=encoded.key)
+        return Sample(image=image, mask=mapped_mask(masks[0], encoded.class_ids).long(), key=encoded.key)
 
     def _draw(self, encoded: EncodedSample) -> SampleTransform:
         height, width = encoded.height, encoded.width

@@ -80,6 +80,7 @@ def _overridden(config: Config, overrides: Sequence[str]) -> Config:
     tree = to_tree(config)
     for override in overrides:
         section, _, name = override.partition("=")[0].partition(".")
+        name = name.partition(".")[0]
         if section not in ("eval", "data", "train") or not name:
             raise CheckpointError(
                 f"{override}: only eval.*, data.* and train.* settings can be changed for a trained model"

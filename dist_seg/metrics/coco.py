@@ -170,7 +170,7 @@ def _true_entries(images: Sequence[ScoredImage]) -> list[dict[str, object]]:
             "segmentation": {"size": [image.height, image.width], "counts": thing.rle},
         }
         for number, image in enumerate(images, start=1)
-        for thing in image.truth
+        for thing in image.truth_by_class
     ]
 
 

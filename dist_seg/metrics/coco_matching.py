@@ -40,7 +40,7 @@ def match_images(images: Sequence[ScoredImage], overlaps: Overlaps, *, max_detec
     """
     ordered = sorted(images, key=lambda image: image.key)
     keys = [image.key for image in ordered]
-    crowds = [_by_class((thing.class_id, thing.crowd) for thing in image.truth) for image in ordered]
+    crowds = [_by_class((thing.class_id, thing.crowd) for thing in image.truth_by_class) for image in ordered]
     scores = [_by_class((thing.class_id, thing.score) for thing in image.predictions) for image in ordered]
     classes = {class_id for found in crowds for class_id, flags in found.items() if not all(flags)}
     matches = []

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import cast
 
@@ -32,7 +32,7 @@ class TrueInstance:
     """An annotated object."""
 
     class_id: int
-    """From 0."""
+    """From 0; negative for a crowd of every class."""
     crowd: bool
     """A region of many objects, not told apart: what is found in it counts neither for nor against."""
     area: float
@@ -52,6 +52,16 @@ class ScoredImage:
     truth: tuple[TrueInstance, ...]
     predictions: tuple[ScoredInstance, ...]
     """Of equal scores the earlier is taken for the better one."""
+
+    @property
+    def truth_by_class(self) -> list[TrueInstance]:
+        """The truth, with a crowd of every class as one of each class that was predicted; of others it says nothing."""
+        predicted = sorted({found.class_id for found in self.predictions})
+        return [
+            replace(thing, class_id=class_id)
+            for thing in self.truth
+            for class_id in (predicted if thing.class_id < 0 else [thing.class_id])
+        ]
 
 
 def gather_images(own: Sequence[ScoredImage], *, piece_bytes: int = PIECE_BYTES) -> list[ScoredImage]:

@@ -117,6 +117,8 @@ class InstanceTask:
         )
 
     def _label(self, class_id: int, text: str) -> str:
+        if class_id < 0:
+            return "ignored"
         several = len(self._classes.names) > 1
         return f"{self._classes.names[class_id]} {text}".strip() if several else text
 

@@ -10,12 +10,11 @@ from torch import nn
 from dist_seg.checkpoint.store import CheckpointStore
 from dist_seg.config.load import load_config
 from dist_seg.config.schema import Config, ModelConfig
-from dist_seg.data.manifest import load_manifest
+from dist_seg.data.run_data import open_run_data
 from dist_seg.engine.run import TrainingOutcome, run_training
 from dist_seg.engine.run_folder import RunFolder
 from dist_seg.engine.stop import StopSignal
 from dist_seg.runtime.collectives import raise_if_any
-from dist_seg.runtime.storage import open_storage
 from dist_seg.runtime.world import World
 from dist_seg.telemetry.events import Event, StepDone
 from dist_seg.telemetry.jsonl import JsonLinesSink, read_events
@@ -113,7 +112,7 @@ def train_on(
     config = small_config(shards, run_dir, overrides)
     folder = RunFolder(path=Path(run_dir), checkpoint_dir=config.checkpoint.dir)
     folder.path.mkdir(parents=True, exist_ok=True)
-    storage = open_storage(shards)
+    data = open_run_data(config.data)
     log = JsonLinesSink(folder.path, rank=world.rank)
     stop = StopSignal()
 
@@ -126,8 +125,8 @@ def train_on(
             config,
             world=world,
             folder=folder,
-            storage=storage,
-            manifest=load_manifest(storage),
+            storage=data.storage,
+            manifest=data.manifest,
             num_threads=0,
             emit=emit,
             stop=stop,

@@ -106,3 +106,20 @@ def test_batch_that_does_not_divide_names_both_fields() -> None:
 def test_differences_name_the_changed_fields() -> None:
     old, new = load_config([]), load_config([], ["optim.lr=0.5", "train.seed=9"])
     assert differences(old, new) == [("optim.lr", 1e-3, 0.5), ("train.seed", 0, 9)]
+
+
+def test_a_mapping_is_one_setting_of_which_single_entries_may_be_set(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("data:\n  class_map: {car: vehicle, 7: null}\n")
+    config = load_config([file], ["data.class_map.truck=vehicle", "data.class_map.car=null"])
+    assert config.data.class_map == {"car": None, "7": None, "truck": "vehicle"}
+    assert load_config([file], ["data.class_map={sky: air}"]).data.class_map == {"sky": "air"}
+    assert differences(load_config([]), config) == [("data.class_map", {}, config.data.class_map)]
+    assert config_from_tree(to_tree(config), "checkpoint") == config
+    file.write_text(to_yaml(config))
+    assert load_config([file]) == config
+
+
+@pytest.mark.parametrize("text", ["[car]", "{car: [vehicle]}", "{no: vehicle}", "{car: on}", "car"])
+def test_a_mapping_of_something_else_is_refused(text: str) -> None:
+    assert "command line: data.class_map" in error_of(f"data.class_map={text}")

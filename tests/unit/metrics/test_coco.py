@@ -9,6 +9,7 @@ import random as shuffling
 import pytest
 
 from dist_seg.metrics.coco import CocoScores, score_images
+from dist_seg.metrics.coco_bootstrap import bootstrap_interval
 from dist_seg.metrics.instances import ScoredImage, ScoredInstance, TrueInstance
 from tests.unit.metrics.instance_scenes import predicted, rectangle, scenes, true_instance
 from tests.unit.metrics.pycocotools_scores import differences, evaluated, summary
@@ -166,3 +167,22 @@ def test_masks_without_a_pixel_are_scored_as_pycocotools_does(iou_type: str) -> 
     images = [image(truth, [predicted(nothing, 0.9), predicted(OBJECT, 0.8), predicted(nothing, 0.7)])]
     document = score_images(images, ["0"], max_detections=100).document()
     assert differences(document[iou_type], summary(images, 1, iou_type, 100)) == []
+
+
+def test_a_crowd_of_every_class_is_a_crowd_of_each() -> None:
+    ignored, other = rectangle(14, 0, 18, 48), rectangle(2, 30, 8, 8)
+    inside = [predicted(rectangle(15, 5 * i, 6, 4), 0.95, class_id=i % 2) for i in range(6)]
+    found = [*inside, predicted(OBJECT, 0.5, 0), predicted(other, 0.4, 1)]
+    things = [true_instance(OBJECT, 0), true_instance(other, 1)]
+    whole = image([*things, true_instance(ignored, -1, crowd=True)], found)
+    assert scored(whole, num_classes=2).class_ap == (1, 1)
+    assert scored(image(things, found), num_classes=2).ap < 0.5
+    each = image([*things, *(true_instance(ignored, c, crowd=True) for c in range(2))], found)
+    names = ["a", "b"]
+    as_one, as_two = (score_images([scene], names, max_detections=9) for scene in (whole, each))
+    assert as_one.document() == as_two.document()
+    intervals = [
+        bootstrap_interval([scene], scores.mask_overlaps, max_detections=9, num_resamples=5, seed=0)
+        for scene, scores in ((whole, as_one), (each, as_two))
+    ]
+    assert intervals[0] == intervals[1] == pytest.approx((1, 1))

@@ -1,0 +1,101 @@
+"""Runs whose classes are changed while loading, and models that meet data with their classes in another order."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dist_seg.runtime.world import World
+from tests.distributed.ranks import run_ranks
+from tests.distributed.training import losses, train_on
+from tests.integration.commands import dist_seg
+from tests.other_classes import pack_other
+
+CLASS_MAP = {"disk": "round", "ring": "round", "square": None}
+NAMES = ("background", "round", "triangle", "cross")
+SETTINGS = ["train.max_steps=2", "loss.class_weights=median_frequency", "optim.lr=0.01"]
+
+
+def train_both(world: World, shards: str, packed: str, folder: str) -> list[object]:
+    """The results of a run that changes the classes and of one on data packed with the changed ones."""
+    results = []
+    for name, data, more in (("mapped", shards, [f"data.class_map={json.dumps(CLASS_MAP)}"]), ("packed", packed, [])):
+        outcome = train_on(world, data, f"{folder}/{name}", [*SETTINGS, *more])
+        assert outcome.result is not None
+        results.append(outcome.result.document)
+    return results
+
+
+@pytest.fixture(scope="module")
+def both(synthetic_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[object]]:
+    """A folder with the runs `mapped` and `packed` and the data `data`, and the runs' results."""
+    folder = tmp_path_factory.mktemp("both")
+    pack_other(folder / "data", NAMES, CLASS_MAP)
+    arguments = {"shards": str(synthetic_shards), "packed": str(folder / "data"), "folder": str(folder)}
+    (results,) = run_ranks("tests.integration.test_other_classes:train_both", 1, folder, **arguments)
+    assert isinstance(results, list)
+    return folder, results
+
+
+def test_training_and_result_are_those_of_the_data_packed_so(both: tuple[Path, list[object]]) -> None:
+    folder, (mapped, packed) = both
+    assert losses(folder / "mapped") == losses(folder / "packed")
+    assert mapped == packed
+    assert isinstance(mapped, dict) and mapped["class_names"] == list(NAMES)
+
+
+def test_eval_gives_the_run_its_own_classes(both: tuple[Path, list[object]], tmp_path: Path) -> None:
+    folder, (mapped, _) = both
+    result = dist_seg("eval", folder / "mapped", "--out", tmp_path / "eval.json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "eval.json").read_text())
+    assert isinstance(mapped, dict) and found["confusion_matrix"] == mapped["confusion_matrix"]
+    assert found["manifest_hash"] == found["trained_on_manifest_hash"]
+
+
+def test_eval_on_classes_in_another_order_gives_the_same_score(both: tuple[Path, list[object]], tmp_path: Path) -> None:
+    folder, (mapped, _) = both
+    pack_other(tmp_path / "data", ("cross", "triangle", "background", "round"), CLASS_MAP)
+    out = tmp_path / "eval.json"
+    result = dist_seg("eval", folder / "mapped", "--data", tmp_path / "data", "--out", out, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(out.read_text())
+    assert isinstance(mapped, dict)
+    for name in ("confusion_matrix", "miou", "miou_interval", "iou", "class_names"):
+        assert found[name] == mapped[name], name
+
+
+def test_eval_refuses_classes_that_the_model_does_not_know_unless_told_what_they_are(
+    both: tuple[Path, list[object]], synthetic_shards: Path, tmp_path: Path
+) -> None:
+    folder, (mapped, _) = both
+    arguments = ["eval", folder / "packed", "--data", synthetic_shards, "--out", tmp_path / "eval.json"]
+    refused = dist_seg(*arguments, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "classes that the model does not know: disk, square, ring" in refused.stderr
+    assert "data.class_map={disk: null, square: null, ring: null}" in refused.stderr
+    told = dist_seg(*arguments, f"data.class_map={json.dumps(CLASS_MAP)}", cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    assert isinstance(mapped, dict)
+    assert json.loads((tmp_path / "eval.json").read_text())["confusion_matrix"] == mapped["confusion_matrix"]
+
+
+def test_eval_carries_the_runs_renaming_over_to_other_data(
+    both: tuple[Path, list[object]], synthetic_shards: Path, tmp_path: Path
+) -> None:
+    folder, (mapped, _) = both
+    for data in (synthetic_shards, folder / "data"):  # packed like the training data, and with the new names already
+        out = tmp_path / "eval.json"
+        result = dist_seg("eval", folder / "mapped", "--data", data, "--out", out, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert isinstance(mapped, dict)
+        assert json.loads(out.read_text())["confusion_matrix"] == mapped["confusion_matrix"]
+
+
+def test_resuming_with_other_classes_is_refused(both: tuple[Path, list[object]], synthetic_shards: Path) -> None:
+    folder, _ = both
+    result = dist_seg(
+        "train", folder / "mapped" / "config.yaml", "data.class_map.cross=round", "train.max_steps=3", cwd=folder
+    )
+    assert result.returncode == 2
+    assert "data.class_map: {'disk': 'round', 'ring': 'round', 'square': None} there" in result.stderr
