@@ -17,6 +17,7 @@ from dist_seg.data.batch import Batch
 from dist_seg.data.loader import eval_batches, train_batches
 from dist_seg.data.manifest import Manifest, Split
 from dist_seg.data.plan import EvalPlan, TrainPlan
+from dist_seg.data.run_data import load_run_data
 from dist_seg.data.shards import EncodedMembers, write_shard
 from dist_seg.data.sidecar import INSTANCE_ROLES, SEMANTIC_ROLES
 from dist_seg.runtime.storage import Storage, open_storage
@@ -58,11 +59,17 @@ class PackedData:
     manifest: Manifest
 
     def train_plan(self, *, global_batch: int = 4, micro_batch: int = 4, seed: int = 0) -> TrainPlan:
-        samples = [shard.samples for shard in self.manifest.split("train").shards]
+        samples = self.manifest.split("train").shard_samples
         return TrainPlan(samples, seed=seed, global_batch=global_batch, micro_batch=micro_batch, shuffle_window=8192)
 
-    def eval_plan(self, *, batch: int) -> EvalPlan:
-        return EvalPlan([shard.samples for shard in self.manifest.split("train").shards], batch=batch)
+    def eval_plan(self, *, batch: int, split: str = "train") -> EvalPlan:
+        return EvalPlan(self.manifest.split(split).shard_samples, batch=batch)
+
+
+def opened(shards: Path, **data: object) -> PackedData:
+    """Packed data as a configuration with these fields of `data` sees it."""
+    found = load_run_data(DataConfig(shards=str(shards), **data))  # type: ignore[arg-type]
+    return PackedData(found.storage, found.manifest)
 
 
 def write_dataset(folder: Path, samples: Sequence[EncodedMembers], *, per_shard: int = 5) -> PackedData:
@@ -184,12 +191,18 @@ def train(
 
 
 def evaluate(
-    data: PackedData, cfg: Config, *, batch: int = 3, device: torch.device = CPU, indices: Sequence[int] | None = None
+    data: PackedData,
+    cfg: Config,
+    *,
+    batch: int = 3,
+    device: torch.device = CPU,
+    indices: Sequence[int] | None = None,
+    split: str = "train",
 ) -> list[list[Batch]]:
-    plan = data.eval_plan(batch=batch)
+    plan = data.eval_plan(batch=batch, split=split)
     chosen = range(plan.num_batches) if indices is None else indices
     num_threads = 0 if cfg.data.loader == "torch" else 1
-    return list(eval_batches(cfg, data.manifest, data.storage, "train", plan, chosen, device, num_threads))
+    return list(eval_batches(cfg, data.manifest, data.storage, split, plan, chosen, device, num_threads))
 
 
 def assert_same(reference: Sequence[Batch], other: Sequence[Batch], cfg: Config) -> None:

@@ -40,10 +40,11 @@ def run_eval(options: argparse.Namespace) -> int:
         checkpoint = str(on_main(lambda: pick_checkpoint(folder, options.checkpoint)))
         trained = on_every_rank(lambda: load_trained(checkpoint, options.weights, world.device, options.settings))
         make_deterministic(trained.config, world.device)
-        data = open_run_data(_data_config(trained, options))
+        data_config = _data_config(trained, options)
+        data = open_run_data(data_config)
         manifest = on_every_rank(lambda: _with_classes_of(trained, data))
         storage, shards = data.storage, str(options.data or trained.config.data.shards)
-        split = options.split or trained.config.data.val_split
+        split = options.split or data_config.scored_split
         wanted = trained.config.data.num_threads
         loader_threads = num_threads if wanted is None else wanted
         if options.allow_bad:
@@ -114,7 +115,7 @@ def _data_config(trained: TrainedModel, options: argparse.Namespace) -> DataConf
     data = trained.config.data
     if options.data is None:
         return data
-    other = dataclasses.replace(data, shards=options.data)
+    other = dataclasses.replace(data, shards=options.data, fraction=1.0, folds=None, fold=None, fold_by=None)
     if any(setting.startswith("data.class_map") for setting in options.settings):
         return other
     # The run's own renaming goes along, as far as the other data has such classes: it may be packed like the

@@ -20,7 +20,8 @@ def run_dir_of(config: Config) -> Path:
         raise ConfigError(
             "data.shards is not set: give the folder that `dist-seg pack` wrote, such as data.shards=data/mine"
         )
-    return Path("runs") / config.data.shards.rstrip("/").rsplit("/", 1)[-1]
+    name = config.data.shards.rstrip("/").rsplit("/", 1)[-1]
+    return Path("runs") / (name if config.data.folds is None else f"{name}-{config.data.scored_split}")
 
 
 def processes(wanted: str) -> int:

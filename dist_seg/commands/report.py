@@ -63,7 +63,7 @@ def render_report(folder: RunFolder, world: World) -> Path:
         weights = report_result.text(scored, "weights")
         trained = load_trained(checkpoint, "raw" if weights == "raw" else "ema" if weights else None, world.device)
         _check_classes(trained, manifest, storage)
-        split = report_result.text(result, "split") or config.data.val_split
+        split = report_result.text(result, "split") or config.data.scored_split
         pictures = _pictures(report_result.extremes(result, _NUM_PICTURES), trained, storage, manifest, split, world)
         sheet = _encoded(_draw_sheet(pictures, trained))
     except (MemoryError, RuntimeError) as error:

@@ -168,12 +168,13 @@ def _settle(
 
 
 def _check_validation(config: Config, storage: Storage, manifest: Manifest) -> None:
-    name = config.data.val_split
+    name = config.data.scored_split
     if name not in manifest.splits or not manifest.splits[name].num_samples:
         others = ", ".join(other for other, split in manifest.splits.items() if split.num_samples)
         raise DataError(
             f"{storage.url}: has no samples of split {name!r} to evaluate on; it has {others}. Pack with a share for "
-            "validation (such as --val 0.1), or name another split: data.val_split=train scores what was trained on"
+            "validation (such as --val 0.1), hold out a part of the training split (data.folds=10 data.fold=0), or "
+            "name another split: data.val_split=train scores what was trained on"
         )
 
 
@@ -184,7 +185,7 @@ def _check_shards(config: Config, storage: Storage, manifest: Manifest) -> dict[
     are read.
     """
     _check_validation(config, storage, manifest)
-    train, val = manifest.split(config.data.train_split).shards, manifest.split(config.data.val_split).shards
+    train, val = manifest.split(config.data.train_split).shards, manifest.split(config.data.scored_split).shards
     bad = find_bad_shards(storage, {shard.name: shard for shard in (*train, *val)}.values())
     of_val = {shard.name: bad[shard.name] for shard in val if shard.name in bad}
     check_bad_shards(
@@ -239,7 +240,7 @@ def _show_plan(
 ) -> None:
     train, augment = config.train, config.augment
     guess = capacity.estimate(config, world, measured)
-    val = EvalPlan([s.samples for s in manifest.split(config.data.val_split).shards], batch=config.eval.batch)
+    val = EvalPlan(manifest.split(config.data.scored_split).shard_samples, batch=config.eval.batch)
     assert train.global_batch and train.micro_batch
     mebibyte, names = 2**20, manifest.class_names
     lines = [
@@ -423,7 +424,7 @@ def _finish(prepared: _Prepared, outcome: TrainingOutcome, world: World) -> int:
         document |= {
             "checkpoint": {"step": outcome.step, "weights": "ema" if config.train.ema_decay else "raw"},
             "manifest_hash": prepared.manifest.hash,
-            "split": config.data.val_split,
+            "split": config.data.scored_split,
         }
         folder.write_json("result.json", document)
         saved = "" if outcome.unsaved else f"checkpoint  {folder.checkpoints.path(outcome.step)}\n"

@@ -1,5 +1,6 @@
 """What types cannot say: ranges, and values that must agree with each other."""
 
+import re
 from collections.abc import Iterator
 
 from dist_seg.config.schema import (
@@ -17,6 +18,7 @@ from dist_seg.errors import ConfigError
 _LAST_ATTEMPT_S = 60.0
 """What a read may take beyond `data.retry_s`: its last attempt has a time limit of its own."""
 
+MAX_FOLDS = 255
 WRITABLE_STORES = ("s3", "s3a", "gs", "az", "abfs", "abfss")
 """Schemes of the object stores that checkpoints can be written to."""
 
@@ -57,6 +59,7 @@ def _data_problems(data: DataConfig) -> Iterator[str]:
     yield from _at_least("data.num_threads", data.num_threads, 0)
     yield from _at_least("data.prefetch", data.prefetch, 1)
     yield from _at_least("data.shuffle_window", data.shuffle_window, 1)
+    yield from _selection_problems(data)
     yield from _at_least("data.max_bad_samples", data.max_bad_samples, 0)
     yield from _at_least("data.max_bad_shards", data.max_bad_shards, 0)
     yield from _at_least("data.max_pixels", data.max_pixels, 1)
@@ -67,6 +70,28 @@ def _data_problems(data: DataConfig) -> Iterator[str]:
         yield f"data.input_side={data.input_side}: set it or data.input_scale={data.input_scale}, not both"
     for std in data.std:
         yield from _above("data.std", std, 0)
+
+
+def _selection_problems(data: DataConfig) -> Iterator[str]:
+    if not 0 < data.fraction <= 1:
+        yield f"data.fraction={data.fraction}: must lie in (0, 1]; 1 takes every sample"
+    if data.folds is None:
+        for name in ("fold", "fold_by"):
+            if getattr(data, name) is not None:
+                yield f"data.{name}={getattr(data, name)}: has no effect without data.folds, the number of folds"
+        return
+    if not 2 <= data.folds <= MAX_FOLDS:
+        yield f"data.folds={data.folds}: must lie between 2 and {MAX_FOLDS}"
+    elif data.fold is None:
+        yield f"data.folds={data.folds}: say with data.fold, 0 to {data.folds - 1}, which one is validated on"
+    elif not 0 <= data.fold < data.folds:
+        yield f"data.fold={data.fold}: must lie between 0 and {data.folds - 1}, as there are data.folds={data.folds}"
+    if data.val_split != "val":
+        yield f"data.val_split={data.val_split}: has no effect with data.folds, as one of these is validated on"
+    try:
+        re.compile(data.fold_by or "")
+    except re.error as error:
+        yield f"data.fold_by={data.fold_by}: is no regular expression: {error}"
 
 
 def _augment_problems(augment: AugmentConfig) -> Iterator[str]:

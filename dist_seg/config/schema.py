@@ -13,7 +13,7 @@ class RunConfig:
     """Where the run leaves its files."""
 
     dir: str | None = None
-    """Run folder. None: `runs/NAME`, NAME being the last part of `data.shards`."""
+    """Run folder. None: `runs/NAME`, NAME being the last part of `data.shards`, with the fold where there are any."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,16 @@ class DataConfig:
     """Decoding threads (DALI) or worker processes (torch) of a rank; 0 with torch decodes in the training process."""
     prefetch: int = 2
     """Micro-batches that a rank decodes ahead."""
+    fraction: float = 1.0
+    """Share of the training samples that is trained on, spread over all shards; a smaller one lies within a larger."""
+    folds: int | None = None
+    """Divides the training split into so many parts, equal to one sample: `fold` is validated on, the others are
+    trained on."""
+    fold: int | None = None
+    """From 0."""
+    fold_by: str | None = None
+    """Regular expression on the samples' keys: those with the same match (of its parentheses, where it has any) are in
+    one fold. Takes a look at every shard's index at the start."""
     shuffle_window: int = 8192
     """Samples that are shuffled among each other; smaller data sets are shuffled as a whole."""
     max_bad_samples: int = 100
@@ -53,6 +63,11 @@ class DataConfig:
     """mean_std: (x / 255 - mean) / std; unit: x / 255, in [0, 1]; symmetric: x / 127.5 - 1, in [-1, 1]."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    @property
+    def scored_split(self) -> str:
+        """What is validated on: `val_split`, or of a run on folds the one that is left out of training."""
+        return self.val_split if self.folds is None else f"fold-{self.fold}-of-{self.folds}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TypeVar
 
+from dist_seg.data.selection import Selection
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import Storage
 
@@ -94,10 +95,18 @@ class Split:
     """Samples that could not be used and were left out, as asked for, while packing."""
     objects: ObjectCounts | None = None
     """Of instance data."""
+    selection: Selection | None = None
+    """Of a run's view of its data, never in a file: the samples that there are to it, None for all. The counts of
+    pixels and objects are of all."""
+
+    @property
+    def shard_samples(self) -> tuple[int, ...]:
+        """The number of samples of every shard."""
+        return tuple(shard.samples for shard in self.shards) if self.selection is None else self.selection.counts
 
     @property
     def num_samples(self) -> int:
-        return sum(shard.samples for shard in self.shards)
+        return sum(self.shard_samples)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +158,8 @@ def _without_nones(value: object) -> object:
             return {key: _without_nones(part) for key, part in value.items() if part is not None}
         case list() | tuple():
             return [_without_nones(part) for part in value]
+        case Selection():
+            return value.identity
     return value
 
 

@@ -12,13 +12,13 @@ from dist_seg.data.annotations import MAX_LAYERS, check_annotations, parse_annot
 from dist_seg.data.bad_shards import BadShardError, read_index, why_other_length
 from dist_seg.data.batch import BadSample, EncodedSample
 from dist_seg.data.headers import MAX_PIXELS, UndecodableError, check_pair
-from dist_seg.data.manifest import Manifest, ShardInfo
+from dist_seg.data.manifest import Manifest
 from dist_seg.data.sidecar import Member, Sidecar, crc32c
 from dist_seg.data.taxonomy import class_id_table, mapped_annotations
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import Storage, StorageError
 
-_MAX_SIDECAR_BYTES = 64 << 20
+_MAX_INDEX_BYTES = 64 << 20
 """Of the indexes that are kept: of about half a million samples, in however small shards."""
 _LARGEST_GAP = 64 << 10
 """Bytes between two members that are rather read along than skipped by a second request."""
@@ -46,7 +46,8 @@ class SampleInfo:
     width: int
 
 
-_State = tuple[Storage, tuple[ShardInfo, ...], int, int, dict[str, str], dict[str | None, NDArray[np.uint8] | None]]
+_NOT_PICKLED = frozenset({"_lock", "_changes", "_unreadable", "_indexes", "_index_bytes"})
+"""What `_reset` makes anew."""
 
 
 class ShardReader:
@@ -68,7 +69,7 @@ class ShardReader:
         bad_shards: Mapping[str, str] | None = None,
     ) -> None:
         self._storage = storage
-        self._shards = manifest.split(split).shards
+        self._shards, self._selection = manifest.split(split).shards, manifest.split(split).selection
         self._max_pixels = max_pixels
         self._num_labels = manifest.num_classes if manifest.task == "multilabel" else 0
         self._bad_shards = dict(bad_shards or {})
@@ -79,20 +80,20 @@ class ShardReader:
         self._lock = threading.Lock()
         self._changes: dict[int, str | None] = {}
         self._unreadable: set[int] = set()
-        self._sidecars: OrderedDict[int, Sidecar] = OrderedDict()
-        self._sidecar_bytes = 0
+        self._indexes: OrderedDict[int, _Index] = OrderedDict()
+        self._index_bytes = 0
 
-    def __getstate__(self) -> _State:
-        return self._storage, self._shards, self._max_pixels, self._num_labels, self._bad_shards, self._class_ids
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name not in _NOT_PICKLED}
 
-    def __setstate__(self, state: _State) -> None:
-        self._storage, self._shards, self._max_pixels, self._num_labels, self._bad_shards, self._class_ids = state
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state)
         self._reset()
 
     @property
     def shard_samples(self) -> tuple[int, ...]:
         """The number of samples of every shard."""
-        return tuple(shard.samples for shard in self._shards)
+        return tuple(s.samples for s in self._shards) if self._selection is None else self._selection.counts
 
     @property
     def bad_shards(self) -> frozenset[int]:
@@ -108,17 +109,18 @@ class ShardReader:
 
     def info(self, shard: int, index: int) -> SampleInfo:
         """Key and size of a sample. Reads the shard's index, not the shard."""
-        sidecar = self._sidecar(shard)
-        return SampleInfo(key=sidecar.key(index), height=sidecar.height(index), width=sidecar.width(index))
+        found = self._index(shard)
+        return _info(found.sidecar, found.place(index))
 
     def key_or_place(self, shard: int, index: int) -> str:
         """A sample's key, or where its shard's index cannot be read words for its place."""
-        name = self.shard_name(shard)
-        try:
-            return f"sample {index} of {name}" if shard in self._unreadable else self.info(shard, index).key
-        except BadShardError:
-            self._unreadable.add(shard)  # or it would be read again for each of its samples
-            return f"sample {index} of {name}"
+        if shard not in self._unreadable:
+            try:
+                return self.info(shard, index).key
+            except BadShardError:
+                self._unreadable.add(shard)  # or it would be read again for each of its samples
+        place = index if self._selection is None else int(self._selection.indices(shard)[index])
+        return f"sample {place} of {self.shard_name(shard)}"
 
     def read(self, shard: int, index: int) -> EncodedSample:
         """A sample, checked.
@@ -129,8 +131,9 @@ class ShardReader:
         name = self.shard_name(shard)
         if name in self._bad_shards:
             raise BadShardError(name, self._bad_shards[name])
-        sidecar = self._sidecar(shard)
-        info = self.info(shard, index)
+        found = self._index(shard)
+        sidecar, place = found.sidecar, found.place(index)
+        info = _info(sidecar, place)
         annotations, class_ids = None, self._class_ids[self._shards[shard].dataset]
         try:
             if info.height * info.width > self._max_pixels:
@@ -138,7 +141,7 @@ class ShardReader:
                     f"image: {info.width}x{info.height} pixels, more than the allowed {self._max_pixels}; raise "
                     "data.max_pixels if it is to be trusted"
                 )
-            image, target, *others = self._read_checked(shard, _members(sidecar, index))
+            image, target, *others = self._read_checked(shard, _members(sidecar, place))
             layers = MAX_LAYERS if others else 0
             check_pair(image, target, info.height, info.width, max_layers=layers, num_labels=self._num_labels)
             if others:
@@ -198,20 +201,42 @@ class ShardReader:
             raise BadShardError(name, str(error).removeprefix(f"{self._storage.url}/{name}: ")) from error
         return [span[m.offset - begin : m.offset - begin + m.length] for m in members]
 
-    def _sidecar(self, shard: int) -> Sidecar:
+    def _index(self, shard: int) -> "_Index":
         with self._lock:
-            if shard in self._sidecars:
-                self._sidecars.move_to_end(shard)
-                return self._sidecars[shard]
+            if shard in self._indexes:
+                self._indexes.move_to_end(shard)
+                return self._indexes[shard]
         sidecar = read_index(self._storage, self._shards[shard])
+        chosen = None if self._selection is None else self._selection.indices(shard)
+        index = _Index(sidecar=sidecar, chosen=chosen)
         with self._lock:
-            if shard not in self._sidecars:  # another thread may have been faster
-                self._sidecars[shard] = sidecar
-                self._sidecar_bytes += sidecar.num_bytes
-            while self._sidecar_bytes > _MAX_SIDECAR_BYTES and len(self._sidecars) > 1:
-                _, dropped = self._sidecars.popitem(last=False)
-                self._sidecar_bytes -= dropped.num_bytes
-        return sidecar
+            if shard not in self._indexes:  # another thread may have been faster
+                self._indexes[shard] = index
+                self._index_bytes += index.num_bytes
+            while self._index_bytes > _MAX_INDEX_BYTES and len(self._indexes) > 1:
+                _, dropped = self._indexes.popitem(last=False)
+                self._index_bytes -= dropped.num_bytes
+        return index
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Index:
+    """A shard's index, and the places of those samples that are chosen; None for all."""
+
+    sidecar: Sidecar
+    chosen: NDArray[np.int64] | None
+
+    @property
+    def num_bytes(self) -> int:
+        return self.sidecar.num_bytes + (0 if self.chosen is None else self.chosen.nbytes)
+
+    def place(self, index: int) -> int:
+        """Where the chosen sample number `index` stands in the shard."""
+        return index if self.chosen is None else int(self.chosen[index])
+
+
+def _info(sidecar: Sidecar, place: int) -> SampleInfo:
+    return SampleInfo(key=sidecar.key(place), height=sidecar.height(place), width=sidecar.width(place))
 
 
 def _members(sidecar: Sidecar, index: int) -> list[Member]:

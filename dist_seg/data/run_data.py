@@ -1,13 +1,28 @@
 """What a run sees of packed data: where it lies, and its manifest as the configuration's `data` section wants it."""
 
-from dataclasses import dataclass
+import base64
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dist_seg.config.schema import DataConfig
-from dist_seg.data.manifest import Manifest, load_manifest
+from dist_seg.data.bad_shards import BadShardError, read_index
+from dist_seg.data.formats.splitting import group_names
+from dist_seg.data.manifest import Manifest, Split, load_manifest
+from dist_seg.data.selection import Folds, Selection, fold_numbers
 from dist_seg.data.taxonomy import SETTING, map_classes
-from dist_seg.errors import ConfigError
-from dist_seg.runtime.collectives import on_every_rank
+from dist_seg.errors import ConfigError, DataError
+from dist_seg.runtime.collectives import on_every_rank, on_main
 from dist_seg.runtime.storage import Storage, open_storage
+
+_READING_THREADS = 32
+
+IndexFacts = Mapping[str, object]
+"""What one rank looks up in the shards' indexes for all of them; JSON-ready."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,17 +35,89 @@ class RunData:
 
 def open_run_data(data: DataConfig) -> RunData:
     """The data of a configuration, the same on every rank. A collective; raises UserError for what cannot be used."""
-    return on_every_rank(lambda: load_run_data(data))
-
-
-def derived(manifest: Manifest, data: DataConfig) -> Manifest:
-    """The manifest of a data set as `data` wants it."""
-    return map_classes(manifest, data.class_map, SETTING)
+    packed = on_every_rank(lambda: _packed(data))
+    facts = cast(IndexFacts, on_main(lambda: _index_facts(packed, data)))
+    return on_every_rank(lambda: _viewed(packed, data, facts))
 
 
 def load_run_data(data: DataConfig) -> RunData:
     """As `open_run_data`, on this rank alone."""
+    return view(_packed(data), data)
+
+
+def view(packed: RunData, data: DataConfig) -> RunData:
+    """A data set as it lies, seen as `data` wants it."""
+    return _viewed(packed, data, _index_facts(packed, data))
+
+
+def _packed(data: DataConfig) -> RunData:
     if data.shards is None:
         raise ConfigError("data.shards is not set: give the folder that `dist-seg pack` wrote")
     storage = open_storage(data.shards, retry_s=data.retry_s)
-    return RunData(storage=storage, manifest=derived(load_manifest(storage), data))
+    return RunData(storage=storage, manifest=load_manifest(storage))
+
+
+def _viewed(packed: RunData, data: DataConfig, facts: IndexFacts) -> RunData:
+    manifest = map_classes(packed.manifest, data.class_map, SETTING)
+    return replace(packed, manifest=_with_chosen_samples(manifest, data, facts))
+
+
+def _index_facts(packed: RunData, data: DataConfig) -> IndexFacts:
+    """Reads every index of the training split where that is needed."""
+    if data.folds is None or data.fold_by is None:
+        return {}
+    split = packed.manifest.split(data.train_split)
+    keys = _keys(packed.storage, split)
+    groups = group_names([key for part in keys for key in part], data.fold_by, "data.fold_by")
+    if len(set(groups)) < data.folds:
+        raise ConfigError(
+            f"data.fold_by={data.fold_by}: makes {len(set(groups))} groups of {packed.storage.url}, fewer than the "
+            f"data.folds={data.folds} folds they are to be divided into"
+        )
+    return {"folds": base64.b64encode(fold_numbers(groups, data.folds).tobytes()).decode()}
+
+
+def _keys(storage: Storage, split: Split) -> list[list[str]]:
+    with ThreadPoolExecutor(_READING_THREADS) as pool:  # Object stores answer after tens of milliseconds each.
+        try:
+            return list(pool.map(lambda shard: read_index(storage, shard).keys(), split.shards))
+        except BadShardError as error:
+            raise DataError(f"{storage.url}/{error}; data.fold_by takes the keys of every shard") from error
+
+
+def _with_chosen_samples(manifest: Manifest, data: DataConfig, facts: IndexFacts) -> Manifest:
+    """With the split that is validated on, where that is a fold, and a training split of what is left to it."""
+    if data.folds is None and data.fraction == 1:
+        return manifest
+    split = manifest.split(data.train_split)
+    if data.folds is None:
+        return replace(manifest, splits={**manifest.splits, data.train_split: _chosen(split, None, data.fraction)})
+    assert data.fold is not None
+    if data.scored_split in manifest.splits:
+        raise ConfigError(f"data.folds={data.folds}: the data has a split {data.scored_split} already")
+    if split.num_samples < data.folds:
+        raise DataError(
+            f"data.folds={data.folds}: there are {split.num_samples} samples in split {data.train_split}; choose fewer"
+        )
+    numbers = _by_shard(split, facts.get("folds"))
+    trained, held_out = (
+        Folds(count=data.folds, fold=data.fold, held_out=held_out, numbers=numbers) for held_out in (False, True)
+    )
+    parts = {
+        data.train_split: _chosen(split, trained, data.fraction),
+        data.scored_split: _chosen(split, held_out, 1.0),
+    }
+    return replace(manifest, splits={**manifest.splits, **parts})
+
+
+def _chosen(split: Split, folds: Folds | None, fraction: float) -> Split:
+    names, samples = [shard.name for shard in split.shards], split.shard_samples
+    return replace(split, selection=Selection(names, samples, folds=folds, fraction=fraction))
+
+
+def _by_shard(split: Split, encoded: object) -> tuple[NDArray[np.uint8], ...] | None:
+    if encoded is None:
+        return None
+    numbers = np.frombuffer(base64.b64decode(cast(str, encoded)), np.uint8)
+    ends: Sequence[int] = np.cumsum(split.shard_samples).tolist()
+    return tuple(np.split(numbers, ends[:-1]))

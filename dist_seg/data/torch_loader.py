@@ -35,7 +35,7 @@ from dist_seg.data.headers import UndecodableError
 from dist_seg.data.manifest import load_manifest
 from dist_seg.data.normalize import normalize
 from dist_seg.data.reader import ShardReader
-from dist_seg.data.run_data import derived
+from dist_seg.data.run_data import RunData, view
 from dist_seg.errors import ConfigError, DataError, UserError
 from dist_seg.runtime.storage import Storage, open_storage
 from dist_seg.runtime.streams import generator
@@ -69,7 +69,9 @@ class SegmentationDataset(Dataset[Sample]):
         epoch: int = 0,
     ) -> None:
         storage = open_storage(shards) if isinstance(shards, str) else shards
-        manifest = load_manifest(storage) if data is None else derived(load_manifest(storage), data)
+        manifest = load_manifest(storage)
+        if data is not None:
+            manifest = view(RunData(storage=storage, manifest=manifest), data).manifest
         self.class_names = manifest.class_names
         self.palette = manifest.palette
         self.ignore_index = manifest.ignore_index

@@ -38,7 +38,7 @@ def evaluate(
     of this rank that were scored since the last call. bad_shards: of shards that are not to be read, the reasons by
     name; see `eval_batches`.
     """
-    plan = EvalPlan([shard.samples for shard in manifest.split(split).shards], batch=config.eval.batch)
+    plan = EvalPlan(manifest.split(split).shard_samples, batch=config.eval.batch)
     precision = resolve_precision(config.train.precision, world.device)
     metric = task.metric()
     # Remembered one by one: a model may keep parts of itself in evaluation mode while it trains.

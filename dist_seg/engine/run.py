@@ -71,7 +71,7 @@ def build_plan(config: Config, manifest: Manifest) -> TrainPlan:
     train = config.train
     assert train.global_batch is not None and train.micro_batch is not None
     return TrainPlan(
-        [shard.samples for shard in manifest.split(config.data.train_split).shards],
+        manifest.split(config.data.train_split).shard_samples,
         seed=train.seed,
         global_batch=train.global_batch,
         micro_batch=train.micro_batch,
@@ -196,7 +196,7 @@ def run_training(
             config=config,
             storage=storage,
             manifest=manifest,
-            split=config.data.val_split,
+            split=config.data.scored_split,
             world=world,
             num_threads=num_threads,
             stop_requested=lambda: stop.requested,
@@ -263,7 +263,8 @@ def _started(
 
 def _shard_samples(config: Config, manifest: Manifest) -> dict[str, int]:
     """The number of samples of the training split by shard."""
-    return {shard.name: shard.samples for shard in manifest.split(config.data.train_split).shards}
+    split = manifest.split(config.data.train_split)
+    return {shard.name: samples for shard, samples in zip(split.shards, split.shard_samples, strict=True)}
 
 
 def _run_started(config: Config, world: World, manifest: Manifest, plan: TrainPlan, step: int) -> RunStarted:

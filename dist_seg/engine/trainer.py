@@ -345,7 +345,7 @@ class Trainer:
         self._emit(
             EvalDone(
                 step=step,
-                split=self._config.data.val_split,
+                split=self._config.data.scored_split,
                 weights="ema" if self._ema is not None else "raw",
                 metrics=result.headline,
                 score_name=result.score_name,

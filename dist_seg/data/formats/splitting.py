@@ -57,7 +57,7 @@ def divide(
     return division
 
 
-def group_names(stems: Sequence[str], group_by: str | None) -> list[str]:
+def group_names(stems: Sequence[str], group_by: str | None, setting: str = "group_by") -> list[str]:
     """The group of each stem: what the regular expression's parentheses caught, or all that it matched.
 
     Without an expression every stem is its own group. Raises `UserError` for a bad expression and `DataError` for a
@@ -68,12 +68,12 @@ def group_names(stems: Sequence[str], group_by: str | None) -> list[str]:
     try:
         pattern = re.compile(group_by)
     except re.error as error:
-        raise UserError(f"group_by {group_by!r} is no regular expression: {error}") from error
+        raise UserError(f"{setting} {group_by!r} is no regular expression: {error}") from error
     groups = []
     for stem in stems:
         match = pattern.search(stem)
         if match is None:
-            raise DataError(f"group_by {group_by!r} does not match {stem!r}; every file must belong to a group")
+            raise DataError(f"{setting} {group_by!r} does not match {stem!r}; every file must belong to a group")
         groups.append("/".join(part or "" for part in match.groups()) if pattern.groups else match.group())
     return groups
 

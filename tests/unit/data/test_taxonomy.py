@@ -14,11 +14,10 @@ from dist_seg.data.annotations import EVERY_CLASS, ImageAnnotations, ObjectAnnot
 from dist_seg.data.batch import Batch
 from dist_seg.data.headers import UndecodableError
 from dist_seg.data.manifest import Manifest, ObjectCounts, ShardInfo, Split
-from dist_seg.data.run_data import load_run_data
 from dist_seg.data.taxonomy import align_classes, class_id_table, map_classes, mapped_annotations, unknown_classes
 from dist_seg.data.torch_loader import SegmentationDataset
 from dist_seg.errors import ConfigError
-from tests.loader_cases import AUGMENTATIONS, PackedData, config, evaluate, train
+from tests.loader_cases import AUGMENTATIONS, config, evaluate, opened, train
 from tests.other_classes import pack_other, pack_other_objects
 
 SHAPES = {"disk": "round", "ring": "round", "square": None, "cross": "disk"}
@@ -167,11 +166,6 @@ def test_an_object_of_a_class_that_cannot_be_is_undecodable() -> None:
 
 
 # Against data that was packed with the other classes
-
-
-def opened(shards: Path, **data: object) -> PackedData:
-    found = load_run_data(DataConfig(shards=str(shards), **data))  # type: ignore[arg-type]
-    return PackedData(found.storage, found.manifest)
 
 
 @pytest.fixture(scope="module")
