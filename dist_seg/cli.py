@@ -68,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_merge(commands)
     _add_verify(commands)
     _add_inspect(commands)
+    _add_preview(commands)
     _add_train(commands)
     _add_eval(commands)
     _add_predict(commands)
@@ -144,6 +145,37 @@ examples:
 exit codes: 0 done, 1 fault, 2 something to mend in the call or the data, 143 stopped by SIGTERM or Ctrl-C,
 with a checkpoint of the last step
 """
+
+
+_PREVIEW_DETAILS = """\
+examples:
+  dist-seg preview configs/camvid_deeplabv3plus.yaml
+  dist-seg preview data.shards=data/mine augment.rotate_deg=20 --both-loaders --out rotated.png
+"""
+
+
+def _add_preview(commands: Commands) -> None:
+    parser = command(
+        commands, "preview", "draw what the network will be fed: augmented images, targets over them", _PREVIEW_DETAILS
+    )
+    parser.add_argument(
+        "settings", nargs="*", metavar="FILE.yaml | KEY=VALUE", help="as `train` takes them, the later win"
+    )
+    parser.add_argument("--samples", type=int, default=16, metavar="N", help="how many (%(default)s)")
+    parser.add_argument("--step", type=int, default=0, metavar="N", help="from this training step on (%(default)s)")
+    parser.add_argument(
+        "--both-loaders", action="store_true", help="by torch and by DALI, side by side, and how far they are apart"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("preview.png"), metavar="FILE", help="the sheet, PNG or JPEG (%(default)s)"
+    )
+    parser.set_defaults(run=_run_preview)
+
+
+def _run_preview(options: argparse.Namespace, argv: list[str]) -> int:
+    from dist_seg.commands.preview import run_preview
+
+    return run_preview(options)
 
 
 def _add_train(commands: Commands) -> None:

@@ -61,6 +61,13 @@ def normalize(images: Tensor | Sequence[Tensor], transforms: Sequence[SampleTran
     return normalized.view(len(images), 3, height, width)
 
 
+def as_pictures(images: Tensor, norm: Normalization) -> list[NDArray[np.uint8]]:
+    """Normalised images (B, 3, H, W) as B pictures (H, W, 3) RGB: what was jittered beyond black and white is cut."""
+    scale, shift = (np.array(numbers, np.float32) for numbers in (norm.scale, norm.shift))
+    images_hwc = images.detach().float().cpu().permute(0, 2, 3, 1).numpy()
+    return list(np.rint((images_hwc - shift) / scale).clip(0, _WHITE).astype(np.uint8))
+
+
 def _color_map(t: SampleTransform, norm: Normalization) -> NDArray[np.float32]:
     """(3, 4): RGB in 0..255 to the normalised colour."""
     drawn = np.eye(3, 4) if t.color is None else np.array(t.color).reshape(3, 4)

@@ -14,7 +14,7 @@ LEVELS = [
     {"data", "models", "losses", "metrics", "checkpoint", "telemetry"},
     {"tasks"},
     {"engine"},
-    {"predict", "report", "report_plots", "report_pictures", "report_result", "audit", "capacity"},
+    {"predict", "preview", "report", "report_plots", "report_pictures", "report_result", "audit", "capacity"},
     {"commands"},
     {"cli_pack"},
     {"cli"},
@@ -108,6 +108,7 @@ COMMANDS = [
     "pack reader",
     "verify",
     "inspect",
+    "preview",
     "train",
 ]
 COMMANDS += [f"pack {layout}" for layout in ("voc", "cityscapes", "ade20k", "coco-panoptic", "coco-stuff")]

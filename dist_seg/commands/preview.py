@@ -1,0 +1,84 @@
+"""`dist-seg preview`: a sheet of what the network will be fed."""
+
+import argparse
+import dataclasses
+import io
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Literal, cast
+
+from dist_seg import capacity
+from dist_seg.config.load import load_config
+from dist_seg.config.recipes import given_or_shipped
+from dist_seg.config.schema import Config
+from dist_seg.data.inspect import check_output
+from dist_seg.data.loader import choose_loader, train_batches
+from dist_seg.data.normalize import normalization
+from dist_seg.data.plan import TrainPlan
+from dist_seg.data.run_data import RunData, open_run_data
+from dist_seg.engine.run import build_plan, class_info
+from dist_seg.errors import ConfigError, UserError
+from dist_seg.preview import FedSample, difference, fed_samples, preview_sheet
+from dist_seg.runtime.files import write_whole
+from dist_seg.runtime.world import World, detect_world
+
+_SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def run_preview(options: argparse.Namespace) -> int:
+    """The command."""
+    check_output(options.out, _SHEET_SUFFIXES)
+    if options.samples < 1:
+        raise UserError(f"--samples {options.samples}: give at least 1")
+    if options.step < 0:
+        raise UserError(f"--step {options.step}: steps are counted from 0")
+    files = [given_or_shipped(Path(text)) for text in options.settings if "=" not in text]
+    config = load_config(files, [text for text in options.settings if "=" in text])
+    world, data = detect_world(), open_run_data(config.data)
+    config = _fitted(config, data, world)
+    plan = build_plan(config, data.manifest)
+    loaders = ["torch", "dali"] if options.both_loaders else [choose_loader(config)]
+    fed = [list(islice(_fed(config, loader, data, plan, world, options.step), options.samples)) for loader in loaders]
+    captions = []
+    for first, *others in zip(*fed, strict=True):
+        apart = "".join(f": {difference(first, other)}" for other in others)
+        captions.append(f"{first.key}  {first.image.shape[1]}x{first.image.shape[0]}{apart}")
+    title = f"{config.data.shards}, {config.data.train_split}, from step {options.step}: {' | '.join(loaders)}"
+    sheet = preview_sheet(list(zip(*fed, strict=True)), captions, config.task, class_info(data.manifest), title)
+    encoded = io.BytesIO()
+    sheet.save(encoded, "PNG" if options.out.suffix.lower() == ".png" else "JPEG")
+    write_whole(options.out, encoded.getvalue())
+    for caption in captions if options.both_loaders else ():
+        print(caption)
+    print(f"{len(captions)} samples: {options.out}")
+    return 0
+
+
+def _fitted(config: Config, data: RunData, world: World) -> Config:
+    """As training settles it, whose seed, batch and crop decide what is drawn."""
+    manifest = data.manifest
+    if config.task not in ("auto", manifest.task):
+        raise ConfigError(f"{data.storage.url} is packed for the task {manifest.task!r}, but task={config.task}")
+    config = dataclasses.replace(config, task=cast(Literal["semantic", "multilabel", "instance"], manifest.task))
+    facts = capacity.data_facts(data.storage, manifest, config.data.train_split)
+    return capacity.fit_sizes(config, facts, world)
+
+
+def _fed(
+    config: Config, loader: str, data: RunData, plan: TrainPlan, world: World, first_step: int
+) -> Iterator[FedSample]:
+    """The samples of the global batches from `first_step` on, in the order of their lanes."""
+    kind = cast(Literal["dali", "torch"], loader)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, loader=kind))
+    choose_loader(config)  # DALI may be missing
+    units = (
+        (step, lane) for step in range(first_step, first_step + plan.steps_per_epoch) for lane in range(plan.lanes)
+    )
+    classes, norm = class_info(data.manifest), normalization(config.data)
+    batches = train_batches(config, data.manifest, data.storage, plan, units, world.device, 0)
+    try:
+        for batch in batches:
+            yield from fed_samples(batch, config.task, classes, norm)
+    finally:
+        batches.close()
