@@ -4,6 +4,7 @@ Both loaders see a sample only after this, so what one decoder would forgive and
 the region that is decoded) is settled once, in the same way for both.
 """
 
+import re
 import struct
 import zlib
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MOST_EXPANDED = 1 << 20
 """Bytes that a chunk beside the pixels may expand to: where Pillow, too, refuses, which other decoders may not."""
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# Among coded pixels 0xFF is followed by 0, a restart marker or another 0xFF; anything else ends them.
+_JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]", re.DOTALL)
+_JPEG_SEGMENTS = frozenset({0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)})
+_JPEG_END = 0xD9
 
 
 class UndecodableError(Exception):
@@ -59,6 +64,8 @@ def check_pair(
         raise UndecodableError(f"image: {error}") from error
     if (header.height, header.width) != (height, width):
         raise UndecodableError(f"image: {header.width}x{header.height} pixels, its index says {width}x{height}")
+    if header.bits > 8:  # which one decoder would scale and another cut
+        raise UndecodableError(f"image: {header.bits} bits a channel, must be 8")
     try:
         header = read_header(target)
     except UndecodableError as error:
@@ -125,11 +132,26 @@ def _read_jpeg(data: bytes) -> Header:
         length = struct.unpack_from(">H", data, position + 2)[0]
         if marker in _JPEG_FRAMES:
             bits, height, width, channels = struct.unpack_from(">BHHB", data, position + 4)
-            # Coded pixels never contain an end-of-image marker; before the frame a thumbnail may.
-            if data.rfind(b"\xff\xd9", position) < 0:
-                break
+            _check_scans(data, position + 2 + length)
             return Header(kind="JPEG", height=height, width=width, bits=bits, is_plain_grey=channels == 1)
         if marker == 0xDA:
             raise UndecodableError("JPEG without a frame header")
         position += 2 + length
+    raise UndecodableError(f"JPEG that is cut off after {len(data)} bytes")
+
+
+def _check_scans(data: bytes, position: int) -> None:
+    """From the end of the frame header on only segments and coded pixels until the end of the image.
+
+    Some decoders pass over what others stop at, so that one would show what another refuses.
+    """
+    while match := _JPEG_MARKER.search(data, position):
+        marker = data[match.start() + 1]
+        if marker == _JPEG_END:
+            return
+        if marker not in _JPEG_SEGMENTS:
+            raise UndecodableError(f"JPEG with damaged pixels at byte {match.start()}")
+        if match.end() + 2 > len(data):
+            break
+        position = match.end() + int(struct.unpack_from(">H", data, match.end())[0])
     raise UndecodableError(f"JPEG that is cut off after {len(data)} bytes")

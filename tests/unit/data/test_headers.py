@@ -44,6 +44,29 @@ def test_bytes_after_the_end_do_no_harm() -> None:
     assert read_header(scene_sample(0).image + b"\0" * 5000).height == 120
 
 
+def test_a_marker_among_the_pixels_is_refused() -> None:
+    """libjpeg stops at it; DALI's decoder passes over it, and shows other pixels from there on."""
+    data = bytearray(scene_sample(0, form="jpeg444").image)
+    place = data.index(b"\xff\x00", data.index(b"\xff\xda"))
+    data[place + 1] = 0x20
+    with pytest.raises(UndecodableError, match=f"damaged pixels at byte {place}"):
+        read_header(bytes(data))
+
+
+@pytest.mark.parametrize("options", [{"restart_marker_blocks": 2}, {"progressive": True}, {"comment": b"\xff\x21" * 9}])
+def test_restarts_several_scans_and_comments_are_no_damage(options: dict[str, object]) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(scene(0, 64, 64)[0]).save(buffer, "JPEG", **options)
+    assert read_header(buffer.getvalue()).width == 64
+
+
+def test_an_image_of_more_than_8_bits_is_refused() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((20, 30), np.uint16)).save(buffer, "PNG")
+    with pytest.raises(UndecodableError, match="image: 16 bits a channel"):
+        check_pair(buffer.getvalue(), encode(np.zeros((20, 30), np.uint8), "PNG"), 20, 30)
+
+
 def test_a_png_with_a_flipped_bit_is_refused() -> None:
     data = bytearray(scene_sample(0, form="png").image)
     data[len(data) // 2] ^= 4
