@@ -43,6 +43,11 @@ found without --split: masks in annotations/NAME/, stuffthingmaps/NAME/ or seman
 images/NAME/; train2017 becomes the split train.
 """
 
+_LABELME_DETAILS = """\
+images are read from the JSON files or from where their imagePath says. Classes without --classes: labels.txt or
+classes.txt in FOLDER or beside it, else the labels found, sorted. `_background_` is the first class, `__ignore__` none.
+"""
+
 
 def add_pack(commands: Commands) -> None:
     """`pack` and its formats."""
@@ -173,7 +178,19 @@ def _add_published(formats: Commands) -> dict[str, argparse.ArgumentParser]:
     reading.add_argument(
         "--categories", type=Path, metavar="FILE", help="COCO's JSON or lines of `number name` (default: COCO-Stuff's)"
     )
-    return {"voc": voc, "cityscapes": cityscapes, "ade20k": ade20k, "coco-panoptic": panoptic, "coco-stuff": stuff}
+    kinds = {"voc": voc, "cityscapes": cityscapes, "ade20k": ade20k, "coco-panoptic": panoptic, "coco-stuff": stuff}
+    labelme = command(formats, "labelme", "LabelMe's JSON files: polygons, rectangles, circles", _LABELME_DETAILS)
+    labelme.add_argument("source", type=Path, metavar="FOLDER", help="folder of the JSON files (sub-folders too)")
+    reading = labelme.add_argument_group("masks")
+    reading.add_argument("--classes", type=Path, metavar="FILE", help="labels, one a line, in the order of the ids")
+    reading.add_argument(
+        "--unlabelled",
+        choices=("background", "ignore"),
+        default="background",
+        help="pixels under no shape: a class of their own, or left out (%(default)s)",
+    )
+    _add_splitting(labelme)
+    return {**kinds, "labelme": labelme}
 
 
 def _add_splits(parser: argparse.ArgumentParser, names: tuple[str, ...], text: str, option: str = "--split") -> None:

@@ -16,6 +16,7 @@ from dist_seg.data.formats.coco_stuff import CocoStuffSource, open_coco_stuff
 from dist_seg.data.formats.folder import open_folder
 from dist_seg.data.formats.instance_ids import open_instance_ids
 from dist_seg.data.formats.label_folders import open_label_folders
+from dist_seg.data.formats.labelme import LabelmeSource, open_labelme
 from dist_seg.data.formats.object_labels import ObjectLabels
 from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticLabels, SyntheticSource
 from dist_seg.data.formats.voc import VocSource, open_voc
@@ -238,7 +239,7 @@ def _published_source(options: argparse.Namespace) -> AnySource:
     """Masks of classes in the layout of a public data set."""
     max_pixels, skip_bad = options.max_pixels or MAX_PIXELS, options.skip_bad
     root: Path = options.source
-    source: VocSource | Ade20kSource | CocoStuffSource
+    source: VocSource | Ade20kSource | CocoStuffSource | LabelmeSource
     match options.format:
         case "cityscapes":
             return CityscapesSource(root=root, max_pixels=max_pixels, skip_bad=skip_bad)
@@ -258,6 +259,20 @@ def _published_source(options: argparse.Namespace) -> AnySource:
                 max_pixels=max_pixels,
                 skip_bad=skip_bad,
             )
+        case "labelme":
+            with _Bar("read annotations") as bar:
+                source = open_labelme(
+                    root,
+                    classes=options.classes,
+                    unlabelled=options.unlabelled,
+                    val=options.val,
+                    group_by=options.group_by,
+                    split=options.split,
+                    max_pixels=max_pixels,
+                    skip_bad=skip_bad,
+                    apart_from=options.out,
+                    progress=bar.show,
+                )
         case _:
             source = open_voc(
                 root,

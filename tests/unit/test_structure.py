@@ -111,7 +111,7 @@ COMMANDS = [
     "preview",
     "train",
 ]
-COMMANDS += [f"pack {layout}" for layout in ("voc", "cityscapes", "ade20k", "coco-panoptic", "coco-stuff")]
+COMMANDS += [f"pack {layout}" for layout in ("voc", "cityscapes", "ade20k", "coco-panoptic", "coco-stuff", "labelme")]
 COMMANDS += [
     "merge",
     "pack labels",

@@ -77,14 +77,19 @@ def refuse_faults(faults: Sequence[str], to_mend: str) -> None:
 
 
 def fault_ref(key: str, split: str, fault: str) -> SampleRef:
-    """Something listed that cannot be used: a bad sample, of which `read_pair` raises `DataError` with these words."""
+    """Something listed that cannot be used: a bad sample, as `check_no_fault` raises `DataError` with these words."""
     return SampleRef(key=key, split=split, where=fault, num_bytes=1, version=fault, payload=_FAULT + fault.encode())
+
+
+def check_no_fault(sample: SampleRef) -> None:
+    """Raises `DataError` for a sample made by `fault_ref`."""
+    if sample.payload.startswith(_FAULT):
+        raise DataError(sample.payload.removeprefix(_FAULT).decode())
 
 
 def read_pair(sample: SampleRef) -> tuple[bytes, bytes]:
     """Image and mask file. Raises `DataError` where there is only one of them, so that it counts as a bad sample."""
-    if sample.payload.startswith(_FAULT):
-        raise DataError(sample.payload.removeprefix(_FAULT).decode())
+    check_no_fault(sample)
     if not sample.mask_where:
         raise DataError(f"{sample.where}: has no mask")
     if sample.where == sample.mask_where:
@@ -111,7 +116,7 @@ def files_by_stem(folder: Path, ending: str = "", apart_from: Path | None = None
         raise DataError(f"{folder}: no such folder")
     found: dict[str, Path] = {}
     others: list[Path] = []
-    for path in _files_below(folder, {apart_from.resolve()} if apart_from else set()):
+    for path in files_below(folder, apart_from):
         if path.suffix.lower() not in IMAGE_SUFFIXES or not path.stem.endswith(ending):
             others.append(path)
             continue
@@ -123,6 +128,11 @@ def files_by_stem(folder: Path, ending: str = "", apart_from: Path | None = None
         named = f" whose names end with {ending}" if ending else ""
         raise DataError(f"{folder}: holds no images{named} ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return found, others
+
+
+def files_below(folder: Path, apart_from: Path | None = None) -> Iterable[Path]:
+    """The files of a folder and its sub-folders, in order, without hidden ones and `apart_from`."""
+    yield from _files_below(folder, {apart_from.resolve()} if apart_from else set())
 
 
 def _files_below(folder: Path, seen: set[Path]) -> Iterable[Path]:
