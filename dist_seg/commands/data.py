@@ -260,7 +260,7 @@ def _published_source(options: argparse.Namespace) -> AnySource:
                 skip_bad=skip_bad,
             )
         case "labelme":
-            with _Bar("read annotations") as bar:
+            with Bar("read annotations") as bar:
                 source = open_labelme(
                     root,
                     classes=options.classes,

@@ -59,6 +59,8 @@ class Ade20kSource:
         return self.classes.palette
 
     def samples(self) -> Sequence[SampleRef]:
+        if not self.root.is_dir():
+            raise DataError(f"{self.root}: no such folder")
         folders = [name for name in _SPLITS if (self.root / "images" / name).is_dir()]
         if not folders:
             raise DataError(

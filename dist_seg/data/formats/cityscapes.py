@@ -123,6 +123,8 @@ def _images(root: Path) -> Path:
 
 
 def _samples(root: Path, mask_ending: str, *, skip_bad: bool) -> list[SampleRef]:
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder")
     splits = [split for split in _SPLITS if (_images(root) / split).is_dir()]
     if not splits:
         raise DataError(f"{root}: holds neither leftImg8bit/train nor leftImg8bit/val; is this Cityscapes?")

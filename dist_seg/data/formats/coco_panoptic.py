@@ -138,7 +138,11 @@ def _segments(texts: Sequence[bytes], classes: Mapping[int, int]) -> tuple[str, 
     """The PNG of an image's annotation, and its segments with the class id of each. Raises `DataError`."""
     if len(texts) != 1:
         raise DataError(f"has {len(texts) or 'no'} annotation{'s' * (len(texts) > 1)}; there must be one")
-    match json.loads(texts[0]):
+    try:
+        annotation = json.loads(texts[0])
+    except UnicodeDecodeError as error:
+        raise DataError(f"its annotation is not UTF-8: {error}") from error
+    match annotation:
         case {"file_name": str(file_name), "segments_info": [*entries]}:
             pass
         case _:
@@ -165,11 +169,15 @@ def _class_ids(colors: NDArray[np.integer], segments: Sequence[tuple[int, int]],
     ids = wide[..., 0] + 256 * wide[..., 1] + 65536 * wide[..., 2]
     known = np.array([0, *(number for number, _ in segments)], np.int32)  # in ascending order
     classes = np.array([IGNORE_INDEX, *(class_id for _, class_id in segments)], np.uint8)
-    at = np.minimum(np.searchsorted(known, ids), len(known) - 1)
-    if (wrong := known[at] != ids).any():
-        y, x = np.unravel_index(int(wrong.argmax()), wrong.shape)
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(ids.ravel())) + 1])  # of runs: far fewer than pixels
+    lengths = np.diff(starts, append=ids.size)
+    runs = ids.ravel()[starts]
+    at = np.minimum(np.searchsorted(known, runs), len(known) - 1)
+    if (wrong := known[at] != runs).any():
+        first = int(wrong.argmax())
+        y, x = np.unravel_index(int(starts[first]), ids.shape)
         raise DataError(
-            f"{where}: segment {ids[y, x]} at (x={x}, y={y}) ({int(wrong.sum())} such pixels) is not in the image's "
-            "segments_info; do the PNGs belong to this file?"
+            f"{where}: segment {runs[first]} at (x={x}, y={y}) ({int(lengths[wrong].sum())} such pixels) is not in the "
+            "image's segments_info; do the PNGs belong to this file?"
         )
-    return np.asarray(classes[at])
+    return np.repeat(classes[at], lengths).reshape(ids.shape)

@@ -37,6 +37,8 @@ def images_of(root: Path, part: str) -> Path | None:
 
 def found_splits(root: Path, kind: str) -> list[CocoSplit]:
     """A split for every `annotations/KIND_NAME.json`. Raises `DataError` where there is none, or are no images."""
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder")
     folder = root / "annotations"
     found = []
     for file in sorted(folder.glob(f"{kind}_*.json")) if folder.is_dir() else []:

@@ -23,6 +23,7 @@ from dist_seg.errors import DataError
 Numbering = Literal["stuffthingmaps", "category-ids"]
 
 _MASK_FOLDERS = ("annotations", "stuffthingmaps", "stuffthingmaps_trainval2017", "semantic")
+_MAX_NUMBER = 65535
 # COCO-Stuff's labels from 1 on, and those that have no pixel in any mask.
 _THINGS = """
 person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, street sign,
@@ -127,8 +128,10 @@ def open_coco_stuff(
 def _table(names: Mapping[int, str], numbering: Numbering, where: str) -> ClassTable:
     ids = sorted(names)
     shift, unlabelled = (1, IGNORE_INDEX) if numbering == "stuffthingmaps" else (0, 0)
-    if wrong := [number for number in ids if number - shift == unlabelled or number < 1]:
-        raise DataError(f"{where}: category {wrong[0]} cannot be told from pixels that nobody labelled ({numbering})")
+    if wrong := [number for number in ids if number - shift == unlabelled or not 0 < number <= _MAX_NUMBER]:
+        raise DataError(
+            f"{where}: the id {wrong[0]} is not from 1 to {_MAX_NUMBER}, or stands for unlabelled pixels ({numbering})"
+        )
     return ClassTable(
         names=tuple(names[number] for number in ids),
         palette=default_palette(len(ids)),

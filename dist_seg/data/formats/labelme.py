@@ -187,7 +187,7 @@ def _image_path(root: Path, file: Path, contents: LabelmeFile) -> Path:
     path = Path(os.path.normpath(file.parent / contents.image_path))
     if contents.image_data is not None:
         return path
-    if not path.is_relative_to(os.path.normpath(root)):
+    if "\0" in contents.image_path or not path.is_relative_to(os.path.normpath(root)):
         raise DataError(f"{file}: its imagePath {contents.image_path!r} leads out of {root}; pack the folder of both")
     if not path.is_file():
         raise DataError(f"{file}: there is no file {path}, which is its imagePath")

@@ -21,6 +21,7 @@ from dist_seg.errors import DataError
 
 _TOLERANCE = 1.0
 """Pixels by which a point may lie outside the image: labelling tools round."""
+_FAR = 1e9
 
 Point = tuple[float, float]
 
@@ -138,9 +139,9 @@ def _shape(entry: object, where: str) -> Shape:
 
 def _point(point: object, where: str) -> Point:
     match point:
-        case [int() | float() as x, int() | float() as y] if math.isfinite(x) and math.isfinite(y):
+        case [int() | float() as x, int() | float() as y] if abs(x) < _FAR and abs(y) < _FAR:  # which a NaN is not
             return float(x), float(y)
-    raise DataError(f"{where}: a point must be two numbers, x and y: {str(point)[:80]}")
+    raise DataError(f"{where}: a point must be two finite numbers, x and y: {str(point)[:80]}")
 
 
 def _side(value: object, name: str, path: Path) -> int:

@@ -101,3 +101,5 @@ def test_the_limit_of_pixels_holds_for_masks(tmp_path: Path) -> None:
 def test_another_folder_is_told_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds neither leftImg8bit/train nor leftImg8bit/val; is this Cityscapes"):
         CityscapesSource(root=tmp_path).samples()
+    with pytest.raises(DataError, match="no such folder"):
+        CityscapesSource(root=tmp_path / "x").samples()

@@ -3,6 +3,7 @@
 import base64
 import json
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -317,8 +318,10 @@ class TestDataSet:
             ({"imagePath": None}, r"a\.json: has no list of shapes or no imagePath; is it a file of LabelMe's"),
             ({"shapes": {}}, r"a\.json: has no list of shapes"),
             ({"shapes": [{"label": 3, "points": []}]}, r"a\.json: shape 1: has no label or no list of points"),
-            ({"shapes": [_shape(points=[[1, 2, 3]])]}, r"a\.json: shape 1: a point must be two numbers"),
-            ({"shapes": [_shape(points=[[1, float("nan")]])]}, r"a\.json: shape 1: a point must be two numbers"),
+            ({"shapes": [_shape(points=[[1, 2, 3]])]}, r"a\.json: shape 1: a point must be two finite numbers"),
+            ({"shapes": [_shape(points=[[1, float("nan")]])]}, r"a\.json: shape 1: a point must be two finite numbers"),
+            ({"shapes": [_shape(points=[[1, 10**400]])]}, r"a\.json: shape 1: a point must be two finite numbers"),
+            ({"imagePath": "b.png\0"}, r"a\.json: its imagePath 'b\.png\\x00' leads out of"),
             ({"imageHeight": None}, r"a\.json: its imageHeight is None, must be a number of pixels"),
             ({"imageWidth": -3}, r"a\.json: its imageWidth is -3, must be"),
             ({"imageData": 7}, r"a\.json: its imageData is a int, must be text or null"),
@@ -334,8 +337,7 @@ class TestDataSet:
             _open(tmp_path).samples()
         result = pack(_open(tmp_path, skip_bad=True), tmp_path / "out", skip_bad=True)
         (refusal,) = result.skipped
-        with pytest.raises(DataError, match=message):
-            raise DataError(refusal.reason)
+        assert re.search(message, refusal.reason)
 
     def test_image_data_that_is_no_base64_is_a_bad_sample(self, tmp_path: Path) -> None:
         _write(tmp_path, "a", _shape(), image=False, imageData="~~~~")
