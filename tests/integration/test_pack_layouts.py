@@ -30,14 +30,14 @@ def _manifest(out: Path) -> dict[str, dict[str, dict[str, object]]]:
     [
         ("voc", ["voc", "raw"], "21 classes (background, aeroplane,"),
         ("voc of cvat", ["voc", "raw"], "classes from raw/labelmap.txt"),
-        ("voc", ["voc", "raw", "--part", "train", "train", "--masks", "SegmentationClass"], "21 classes (background,"),
+        ("voc", ["voc", "raw", "--list", "train", "train", "--masks", "SegmentationClass"], "21 classes (background,"),
         ("cityscapes", ["cityscapes", "raw"], "19 classes (road, sidewalk,"),
         ("ade20k", ["ade20k", "raw"], "150 classes (wall, building,"),
         ("coco-panoptic", ["coco-panoptic", "raw"], "7 classes (c1, c13,"),
         (
             "coco-panoptic",
             [
-                *("coco-panoptic", "raw", "--part", "train", "train2017", "annotations/panoptic_train2017.json"),
+                *("coco-panoptic", "raw", "--split", "train", "train2017", "annotations/panoptic_train2017.json"),
                 "annotations/panoptic_train2017",
             ],
             "7 classes (c1, c13,",
@@ -47,7 +47,7 @@ def _manifest(out: Path) -> dict[str, dict[str, dict[str, object]]]:
             "coco-stuff, category-ids",
             [
                 *("coco-stuff", "raw", "--numbers", "category-ids", "--categories", "raw/categories.json"),
-                *("--part", "train", "train2017", "semantic/train2017"),
+                *("--split", "train", "train2017", "semantic/train2017"),
             ],
             "classes from raw/categories.json",
         ),
@@ -104,7 +104,7 @@ def test_what_cannot_be_packed_is_named_and_left_out_where_that_is_allowed(
     [
         (["coco-stuff", "raw", "out"], 2, "the following arguments are required: --numbers"),
         (["voc", "raw", "out", "--val", "0.2"], 2, "--val, --group-by and --split have no effect"),
-        (["voc", "raw", "out", "--part", "train", "x"], 2, "Segmentation/x.txt: there is no such list"),
+        (["voc", "raw", "out", "--list", "train", "x"], 2, "Segmentation/x.txt: there is no such list"),
         (["coco-panoptic", "raw", "out", "--merge-things"], 2, "no annotations/panoptic_NAME.json"),
         (["labelme", "raw", "out"], 2, "holds no JSON files; is this a folder of LabelMe's?"),
         (["ade20k", "nowhere", "out"], 2, "nowhere: no such folder"),
