@@ -12,10 +12,11 @@ from torch.nn.functional import pad
 from dist_seg.config.schema import AugmentConfig, DataConfig
 from dist_seg.data.annotations import ImageAnnotations
 from dist_seg.data.augment import SampleTransform, digest
-from dist_seg.data.batch import BadSample, BadShard, Batch
+from dist_seg.data.batch import BadSample, BadShard, Batch, EncodedSample
 from dist_seg.data.decode import decode_image, decode_target, why_undecodable
 from dist_seg.data.fetch import DrawnSample, Fetched, Fetcher, Unit, bad_samples, bad_shards, drawn_samples
-from dist_seg.data.manifest import Manifest
+from dist_seg.data.label_layers import PRESENT
+from dist_seg.data.manifest import IGNORE_INDEX, Manifest
 from dist_seg.data.normalize import Normalization, normalization, normalize
 from dist_seg.data.objects import ImageObjects, derive_objects
 from dist_seg.data.place import Ids, place_image, place_mask
@@ -135,7 +136,7 @@ def group_by_size(images: Sequence[Tensor], masks: Sequence[Tensor], fetched: Se
     images: B times (3, H, W), uint8 RGB. masks: B times (H, W) or (K, H, W), uint8, or (L, H, W), int16, L at most 3.
     """
     samples, bad = drawn_samples(fetched), bad_samples(fetched)
-    masks = _as_many_layers([mapped_mask(mask, s.encoded.class_ids) for mask, s in zip(masks, samples, strict=True)])
+    masks = _as_many_layers([mapped_mask(mask, s.encoded) for mask, s in zip(masks, samples, strict=True)])
     groups: dict[tuple[torch.Size, torch.Size], list[int]] = {}
     for i in range(len(samples)):
         groups.setdefault((images[i].shape, masks[i].shape), []).append(i)
@@ -157,13 +158,35 @@ def group_by_size(images: Sequence[Tensor], masks: Sequence[Tensor], fetched: Se
     ]
 
 
-def mapped_mask(mask: Tensor, class_ids: NDArray[np.uint8] | None) -> Tensor:
-    """A mask of class ids with what they stand for. Its border, 255, stays."""
+def mapped_mask(mask: Tensor, encoded: EncodedSample) -> Tensor:
+    """A sample's mask of class ids, or layers of labels, with what they stand for. Its border, 255, stays."""
+    class_ids = encoded.class_ids
     if class_ids is None:
         return mask
+    if encoded.num_labels:
+        return _mapped_labels(mask, class_ids[: encoded.num_labels].tolist(), encoded.mapped_labels)
     if mask.device.type == "cpu":
         return torch.from_numpy(class_ids.take(mask.numpy()))
     return torch.from_numpy(class_ids).to(mask.device)[mask.long()]
+
+
+def _mapped_labels(labels_KHW: Tensor, class_ids: Sequence[int], num_labels: int) -> Tensor:
+    """Layers of labels, 0, 1 or 255 for unknown, as the labels that they have become: (num_labels, H, W).
+
+    Where several become one, it is there where any of them is, and unknown where one that may be is. A label that none
+    becomes is unknown.
+    """
+    layers = []
+    for label in range(num_labels):
+        parts = [labels_KHW[old] for old, new in enumerate(class_ids) if new == label]
+        if not parts:
+            layers.append(torch.full_like(labels_KHW[0], IGNORE_INDEX))
+            continue
+        merged = parts[0]
+        for part in parts[1:]:
+            merged = torch.where((merged == PRESENT) | (part == PRESENT), PRESENT, torch.maximum(merged, part))
+        layers.append(merged)
+    return torch.stack(layers)
 
 
 def _as_many_layers(masks: Sequence[Tensor]) -> Sequence[Tensor]:

@@ -27,7 +27,9 @@ class EncodedSample:
     num_labels: int = 0
     """Of multi-label data: the number of layers."""
     class_ids: NDArray[np.uint8] | None = None
-    """Of class ids: (256,) what they stand for; None where the mask is taken as it is."""
+    """(256,) what class ids, or the places of labels, stand for; None where the mask is taken as it is."""
+    mapped_labels: int = 0
+    """Of multi-label data with `class_ids`: the number of labels that they stand for."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -122,8 +122,8 @@ class Manifest:
     category_ids: tuple[int, ...] | None = None
     """Of instance data: each class's id in the raw data set, which results in COCO's format are written with."""
     class_ids: Mapping[str, tuple[int, ...]] | None = None
-    """Of a run's view of its data, never in a file: by data set ("" where there is one), the class that each of the 256
-    ids in its shards stands for, 255 for those that are ignored. A data set whose ids stay as they are has none."""
+    """Of a run's view of its data, never in a file: by data set ("" where there is one), for each of the classes that
+    it was packed with the class that it has become, 255 for an ignored one. A data set whose ids stay has none."""
     splits: Mapping[str, Split] = field(default_factory=dict)
 
     @property

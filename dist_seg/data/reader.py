@@ -14,7 +14,7 @@ from dist_seg.data.batch import BadSample, EncodedSample
 from dist_seg.data.headers import MAX_PIXELS, UndecodableError, check_pair
 from dist_seg.data.manifest import Manifest
 from dist_seg.data.sidecar import Member, Sidecar, crc32c
-from dist_seg.data.taxonomy import class_id_table, mapped_annotations
+from dist_seg.data.taxonomy import class_id_table, mapped_annotations, num_packed_classes
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import Storage, StorageError
 
@@ -71,9 +71,12 @@ class ShardReader:
         self._storage = storage
         self._shards, self._selection = manifest.split(split).shards, manifest.split(split).selection
         self._max_pixels = max_pixels
-        self._num_labels = manifest.num_classes if manifest.task == "multilabel" else 0
         self._bad_shards = dict(bad_shards or {})
-        self._class_ids = {name: class_id_table(manifest, name) for name in {shard.dataset for shard in self._shards}}
+        datasets = {shard.dataset for shard in self._shards}
+        self._class_ids = {name: class_id_table(manifest, name) for name in datasets}
+        is_multilabel = manifest.task == "multilabel"
+        self._num_labels = {name: num_packed_classes(manifest, name) if is_multilabel else 0 for name in datasets}
+        self._mapped_labels = manifest.num_classes if is_multilabel else 0
         self._reset()
 
     def _reset(self) -> None:
@@ -134,7 +137,8 @@ class ShardReader:
         found = self._index(shard)
         sidecar, place = found.sidecar, found.place(index)
         info = _info(sidecar, place)
-        annotations, class_ids = None, self._class_ids[self._shards[shard].dataset]
+        dataset = self._shards[shard].dataset
+        annotations, class_ids, num_labels = None, self._class_ids[dataset], self._num_labels[dataset]
         try:
             if info.height * info.width > self._max_pixels:
                 raise UndecodableError(
@@ -143,7 +147,7 @@ class ShardReader:
                 )
             image, target, *others = self._read_checked(shard, _members(sidecar, place))
             layers = MAX_LAYERS if others else 0
-            check_pair(image, target, info.height, info.width, max_layers=layers, num_labels=self._num_labels)
+            check_pair(image, target, info.height, info.width, max_layers=layers, num_labels=num_labels)
             if others:
                 annotations = parse_annotations(others[0])
                 check_annotations(annotations, info.height, info.width)
@@ -159,8 +163,9 @@ class ShardReader:
             height=info.height,
             width=info.width,
             annotations=annotations,
-            num_labels=self._num_labels,
+            num_labels=num_labels,
             class_ids=class_ids,
+            mapped_labels=self._mapped_labels,
         )
 
     def _read_checked(self, shard: int, members: list[Member]) -> list[bytes]:

@@ -64,7 +64,17 @@ def align_classes(
 def class_id_table(manifest: Manifest, dataset: str | None) -> NDArray[np.uint8] | None:
     """(256,) uint8: what the ids in a data set's shards stand for; None where that is what they are."""
     ids = (manifest.class_ids or {}).get(dataset or ONLY)
-    return None if ids is None else np.array(ids, np.uint8)
+    if ids is None:
+        return None
+    table = np.full(256, IGNORE_INDEX, np.uint8)
+    table[: len(ids)] = ids
+    return table
+
+
+def num_packed_classes(manifest: Manifest, dataset: str | None) -> int:
+    """How many classes a data set was packed with."""
+    ids = (manifest.class_ids or {}).get(dataset or ONLY)
+    return manifest.num_classes if ids is None else len(ids)
 
 
 def mapped_annotations(annotations: ImageAnnotations, table: NDArray[np.uint8]) -> ImageAnnotations:
@@ -94,31 +104,32 @@ def _remapped(
     """targets: for every class of the manifest, which is of one data set, its new id; None for one that is ignored."""
     if names == manifest.class_names and list(targets) == list(range(len(names))):
         return manifest
-    step = np.full(256, IGNORE_INDEX, np.uint8)
-    for old, new in enumerate(targets):
-        step[old] = IGNORE_INDEX if new is None else new
-    before = class_id_table(manifest, None)
-    table = step if before is None else step[before]
-    # Where classes are only called otherwise, ids stay as they are.
-    held = [*range(len(targets)), manifest.ignore_index]
-    changed = before is not None or not np.array_equal(table[held], held)
+    before = (manifest.class_ids or {}).get(ONLY, tuple(range(len(targets))))
+    class_ids = tuple(IGNORE_INDEX if old == IGNORE_INDEX or (new := targets[old]) is None else new for old in before)
+    # Where classes are only called otherwise, ids stay as they are; of labels also their number.
+    changed = class_ids != tuple(range(len(class_ids))) or manifest.ignore_index != IGNORE_INDEX
+    changed |= manifest.class_ids is not None
+    changed |= manifest.task == "multilabel" and len(names) != len(class_ids)
     return replace(
         manifest,
         class_names=names,
         palette=palette,
         ignore_index=IGNORE_INDEX,
         category_ids=category_ids,
-        class_ids={ONLY: tuple(table.tolist())} if changed else None,
-        splits={name: _remapped_split(split, targets, len(names)) for name, split in manifest.splits.items()},
+        class_ids={ONLY: class_ids} if changed else None,
+        splits={
+            name: _remapped_split(split, targets, len(names), is_multilabel=manifest.task == "multilabel")
+            for name, split in manifest.splits.items()
+        },
     )
 
 
-def _remapped_split(split: Split, targets: Sequence[int | None], num_classes: int) -> Split:
+def _remapped_split(split: Split, targets: Sequence[int | None], num_classes: int, *, is_multilabel: bool) -> Split:
     pixels, ignored = _summed(split.class_pixels, targets, num_classes)
     return replace(
         split,
         class_pixels=pixels,
-        ignored_pixels=split.ignored_pixels + ignored,
+        ignored_pixels=split.ignored_pixels + (0 if is_multilabel else ignored),
         objects=None if split.objects is None else _remapped_objects(split.objects, targets, num_classes),
     )
 

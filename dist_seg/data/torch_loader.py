@@ -112,7 +112,7 @@ class SegmentationDataset(Dataset[Sample]):
         except UndecodableError as error:
             raise DataError(f"{self._reader.shard_name(shard)}: sample {encoded.key}: {error}") from error
         image = normalize(images, [sample.transform], self._recipe.norm)[0]
-        return Sample(image=image, mask=mapped_mask(masks[0], encoded.class_ids).long(), key=encoded.key)
+        return Sample(image=image, mask=mapped_mask(masks[0], encoded).long(), key=encoded.key)
 
     def _draw(self, encoded: EncodedSample) -> SampleTransform:
         height, width = encoded.height, encoded.width

@@ -13,12 +13,14 @@ from dist_seg.config.schema import Config, DataConfig
 from dist_seg.data.annotations import EVERY_CLASS, ImageAnnotations, ObjectAnnotation
 from dist_seg.data.batch import Batch
 from dist_seg.data.headers import UndecodableError
+from dist_seg.data.label_layers import encode_labels
 from dist_seg.data.manifest import Manifest, ObjectCounts, ShardInfo, Split
 from dist_seg.data.taxonomy import align_classes, class_id_table, map_classes, mapped_annotations, unknown_classes
 from dist_seg.data.torch_loader import SegmentationDataset
 from dist_seg.errors import ConfigError
-from tests.loader_cases import AUGMENTATIONS, config, evaluate, opened, train
+from tests.loader_cases import AUGMENTATIONS, PackedData, config, evaluate, opened, scene_sample, train, write_dataset
 from tests.other_classes import pack_other, pack_other_objects
+from tests.unit.data.test_label_layers import layers as label_layers
 
 SHAPES = {"disk": "round", "ring": "round", "square": None, "cross": "disk"}
 NEW_NAMES = ("background", "round", "triangle", "disk")
@@ -94,6 +96,8 @@ def test_another_ignore_index_becomes_255() -> None:
     table = class_id_table(found, None)
     assert found.ignore_index == 255
     assert table is not None and table[:5].tolist() == [0, 1, 2, 3, 255]
+    back = map_classes(found, {"auto": "car"}, "m")
+    assert class_id_table(back, None) is not None  # or 4 would no longer be ignored
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), st.sampled_from([*NAMES, "new", "other", None])), st.integers(0, 2**32))
@@ -240,6 +244,46 @@ def test_ignored_objects_are_neither_trained_nor_background(instance_shards: Pat
             assert torch.equal(y.ignored, x.ignored | (x.labels == squares))
             kept = x.labels != squares
             assert torch.equal(y.labels[kept], x.labels[kept] - (x.labels[kept] > squares).long())
+
+
+MERGED = {"class1": "class0", "class5": None, "class7": "class0", "class10": "last"}
+MERGED_NAMES = ("class0", "class2", "class3", "class4", "class6", "class8", "class9", "last")
+
+
+def labelled(out: Path, *, merged: bool) -> PackedData:
+    """Layers of labels; merged: as `MERGED` makes them, pixel by pixel from the words of what it means."""
+    samples = []
+    for seed in range(8):
+        sample, layers = scene_sample(seed, form="png"), label_layers(seed, 120, 150)
+        if merged:
+            parts = layers[[0, 1, 7]]
+            union = np.where((parts == 1).any(0), 1, np.where((parts == 255).any(0), 255, 0)).astype(np.uint8)
+            layers = np.concatenate([union[None], layers[[2, 3, 4, 6, 8, 9, 10]]])
+        samples.append(replace(sample, target=encode_labels(layers), target_suffix="multi.png"))
+    packed = write_dataset(out, samples)
+    if not merged:
+        return packed
+    split = replace(packed.manifest.split("train"), class_pixels=(1,) * 8)
+    names = {"class_names": MERGED_NAMES, "palette": ((0, 0, 0),) * 8}
+    return PackedData(packed.storage, replace(packed.manifest, **names, splits={"train": split}))
+
+
+def test_labels_are_merged_by_pixel_and_left_out(tmp_path: Path, cfg: Config) -> None:
+    expected, raw = labelled(tmp_path / "merged", merged=True), labelled(tmp_path / "raw", merged=False)
+    found = PackedData(raw.storage, map_classes(raw.manifest, MERGED, "m"))
+    assert found.manifest.class_names == MERGED_NAMES
+    assert_equal_batches(train(expected, cfg, [(0, 0), (1, 0)]), train(found, cfg, [(0, 0), (1, 0)]))
+    whole = [batch for batches in evaluate(expected, cfg, indices=[1]) for batch in batches]
+    assert_equal_batches(whole, [batch for batches in evaluate(found, cfg, indices=[1]) for batch in batches])
+
+
+def test_a_label_that_the_data_lacks_is_unknown(tmp_path: Path) -> None:
+    raw = labelled(tmp_path / "raw", merged=False)
+    names = ("more", *raw.manifest.class_names)
+    found = PackedData(raw.storage, align_classes(raw.manifest, names, ((0, 0, 0),) * 12, None))
+    before, after = (evaluate(data, config(), indices=[0])[0][0] for data in (raw, found))
+    assert torch.equal(after.targets[:, 1:], before.targets)
+    assert (after.targets[:, 0] == 255).all()
 
 
 def test_a_dataset_in_a_notebook_has_the_classes_too(synthetic_shards: Path, packed_otherwise: Path) -> None:
