@@ -50,6 +50,11 @@ class ImageAnnotations:
     width: int
     objects: tuple[ObjectAnnotation, ...]
 
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """Those of the objects, crowds apart."""
+        return tuple(sorted({found.class_id for found in self.objects if not found.crowd}))
+
     def to_json(self) -> bytes:
         size = [self.height, self.width]
         document = {

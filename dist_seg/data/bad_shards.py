@@ -53,7 +53,7 @@ def read_index(storage: Storage, shard: ShardInfo) -> Sidecar:
         raise BadShardError(shard.name, f"its index {shard.sidecar_name} differs from what was packed (sha256)")
     try:
         sidecar = Sidecar.parse(data, shard.sidecar_name)
-        sidecar.check(shard.samples, shard.bytes, shard.sidecar_name)
+        sidecar.check(shard.samples, shard.bytes, shard.sidecar_name, shard.class_samples)
     except DataError as error:
         raise BadShardError(shard.name, f"its index cannot be used: {error}") from error
     return sidecar

@@ -47,6 +47,8 @@ class ShardInfo:
     """Of DALI's index, `index_name`."""
     sidecar_sha256: str
     """Of our own index, `sidecar_name`."""
+    class_samples: tuple[int, ...] | None = None
+    """The number of samples that hold each class, as the index says; None where it does not."""
     dataset: str | None = None
     """Of a mix, never in a file: the data set that it belongs to, by the name in the mix."""
 
@@ -279,7 +281,8 @@ def _parse_split(fields: _Fields, task: str, num_classes: int) -> Split:
     shards = fields.items("shards", dict)
     return Split(
         shards=tuple(
-            _parse_shard(_Fields(fields.where, f"{fields.path}.shards[{i}]", s)) for i, s in enumerate(shards)
+            _parse_shard(_Fields(fields.where, f"{fields.path}.shards[{i}]", s), num_classes)
+            for i, s in enumerate(shards)
         ),
         class_pixels=pixels,
         ignored_pixels=fields.count("ignored_pixels"),
@@ -303,7 +306,7 @@ def _parse_objects(fields: _Fields, num_classes: int) -> ObjectCounts:
     )
 
 
-def _parse_shard(fields: _Fields) -> ShardInfo:
+def _parse_shard(fields: _Fields, num_classes: int) -> ShardInfo:
     name = fields.get("name", str)
     check_name(name, f"{fields.where}: {fields.path}.name")
     num_bytes, samples = fields.count("bytes"), fields.count("samples")
@@ -312,6 +315,11 @@ def _parse_shard(fields: _Fields) -> ShardInfo:
             f"{fields.where}: {fields.path} says that {name} holds {samples} samples in {num_bytes} bytes, which "
             "cannot be; pack the data set again"
         )
+    class_samples = fields.counts("class_samples", num_classes) if "class_samples" in fields.names() else None
+    if class_samples is not None and max(class_samples) > samples:
+        raise DataError(
+            f"{fields.where}: {fields.path}.class_samples has {max(class_samples)} samples of a class, of {samples}"
+        )
     return ShardInfo(
         name=name,
         bytes=num_bytes,
@@ -319,6 +327,7 @@ def _parse_shard(fields: _Fields) -> ShardInfo:
         samples=samples,
         index_sha256=fields.get("index_sha256", str),
         sidecar_sha256=fields.get("sidecar_sha256", str),
+        class_samples=class_samples,
     )
 
 

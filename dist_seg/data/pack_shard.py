@@ -1,7 +1,7 @@
 """Packing one shard, in a worker process or in the one that packs."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -109,20 +109,26 @@ def pack_shard(
                 if not skip_bad and len(refusals) == MAX_REFUSALS:
                     break
             else:
+                counts = np.zeros(256, np.int64)
                 if objects is not None:
                     objects.add(found.encoded.annotations, found.problems)
-                    pixels[: len(found.encoded.class_pixels)] += found.encoded.class_pixels
+                    counts[:num_classes] = found.encoded.class_pixels
+                    classes = found.encoded.annotations.classes
                 elif is_multilabel:
-                    pixels[:num_classes] += np.count_nonzero(mask == PRESENT, axis=(1, 2))
-                    pixels[source.ignore_index] += np.count_nonzero(mask == source.ignore_index)
+                    counts[:num_classes] = np.count_nonzero(mask == PRESENT, axis=(1, 2))
+                    counts[source.ignore_index] = np.count_nonzero(mask == source.ignore_index)
+                    classes = tuple(np.flatnonzero(counts[:num_classes]).tolist())
                 else:
-                    pixels[:] += np.bincount(mask.ravel(), minlength=256)
-                yield members
+                    counts[:] = np.bincount(mask.ravel(), minlength=256)
+                    classes = tuple(np.flatnonzero(counts[:num_classes]).tolist())
+                pixels[:] += counts
+                yield replace(members, classes=classes)
             on_sample()
         if refusals and not skip_bad:
             raise RefusedSamplesError(tuple(refusals))
 
-    info = write_shard(out, job.name, encoded(), SEMANTIC_ROLES if objects is None else INSTANCE_ROLES)
+    roles = SEMANTIC_ROLES if objects is None else INSTANCE_ROLES
+    info = write_shard(out, job.name, encoded(), roles, num_classes)
     return PackedShard(
         split=job.split,
         fingerprint=job.fingerprint,

@@ -218,13 +218,19 @@ def _record(fields: dict[str, object]) -> PackedShard:
             return PackedShard(
                 split=split,
                 fingerprint=fingerprint,
-                info=ShardInfo(**info),
+                info=_shard(info),
                 class_pixels=_counts(fields["class_pixels"]),
                 ignored_pixels=sum(_counts([fields["ignored_pixels"]])),
                 skipped=tuple(Refusal(**refusal) for refusal in skipped),
                 objects=_objects(fields.get("objects")),
             )
     raise ValueError("not a record of a packed shard")
+
+
+def _shard(fields: dict[str, object]) -> ShardInfo:
+    classes = fields.get("class_samples")
+    known = {**fields, "class_samples": None if classes is None else _counts(classes)}
+    return ShardInfo(**known)  # type: ignore[arg-type]  # what was written by asdict of the same class
 
 
 def _objects(fields: object) -> ShardObjects | None:

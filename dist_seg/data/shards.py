@@ -53,6 +53,8 @@ class EncodedMembers:
     annotations: bytes | None = None
     target_suffix: str = "seg.png"
     """`multi.png` for layers of labels. Of instances it is `inst.png`, whatever stands here."""
+    classes: tuple[int, ...] = ()
+    """Those that are in the mask; of objects, crowds apart."""
 
     @property
     def members(self) -> tuple[tuple[str, bytes], ...]:
@@ -78,7 +80,11 @@ class ShardWriter:
     def add(self, sample: EncodedMembers) -> None:
         """Append `KEY.jpg` or `KEY.png`, then `KEY.seg.png`, `KEY.multi.png`, or `KEY.inst.png` and `KEY.json`."""
         members = tuple(self._member(sample.key, suffix, data) for suffix, data in sample.members)
-        self.entries.append(SampleEntry(key=sample.key, height=sample.height, width=sample.width, members=members))
+        self.entries.append(
+            SampleEntry(
+                key=sample.key, height=sample.height, width=sample.width, members=members, classes=sample.classes
+            )
+        )
 
     def _member(self, key: str, suffix: str, data: bytes) -> Member:
         header = tarfile.TarInfo(f"{key}.{suffix}")
@@ -94,7 +100,9 @@ class ShardWriter:
         self._hash.update(data)
         self._position += len(data)
 
-    def finish(self, name: str, index_sha256: str, sidecar_sha256: str) -> ShardInfo:
+    def finish(
+        self, name: str, index_sha256: str, sidecar_sha256: str, class_samples: tuple[int, ...] | None
+    ) -> ShardInfo:
         """End the tar and describe it."""
         self._write(b"\0" * (2 * _BLOCK))
         self._write(b"\0" * (-self._position % tarfile.RECORDSIZE))
@@ -105,14 +113,20 @@ class ShardWriter:
             samples=len(self.entries),
             index_sha256=index_sha256,
             sidecar_sha256=sidecar_sha256,
+            class_samples=class_samples,
         )
 
 
 def write_shard(
-    folder: Path, name: str, samples: Iterator[EncodedMembers], roles: tuple[str, ...] = SEMANTIC_ROLES
+    folder: Path,
+    name: str,
+    samples: Iterator[EncodedMembers],
+    roles: tuple[str, ...] = SEMANTIC_ROLES,
+    num_classes: int = 0,
 ) -> ShardInfo:
     """Write `name` (`train-000000.tar`) and its two indexes into `folder`, the tar last to appear.
 
+    num_classes: 0 does not note which samples hold which.
     Nothing is left behind under the final names where `samples` raises.
     """
     path = folder / name
@@ -120,8 +134,10 @@ def write_shard(
         writer = ShardWriter(file)
         for sample in samples:
             writer.add(sample)
-        index, sidecar = dali_index(writer.entries), Sidecar.of(writer.entries, roles).to_bytes()
-        info = writer.finish(name, hashlib.sha256(index).hexdigest(), hashlib.sha256(sidecar).hexdigest())
+        index, listing = dali_index(writer.entries), Sidecar.of(writer.entries, roles, num_classes)
+        sidecar = listing.to_bytes()
+        hashes = hashlib.sha256(index).hexdigest(), hashlib.sha256(sidecar).hexdigest()
+        info = writer.finish(name, *hashes, listing.class_samples or None)
         for beside, data in ((info.index_name, index), (info.sidecar_name, sidecar)):
             with atomic_write(folder / beside) as beside_file:
                 beside_file.write(data)

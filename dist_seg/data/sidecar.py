@@ -2,7 +2,8 @@
 
 Layout, little-endian: magic (8 bytes), length of the header (uint32), header (JSON: version, samples, roles, suffixes,
 key_bytes), one record a sample (`_record_dtype`), the keys' UTF-8 one after another, crc32c of all before (uint32).
-About 50 bytes a sample and its key, in the file as in memory.
+About 50 bytes a sample and its key, in the file as in memory. From version 2 on the header also has `classes`, their
+number, and before the checksum stands a bit for each, in whole bytes a sample: whether the sample holds the class.
 """
 
 import json
@@ -18,7 +19,9 @@ from numpy.typing import NDArray
 
 from dist_seg.errors import DataError
 
-VERSION = 1
+VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""Without the bits of classes an index is of version 1, still."""
 SEMANTIC_ROLES = ("image", "target")
 INSTANCE_ROLES = ("image", "target", "annotations")
 _MAGIC = b"DSEGIDX\n"
@@ -47,6 +50,8 @@ class SampleEntry:
     height: int
     width: int
     members: tuple[Member, ...]
+    classes: tuple[int, ...] = ()
+    """Those that the sample holds."""
 
 
 def crc32c(data: bytes) -> int:
@@ -57,15 +62,27 @@ def crc32c(data: bytes) -> int:
 class Sidecar:
     """A parsed index. Nothing is unpacked until it is asked for."""
 
-    def __init__(self, *, roles: tuple[str, ...], suffixes: tuple[str, ...], records: NDArray[np.void], keys: bytes):
+    def __init__(
+        self,
+        *,
+        roles: tuple[str, ...],
+        suffixes: tuple[str, ...],
+        records: NDArray[np.void],
+        keys: bytes,
+        num_classes: int,
+        classes: NDArray[np.uint8],
+    ):
+        """num_classes: 0 where it is not known which samples hold which. classes: their bits, (samples, bytes)."""
         self.roles = roles
+        self.num_classes = num_classes
+        self._classes = classes
         self._suffixes = suffixes
         self._records = records
         self._keys = keys
 
     @classmethod
-    def of(cls, entries: Sequence[SampleEntry], roles: tuple[str, ...] = SEMANTIC_ROLES) -> Self:
-        """The index of a shard that holds these samples, in this order."""
+    def of(cls, entries: Sequence[SampleEntry], roles: tuple[str, ...] = SEMANTIC_ROLES, num_classes: int = 0) -> Self:
+        """The index of a shard that holds these samples, in this order. num_classes: 0 leaves theirs out."""
         suffixes = tuple(sorted({member.suffix for entry in entries for member in entry.members}))
         records = np.zeros(len(entries), _record_dtype(len(roles)))
         keys = bytearray()
@@ -78,7 +95,13 @@ class Sidecar:
                 at["offset"], at["length"], at["crc32c"] = member.offset, member.length, member.crc32c
                 at["suffix"] = suffixes.index(member.suffix)
             keys += encoded
-        return cls(roles=roles, suffixes=suffixes, records=records, keys=bytes(keys))
+        held = np.zeros((len(entries), num_classes), np.bool_)
+        for row, entry in zip(held, entries, strict=True):
+            row[list(entry.classes) if num_classes else []] = True
+        classes = np.packbits(held, axis=1, bitorder="little")
+        return cls(
+            roles=roles, suffixes=suffixes, records=records, keys=bytes(keys), num_classes=num_classes, classes=classes
+        )
 
     @classmethod
     def parse(cls, data: bytes, where: str = "sidecar") -> Self:
@@ -93,22 +116,41 @@ class Sidecar:
             header = json.loads(data[len(_MAGIC) + 4 : start])
             version, samples, key_bytes = header["version"], int(header["samples"]), int(header["key_bytes"])
             roles, suffixes = tuple(header["roles"]), tuple(header["suffixes"])
+            num_classes = int(header["classes"]) if version == VERSION else 0
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise DataError(f"{where}: not an index of dist-seg ({type(error).__name__}: {error})") from error
-        if version != VERSION:
-            raise DataError(f"{where}: format version {version}, this version of dist-seg reads {VERSION}")
+        if version not in READABLE_VERSIONS:
+            known = " and ".join(map(str, READABLE_VERSIONS))
+            raise DataError(f"{where}: format version {version}, this version of dist-seg reads {known}")
         if roles not in (SEMANTIC_ROLES, INSTANCE_ROLES) or not _SUFFIXES.issuperset(suffixes):
             raise DataError(f"{where}: lists members {roles} with suffixes {suffixes}; pack the data set again")
-        size = samples * _record_dtype(len(roles)).itemsize
-        if samples < 0 or start + size + key_bytes + 4 != len(data):
+        size, class_bytes = samples * _record_dtype(len(roles)).itemsize, -(-num_classes // 8)
+        keys_end = start + size + key_bytes
+        if min(samples, key_bytes, num_classes) < 0 or keys_end + samples * class_bytes + 4 != len(data):
             raise DataError(f"{where}: says that it lists {samples} samples, which is not its length; pack again")
         records = np.frombuffer(data, _record_dtype(len(roles)), samples, start)
-        return cls(roles=roles, suffixes=suffixes, records=records, keys=data[start + size : -4])
+        classes = np.frombuffer(data, np.uint8, samples * class_bytes, keys_end).reshape(samples, class_bytes)
+        return cls(
+            roles=roles,
+            suffixes=suffixes,
+            records=records,
+            keys=data[start + size : keys_end],
+            num_classes=num_classes,
+            classes=classes,
+        )
 
-    def check(self, samples: int, shard_bytes: int, where: str) -> None:
-        """Raises DataError for what cannot be the index of a shard of so many samples and bytes, or is made to harm."""
+    def check(self, samples: int, shard_bytes: int, where: str, class_samples: tuple[int, ...] | None = None) -> None:
+        """Raises DataError for what cannot be the index of a shard of so many samples and bytes, or is made to harm.
+
+        class_samples: how many of them are to hold each class, where the manifest says so.
+        """
         if self.num_samples != samples:
             raise DataError(f"{where}: lists {self.num_samples} samples, the manifest says {samples}")
+        if class_samples is not None and self.class_samples != class_samples:
+            raise DataError(
+                f"{where}: samples that hold each class: {list(self.class_samples) or 'not listed'}, the manifest says "
+                f"{list(class_samples)}"
+            )
         members = self._records["members"]
         ends = members["offset"].astype(np.float64) + members["length"]  # uint64 could wrap around
         if samples and (float(ends.max()) > shard_bytes or int(members["suffix"].max()) >= len(self._suffixes)):
@@ -134,17 +176,18 @@ class Sidecar:
             )
 
     def to_bytes(self) -> bytes:
-        header = json.dumps(
-            {
-                "version": VERSION,
-                "samples": self.num_samples,
-                "roles": self.roles,
-                "suffixes": self._suffixes,
-                "key_bytes": len(self._keys),
-            },
-            sort_keys=True,
-        ).encode()
+        fields: dict[str, object] = {
+            "version": VERSION if self.num_classes else 1,
+            "samples": self.num_samples,
+            "roles": self.roles,
+            "suffixes": self._suffixes,
+            "key_bytes": len(self._keys),
+        }
+        if self.num_classes:
+            fields["classes"] = self.num_classes
+        header = json.dumps(fields, sort_keys=True).encode()
         body = _MAGIC + struct.pack("<I", len(header)) + header + self._records.tobytes() + self._keys
+        body += self._classes.tobytes()
         return body + struct.pack("<I", crc32c(body))
 
     @property
@@ -154,7 +197,24 @@ class Sidecar:
     @property
     def num_bytes(self) -> int:
         """What it takes in memory, about: the records are a view of the whole file, the keys a copy."""
-        return self._records.nbytes + 2 * len(self._keys)
+        return self._records.nbytes + 2 * len(self._keys) + self._classes.nbytes
+
+    @property
+    def class_samples(self) -> tuple[int, ...]:
+        """The number of samples that hold each of `num_classes` classes."""
+        return tuple(self.held([class_id]).sum().item() for class_id in range(self.num_classes))
+
+    def held(self, class_ids: Sequence[int]) -> NDArray[np.bool_]:
+        """(num_samples,): whether a sample holds any of these classes, which must be below `num_classes`."""
+        found = np.zeros(self.num_samples, np.bool_)
+        for class_id in class_ids:
+            found |= (self._classes[:, class_id // 8] >> (class_id % 8) & 1).astype(np.bool_)
+        return found
+
+    def classes(self, index: int) -> tuple[int, ...]:
+        """The classes that a sample holds."""
+        bits = np.unpackbits(self._classes[index], bitorder="little", count=self.num_classes)
+        return tuple(np.flatnonzero(bits).tolist())
 
     @property
     def heights(self) -> NDArray[np.uint32]:

@@ -104,7 +104,7 @@ def _check_shard(storage: Storage, manifest: Manifest, shard: ShardInfo, counter
     if data is not None:
         try:
             sidecar = Sidecar.parse(data, shard.sidecar_name)
-            sidecar.check(shard.samples, shard.bytes, shard.sidecar_name)
+            sidecar.check(shard.samples, shard.bytes, shard.sidecar_name, shard.class_samples)
         except DataError as error:  # as its sha256 says, it was packed so
             reason = str(error).removeprefix(f"{shard.sidecar_name}: ")
             return _Checked(problems=(*problems, Problem(name=shard.sidecar_name, reason=reason)))
@@ -198,7 +198,8 @@ def _num_lost(sidecar: Sidecar, size: int) -> int:
 
 
 def _count_problems(manifest: Manifest, name: str, split: Split, shards: Sequence[_Checked]) -> list[Problem]:
-    """A split's counts must be those of its shards: of pixels the images' sizes, of objects the annotations'."""
+    """A split's counts must be those of its shards: of pixels the images' sizes, of objects the annotations', and of
+    classes those that samples hold."""
     if manifest.task == "semantic":
         counted, there = sum(split.class_pixels) + split.ignored_pixels, sum(shard.pixels for shard in shards)
         differences = [f"counts {counted} pixels, its images have {there}"] if counted != there else []
@@ -206,7 +207,19 @@ def _count_problems(manifest: Manifest, name: str, split: Split, shards: Sequenc
         found = object_counts([shard.objects for shard in shards if shard.objects])
         pixels = [sum(counts) for counts in zip(*(shard.class_pixels for shard in shards), strict=True)]
         differences = list(object_differences(split, found, pixels, manifest.class_names)) if found else []
+    differences += _class_differences(manifest, split)
     return [Problem(name=MANIFEST_NAME, reason=f"split {name}: {text}") for text in differences]
+
+
+def _class_differences(manifest: Manifest, split: Split) -> Iterator[str]:
+    """A class has pixels, or objects, where samples hold it, and only there."""
+    if any(shard.class_samples is None for shard in split.shards):
+        return
+    counts, what = (split.objects.class_objects, "objects") if split.objects else (split.class_pixels, "pixels")
+    holders = [sum(counts) for counts in zip(*(shard.class_samples or () for shard in split.shards), strict=True)]
+    for name, count, samples in zip(manifest.class_names, counts, holders, strict=True):
+        if (count > 0) != (samples > 0):
+            yield f"counts {count} {what} of class {name}, and {samples} samples that hold it"
 
 
 def _extra_files(storage: Storage, manifest: Manifest) -> list[Problem]:

@@ -54,6 +54,8 @@ class PassingObjects:
         except UndecodableError as error:
             self.problems.append(f"{self._sidecar.key(index)}: {error}")
             return
+        if self._sidecar.num_classes and self._sidecar.classes(index) != annotations.classes:
+            self.problems.append(f"{self._sidecar.key(index)}: its index lists other classes than its annotations have")
         self._counter.add(annotations)
         self._pixels += pixels
 
