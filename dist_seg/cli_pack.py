@@ -123,10 +123,14 @@ def add_pack(commands: Commands) -> None:
         writing = parser_of_kind.add_argument_group("writing")
         writing.add_argument("--workers", type=int, default=None, metavar="N", help="processes (default: the cores)")
         writing.add_argument("--shard-mb", type=float, default=64, metavar="MB", help="size of a shard (%(default)s)")
-        writing.add_argument(
+        onto = writing.add_mutually_exclusive_group()
+        onto.add_argument(
             "--part", dest="part_of", metavar="I/N", help="pack part I of N, into OUT/part-I-of-N; then `merge`"
         )
-        writing.add_argument("--overwrite", action="store_true", help="replace another data set in OUT")
+        onto.add_argument(
+            "--append", action="store_true", help="add shards for what OUT has not; its shards stay as they are"
+        )
+        onto.add_argument("--overwrite", action="store_true", help="replace another data set in OUT")
         writing.add_argument(
             "--max-side", type=int, default=None, metavar="N", help="shrink images with a longer side than N pixels"
         )

@@ -3,6 +3,7 @@
 import argparse
 import math
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -24,6 +25,7 @@ from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.data.inspect import check_output, inspect
 from dist_seg.data.manifest import Manifest, Split
 from dist_seg.data.pack import pack
+from dist_seg.data.pack_append import append
 from dist_seg.data.pack_part import Part
 from dist_seg.data.verify import verify
 from dist_seg.errors import UserError
@@ -39,7 +41,8 @@ def run_pack(options: argparse.Namespace) -> int:
     source = _source(options)
     out: Path = options.out / part.folder_name if part else options.out
     with Bar("pack") as bar:
-        result = pack(
+        onto = append if options.append else partial(pack, part=part, overwrite=options.overwrite)
+        result = onto(
             source,
             out,
             workers=options.workers or visible_cores(),
@@ -47,8 +50,6 @@ def run_pack(options: argparse.Namespace) -> int:
             skip_bad=options.skip_bad,
             max_pixels=options.max_pixels or MAX_PIXELS,
             max_side=options.max_side,
-            part=part,
-            overwrite=options.overwrite,
             progress=bar.show,
         )
     for refusal in result.skipped:
@@ -58,6 +59,10 @@ def run_pack(options: argparse.Namespace) -> int:
     print_summary(f"{out}: part {part}" if part else str(out), result.manifest)
     if result.kept_shards:
         print(f"  {result.kept_shards} shards were there already")
+    if options.append:
+        new = result.written_shards + result.kept_shards
+        there = f"{count_of(result.present_samples, 'sample')} of the source were there already"
+        print(f"  {there}; {count_of(new, 'shard')} added" if new else f"  {there}: nothing to append")
     if part:
         print(f"when all {part.count} parts are there: dist-seg merge {options.out}")
     return 0

@@ -28,6 +28,7 @@ from dist_seg.data.pack_state import RECORD_NAME, open_state, read_records
 from dist_seg.data.pack_writing import manifest_of
 from dist_seg.data.recount import shard_objects, summed
 from dist_seg.data.same_kind import check_same_kind
+from dist_seg.data.shard_plan import shard_name
 from dist_seg.data.sidecar import Sidecar
 from dist_seg.data.unique_keys import KeysOf, check_unique_keys
 from dist_seg.errors import DataError, UserError
@@ -226,7 +227,7 @@ def _merged_sets(folders: Sequence[Path]) -> _Merged:
         of_split = [(folder, manifest.splits[name]) for folder, manifest in sets if name in manifest.splits]
         infos = [(folder, info) for folder, split in of_split for info in split.shards]
         numbered = [
-            _Shard(folder=folder, split=name, info=info, name=f"{name}-{number:06d}.tar")
+            _Shard(folder=folder, split=name, info=info, name=shard_name(name, number))
             for number, (folder, info) in enumerate(infos)
         ]
         is_instances = sets[0][1].task == "instance"

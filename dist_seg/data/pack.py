@@ -34,6 +34,8 @@ class PackResult:
     written_shards: int
     kept_shards: int
     """Shards that were there already."""
+    present_samples: int = 0
+    """When appending: samples of the source that the data set had already."""
 
 
 def pack(

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from dist_seg.data.manifest import MANIFEST_NAME, ShardInfo, parse_manifest
+from dist_seg.data.manifest import MANIFEST_NAME, Manifest, ShardInfo, parse_manifest
 from dist_seg.data.object_counts import ShardObjects
 from dist_seg.data.pack_part import FOLDER_NAME, PART_NAME, read_part
 from dist_seg.data.pack_shard import PackedShard, Refusal
@@ -78,11 +78,17 @@ def records_text(shards: Sequence[PackedShard]) -> bytes:
 
 @contextmanager
 def open_state(
-    out: Path, plan: Sequence[tuple[str, str]], *, overwrite: bool, document: str = MANIFEST_NAME
+    out: Path,
+    plan: Sequence[tuple[str, str]],
+    *,
+    overwrite: bool,
+    document: str = MANIFEST_NAME,
+    extends: Manifest | None = None,
 ) -> Iterator[PackState]:
     """Take the folder for packing shards of these (name, fingerprint) pairs, and clear what does not belong there.
 
-    document: what is written last, `manifest.json` or `part.json`. Raises `DataError` for a folder that holds files of
+    document: what is written last, `manifest.json` or `part.json`. extends: of a data set that stays, its manifest; its
+    shards are part of the plan. Raises `DataError` for a folder that holds files of
     others, another finished data set (unless `overwrite`), or that is being packed into by another process.
     """
     try:
@@ -95,17 +101,20 @@ def open_state(
         _refuse_foreign(out, own, planned)
         same = [(record.info.name, record.fingerprint) for record in finished] == list(plan)
         there = [name for name in _DOCUMENTS if (out / name).exists()]
-        if there and not (overwrite or (same and there == [document])):
+        if extends is not None and _hash_in(out) != extends.hash:
+            raise DataError(f"{out}: its manifest has changed meanwhile; run the same command again")
+        if there and not (overwrite or extends or (same and there == [document])):
             what = "a part of a data set" if PART_NAME in there else "a data set"
             raise DataError(
                 f"{out}: holds {what} that was packed from another source, or with other options, or whose "
-                "source has changed since; pack into another folder, or replace it (--overwrite)"
+                "source has changed since; pack into another folder, add what is new (--append), or replace it "
+                "(--overwrite)"
             )
         (out / UNFINISHED_NAME).mkdir(exist_ok=True)
         with atomic_write(out / UNFINISHED_NAME / _NAMES_NAME) as file:
             file.write(json.dumps(sorted(planned.union(own or ()))).encode())
         for name in there:
-            if name != document or not same:
+            if not extends and (name != document or not same):
                 (out / name).unlink()
         unfinished = _unfinished_records(out)
         _clear(out, own=planned.union(own or ()), planned=planned)
@@ -124,6 +133,13 @@ def file_sha256(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     return digest.hexdigest()
+
+
+def _hash_in(out: Path) -> str | None:
+    try:
+        return parse_manifest((out / MANIFEST_NAME).read_bytes(), MANIFEST_NAME).hash
+    except (OSError, DataError):
+        return None
 
 
 def _own_shards(out: Path) -> set[str] | None:

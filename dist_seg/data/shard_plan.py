@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dist_seg.data.formats import SampleRef
@@ -28,16 +28,27 @@ class ShardJob:
     """Changes when anything does that the shard's bytes depend on."""
 
 
-def plan_shards(samples: Sequence[SampleRef], shard_bytes: int, classes: object) -> list[ShardJob]:
+def plan_shards(
+    samples: Sequence[SampleRef], shard_bytes: int, classes: object, first: Mapping[str, int] | None = None
+) -> list[ShardJob]:
     """Spread the samples over shards of about `shard_bytes`, mixed by the hash of their keys.
 
-    `classes` stands for what else decides a shard's bytes. Raises `DataError` for two samples whose keys are the same
-    once escaped.
+    `classes` stands for what else decides a shard's bytes. first: a split's number to begin with, 0 unless given.
+    Raises `DataError` for two samples whose keys are the same once escaped.
     """
     if not samples:
         raise DataError("the data set has no samples")
     if shard_bytes < 1:
         raise DataError(f"shard_bytes is {shard_bytes}, must be at least 1")
+    return [
+        _job(shard_name(split, number), split, part, classes)
+        for split, known in sorted(samples_by_key(samples).items())
+        for number, part in enumerate(_parts(in_shard_order(split, known), shard_bytes), (first or {}).get(split, 0))
+    ]
+
+
+def samples_by_key(samples: Sequence[SampleRef]) -> dict[str, dict[str, SampleRef]]:
+    """The samples by split and key in shards. Raises `DataError` as `plan_shards` does."""
     by_split: dict[str, dict[str, SampleRef]] = {}
     for sample in samples:
         if not _SPLIT_NAME.fullmatch(sample.split):
@@ -51,11 +62,18 @@ def plan_shards(samples: Sequence[SampleRef], shard_bytes: int, classes: object)
                 "rename one of them"
             )
         known[key] = sample
-    return [
-        _job(f"{split}-{number:06d}.tar", split, part, classes)
-        for split, known in sorted(by_split.items())
-        for number, part in enumerate(_parts(_shuffled(split, known), shard_bytes))
-    ]
+    return by_split
+
+
+def shard_name(split: str, number: int) -> str:
+    """Such as `train-000000.tar`."""
+    return f"{split}-{number:06d}.tar"
+
+
+def next_number(split: str, names: Iterable[str]) -> int:
+    """The first number that no shard of the split among the names has, nor any after it."""
+    pattern = re.compile(re.escape(split) + r"-(\d+)\.tar")
+    return max((int(match.group(1)) + 1 for name in names if (match := pattern.fullmatch(name))), default=0)
 
 
 def shard_key(key: str) -> str:
@@ -70,7 +88,7 @@ def shard_key(key: str) -> str:
     return escaped.encode()[: _MAX_KEY_BYTES - 17].decode(errors="ignore") + "-" + digest
 
 
-def _shuffled(split: str, known: Mapping[str, SampleRef]) -> list[SampleRef]:
+def in_shard_order(split: str, known: Mapping[str, SampleRef]) -> list[SampleRef]:
     """Samples, given by their keys in shards, in an order that depends on these alone."""
 
     def place(key: str) -> bytes:
@@ -93,8 +111,13 @@ def _parts(samples: list[SampleRef], shard_bytes: int) -> list[list[SampleRef]]:
 
 
 def _job(name: str, split: str, samples: list[SampleRef], classes: object) -> ShardJob:
+    return ShardJob(
+        name=name, split=split, samples=tuple(samples), fingerprint=shard_fingerprint(name, samples, classes)
+    )
+
+
+def shard_fingerprint(name: str, samples: Sequence[SampleRef], classes: object) -> str:
+    """Of a shard of these samples, in this order."""
     listing = [[shard_key(sample.key), sample.num_bytes, sample.version] for sample in samples]
     text = json.dumps([FORMAT_VERSION, name, classes, listing])
-    return ShardJob(
-        name=name, split=split, samples=tuple(samples), fingerprint=hashlib.sha256(text.encode()).hexdigest()
-    )
+    return hashlib.sha256(text.encode()).hexdigest()
