@@ -66,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_pack(commands)
     _add_merge(commands)
+    _add_index(commands)
     _add_verify(commands)
     _add_inspect(commands)
     _add_preview(commands)
@@ -100,6 +101,47 @@ def _run_merge(options: argparse.Namespace, argv: list[str]) -> int:
     from dist_seg.commands.collect import run_merge
 
     return run_merge(options)
+
+
+_INDEX_DETAILS = """\
+a sample is KEY.jpg, .jpeg or .png with KEY.seg.png, an 8-bit grey PNG of class ids, as the webdataset library groups
+them. Written are manifest.json, index.json, and beside each tar .idx and .samples; the tars are only read. Splits go by
+the names of tars and folders (train, val, test), classes by --classes or a classes.txt in FOLDER, else by the masks
+"""
+
+
+def _add_index(commands: Commands) -> None:
+    parser = command(
+        commands, "index", "make WebDataset tars that others wrote a data set, as they lie", _INDEX_DETAILS
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="folder that holds the tars (sub-folders too)")
+    contents = parser.add_argument_group("contents")
+    contents.add_argument(
+        "--classes", type=Path, metavar="FILE", help="class names, one a line, in the order of the ids; `11 void`"
+    )
+    contents.add_argument("--ignore-index", type=int, metavar="N", help="number of pixels that do not count (255)")
+    contents.add_argument(
+        "--split", action="append", default=[], metavar="NAME=GLOB", help="tars of a split, such as train='tr-*.tar'"
+    )
+    contents.add_argument(
+        "--image-suffix", action="append", metavar="TEXT", help="of the images (jpg, jpeg, png); may be repeated"
+    )
+    contents.add_argument("--mask-suffix", default="seg.png", metavar="TEXT", help="of the masks (%(default)s)")
+    contents.add_argument("--workers", type=int, default=None, metavar="N", help="threads (default: the cores)")
+    faults = parser.add_argument_group("faults")
+    faults.add_argument(
+        "--skip-bad", action="store_true", help="do not list samples that cannot be used, and count them"
+    )
+    faults.add_argument(
+        "--max-pixels", type=int, default=None, metavar="N", help="refuse images and masks with more pixels"
+    )
+    parser.set_defaults(run=_run_index)
+
+
+def _run_index(options: argparse.Namespace, argv: list[str]) -> int:
+    from dist_seg.commands.collect import run_index
+
+    return run_index(options)
 
 
 def _add_verify(commands: Commands) -> None:

@@ -28,7 +28,7 @@ _LEAST_SAMPLE_BYTES = 1024
 """A sample has two members at least, each with a header of 512 bytes in the tar."""
 _MOST_COUNTED = 2**62
 """Of pixels or objects: sums stay within 64 bits."""
-_SPLIT_NAME = re.compile(r"\w[\w-]*", re.ASCII)
+SPLIT_NAME = re.compile(r"\w[\w-]*", re.ASCII)
 
 Rgb = tuple[int, int, int]
 T = TypeVar("T")
@@ -51,6 +51,8 @@ class ShardInfo:
     """The number of samples that hold each class, as the index says; None where it does not."""
     dataset: str | None = None
     """Of a mix, never in a file: the data set that it belongs to, by the name in the mix."""
+    indexed: bool | None = None
+    """The tar was written by others and indexed as it lies: it may hold more than its index lists. None: packed."""
 
     @property
     def index_name(self) -> str:
@@ -201,7 +203,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         raise DataError(f"{where}: ignore_index is {ignore_index}, must lie between the last class and 255")
     below = fields.below("splits")
     for name in below.names():
-        if not _SPLIT_NAME.fullmatch(name):  # results are written to files of its name
+        if not SPLIT_NAME.fullmatch(name):  # results are written to files of its name
             raise DataError(f"{where}: splits has the name {name!r}; it must be of letters, digits, _ and -")
     splits = {name: _parse_split(below.below(name), task, len(names)) for name in below.names()}
     category_ids = tuple(fields.items("category_ids", int)) if task == "instance" else None
@@ -237,6 +239,13 @@ class _Fields:
         value = self._raw(key)
         if not isinstance(value, kind) or isinstance(value, bool):
             raise DataError(f"{self.where}: {self._name(key)} is {value!r}, must be of type {kind.__name__}")
+        return value
+
+    def flag(self, key: str) -> bool:
+        """False where it is not there."""
+        value = self._object().get(key, False)
+        if not isinstance(value, bool):
+            raise DataError(f"{self.where}: {self._name(key)} is {value!r}, must be true or false")
         return value
 
     def count(self, key: str) -> int:
@@ -328,6 +337,7 @@ def _parse_shard(fields: _Fields, num_classes: int) -> ShardInfo:
         index_sha256=fields.get("index_sha256", str),
         sidecar_sha256=fields.get("sidecar_sha256", str),
         class_samples=class_samples,
+        indexed=True if fields.flag("indexed") else None,
     )
 
 

@@ -15,7 +15,7 @@ from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.data.manifest import MANIFEST_NAME, Manifest
 from dist_seg.data.pack_part import PART_NAME, PackedPart, Part, plan_digest
 from dist_seg.data.pack_shard import PackedShard, Refusal
-from dist_seg.data.pack_state import open_state, records_text
+from dist_seg.data.pack_state import open_state, records_text, refuse_indexed
 from dist_seg.data.pack_writing import Writing, identity_of, kind_of, manifest_of, write_jobs
 from dist_seg.data.shard_plan import plan_shards
 
@@ -58,6 +58,7 @@ def pack(
     packed; with `skip_bad` they are left out and counted.
     """
     check_source(source)
+    refuse_indexed(out)
     writing = Writing(workers=workers, skip_bad=skip_bad, max_pixels=max_pixels, max_side=max_side, progress=progress)
     plan = plan_shards(source.samples(), shard_bytes, identity_of(source, writing))
     jobs = part.share(plan) if part else plan

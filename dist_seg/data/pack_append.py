@@ -18,7 +18,7 @@ from dist_seg.data.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, Shar
 from dist_seg.data.object_counts import ShardObjects
 from dist_seg.data.pack import SHARD_BYTES, PackResult, result_of
 from dist_seg.data.pack_shard import MAX_REFUSALS, PackedShard, encode_instance_sample, encode_sample
-from dist_seg.data.pack_state import RECORD_NAME, open_state, read_records
+from dist_seg.data.pack_state import RECORD_NAME, open_state, read_records, refuse_indexed
 from dist_seg.data.pack_writing import Writing, identity_of, kind_of, manifest_of, write_jobs
 from dist_seg.data.recount import shard_objects, summed
 from dist_seg.data.same_kind import check_same_kind
@@ -63,6 +63,7 @@ def append(
     writing = Writing(workers=workers, skip_bad=skip_bad, max_pixels=max_pixels, max_side=max_side, progress=progress)
     if not (out / MANIFEST_NAME).exists():
         raise UserError(f"{out}: holds no finished data set to append to; pack without --append")
+    refuse_indexed(out)
     storage = open_storage(out)
     manifest = load_manifest(storage)
     check_same_kind(out, manifest, "what is to be appended", kind_of(source))
@@ -133,8 +134,8 @@ def _compared(storage: Storage, old: Sequence[_Old], known: _Known, source: AnyS
     if reasons:
         more = f"\n  and {len(reasons) - MAX_REFUSALS} more" if len(reasons) > MAX_REFUSALS else ""
         raise DataError(
-            f"{len(reasons)} sample{'s are' if len(reasons) > 1 else ' is'} not what was packed, and old shards stay as "
-            "they are:\n  "
+            f"{len(reasons)} sample{'s are' if len(reasons) > 1 else ' is'} not what was packed, and old shards stay "
+            "as they are:\n  "
             + "\n  ".join(reasons[:MAX_REFUSALS])
             + f"{more}\npack everything anew (--overwrite), or rename what has changed, to add it beside the old"
         )

@@ -19,6 +19,8 @@ from dist_seg.errors import DataError
 
 RECORD_NAME = "pack.json"
 """In a finished data set: the record of every shard, for a later run."""
+INDEX_NAME = "index.json"
+"""The same of tars that others wrote and that were indexed; none of them is ours to write over or remove."""
 UNFINISHED_NAME = ".pack"
 """A folder with a record for every shard that is whole, until the data set is finished."""
 
@@ -95,7 +97,7 @@ def open_state(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{out}: cannot be made a folder: {error.strerror}") from error
-    with _locked(out):
+    with locked(out):
         finished = read_records(out / RECORD_NAME)
         planned, own = {name for name, _ in plan}, _own_shards(out)
         _refuse_foreign(out, own, planned)
@@ -133,6 +135,18 @@ def file_sha256(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     return digest.hexdigest()
+
+
+def refuse_indexed(out: Path) -> None:
+    """Raises `DataError` where the shards were written by others and indexed: nothing is written over or between."""
+    try:
+        manifest = parse_manifest((out / MANIFEST_NAME).read_bytes(), MANIFEST_NAME)
+    except (OSError, DataError):
+        return
+    if any(shard.indexed for split in manifest.splits.values() for shard in split.shards):
+        raise DataError(
+            f"{out}: holds tars that others wrote, with an index; pack into a folder of its own, and merge the two"
+        )
 
 
 def _hash_in(out: Path) -> str | None:
@@ -267,8 +281,8 @@ def _counts(values: object) -> tuple[int, ...]:
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """One packing process a folder, where the system has file locks. Held by the open file: a crash frees it."""
+def locked(out: Path) -> Iterator[None]:
+    """One process that writes to a folder, where the system has file locks. Held by the open file: a crash frees it."""
     if sys.platform == "win32":
         yield
         return

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dist_seg.data.manifest import MANIFEST_NAME, Manifest, ShardInfo, Split, parse_manifest, recorded_hash
 from dist_seg.data.object_counts import ShardObjects, object_counts
-from dist_seg.data.pack_state import RECORD_NAME
+from dist_seg.data.pack_state import INDEX_NAME, RECORD_NAME
 from dist_seg.data.shards import PARTIAL_MARK
 from dist_seg.data.sidecar import INSTANCE_ROLES, Sidecar, crc32c
 from dist_seg.data.tar_headers import PassingHeaders
@@ -21,6 +21,7 @@ _CHUNK_BYTES = 4 * 2**20
 _MAX_NAMED_MEMBERS = 10
 _RETRY_S = 20.0
 """Somebody waits for the answer."""
+_SHARD_FILES = (".tar", ".idx", ".samples")
 _EXTRA = "is not in the manifest"
 _LEFT_OVER = "is left over from packing that was interrupted"
 
@@ -153,7 +154,7 @@ def _check_tar(
         return [Problem(name=shard.name, reason=f"is truncated: {size} of {shard.bytes} bytes{lost}")]
     if size > shard.bytes:
         return [Problem(name=shard.name, reason=f"has {size} bytes, {size - shard.bytes} more than were packed")]
-    digest, headers = hashlib.sha256(), PassingHeaders(sidecar) if sidecar else None
+    digest, headers = hashlib.sha256(), PassingHeaders(sidecar, indexed=bool(shard.indexed)) if sidecar else None
     for offset in range(0, size, _CHUNK_BYTES):
         chunk = storage.read_range(shard.name, offset, min(_CHUNK_BYTES, size - offset))
         digest.update(chunk)
@@ -192,9 +193,8 @@ def _members(sidecar: Sidecar) -> Iterator[tuple[str, str, int, int, int]]:
 
 
 def _num_lost(sidecar: Sidecar, size: int) -> int:
-    last = sidecar.roles[-1]  # members lie in the order of the roles
-    ends = (sidecar.member(i, last) for i in range(sidecar.num_samples))
-    return sum(member.offset + member.length > size for member in ends)
+    members = ([sidecar.member(i, role) for role in sidecar.roles] for i in range(sidecar.num_samples))
+    return sum(any(member.offset + member.length > size for member in of_sample) for of_sample in members)
 
 
 def _count_problems(manifest: Manifest, name: str, split: Split, shards: Sequence[_Checked]) -> list[Problem]:
@@ -225,12 +225,11 @@ def _class_differences(manifest: Manifest, split: Split) -> Iterator[str]:
 def _extra_files(storage: Storage, manifest: Manifest) -> list[Problem]:
     if storage.url.startswith(("http://", "https://")):
         return []
-    known = {MANIFEST_NAME, RECORD_NAME}
-    for split in manifest.splits.values():
-        for shard in split.shards:
-            known |= {shard.name, shard.index_name, shard.sidecar_name}
-    return [
-        Problem(name=name, reason=_LEFT_OVER if PARTIAL_MARK in name else _EXTRA)
-        for name in storage.list()
-        if name not in known and not name.startswith(".")
-    ]
+    known = {MANIFEST_NAME, RECORD_NAME, INDEX_NAME}
+    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    for shard in shards:
+        known |= {shard.name, shard.index_name, shard.sidecar_name}
+    extra = [name for name in storage.list() if name not in known and not name.startswith(".")]
+    if any(shard.indexed for shard in shards):  # the folder is another's: what is no shard's is his
+        extra = [name for name in extra if name.endswith(_SHARD_FILES) or PARTIAL_MARK in name]
+    return [Problem(name=name, reason=_LEFT_OVER if PARTIAL_MARK in name else _EXTRA) for name in extra]
