@@ -11,23 +11,24 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from dist_seg.data.formats.classes import ClassTable
 from dist_seg.data.index_rules import classes_of, found_classes, split_of
-from dist_seg.data.index_tar import Reading, TarContents, read_tar, tar_files
+from dist_seg.data.index_state import IndexedTar, finish, place, stage, unfinished_folder, unfinished_records
+from dist_seg.data.index_tar import Reading, read_tar, tar_files
 from dist_seg.data.manifest import MANIFEST_NAME, Manifest, ShardInfo, check_name, parse_manifest
 from dist_seg.data.pack_shard import MAX_REFUSALS, PackedShard, Refusal
 from dist_seg.data.pack_state import INDEX_NAME, file_sha256, locked, read_records, records_text
 from dist_seg.data.pack_writing import manifest_of
-from dist_seg.data.shards import atomic_write, dali_index
+from dist_seg.data.shards import atomic_write
 from dist_seg.data.sidecar import Sidecar
 from dist_seg.data.unique_keys import KeysOf, check_unique_keys
 from dist_seg.drawing import default_palette
 from dist_seg.errors import DataError
 
 _VERSION = 1
-_UNFINISHED_NAME = ".index"
 _ADVICE = (
     "what cannot be used as it lies has to be unpacked and packed (tar -xf, dist-seg pack folder), or such samples be "
     "left out of the index (--skip-bad)"
@@ -44,20 +45,6 @@ class IndexResult:
     kept_tars: int
     """That had been indexed before and are unchanged."""
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Tar:
-    path: Path
-    name: str
-    """Below the folder, with forward slashes."""
-    split: str
-    fingerprint: str
-
-    @property
-    def beside(self) -> tuple[Path, Path]:
-        """DALI's index and ours."""
-        return self.path.with_suffix(".idx"), self.path.with_suffix(".samples")
 
 
 def index(
@@ -90,20 +77,9 @@ def index(
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
     tars = _tars(root, splits, reading)
-    with locked(root):
+    with locked(root), unfinished_folder(root):
         earlier = _refuse_other_data(root)
-        (root / _UNFINISHED_NAME).mkdir(exist_ok=True)
-        known = {record.info.name: record for record in [*earlier, *_unfinished(root)]}
-        progress_of = _Progress(sum(tar.path.stat().st_size for tar in tars), progress)
-        with ThreadPoolExecutor(max(1, workers)) as pool:  # decoding and hashing let other threads run
-            work = [
-                pool.submit(_indexed, root, tar, reading, known.get(tar.name), skip_bad, progress_of) for tar in tars
-            ]
-            try:
-                done = [future.result() for future in work]
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        done = _read_all(root, tars, reading, [*earlier, *unfinished_records(root)], skip_bad, workers, progress)
         records = [record for record, _ in done]
         if not skip_bad:
             _refuse_bad(records)
@@ -119,8 +95,9 @@ def index(
             ignore_index=ignored,
         )
         manifest = manifest_of(kind, final)
-        _check_keys(root, manifest)
-        _finish(root, records, manifest)
+        _check_keys(root, tars, final)
+        place(root, tars, records)
+        finish(root, earlier, records, manifest)
     kept = sum(was_kept for _, was_kept in done)
     return IndexResult(
         manifest=manifest,
@@ -131,7 +108,28 @@ def index(
     )
 
 
-def _tars(root: Path, patterns: Mapping[str, str] | None, reading: Reading) -> list[_Tar]:
+def _read_all(
+    root: Path,
+    tars: Sequence[IndexedTar],
+    reading: Reading,
+    earlier: Sequence[PackedShard],
+    skip_bad: bool,
+    workers: int,
+    progress: Callable[[int, int], None] | None,
+) -> list[tuple[PackedShard, bool]]:
+    """The tars' records, and whether each was there."""
+    known = {record.info.name: record for record in earlier}
+    counter = _Progress(sum(tar.path.stat().st_size for tar in tars), progress)
+    with ThreadPoolExecutor(max(1, workers)) as pool:  # decoding and hashing let other threads run
+        work = [pool.submit(_indexed, root, tar, reading, known.get(tar.name), skip_bad, counter) for tar in tars]
+        try:
+            return [future.result() for future in work]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _tars(root: Path, patterns: Mapping[str, str] | None, reading: Reading) -> list[IndexedTar]:
     paths = sorted(tar_files(root), key=_by_number)
     if not paths:
         raise DataError(f"{root}: holds no .tar")
@@ -142,7 +140,7 @@ def _tars(root: Path, patterns: Mapping[str, str] | None, reading: Reading) -> l
         stat = path.stat()
         text = json.dumps([_VERSION, name, stat.st_size, stat.st_mtime_ns, repr(reading)])
         fingerprint = hashlib.sha256(text.encode()).hexdigest()
-        tars.append(_Tar(path=path, name=name, split=split_of(name, patterns), fingerprint=fingerprint))
+        tars.append(IndexedTar(path=path, name=name, split=split_of(name, patterns), fingerprint=fingerprint))
     return tars
 
 
@@ -163,27 +161,20 @@ def _refuse_other_data(root: Path) -> list[PackedShard]:
     return read_records(root / INDEX_NAME)
 
 
-def _record_path(root: Path, name: str) -> Path:
-    return root / _UNFINISHED_NAME / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.json"
-
-
-def _unfinished(root: Path) -> list[PackedShard]:
-    return [record for path in (root / _UNFINISHED_NAME).glob("*.json") for record in read_records(path)]
-
-
 def _indexed(
-    root: Path, tar: _Tar, reading: Reading, earlier: PackedShard | None, skip_bad: bool, progress: "_Progress"
+    root: Path, tar: IndexedTar, reading: Reading, earlier: PackedShard | None, skip_bad: bool, progress: "_Progress"
 ) -> tuple[PackedShard, bool]:
     """The tar's record, with pixels by number for classes, and whether it was there."""
     if earlier and earlier.fingerprint == tar.fingerprint and not (earlier.skipped and not skip_bad):
-        expected = (earlier.info.index_sha256, earlier.info.sidecar_sha256)
-        if not earlier.info.samples or tuple(map(file_sha256, tar.beside)) == expected:
+        places = zip(
+            tar.beside, tar.staged(root), (earlier.info.index_sha256, earlier.info.sidecar_sha256), strict=True
+        )
+        if not earlier.info.samples or all(file_sha256(b) == sha or file_sha256(s) == sha for b, s, sha in places):
             progress.add(tar.path.stat().st_size)
             return replace(earlier, split=tar.split), True
     contents = read_tar(tar.path, str(tar.path), reading, progress.add)
-    shas = ("", "")
-    if contents.entries and (skip_bad or not contents.refusals):
-        shas = _write_beside(tar, contents, earlier)
+    is_good = skip_bad or not contents.refusals
+    hashes = stage(root, tar, contents, earlier) if is_good and contents.entries else ("", "")
     record = PackedShard(
         split=tar.split,
         fingerprint=tar.fingerprint,
@@ -192,45 +183,18 @@ def _indexed(
             bytes=contents.num_bytes,
             sha256=contents.sha256,
             samples=len(contents.entries),
-            index_sha256=shas[0],
-            sidecar_sha256=shas[1],
+            index_sha256=hashes[0],
+            sidecar_sha256=hashes[1],
             indexed=True,
         ),
         class_pixels=contents.id_pixels,
         ignored_pixels=0,
         skipped=contents.refusals,
     )
-    if shas != ("", ""):
-        with atomic_write(_record_path(root, tar.name)) as file:
+    if is_good:
+        with atomic_write(tar.hidden(root, "json")) as file:
             file.write(records_text([record]))
     return record, False
-
-
-def _write_beside(tar: _Tar, contents: TarContents, earlier: PackedShard | None) -> tuple[str, str]:
-    """The hashes of what lies beside the tar then. An index that DALI's tool wrote for all samples may stay."""
-    ours = (dali_index(contents.entries), Sidecar.of(contents.entries).to_bytes())
-    known = (earlier.info.index_sha256, earlier.info.sidecar_sha256) if earlier else ("", "")
-    hashes = []
-    for path, data, was in zip(tar.beside, ours, known, strict=True):
-        there = path.read_bytes() if path.is_file() else None
-        sha256 = hashlib.sha256(data).hexdigest()
-        if there is None or (path.suffix == ".samples" and _is_sidecar(there)) or file_sha256(path) == was:
-            with atomic_write(path) as file:
-                file.write(data)
-        elif there != data:
-            if path.suffix != ".idx" or there.count(b"\n") != data.count(b"\n") or not there.startswith(b"v1."):
-                raise DataError(f"{path}: was written by others and is not the index of {tar.path}; move it away")
-            sha256 = hashlib.sha256(there).hexdigest()
-        hashes.append(sha256)
-    return hashes[0], hashes[1]
-
-
-def _is_sidecar(data: bytes) -> bool:
-    try:
-        Sidecar.parse(data)
-    except DataError:
-        return False
-    return True
 
 
 def _refuse_bad(records: Sequence[PackedShard]) -> None:
@@ -246,27 +210,20 @@ def _counted(record: PackedShard, num_classes: int, ignored: int) -> PackedShard
     return replace(record, class_pixels=counts[:num_classes], ignored_pixels=counts[ignored])
 
 
-def _check_keys(root: Path, manifest: Manifest) -> None:
-    shards = [
-        KeysOf(
-            split=name,
-            where=str(root / shard.name),
-            load=lambda path=root / shard.sidecar_name: Sidecar.parse(path.read_bytes(), str(path)),  # type: ignore[misc]
-        )
-        for name, split in manifest.splits.items()
-        for shard in split.shards
-    ]
-    check_unique_keys(shards, "unpack the tars and pack them, each into a folder of its own")
+def _check_keys(root: Path, tars: Sequence[IndexedTar], records: Sequence[PackedShard]) -> None:
+    def load(tar: IndexedTar, record: PackedShard) -> Sidecar:
+        staged, beside = tar.staged(root)[1], tar.beside[1]
+        path = staged if file_sha256(staged) == record.info.sidecar_sha256 else beside
+        return Sidecar.parse(path.read_bytes(), str(path))
 
-
-def _finish(root: Path, records: Sequence[PackedShard], manifest: Manifest) -> None:
-    with atomic_write(root / INDEX_NAME) as file:
-        file.write(records_text(records))
-    with atomic_write(root / MANIFEST_NAME) as file:
-        file.write(manifest.to_json().encode())
-    for path in (root / _UNFINISHED_NAME).iterdir():
-        path.unlink()
-    (root / _UNFINISHED_NAME).rmdir()
+    check_unique_keys(
+        [
+            KeysOf(split=record.split, where=str(tar.path), load=partial(load, tar, record))
+            for tar, record in zip(tars, records, strict=True)
+            if record.info.samples
+        ],
+        "unpack the tars and pack them, each into a folder of its own",
+    )
 
 
 class _Progress:

@@ -275,6 +275,23 @@ def _admit(folder: Path, tar: Path) -> None:
     (folder / "manifest.json").write_text(parse_manifest(json.dumps(document).encode(), "x").to_json())
 
 
+def test_a_failed_indexing_leaves_what_was_there_as_it_was(tmp_path: Path) -> None:
+    both = {**_sample(), "other.png": _png(_mask(9))}
+    for i, members in enumerate((both, _sample())):
+        _write_tar(tmp_path / f"train-{i}.tar", {f"s{i}": members})
+    index(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(DataError, match=r"train-1\.tar: s1: has no mask \(\.other\.png\)"):
+        index(tmp_path, mask_suffix="other.png")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    assert index(tmp_path).manifest.hash == json.loads(before["manifest.json"])["hash"]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    (tmp_path / "train-1.tar").unlink()
+    assert index(tmp_path).manifest.split("train").num_samples == 1
+    assert not list(tmp_path.glob("train-1*"))
+    assert verify(tmp_path) == []
+
+
 def test_splits_go_by_names_or_by_patterns(tmp_path: Path) -> None:
     for i, name in enumerate(("train/000.tar", "imagenet-val-0001.tar", "Testing_1.tar")):
         _write_tar(tmp_path / name, _samples(1, i))

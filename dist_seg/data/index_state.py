@@ -1,0 +1,112 @@
+"""What indexing writes: beside each tar its indexes, first where nobody sees them, and a record for a later run."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from dist_seg.data.index_tar import TarContents
+from dist_seg.data.manifest import MANIFEST_NAME, Manifest
+from dist_seg.data.pack_shard import PackedShard
+from dist_seg.data.pack_state import INDEX_NAME, file_sha256, read_records, records_text
+from dist_seg.data.shards import atomic_write, dali_index
+from dist_seg.data.sidecar import Sidecar
+from dist_seg.errors import DataError
+from dist_seg.runtime.files import path_errors
+from dist_seg.runtime.storage import StorageError
+
+_UNFINISHED_NAME = ".index"
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexedTar:
+    path: Path
+    name: str
+    """Below the folder, with forward slashes."""
+    split: str
+    fingerprint: str
+
+    @property
+    def beside(self) -> tuple[Path, Path]:
+        """DALI's index and ours."""
+        return self.path.with_suffix(".idx"), self.path.with_suffix(".samples")
+
+    def hidden(self, root: Path, suffix: str) -> Path:
+        """A file of the tar's in the folder of what is not finished."""
+        return root / _UNFINISHED_NAME / f"{hashlib.sha256(self.name.encode()).hexdigest()[:24]}.{suffix}"
+
+    def staged(self, root: Path) -> tuple[Path, Path]:
+        """Where the two wait until all tars have been read."""
+        return self.hidden(root, "idx"), self.hidden(root, "samples")
+
+
+@contextmanager
+def unfinished_folder(root: Path) -> Iterator[None]:
+    """The folder of what is not finished; where nothing can be gone on from, it is not left behind."""
+    folder = root / _UNFINISHED_NAME
+    folder.mkdir(exist_ok=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # not empty
+            folder.rmdir()
+
+
+def unfinished_records(root: Path) -> list[PackedShard]:
+    return [record for path in (root / _UNFINISHED_NAME).glob("*.json") for record in read_records(path)]
+
+
+def stage(root: Path, tar: IndexedTar, contents: TarContents, earlier: PackedShard | None) -> tuple[str, str]:
+    """Write what is to lie beside the tar, and say what its hashes will be. An index by DALI's tool may stay."""
+    ours = (dali_index(contents.entries), Sidecar.of(contents.entries).to_bytes())
+    known = (earlier.info.index_sha256, earlier.info.sidecar_sha256) if earlier else ("", "")
+    hashes = []
+    for path, staged, data, was in zip(tar.beside, tar.staged(root), ours, known, strict=True):
+        there = path.read_bytes() if path.is_file() else data
+        sha256 = hashlib.sha256(there).hexdigest()
+        is_ours = there == data or sha256 == was or (path.suffix == ".samples" and _is_sidecar(there))
+        if not is_ours:
+            if path.suffix != ".idx" or there.count(b"\n") != data.count(b"\n") or not there.startswith(b"v1."):
+                raise DataError(f"{path}: was written by others and is not the index of {tar.path}; move it away")
+            hashes.append(sha256)
+            continue
+        with atomic_write(staged) as file:
+            file.write(data)
+        hashes.append(hashlib.sha256(data).hexdigest())
+    return hashes[0], hashes[1]
+
+
+def _is_sidecar(data: bytes) -> bool:
+    try:
+        Sidecar.parse(data)
+    except DataError:
+        return False
+    return True
+
+
+def place(root: Path, tars: Sequence[IndexedTar], records: Sequence[PackedShard]) -> None:
+    """Bring what was staged beside the tars. A manifest of before would not go with it."""
+    for tar, record in zip(tars, records, strict=True):
+        hashes = (record.info.index_sha256, record.info.sidecar_sha256)
+        for beside, staged, sha256 in zip(tar.beside, tar.staged(root), hashes, strict=True):
+            if file_sha256(staged) == sha256:
+                if file_sha256(beside) != sha256:
+                    (root / MANIFEST_NAME).unlink(missing_ok=True)
+                with path_errors(beside, kind=StorageError):
+                    staged.replace(beside)
+
+
+def finish(root: Path, earlier: Sequence[PackedShard], records: Sequence[PackedShard], manifest: Manifest) -> None:
+    with atomic_write(root / INDEX_NAME) as file:
+        file.write(records_text(records))
+    with atomic_write(root / MANIFEST_NAME) as file:
+        file.write(manifest.to_json().encode())
+    for path in (root / _UNFINISHED_NAME).iterdir():
+        path.unlink()
+    names = {record.info.name for record in records}
+    for record in earlier:  # of tars that are gone
+        info = record.info
+        for name, sha256 in ((info.index_name, info.index_sha256), (info.sidecar_name, info.sidecar_sha256)):
+            if info.name not in names and file_sha256(root / name) == sha256:
+                (root / name).unlink()
