@@ -156,17 +156,43 @@ def _run_verify(options: argparse.Namespace, argv: list[str]) -> int:
     return run_verify(options)
 
 
+_INSPECT_DETAILS = """\
+looked for: copies of images (re-encoded, scaled, cropped, mirrored) and frames of one video across splits and inside
+one, masks that are shifted, turned or of another image, masks with nothing in them, classes that a split lacks or one
+sample alone has, images unlike the rest, and of instances specks, slivers and objects that are there twice
+
+exit codes: 0 done, 1 with --strict when something is worse than a note, 2 something to mend in the call or the data
+"""
+
+
 def _add_inspect(commands: Commands) -> None:
-    parser = command(commands, "inspect", "count classes and pixels, and draw a contact sheet of images and masks")
+    summary = "count classes and pixels, find leaks and faulty masks, and draw contact sheets"
+    parser = command(commands, "inspect", summary, _INSPECT_DETAILS)
     parser.add_argument("shards", metavar="SHARDS", help="folder or URL that holds manifest.json")
-    parser.add_argument("--split", default=None, metavar="NAME", help="one split only, in counts and sheet (all)")
-    parser.add_argument(
+    parser.add_argument("--split", default=None, metavar="NAME", help="one split only, in all that follows (all)")
+    looking = parser.add_argument_group("looking for trouble")
+    looking.add_argument(
+        "--look",
+        type=int,
+        default=None,
+        metavar="N",
+        help="samples of each split to look at, evenly spread; 0: counts alone, nothing is decoded (all)",
+    )
+    looking.add_argument("--workers", type=int, default=None, metavar="N", help="processes (one for each core)")
+    looking.add_argument("--strict", action="store_true", help="exit 1 when something is worse than a note")
+    output = parser.add_argument_group("output")
+    output.add_argument(
         "--out", type=Path, default=Path("contact_sheet.png"), metavar="FILE", help="contact sheet (%(default)s)"
     )
-    parser.add_argument(
+    output.add_argument(
         "--samples", type=int, default=16, metavar="N", help="images of each split on the sheet (%(default)s)"
     )
-    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the counts as JSON, too")
+    output.add_argument(
+        "--suspects", type=Path, default=None, metavar="FILE", help="sheet of what was found (suspects.png beside it)"
+    )
+    output.add_argument(
+        "--json", type=Path, default=None, metavar="FILE", help="write counts and findings as JSON, too"
+    )
     parser.set_defaults(run=_run_inspect)
 
 

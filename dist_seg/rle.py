@@ -1,5 +1,7 @@
 """Masks as COCO's compressed run lengths, in which data, metrics and predictions speak of instances."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from faster_coco_eval.core import mask as coco_masks
 from numpy.typing import NDArray
@@ -19,6 +21,14 @@ def decode_mask(rle: str, height: int, width: int) -> NDArray[np.bool_]:
     """(height, width)."""
     decoded: NDArray[np.uint8] = coco_masks.decode({"size": [height, width], "counts": rle})
     return decoded.astype(np.bool_)
+
+
+def boxes_and_areas(rles: Sequence[str], height: int, width: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Boxes x, y, width, height (N, 4) and pixels (N,) of masks in a picture of that size, without unpacking them."""
+    if not rles:
+        return np.zeros((0, 4)), np.zeros(0, np.int64)
+    encoded = [{"size": [height, width], "counts": rle} for rle in rles]
+    return np.asarray(coco_masks.toBbox(encoded), np.float64), np.asarray(coco_masks.area(encoded), np.int64)
 
 
 def encode_placed(mask_HW: NDArray[np.bool_], top: int, left: int, height: int, width: int) -> str:

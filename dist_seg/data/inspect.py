@@ -14,7 +14,7 @@ from dist_seg.errors import UserError
 from dist_seg.runtime.storage import StorageError, open_storage
 
 _NUM_COMMON_SIZES = 5
-_SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
+SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ def inspect(
     `UserError`, before anything is read, for a sheet that cannot be written.
     """
     if out_png:
-        check_output(out_png, _SHEET_SUFFIXES)
+        check_output(out_png, SHEET_SUFFIXES)
         if num_images < 1:
             raise UserError(f"{num_images} images on the contact sheet; give at least 1 (--samples)")
     storage = open_storage(root)

@@ -10,15 +10,16 @@ from PIL import Image
 from dist_seg.data.annotations import MAX_LAYERS, ImageAnnotations, check_annotations, parse_annotations
 from dist_seg.data.decode import decode_image, decode_labels, decode_mask
 from dist_seg.data.headers import UndecodableError, check_pair
+from dist_seg.data.inspection.decoded import read_members
 from dist_seg.data.label_layers import PRESENT
 from dist_seg.data.manifest import Manifest, Rgb, ShardInfo, Split
-from dist_seg.data.sidecar import Sidecar, crc32c
+from dist_seg.data.sidecar import Sidecar
 from dist_seg.drawing import IGNORED_COLOR, colorize, contact_sheet, default_palette, overlay_labels
 from dist_seg.errors import DataError
 from dist_seg.rle import decode_mask as decode_run_lengths
 from dist_seg.runtime.storage import Storage
 
-_CELL_WIDTH = 240
+CELL_WIDTH = 240
 """Of a picture on the sheet, in pixels."""
 _OBJECT_COLORS = default_palette(64)[1:]
 """Neighbours in the list are told apart."""
@@ -31,7 +32,7 @@ _FILL = 0.5
 def sample_sheet(storage: Storage, manifest: Manifest, splits: Mapping[str, Split], num_images: int) -> Image.Image:
     """Images beside their masks or objects, `num_images` of each split, evenly spread over it."""
     shown = [
-        _shown(storage, manifest, name, shard, index)
+        draw_sample(storage, manifest, name, shard, index)
         for name, split in splits.items()
         for shard, index in _spread(split.shards, num_images)
     ]
@@ -44,7 +45,7 @@ def sample_sheet(storage: Storage, manifest: Manifest, splits: Mapping[str, Spli
     elif manifest.task == "semantic":
         legend.append(("ignored", IGNORED_COLOR))
     rows, captions = [sample.pictures for sample in shown], [sample.caption for sample in shown]
-    return contact_sheet(rows, captions, legend=legend, title=title, cell_width=_CELL_WIDTH, columns=2)
+    return contact_sheet(rows, captions, legend=legend, title=title, cell_width=CELL_WIDTH, columns=2)
 
 
 def draw_annotations(
@@ -82,7 +83,7 @@ def shard_index(storage: Storage, shard: ShardInfo) -> Sidecar:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Shown:
+class DrawnSample:
     """A sample on the sheet."""
 
     caption: str
@@ -91,26 +92,29 @@ class _Shown:
     """Of its objects."""
 
 
-def _shown(storage: Storage, manifest: Manifest, split: str, shard: ShardInfo, index: int) -> _Shown:
-    """Pictures are shrunk here, or the sheet would have to hold every one at its full size."""
+def draw_sample(storage: Storage, manifest: Manifest, split: str, shard: ShardInfo, index: int) -> DrawnSample:
+    """A sample's image and mask, shrunk here, or a sheet would have to hold every one at its full size.
+
+    Raises `DataError` for one that is damaged or cannot be decoded.
+    """
     sidecar = shard_index(storage, shard)
     key, height, width = sidecar.key(index), sidecar.height(index), sidecar.width(index)
     caption = f"{split}  {key}  {width}x{height}"
-    encoded, target, *others = _members(storage, shard, sidecar, index)
+    encoded, target, *others = read_members(storage, shard, sidecar, index)
     try:
         num_labels = manifest.num_classes if manifest.task == "multilabel" else 0
         check_pair(encoded, target, height, width, max_layers=MAX_LAYERS if others else 0, num_labels=num_labels)
         if num_labels:
             whole, labels = decode_image(encoded), decode_labels(target, num_labels) == PRESENT
             drawn = np.asarray(overlay_labels(whole, labels, manifest.palette))
-            return _Shown(caption=caption, pictures=(_shrunk(whole), _shrunk(drawn)))
+            return DrawnSample(caption=caption, pictures=(_shrunk(whole), _shrunk(drawn)))
         image = _shrunk(decode_image(encoded))
         if not others:
             mask = _shrunk(colorize(decode_mask(target), manifest.palette, manifest.ignore_index))
-            return _Shown(caption=caption, pictures=(image, mask))
+            return DrawnSample(caption=caption, pictures=(image, mask))
         annotations = parse_annotations(others[0])
         check_annotations(annotations, height, width)
-        return _Shown(
+        return DrawnSample(
             caption=f"{caption}  {len(annotations.objects)} objects",
             pictures=(image, draw_annotations(image, annotations, manifest.palette)),
             classes=frozenset(found.class_id for found in annotations.objects),
@@ -130,21 +134,9 @@ def _spread(shards: Sequence[ShardInfo], count: int) -> list[tuple[ShardInfo, in
     return [(shards[n], int(p - ends[n] + shards[n].samples)) for n, p in zip(numbers, positions, strict=True)]
 
 
-def _members(storage: Storage, shard: ShardInfo, sidecar: Sidecar, index: int) -> list[bytes]:
-    """A sample's members in the order of their roles. Raises `DataError` for a damaged one."""
-    found = []
-    for role in sidecar.roles:
-        member = sidecar.member(index, role)
-        data = storage.read_range(shard.name, member.offset, member.length)
-        if crc32c(data) != member.crc32c:
-            raise DataError(f"{storage.url}/{shard.name}: {sidecar.key(index)}.{member.suffix} is damaged; run verify")
-        found.append(data)
-    return found
-
-
 def _shrunk(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(H, W, 3), to what a cell of the sheet can hold."""
-    factor = min(1.0, _CELL_WIDTH / max(picture.shape[:2]))
+    factor = min(1.0, CELL_WIDTH / max(picture.shape[:2]))
     if factor == 1.0:
         return picture
     height, width = (max(1, round(length * factor)) for length in picture.shape[:2])

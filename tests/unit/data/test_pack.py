@@ -399,6 +399,7 @@ def test_unreadable_records_count_as_nothing_packed(tmp_path: Path) -> None:
 def test_packing_needs_neither_torch_nor_dali() -> None:
     code = (
         "import sys, dist_seg.data.pack, dist_seg.data.verify, dist_seg.data.inspect, dist_seg.data.formats.folder\n"
+        "import dist_seg.data.inspection.suspect_sheet, dist_seg.data.inspection.text\n"
         "sys.exit(any(name.split('.')[0] in ('torch', 'nvidia') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,90 @@
+"""Which images may be copies of each other, by their hashes.
+
+Every hash is compared with every other, in blocks, by counting bits: N² steps of about a nanosecond, so 100,000 images
+take half a minute of a core and a million an hour. Kept are the few nearest of every image, so memory grows with N.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_DISTANCE = 60
+"""Bits of 256. Cropped by 5%, 95 of 100 training images of CamVid, COCO and nuclei lie within 40, 49 and 61 of their
+originals, and one in ten thousand pairs of different videos or photographs within about 63."""
+_MAX_FIRST_DISTANCE = 22
+"""Of the 64 bits that are compared first, so that most pairs cost one step and not four."""
+_FIRST_WORD = 1
+"""`dhash`: the one of the four that tells different images of one kind apart best."""
+_BLOCK_PAIRS = 1 << 22
+_NEAREST_ELSEWHERE, _NEAREST_IN_SEQUENCE = 3, 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """Two rows, the first the lesser."""
+
+    first: int
+    second: int
+    mirrored: bool
+    """The one is like the mirror image of the other."""
+    distance: int
+    """Bits."""
+
+
+def find_candidates(
+    words: NDArray[np.uint64],
+    mirrored: NDArray[np.uint64],
+    split: NDArray[np.integer],
+    sequence: NDArray[np.integer],
+    *,
+    threads: int = 1,
+) -> list[Candidate]:
+    """The nearest pairs. words, mirrored: (N, 4); split, sequence: (N,), -1 for images that belong to no sequence.
+
+    Of every image the three nearest within its split, the three nearest in the others, and of frames of its own
+    sequence one more of each.
+    """
+    count = len(words)
+    rows = max(1, _BLOCK_PAIRS // max(count, 1))
+    starts = range(0, count, rows)
+
+    def search(start: int) -> list[Candidate]:
+        stop = min(start + rows, count)
+        found = []
+        for flipped, queries in ((False, words), (True, mirrored)):
+            found += list(_nearest(queries[start:stop], words, start, flipped, split, sequence))
+        return found
+
+    with ThreadPoolExecutor(max(1, threads)) as pool:  # the counting lets go of the interpreter's lock
+        every = [candidate for found in pool.map(search, starts) for candidate in found]
+    unique = {(c.first, c.second, c.mirrored): c for c in every}
+    return sorted(unique.values(), key=lambda c: (c.distance, c.first, c.second, c.mirrored))
+
+
+def _nearest(
+    queries: NDArray[np.uint64],
+    words: NDArray[np.uint64],
+    start: int,
+    mirrored: bool,
+    split: NDArray[np.integer],
+    sequence: NDArray[np.integer],
+) -> Iterator[Candidate]:
+    first = np.bitwise_count(queries[:, None, _FIRST_WORD] ^ words[None, :, _FIRST_WORD])
+    row, other = np.nonzero(first <= _MAX_FIRST_DISTANCE)
+    distance = np.bitwise_count(queries[row] ^ words[other]).sum(axis=1, dtype=np.int64)
+    row += start
+    near = (distance <= MAX_DISTANCE) & (row != other)
+    row, other, distance = row[near], other[near], distance[near]
+    elsewhere = split[row] != split[other]
+    in_sequence = (sequence[row] >= 0) & (sequence[row] == sequence[other])
+    # Sorted by row, kind of pair and distance, a pair's rank is its place in its run.
+    kind = row * 4 + elsewhere * 2 + in_sequence
+    order = np.lexsort((other, distance, kind))
+    kind = kind[order]
+    rank = np.arange(len(kind)) - np.searchsorted(kind, kind)
+    kept = order[rank < np.where(in_sequence[order], _NEAREST_IN_SEQUENCE, _NEAREST_ELSEWHERE)]
+    for a, b, bits in zip(row[kept].tolist(), other[kept].tolist(), distance[kept].tolist(), strict=True):
+        yield Candidate(first=min(a, b), second=max(a, b), mirrored=mirrored, distance=bits)

@@ -1,0 +1,108 @@
+"""One packed sample as inspection sees it, whatever its image and its mask are stored as.
+
+The one place to add to for new kinds of images and masks: everything else here works on `SampleView`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_seg.data.annotations import (
+    MAX_LAYERS,
+    ImageAnnotations,
+    ObjectAnnotation,
+    check_annotations,
+    parse_annotations,
+)
+from dist_seg.data.decode import check_object_ids, decode_image, decode_instances, decode_labels, decode_mask
+from dist_seg.data.headers import UndecodableError, check_pair
+from dist_seg.data.manifest import Manifest, ShardInfo
+from dist_seg.data.sidecar import Sidecar, crc32c
+from dist_seg.errors import DataError
+from dist_seg.runtime.storage import Storage
+
+UNKNOWN = -1
+"""In a layer: a pixel of which nothing is said."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleView:
+    """A decoded sample."""
+
+    image: NDArray[np.uint8]
+    """(H, W, 3) RGB, 8 bits: of other images what a person would be shown."""
+    layers: NDArray[np.int16]
+    """(L, H, W) ids whose changes are outlines, or `UNKNOWN`: one layer of classes, one of 0 and 1 for each label, or
+    up to three of objects."""
+    class_pixels: NDArray[np.int64]
+    """Of each class; of instances the pixels of its objects in the layers."""
+    ignored_fraction: float
+    """Of all pixels, in all layers."""
+    objects: tuple[ObjectAnnotation, ...] | None = None
+    """Of instances."""
+
+
+def read_members(storage: Storage, shard: ShardInfo, sidecar: Sidecar, index: int) -> list[bytes]:
+    """A sample's members in the order of their roles. Raises `DataError` for a damaged one."""
+    found = []
+    for role in sidecar.roles:
+        member = sidecar.member(index, role)
+        data = storage.read_range(shard.name, member.offset, member.length)
+        if crc32c(data) != member.crc32c:
+            raise DataError(f"{storage.url}/{shard.name}: {sidecar.key(index)}.{member.suffix} is damaged; run verify")
+        found.append(data)
+    return found
+
+
+def view_sample(members: list[bytes], manifest: Manifest, height: int, width: int) -> SampleView:
+    """Decodes a sample. Raises `UndecodableError`."""
+    encoded, target, *others = members
+    match manifest.task:
+        case "instance":
+            check_pair(encoded, target, height, width, max_layers=MAX_LAYERS)
+            annotations = parse_annotations(others[0])
+            check_annotations(annotations, height, width)
+            return _instances(decode_image(encoded), target, annotations, manifest)
+        case "multilabel":
+            check_pair(encoded, target, height, width, num_labels=manifest.num_classes)
+            labels = decode_labels(target, manifest.num_classes)
+            layers = np.where(labels == manifest.ignore_index, UNKNOWN, labels).astype(np.int16)
+            class_pixels = (labels == 1).sum(axis=(1, 2), dtype=np.int64)
+        case _:
+            check_pair(encoded, target, height, width)
+            mask = decode_mask(target)
+            counts = np.bincount(mask.ravel(), minlength=256)
+            class_pixels = counts[: manifest.num_classes].astype(np.int64)
+            _check_ids(np.flatnonzero(counts), manifest)
+            layers = np.where(mask < manifest.num_classes, mask, UNKNOWN).astype(np.int16)[None]
+    return SampleView(
+        image=decode_image(encoded),
+        layers=layers,
+        class_pixels=class_pixels,
+        ignored_fraction=float(np.mean(layers == UNKNOWN)),
+    )
+
+
+def _check_ids(ids: NDArray[np.intp], manifest: Manifest) -> None:
+    wrong = ids[(ids >= manifest.num_classes) & (ids != manifest.ignore_index)]
+    if len(wrong):
+        raise UndecodableError(f"mask: class id {int(wrong[0])}, of {manifest.num_classes} classes")
+
+
+def _instances(
+    image_HWC: NDArray[np.uint8], target: bytes, annotations: ImageAnnotations, manifest: Manifest
+) -> SampleView:
+    layers = decode_instances(target, annotations.height)
+    check_object_ids(layers, len(annotations.objects))
+    pixels = np.bincount(layers.ravel(), minlength=len(annotations.objects) + 1)[1:]
+    classes = np.array([found.class_id for found in annotations.objects], np.intp)
+    if len(classes) and not 0 <= classes.min() <= classes.max() < manifest.num_classes:
+        raise UndecodableError(f"json: an object of class {classes.max()}, of {manifest.num_classes} classes")
+    return SampleView(
+        image=image_HWC,
+        layers=layers,
+        class_pixels=np.bincount(classes, pixels, minlength=manifest.num_classes).astype(np.int64),
+        ignored_fraction=0.0,
+        objects=annotations.objects,
+    )

@@ -1,0 +1,107 @@
+"""What is kept of every sample that was looked at: a record of 1.2 kB, and its key."""
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dist_seg.data.annotations import ObjectAnnotation
+from dist_seg.data.inspection.alignment import Fit, measure_fit
+from dist_seg.data.inspection.decoded import SampleView
+from dist_seg.data.inspection.hashes import HASH_WORDS, THUMBNAIL_SIDE, fingerprint
+from dist_seg.rle import boxes_and_areas
+
+MEASURES = np.dtype(
+    [
+        ("shard", "<i4"),
+        ("index", "<i4"),
+        ("height", "<u4"),
+        ("width", "<u4"),
+        ("digest", "<u8", (2,)),
+        ("words", "<u8", (HASH_WORDS,)),
+        ("mirrored", "<u8", (HASH_WORDS,)),
+        ("thumbnail", "u1", (THUMBNAIL_SIDE, THUMBNAIL_SIDE)),
+        ("brightness", "<f4"),
+        ("contrast", "<f4"),
+        ("classes", "u1", (32,)),
+        ("ignored", "<f4"),
+        ("fit", "<f4"),
+        ("best", "<f4"),
+        ("shift", "<f4", (2,)),
+        ("turn", "i1"),
+        ("turned", "<f4"),
+        ("objects", "<i4"),
+        ("specks", "<i4"),
+        ("slivers", "<i4"),
+        ("twins", "<i4"),
+    ]
+)
+"""`shard` and `index`: the place of the shard in its split, of the sample in its shard. `digest`: of size and pixels.
+`brightness`, `contrast`: mean and deviation of the grey image, 0 to 255. `classes`: a bit for each that is there.
+`ignored`: share of the pixels. `fit` to `turned`: see `alignment.Fit`; `fit` is NaN where nothing can be said.
+`objects` (-1 where the data has none), of them `specks` of one pixel, `slivers`, and `twins`, which have the mask and
+the class of one before."""
+
+_SLIVER_LENGTH, _SLIVER_WIDTH = 8, 1.5
+"""Pixels: an object whose box has a side so long, over which it is less wide on average."""
+
+
+def measure(view: SampleView) -> tuple[NDArray[np.void], Fit | None]:
+    """The record, () of `MEASURES` without a place, and how the mask fits the image."""
+    record = np.zeros((), MEASURES)
+    height, width = view.image.shape[:2]
+    digest = hashlib.blake2b(f"{height}x{width}".encode(), digest_size=16)
+    digest.update(view.image.tobytes())
+    grey = Image.fromarray(view.image).convert("L")
+    found, histogram = fingerprint(grey), np.array(grey.histogram(), np.float64)
+    mean = float(histogram @ np.arange(256)) / histogram.sum()
+    record["height"], record["width"] = height, width
+    record["digest"] = np.frombuffer(digest.digest(), np.uint64)
+    record["words"], record["mirrored"], record["thumbnail"] = found.words, found.mirrored, found.thumbnail
+    record["brightness"] = mean
+    record["contrast"] = np.sqrt(float(histogram @ (np.arange(256) - mean) ** 2) / histogram.sum())
+    record["classes"] = _bits(_present(view))
+    record["ignored"] = view.ignored_fraction
+    record["objects"] = -1
+    if view.objects is not None:
+        record["objects"] = len(view.objects)
+        specks, slivers, twins = _odd_objects(view.objects, height, width)
+        record["specks"], record["slivers"], record["twins"] = specks, slivers, twins
+    fit = measure_fit(view.image, view.layers)
+    record["fit"] = np.nan
+    if fit:
+        record["fit"], record["best"], record["shift"] = fit.fit, fit.best, fit.shift
+        record["turn"], record["turned"] = fit.turn, fit.turned
+    return record, fit
+
+
+def classes_present(records: NDArray[np.void], num_classes: int) -> NDArray[np.bool_]:
+    """(N, num_classes)."""
+    return np.unpackbits(records["classes"], axis=1, count=num_classes).astype(np.bool_)
+
+
+def _present(view: SampleView) -> NDArray[np.bool_]:
+    """(classes,): those with a pixel; of instances those with an object, hidden ones too."""
+    if view.objects is None:
+        return view.class_pixels > 0
+    present = np.zeros(len(view.class_pixels), np.bool_)
+    present[[found.class_id for found in view.objects]] = True
+    return present
+
+
+def _bits(present: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    bits = np.zeros(32, np.uint8)
+    packed = np.packbits(present)
+    bits[: len(packed)] = packed
+    return bits
+
+
+def _odd_objects(objects: tuple[ObjectAnnotation, ...], height: int, width: int) -> tuple[int, int, int]:
+    """How many have one pixel, how many are slivers, how many have the class and the mask of one before. No crowds."""
+    singles = [found for found in objects if not found.crowd]
+    boxes, areas = boxes_and_areas([found.rle for found in singles], height, width)
+    lengths = boxes[:, 2:].max(axis=1, initial=0)
+    slivers = (lengths >= _SLIVER_LENGTH) & (areas < _SLIVER_WIDTH * lengths)
+    twins = len(singles) - len({(found.class_id, found.rle) for found in singles})
+    return int((areas <= 1).sum()), int(slivers.sum()), twins

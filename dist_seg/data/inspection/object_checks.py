@@ -1,0 +1,51 @@
+"""Objects that are hardly any, and objects that are there twice; of instances."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from dist_seg.data.inspection.findings import Finding, Severity
+from dist_seg.data.inspection.table import SampleTable
+
+_COUNTED = (
+    ("specks", Severity.WARNING, "objects of {} are of one pixel", "leave them out: clicks that slipped, as a rule"),
+    ("slivers", Severity.NOTE, "objects of {} are slivers, less than 2 pixels wide", "look whether they are objects"),
+    (
+        "twins",
+        Severity.WARNING,
+        "objects of {} have the mask and the class of another",
+        "leave one of each out: a model that finds it once is scored as if it missed one",
+    ),
+)
+
+
+def object_findings(table: SampleTable) -> Iterator[Finding]:
+    """Of every split."""
+    for split in table.splits:
+        rows = table.rows(split)
+        records = table.records[rows]
+        empty = rows[records["objects"] == 0]
+        if len(empty):
+            yield Finding(
+                kind="no_objects",
+                severity=Severity.NOTE,
+                what=f"images of {split} have no objects",
+                count=len(empty),
+                examples=table.examples(empty),
+                advice="as it should be where nothing is to be seen; look at some",
+                splits=(split,),
+            )
+        for name, severity, what, advice in _COUNTED:
+            count = int(records[name].sum())
+            if count:
+                order = np.argsort(-records[name], kind="stable")
+                order = order[records[name][order] > 0]
+                yield Finding(
+                    kind=name,
+                    severity=severity,
+                    what=what.format(split),
+                    count=count,
+                    examples=table.examples(rows[order], (str(n) for n in records[name][order])),
+                    advice=advice,
+                    splits=(split,),
+                )

@@ -1,0 +1,74 @@
+"""A sheet of what was found: suspects beside their masks, pairs side by side, each with the reason."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dist_seg.data.inspection.findings import Example, Finding, Severity
+from dist_seg.data.inspection.trouble import Trouble
+from dist_seg.data.manifest import Manifest, load_manifest
+from dist_seg.data.sample_sheet import CELL_WIDTH, draw_sample
+from dist_seg.drawing import IGNORED_COLOR, contact_sheet
+from dist_seg.runtime.storage import Storage, StorageError, open_storage
+
+_OF_ONE_FINDING = 8
+_IN_ALL = 80
+_CANNOT_BE_DRAWN = "unreadable"
+
+
+def save_suspects(root: str | Path, trouble: Trouble, path: Path) -> bool:
+    """Draw the sheet of the data set at a folder or URL; False where there is nothing to draw, and no file.
+
+    Raises `StorageError` where it cannot be written.
+    """
+    storage = open_storage(root)
+    sheet = suspect_sheet(storage, load_manifest(storage), trouble.findings)
+    if sheet is None:
+        return False
+    try:
+        sheet.save(path)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
+    return True
+
+
+def suspect_sheet(storage: Storage, manifest: Manifest, findings: Sequence[Finding]) -> Image.Image | None:
+    """The first few examples of every finding, the worst finding first; None where there is nothing to draw."""
+    chosen = [
+        (finding, example)
+        for finding in findings
+        if finding.kind != _CANNOT_BE_DRAWN
+        for example in finding.examples[:_OF_ONE_FINDING]
+    ][:_IN_ALL]
+    if not chosen:
+        return None
+    rows = [_pictures(storage, manifest, example) for _, example in chosen]
+    captions = [_caption(finding, example) for finding, example in chosen]
+    legend = list(zip(manifest.class_names, manifest.palette, strict=True)) if manifest.task == "semantic" else []
+    return contact_sheet(
+        rows,
+        captions,
+        legend=[*legend, ("ignored", IGNORED_COLOR)] if legend else (),
+        title=f"{storage.url}: suspects",
+        cell_width=CELL_WIDTH,
+        columns=2,
+    )
+
+
+def _pictures(storage: Storage, manifest: Manifest, example: Example) -> list[NDArray[np.uint8]]:
+    """Image and mask of one sample, the images of two."""
+    drawn = [
+        draw_sample(storage, manifest, place.split, manifest.split(place.split).shards[place.shard], place.index)
+        for place in example.places
+    ]
+    if len(drawn) == 1:
+        return list(drawn[0].pictures)
+    return [sample.pictures[0] for sample in drawn]
+
+
+def _caption(finding: Finding, example: Example) -> str:
+    mark = "" if finding.severity == Severity.NOTE else f"{finding.severity.name.lower()}: "
+    return f"{mark}{finding.kind.replace('_', ' ')}  {example}"

@@ -1,0 +1,81 @@
+"""A `map` over processes that keeps the order, holds little, and ends with the process that started it."""
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import chain, islice
+from types import TracebackType
+from typing import Self, TypeVar
+
+from dist_seg.errors import DataError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_AHEAD_PER_WORKER = 4
+_WORTH_A_PROCESS = 4
+"""Fewer items are done before a process has started."""
+
+
+class Workers:
+    """`count` processes, started with the first use; with one of them the work is done by this process."""
+
+    def __init__(self, count: int) -> None:
+        self.count = max(1, count)
+        self._executor: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def map(self, function: Callable[[T], R], items: Iterable[T], /) -> Iterator[R]:
+        """The results in the order of the items, which are drawn a few ahead of those asked for.
+
+        Raises what the function raises, and `DataError` where a process ended without a word.
+        """
+        items = iter(items)
+        first = list(islice(items, _WORTH_A_PROCESS))
+        items = chain(first, items)
+        if self.count == 1 or len(first) < _WORTH_A_PROCESS:
+            yield from map(function, items)
+            return
+        if self._executor is None:
+            context = multiprocessing.get_context("spawn")
+            self._executor = ProcessPoolExecutor(self.count, mp_context=context, initializer=_start_worker)
+        waiting: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                waiting.append(self._executor.submit(function, item))
+                if len(waiting) >= _AHEAD_PER_WORKER * self.count:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise DataError(
+                "a process that looked at samples ended without a word, killed for memory perhaps; run again with "
+                "fewer of them (--workers)"
+            ) from error
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the command's process decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
