@@ -117,6 +117,10 @@ def count_of(count: int, what: str) -> str:
 def run_inspect(options: argparse.Namespace) -> int:
     """The command: 1 if with `--strict` something is found that is worse than a note."""
     suspects: Path = options.suspects or options.out.with_name("suspects.png")
+    if options.look is not None and options.look < 0:
+        raise UserError(f"{options.look} samples to look at; give 0 or more (--look)")
+    if options.workers is not None and options.workers < 1:
+        raise UserError(f"{options.workers} worker processes; give at least 1 (--workers)")
     if options.json is not None:
         check_output(options.json)
     check_output(suspects, SHEET_SUFFIXES)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dist_seg.data.formats.synthetic import draw_scene
 from tests.integration.commands import dist_seg
 
 _READER = """
@@ -278,6 +279,21 @@ class TestVerify:
         assert "AZURE_STORAGE_ACCOUNT_NAME" in _refused("verify", "az://container/data", cwd=tmp_path)
 
 
+@pytest.fixture(scope="module")
+def leaky(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve training images, one of them in the validation split, too, mirrored."""
+    root = tmp_path_factory.mktemp("leaky")
+    for number in range(13):
+        image, mask = draw_scene(64, 80, np.random.default_rng(3 if number == 12 else number))
+        split, name = ("val", "copy") if number == 12 else ("train", f"c{number:02d}")
+        step = -1 if split == "val" else 1
+        _picture(root / "images" / split / f"{name}.png", image[:, ::step])
+        _picture(root / "masks" / split / f"{name}.png", mask[:, ::step])
+    result = dist_seg("pack", "folder", "images", "masks", "out", cwd=root)
+    assert result.returncode == 0, result.stderr
+    return root / "out"
+
+
 class TestInspect:
     def test_one_split_as_json_and_on_a_sheet(self, shards: Path, tmp_path: Path) -> None:
         options = ["--split", "val", "--json", "counts.json", "--out", "sheet.png", "--samples", 2]
@@ -295,9 +311,35 @@ class TestInspect:
         with Image.open(tmp_path / "contact_sheet.png") as sheet:
             assert sheet.width > 4 * 240  # a picture and a mask of each, side by side
 
+    def test_what_is_found_is_told_drawn_and_written(self, leaky: Path, tmp_path: Path) -> None:
+        result = dist_seg("inspect", leaky, "--json", "all.json", "--out", "sheet.jpg", "--workers", 1, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert "looked at 12 of 12 samples of train, 1 of 1 samples of val: 1 error" in result.stdout
+        assert result.stdout.endswith("contact sheet: sheet.jpg\nsuspects: suspects.png\n")
+        document = json.loads((tmp_path / "all.json").read_text())
+        assert document["findings"][0]["examples"][0]["samples"] == ["train/train__c03", "val/val__copy"]
+        assert document["splits"][0]["num_samples"] == 12 and "cooccurrence" in document
+        with Image.open(tmp_path / "suspects.png") as sheet:
+            assert sheet.format == "PNG"
+
+    def test_strict_exits_1_for_more_than_notes(self, leaky: Path, shards: Path, tmp_path: Path) -> None:
+        assert dist_seg("inspect", leaky, "--strict", "--workers", 1, cwd=tmp_path).returncode == 1
+        assert dist_seg("inspect", leaky, "--strict", "--split", "train", cwd=tmp_path).returncode == 0
+        assert dist_seg("inspect", shards, "--strict", "--workers", 1, cwd=tmp_path).returncode == 0
+
+    def test_counts_alone_decode_nothing(self, leaky: Path, tmp_path: Path) -> None:
+        result = dist_seg("inspect", leaky, "--look", 0, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert "looked at 0 of 12 samples of train, 0 of 1 samples of val" in result.stdout
+        assert not (tmp_path / "suspects.png").exists()
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [
+            (["--suspects", "missing/sheet.png"], "there is no folder missing"),
+            (["--suspects", "sheet.gif"], "must end in .png or .jpg or .jpeg"),
+            (["--look", -1], "-1 samples to look at; give 0 or more"),
+            (["--workers", 0], "0 worker processes; give at least 1"),
             (["--out", "missing/sheet.png"], "there is no folder missing"),
             (["--out", "sheet.docx"], "must end in .png or .jpg or .jpeg"),
             (["--json", "missing/counts.json"], "there is no folder missing"),

@@ -22,7 +22,7 @@ _MIN_OUTLINE = 64
 """Pixels; of less outline nothing is said."""
 _NEIGHBOURHOOD = 15
 """Radius in pixels, over which the image's contrast is evened out."""
-_TRIED_BELOW = 3.0
+_TRIED_BELOW = 5.0
 """A mask that fits better as it lies is not turned."""
 _MAD_TO_DEVIATION = 1.4826
 

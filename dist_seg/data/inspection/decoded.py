@@ -67,7 +67,7 @@ def view_sample(members: list[bytes], manifest: Manifest, height: int, width: in
         case "multilabel":
             check_pair(encoded, target, height, width, num_labels=manifest.num_classes)
             labels = decode_labels(target, manifest.num_classes)
-            layers = np.where(labels == manifest.ignore_index, UNKNOWN, labels).astype(np.int16)
+            layers = _with_unknown(labels, labels == manifest.ignore_index)
             class_pixels = (labels == 1).sum(axis=(1, 2), dtype=np.int64)
         case _:
             check_pair(encoded, target, height, width)
@@ -75,13 +75,19 @@ def view_sample(members: list[bytes], manifest: Manifest, height: int, width: in
             counts = np.bincount(mask.ravel(), minlength=256)
             class_pixels = counts[: manifest.num_classes].astype(np.int64)
             _check_ids(np.flatnonzero(counts), manifest)
-            layers = np.where(mask < manifest.num_classes, mask, UNKNOWN).astype(np.int16)[None]
+            layers = _with_unknown(mask, mask >= manifest.num_classes)[None]
     return SampleView(
         image=decode_image(encoded),
         layers=layers,
         class_pixels=class_pixels,
         ignored_fraction=float(np.mean(layers == UNKNOWN)),
     )
+
+
+def _with_unknown(values: NDArray[np.uint8], unknown: NDArray[np.bool_]) -> NDArray[np.int16]:
+    layers = values.astype(np.int16)
+    layers[unknown] = UNKNOWN
+    return layers
 
 
 def _check_ids(ids: NDArray[np.intp], manifest: Manifest) -> None:

@@ -24,7 +24,7 @@ def image_findings(table: SampleTable) -> Iterator[Finding]:
     records = table.records
     constant = records["contrast"] < _CONSTANT
     if constant.any():
-        rows = np.flatnonzero(constant)
+        rows = table.by_key(np.flatnonzero(constant))
         yield Finding(
             kind="constant",
             severity=Severity.WARNING,
@@ -63,7 +63,7 @@ def _far(
     remarks: list[str],
 ) -> Iterator[Finding]:
     distance = np.max([robust_distance(values, least) for values in quantities.values()], axis=0)
-    rows = np.flatnonzero(distance > _FAR)
+    rows = np.flatnonzero((distance > _FAR) & ((table.records["contrast"] >= _CONSTANT) | (kind == "odd_size")))
     if len(rows):
         rows = rows[np.argsort(-distance[rows], kind="stable")]
         yield Finding(

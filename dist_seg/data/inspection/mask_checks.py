@@ -141,7 +141,7 @@ def _emptiness(table: SampleTable, split: str, task: str) -> Iterator[Finding]:
         Severity.WARNING,
         "masks of {} are ignored but for 5% or less",
         "look whether ids are ignored that should be classes",
-        [f"{100 * share:.1f}% ignored" for share in ignored[nearly]],
+        "{:.1%} ignored",
     )
     if task == "multilabel":
         yield from _of(
@@ -174,15 +174,17 @@ def _of(
     severity: Severity,
     what: str,
     advice: str,
-    remarks: list[str] | None = None,
+    remark: str = "",
 ) -> Iterator[Finding]:
     if len(rows):
+        rows = table.by_key(rows)
+        ignored = table.records["ignored"][rows]
         yield Finding(
             kind=kind,
             severity=severity,
             what=what.format(split),
             count=len(rows),
-            examples=table.examples(rows, remarks),
+            examples=table.examples(rows, (remark.format(float(share)) for share in ignored)),
             advice=advice,
             splits=(split,),
         )

@@ -24,7 +24,7 @@ def object_findings(table: SampleTable) -> Iterator[Finding]:
     for split in table.splits:
         rows = table.rows(split)
         records = table.records[rows]
-        empty = rows[records["objects"] == 0]
+        empty = table.by_key(rows[records["objects"] == 0])
         if len(empty):
             yield Finding(
                 kind="no_objects",

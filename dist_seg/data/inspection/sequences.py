@@ -25,6 +25,11 @@ def frame_number(key: str) -> tuple[str, int] | None:
     return (match[1], int(match[2])) if match else None
 
 
+def name_in_split(key: str, split: str) -> str:
+    """The key without the folder of its split, as which data sets that are packed from folders begin."""
+    return key.removeprefix(f"{split}__")
+
+
 def find_sequences(keys: Sequence[str], thumbnails: NDArray[np.uint8]) -> NDArray[np.int32]:
     """(N,) a number for each video, for all its frames; -1 for samples of none. thumbnails: (N, 32, 32)."""
     groups: dict[str, list[tuple[int, int]]] = defaultdict(list)

@@ -14,7 +14,7 @@ from dist_seg.data.sample_sheet import CELL_WIDTH, draw_sample
 from dist_seg.drawing import IGNORED_COLOR, contact_sheet
 from dist_seg.runtime.storage import Storage, StorageError, open_storage
 
-_OF_ONE_FINDING = 8
+_OF_ONE_FINDING = {Severity.ERROR: 12, Severity.WARNING: 8, Severity.NOTE: 4}
 _IN_ALL = 80
 _CANNOT_BE_DRAWN = "unreadable"
 
@@ -41,7 +41,7 @@ def suspect_sheet(storage: Storage, manifest: Manifest, findings: Sequence[Findi
         (finding, example)
         for finding in findings
         if finding.kind != _CANNOT_BE_DRAWN
-        for example in finding.examples[:_OF_ONE_FINDING]
+        for example in finding.examples[: _OF_ONE_FINDING[finding.severity]]
     ][:_IN_ALL]
     if not chosen:
         return None

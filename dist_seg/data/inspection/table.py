@@ -55,6 +55,10 @@ class SampleTable:
             split=self.split_of(row), key=self.keys[row], shard=int(record["shard"]), index=int(record["index"])
         )
 
+    def by_key(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """The rows in the order of their keys; in the shards they are shuffled."""
+        return np.array(sorted(rows.tolist(), key=lambda row: self.keys[row]), np.intp)
+
     def examples(self, rows: Iterable[int], what: Iterable[str] | None = None) -> tuple[Example, ...]:
         """The first of the rows, with a remark on each."""
         some = [int(row) for row in rows][:MAX_EXAMPLES]

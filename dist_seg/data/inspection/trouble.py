@@ -12,10 +12,10 @@ from dist_seg.data.inspection.leaks import duplicate_findings
 from dist_seg.data.inspection.mask_checks import mask_findings
 from dist_seg.data.inspection.object_checks import object_findings
 from dist_seg.data.inspection.samples import Looked, look_at_samples
+from dist_seg.data.inspection.sequences import name_in_split
 from dist_seg.data.inspection.table import SampleTable
 from dist_seg.data.inspection.workers import Workers
 from dist_seg.data.manifest import Manifest, load_manifest
-from dist_seg.errors import UserError
 from dist_seg.runtime.storage import open_storage
 
 Progress = Callable[[int, int], None]
@@ -60,8 +60,6 @@ def find_trouble(
     is 1.3 kB a sample. The progress is told samples looked at, then pairs of images compared, and in all. Raises
     `DataError` for a split that is not there, and `StorageError`.
     """
-    if limit is not None and limit < 0:
-        raise UserError(f"{limit} samples to look at; give 0 or more (--look)")
     storage = open_storage(root)
     manifest = load_manifest(storage)
     chosen = {split: manifest.split(split)} if split else dict(manifest.splits)
@@ -78,7 +76,7 @@ def find_trouble(
         table = SampleTable.of(looked, manifest.num_classes)
         records = table.records
         duplicates = find_duplicates(
-            keys=table.keys,
+            keys=[name_in_split(key, table.split_of(row)) for row, key in enumerate(table.keys)],
             split=table.split,
             digests=records["digest"],
             thumbnails=records["thumbnail"],

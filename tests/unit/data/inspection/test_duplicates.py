@@ -166,7 +166,7 @@ def test_copies_inside_a_split_are_a_note(tmp_path: Path) -> None:
 def test_frames_of_one_sequence_are_summed_up_as_such(tmp_path: Path) -> None:
     image, mask = scene(0, 96, 200)
     frames = [(image[:, 2 * i : 128 + 2 * i], mask[:, 2 * i : 128 + 2 * i]) for i in range(12)]
-    scenes = {f"{'val' if i % 3 == 0 else 'train'}/drive_{i:04d}": frame for i, frame in enumerate(frames)}
+    scenes = {f"{'val/val__' if i % 3 == 0 else 'train/train__'}drive_{i:04d}": frame for i, frame in enumerate(frames)}
     scenes |= {f"train/other_{chr(97 + n)}": scene(n) for n in range(1, 5)}
     kinds = {finding.kind: finding for finding in trouble_of(tmp_path, scenes).findings}
     assert kinds["frames_across"].severity.name == "WARNING" and kinds["frames_within"].severity.name == "NOTE"

@@ -1,0 +1,262 @@
+"""Empty masks, missing classes, odd images and odd objects; the table, the text and the sheet of them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dist_seg.data.formats.coco import open_coco
+from dist_seg.data.inspection.class_checks import cooccurrence
+from dist_seg.data.inspection.findings import Severity
+from dist_seg.data.inspection.image_checks import robust_distance
+from dist_seg.data.inspection.samples import look_at_samples
+from dist_seg.data.inspection.suspect_sheet import save_suspects
+from dist_seg.data.inspection.table import SampleTable
+from dist_seg.data.inspection.text import trouble_text
+from dist_seg.data.inspection.trouble import Trouble, find_trouble
+from dist_seg.data.inspection.workers import Workers
+from dist_seg.data.manifest import load_manifest
+from dist_seg.data.pack import pack
+from dist_seg.errors import DataError
+from dist_seg.runtime.storage import open_storage
+from tests.loader_cases import scene_sample, write_dataset
+from tests.unit.data.coco_data import annotation, write_coco
+
+from .scenes import Scene, found, packed, scaled, scene, trouble_of
+
+
+def _finding(trouble: Trouble, kind: str) -> tuple[str, int]:
+    (finding,) = [finding for finding in trouble.findings if finding.kind == kind]
+    return finding.severity.name, finding.count
+
+
+def _scenes(count: int = 12) -> dict[str, Scene]:
+    return {f"train/photo_{chr(97 + number)}": scene(number) for number in range(count)}
+
+
+class TestMasks:
+    def test_masks_with_nothing_in_them(self, tmp_path: Path) -> None:
+        scenes = _scenes(4)
+        blank = np.full((96, 128), 255, np.uint8)
+        nearly = blank.copy()
+        nearly[:4, :64] = 1
+        nearly[0, 0] = 0
+        scenes |= {
+            "train/ignored": (scene(20)[0], blank),
+            "train/nearly": (scene(21)[0], nearly),
+            "train/background": (scene(22)[0], np.zeros_like(blank)),
+        }
+        trouble = trouble_of(tmp_path, scenes)
+        kinds = found(trouble)
+        assert kinds["nothing_known"] == [("train/ignored",)] and _finding(trouble, "nothing_known")[0] == "WARNING"
+        assert kinds["nearly_ignored"] == [("train/nearly",)]
+        assert kinds["one_class"] == [("train/background",)] and _finding(trouble, "one_class")[0] == "NOTE"
+
+
+class TestClasses:
+    def test_a_class_that_another_split_has(self, tmp_path: Path) -> None:
+        scenes = _scenes(6)
+        image, mask = scene(30)
+        scenes["val/one"] = (image, np.where(mask == 3, 0, mask).astype(np.uint8))
+        scenes["val/two"] = (scene(31)[0], np.where(scene(31)[1] == 3, 0, scene(31)[1]).astype(np.uint8))
+        assert any((mask == 3).any() for _, mask in list(scenes.values())[:6])
+        trouble = trouble_of(tmp_path, scenes)
+        whats = [finding.what for finding in trouble.findings if finding.kind == "absent_class"]
+        assert "classes that other splits have are absent from val: triangle" in [what.split(",")[0] for what in whats]
+
+    def test_a_class_that_one_sample_has(self, tmp_path: Path) -> None:
+        scenes = {name: (image, np.where(mask == 4, 0, mask)) for name, (image, mask) in _scenes().items()}
+        mask = scenes["train/photo_d"][1].copy()
+        mask[:3, :3] = 4
+        scenes["train/photo_d"] = (scenes["train/photo_d"][0], mask)
+        trouble = trouble_of(tmp_path, scenes)
+        assert found(trouble)["class_seen_once"] == [("train/photo_d",)]
+        (finding,) = [finding for finding in trouble.findings if finding.kind == "class_seen_once"]
+        assert finding.examples[0].what == "ring"
+
+    def test_cooccurrence_is_that_of_the_masks(self, tmp_path: Path) -> None:
+        scenes = _scenes(5)
+        storage = open_storage(packed(tmp_path, scenes))
+        manifest = load_manifest(storage)
+        with Workers(1) as workers:
+            looked = look_at_samples(storage, manifest, manifest.splits, limit=None, workers=workers, progress=None)
+        counts = cooccurrence(SampleTable.of(looked, 6), "train")
+        expected = np.zeros((6, 6), int)
+        for _, mask in scenes.values():
+            there = set(np.unique(mask).tolist()) - {255}
+            for a in there:
+                for b in there:
+                    expected[a, b] += 1
+        assert np.array_equal(counts, expected)
+
+
+class TestImages:
+    def test_images_unlike_the_rest(self, tmp_path: Path) -> None:
+        image, mask = scene(0, 120, 150)
+        scenes = {
+            f"train/part_{chr(97 + n)}": (image[n : 96 + n, n:][:, :128], mask[n : 96 + n, n:][:, :128])
+            for n in range(12)
+        }
+        scenes["train/dark"] = ((image[:96, :128] // 12).astype(np.uint8), mask[:96, :128])
+        scenes["train/large"] = (scaled(image, 3), mask.repeat(3, axis=0).repeat(3, axis=1))
+        scenes["train/grey"] = (np.full((96, 128, 3), 77, np.uint8), scene(22)[1])
+        trouble = trouble_of(tmp_path, scenes)
+        kinds = found(trouble)
+        assert kinds["odd_size"] == [("train/large",)]
+        assert kinds["odd_brightness"] == [("train/dark",)]
+        assert kinds["constant"] == [("train/grey",)] and _finding(trouble, "constant")[0] == "WARNING"
+
+    def test_distances_are_in_robust_deviations(self) -> None:
+        values = np.array([1.0, 2, 3, 4, 100])
+        assert robust_distance(values, 0.1) == pytest.approx(np.abs(values - 3) / 1.4826)
+        assert robust_distance(np.array([5.0, 5, 5, 7]), 0.5).tolist() == [0, 0, 0, 4]
+
+
+class TestObjects:
+    def test_specks_slivers_and_twins(self, tmp_path: Path) -> None:
+        def polygon(number: int, x: float, y: float, width: float, height: float) -> dict[str, object]:
+            corners = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+            whole = annotation(number)
+            return {**whole, "segmentation": corners, "bbox": [x, y, width, height], "area": width * height}
+
+        write_coco(
+            tmp_path, [polygon(1, 2, 2, 1, 1), polygon(2, 5, 1, 1, 12), *(polygon(n, 8, 3, 6, 5) for n in (3, 4))]
+        )
+        pack(open_coco(tmp_path), tmp_path / "out")
+        trouble = find_trouble(tmp_path / "out")
+        assert _finding(trouble, "specks") == ("WARNING", 1)
+        assert _finding(trouble, "slivers") == ("NOTE", 1)
+        assert _finding(trouble, "twins") == ("WARNING", 1)
+
+    def test_images_without_objects(self, tmp_path: Path) -> None:
+        write_coco(tmp_path, [])
+        pack(open_coco(tmp_path), tmp_path / "out")
+        assert _finding(find_trouble(tmp_path / "out"), "no_objects") == ("NOTE", 1)
+
+    def test_good_instances_have_no_faults(self, instance_shards: Path) -> None:
+        trouble = find_trouble(instance_shards)
+        assert not [finding.kind for finding in trouble.findings if finding.severity > Severity.NOTE]
+
+
+class TestSamples:
+    def test_any_number_of_workers_finds_the_same(self, synthetic_shards: Path) -> None:
+        one = find_trouble(synthetic_shards, workers=1)
+        assert find_trouble(synthetic_shards, workers=2) == one
+        assert one.looked_at == {"train": (24, 24), "val": (8, 8)}
+
+    def test_a_limit_is_kept_and_spread(self, synthetic_shards: Path) -> None:
+        storage = open_storage(synthetic_shards)
+        manifest = load_manifest(storage)
+        with Workers(1) as workers:
+            every = look_at_samples(storage, manifest, manifest.splits, limit=None, workers=workers, progress=None)
+            looked = look_at_samples(storage, manifest, manifest.splits, limit=6, workers=workers, progress=None)
+        whole = every["train"].keys
+        assert looked["train"].keys == whole[::4]
+        assert find_trouble(synthetic_shards, limit=6).looked_at == {"train": (6, 24), "val": (6, 8)}
+
+    def test_with_a_limit_of_0_nothing_is_decoded(self, tmp_path: Path) -> None:
+        write_dataset(tmp_path, [replace(scene_sample(0), image=b"no picture")])
+        trouble = find_trouble(tmp_path, limit=0)
+        assert trouble.looked_at == {"train": (0, 1)} and trouble.cooccurrence == {}
+        assert not [finding for finding in trouble.findings if finding.kind == "unreadable"]
+
+    def test_what_cannot_be_decoded_is_an_error_and_the_rest_is_looked_at(self, tmp_path: Path) -> None:
+        write_dataset(tmp_path, [scene_sample(0), replace(scene_sample(1), image=b"no picture"), scene_sample(2)])
+        trouble = find_trouble(tmp_path)
+        assert _finding(trouble, "unreadable") == ("ERROR", 1)
+        (example,) = trouble.findings[0].examples
+        assert example.what == "image: neither a JPEG nor a PNG"
+        assert trouble.looked_at == {"train": (3, 3)}
+
+    def test_a_flipped_byte_is_an_error(self, tmp_path: Path) -> None:
+        folder = packed(tmp_path, _scenes(2))
+        data = bytearray((folder / "train-000000.tar").read_bytes())
+        data[700] ^= 1
+        (folder / "train-000000.tar").write_bytes(data)
+        trouble = find_trouble(folder)
+        assert _finding(trouble, "unreadable") == ("ERROR", 1)
+        assert "is damaged; run verify" in trouble.findings[0].examples[0].what
+
+    def test_an_unknown_split_is_refused(self, synthetic_shards: Path) -> None:
+        with pytest.raises(DataError, match="it has train, val"):
+            find_trouble(synthetic_shards, split="test")
+
+    def test_progress_comes_to_its_end(self, synthetic_shards: Path) -> None:
+        looking: list[tuple[int, int]] = []
+        find_trouble(synthetic_shards, looking=lambda done, total: looking.append((done, total)))
+        assert looking[-1] == (32, 32) and looking == sorted(looking)
+
+
+@pytest.fixture(scope="module")
+def trouble(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Trouble]:
+    folder = tmp_path_factory.mktemp("faulty")
+    scenes = _scenes()
+    scenes["val/copy"] = (scenes["train/photo_a"][0][:, ::-1], scenes["train/photo_a"][1][:, ::-1])
+    for number in range(5):
+        scenes[f"train/dull_{chr(97 + number)}"] = (scene(40 + number)[0], np.zeros((96, 128), np.uint8))
+    return folder, trouble_of(folder, scenes)
+
+
+class TestOutput:
+    def test_the_text_has_severity_count_keys_and_advice(self, trouble: tuple[Path, Trouble]) -> None:
+        text = trouble_text(trouble[1])
+        assert "looked at 17 of 17 samples of train, 1 of 1 samples of val: 1 error" in text
+        head, keys, advice = text[text.index("\nerror") + 1 :].splitlines()[:3]
+        assert head.split() == [
+            "error",
+            "1",
+            "pairs",
+            "of",
+            "images",
+            "of",
+            "which",
+            "one",
+            "looks",
+            "like",
+            "a",
+            "copy,",
+            "one",
+            "in",
+            "train,",
+            "one",
+            "in",
+            "val",
+        ]
+        assert keys.split()[:3] == ["train/photo_a", "=", "val/copy"] and "mirrored" in keys
+        assert advice.strip().startswith("> take them out of one of the splits")
+        assert text.index("\nerror") < text.index("\nnote")
+
+    def test_of_many_examples_the_text_names_three(self, trouble: tuple[Path, Trouble]) -> None:
+        lines = trouble_text(trouble[1]).splitlines()
+        start = next(i for i, line in enumerate(lines) if "have one class only" in line)
+        assert [line.strip() for line in lines[start + 1 : start + 4]] == [
+            "train/dull_a",
+            "train/dull_b",
+            "train/dull_c, ...",
+        ]
+
+    def test_the_table_of_classes_is_left_out_where_there_are_many(self, trouble: tuple[Path, Trouble]) -> None:
+        assert "samples of train with both classes" in trouble_text(trouble[1])
+        many = replace(trouble[1], class_names=tuple(map(str, range(80))))
+        assert "with both classes" not in trouble_text(many)
+
+    def test_json_holds_all(self, trouble: tuple[Path, Trouble]) -> None:
+        document = json.loads(json.dumps(trouble[1].to_json()))
+        assert document["looked_at"]["train"] == {"samples": 17, "of": 17}
+        (leak,) = [finding for finding in document["findings"] if finding["kind"] == "copies_across"]
+        assert leak["severity"] == "error" and leak["splits"] == ["train", "val"] and leak["count"] == 1
+        assert leak["examples"][0]["samples"] == ["train/photo_a", "val/copy"]
+        counts = document["cooccurrence"]["train"]
+        assert len(counts) == 6 and counts[0][0] == 17
+
+    def test_suspects_are_drawn(self, trouble: tuple[Path, Trouble], tmp_path: Path) -> None:
+        assert save_suspects(trouble[0], trouble[1], tmp_path / "suspects.png")
+        with Image.open(tmp_path / "suspects.png") as sheet:
+            assert sheet.width > 4 * 240 and sheet.height > 3 * 180
+
+    def test_without_suspects_there_is_no_sheet(self, trouble: tuple[Path, Trouble], tmp_path: Path) -> None:
+        assert not save_suspects(trouble[0], replace(trouble[1], findings=()), tmp_path / "suspects.png")
+        assert not (tmp_path / "suspects.png").exists()
