@@ -23,7 +23,8 @@ from dist_seg.data.sidecar import INSTANCE_ROLES, SEMANTIC_ROLES
 from dist_seg.runtime.storage import Storage, open_storage
 
 CPU = torch.device("cpu")
-NUM_CLASSES = 11
+NUM_CLASSES = 12
+"""CamVid's, and its void."""
 
 _STILL = AugmentConfig(crop_height=96, crop_width=128, scale_min=1.0, scale_max=1.0, flip_probability=0.0)
 AUGMENTATIONS = {

@@ -13,7 +13,7 @@ from dist_seg.config.schema import AugmentConfig, DataConfig
 from dist_seg.data.annotations import ImageAnnotations
 from dist_seg.data.augment import SampleTransform, digest
 from dist_seg.data.batch import BadSample, BadShard, Batch, EncodedSample
-from dist_seg.data.decode import decode_image, decode_target, why_undecodable
+from dist_seg.data.decode import check_class_ids, decode_image, decode_target, why_undecodable
 from dist_seg.data.fetch import DrawnSample, Fetched, Fetcher, Unit, bad_samples, bad_shards, drawn_samples
 from dist_seg.data.label_layers import PRESENT
 from dist_seg.data.manifest import IGNORE_INDEX, Manifest
@@ -40,6 +40,8 @@ class Recipe:
     """Masks are layers of object ids, not class ids."""
     labels: bool = False
     """Masks are layers of labels."""
+    num_classes: int = 0
+    """Of class ids."""
     min_visible: float = 0.0
     """See `augment.min_visible`."""
 
@@ -58,6 +60,7 @@ def train_recipe(
         border=0 if manifest.task == "instance" else manifest.ignore_index,
         instances=manifest.task == "instance",
         labels=manifest.task == "multilabel",
+        num_classes=manifest.num_classes if manifest.task == "semantic" else 0,
         min_visible=augment.min_visible,
     )
 
@@ -74,6 +77,7 @@ def eval_recipe(data: DataConfig, manifest: Manifest) -> Recipe:
         border=0 if manifest.task == "instance" else manifest.ignore_index,
         instances=manifest.task == "instance",
         labels=manifest.task == "multilabel",
+        num_classes=manifest.num_classes if manifest.task == "semantic" else 0,
     )
 
 
@@ -100,8 +104,10 @@ def decode_reference(samples: Sequence[DrawnSample]) -> Iterator[tuple[NDArray[n
     """The regions of the samples for `place`, by the reference decoder. Raises UndecodableError."""
     for sample in samples:
         y, x, h, w = sample.transform.roi
-        mask = decode_target(sample.encoded)
-        yield decode_image(sample.encoded.image)[y : y + h, x : x + w], mask[..., y : y + h, x : x + w]
+        mask = decode_target(sample.encoded)[..., y : y + h, x : x + w]
+        if mask.dtype == np.uint8:
+            check_class_ids(mask.view(np.uint8), sample.encoded)
+        yield decode_image(sample.encoded.image)[y : y + h, x : x + w], mask
 
 
 def reject_undecodable(fetcher: Fetcher[Unit], fetched: Sequence[Fetched]) -> list[Fetched]:
@@ -203,6 +209,10 @@ def finish(placed: Placed, recipe: Recipe, device: torch.device) -> Batch:
     targets = masks if isinstance(masks, Tensor) else torch.stack(list(masks))
     if not recipe.labels:
         targets = targets.to(torch.int32 if recipe.instances else torch.int64)
+    if recipe.num_classes and targets.is_cuda:
+        # On the CPU such ids make a bad sample. Here, where looking would wait for the device, they are ignored: a loss
+        # that meets one ends the process.
+        targets.masked_fill_(targets >= recipe.num_classes, recipe.border)
     objects: tuple[ImageObjects, ...] = ()
     if recipe.instances and recipe.training:
         objects = tuple(

@@ -24,6 +24,9 @@ class EncodedSample:
     width: int
     annotations: ImageAnnotations | None = None
     """Of instances: parsed already, so that what cannot be read is found before anything is decoded."""
+    num_classes: int = 0
+    """Of class ids that are taken as they are: the number of classes, which no id but the ignore index may reach."""
+    ignore_index: int = 255
     num_labels: int = 0
     """Of multi-label data: the number of layers."""
     class_ids: NDArray[np.uint8] | None = None

@@ -25,6 +25,7 @@ from torch.utils.dlpack import from_dlpack
 from dist_seg.data.assemble import Recipe, decode_reference, finish, group_by_size, place, reject_undecodable
 from dist_seg.data.augment import SampleTransform
 from dist_seg.data.batch import Batch, EncodedSample
+from dist_seg.data.decode import check_class_ids
 from dist_seg.data.fetch import DrawnSample, Fetched, Fetcher, Unit, drawn_samples, read_ahead
 from dist_seg.data.headers import UndecodableError, read_header
 from dist_seg.data.label_layers import check_values
@@ -178,6 +179,8 @@ class DaliGraph:
         elif self._recipe.labels and not self._places:
             _check_labels(targets, samples)
             targets = [_region(layers, sample) for layers, sample in zip(targets, samples, strict=True)]
+        elif self._recipe.num_classes and not self._places:
+            _check_class_ids(targets, samples)
         if not self._places:
             parts = ((i.numpy(), m.numpy()) for i, m in zip(images_hwc, targets, strict=True))
             return place(parts, samples, self._recipe)
@@ -229,6 +232,15 @@ def _check_ids(largest: Sequence[int], samples: Sequence[DrawnSample]) -> None:
         known = len(annotations.objects) if annotations else 0
         if number > known:
             raise _DecodeError(f"{sample.encoded.key}: object id {number}, for {known} annotations")
+
+
+def _check_class_ids(targets: Sequence[Tensor], samples: Sequence[DrawnSample]) -> None:
+    """Raises _DecodeError for a region with an id that is no class's, as the reference decoder does."""
+    for ids, sample in zip(targets, samples, strict=True):
+        try:
+            check_class_ids(ids.numpy(), sample.encoded)
+        except UndecodableError as error:
+            raise _DecodeError(f"{sample.encoded.key}: {error}") from error
 
 
 def _check_labels(targets: Sequence[Tensor], samples: Sequence[DrawnSample]) -> None:

@@ -78,13 +78,24 @@ def check_object_ids(ids: NDArray[np.int16], num_objects: int) -> None:
         raise UndecodableError(f"layers with object ids {ids.min()} to {ids.max()}, for {num_objects} annotations")
 
 
+def check_class_ids(ids: NDArray[np.uint8], encoded: "EncodedSample") -> None:
+    """Raises `UndecodableError` for an id that is no class's, where those of the sample are taken as they are."""
+    if not encoded.num_classes or int(ids.max(initial=0)) < encoded.num_classes:
+        return
+    wrong = (ids >= encoded.num_classes) & (ids != encoded.ignore_index)
+    if wrong.any():
+        raise UndecodableError(f"class id {int(ids[wrong][0])}, for {encoded.num_classes} classes")
+
+
 def why_undecodable(encoded: "EncodedSample") -> str | None:
     """None where the sample can be decoded."""
     role = "image"
     try:
         decode_image(encoded.image)
         role = "mask"
-        decode_target(encoded)
+        target = decode_target(encoded)
+        if target.dtype == np.uint8:
+            check_class_ids(target.view(np.uint8), encoded)
     except UndecodableError as error:
         return f"{role}: {error}"
     return None

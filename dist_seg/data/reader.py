@@ -77,6 +77,7 @@ class ShardReader:
         is_multilabel = manifest.task == "multilabel"
         self._num_labels = {name: num_packed_classes(manifest, name) if is_multilabel else 0 for name in datasets}
         self._mapped_labels = manifest.num_classes if is_multilabel else 0
+        self._num_classes, self._ignore_index = manifest.num_classes, manifest.ignore_index
         self._reset()
 
     def _reset(self) -> None:
@@ -163,6 +164,9 @@ class ShardReader:
             height=info.height,
             width=info.width,
             annotations=annotations,
+            # Ids that stand for others are looked up in a table, in which those of no class are ignored.
+            num_classes=self._num_classes if annotations is None and class_ids is None and not num_labels else 0,
+            ignore_index=self._ignore_index,
             num_labels=num_labels,
             class_ids=class_ids,
             mapped_labels=self._mapped_labels,

@@ -15,6 +15,7 @@ from dist_seg.errors import ConfigError, DataError, UserError
 from tests.loader_cases import (
     AUGMENTATIONS,
     CPU,
+    NUM_CLASSES,
     PackedData,
     assert_same,
     camvid_samples,
@@ -130,7 +131,7 @@ class TestTrainBatches:
         (batch,) = train(scenes, config(AUGMENTATIONS["downscale"], loader=loader), [(0, 0)])
         assert (batch.images.shape, batch.images.dtype) == ((4, 3, 96, 128), torch.float32)
         assert (batch.targets.shape, batch.targets.dtype) == ((4, 96, 128), torch.int64)
-        assert set(batch.targets.unique().tolist()) <= {*range(11), 255}
+        assert set(batch.targets.unique().tolist()) <= {*range(NUM_CLASSES), 255}
 
     def test_padding_is_the_ignore_index_and_about_zero(self, scenes: PackedData, loader: str) -> None:
         (batch,) = train(scenes, config(AUGMENTATIONS["downscale"], loader=loader), [(0, 0)])
