@@ -54,6 +54,7 @@ from dist_seg.data.manifest import load_manifest
 from dist_seg.data.normalize import normalize
 from dist_seg.data.objects import derive_objects
 from dist_seg.data.pack import pack
+from dist_seg.data.pixel_values import IMAGENET_MEAN, IMAGENET_STD
 from dist_seg.data.place import place_image, place_mask
 from dist_seg.data.plan import TrainPlan
 from dist_seg.data.reader import ShardReader
@@ -178,7 +179,7 @@ class Bench:
             prefetch_factor=max(1, math.ceil(PREFETCH / num_workers)),
             persistent_workers=True,
         )
-        mean, std = (torch.tensor(values).view(3, 1, 1) * 255 for values in (self.data.mean, self.data.std))
+        mean, std = (torch.tensor(values).view(3, 1, 1) * 255 for values in (IMAGENET_MEAN, IMAGENET_STD))
         for images, masks, _, _ in loader:
             yield Batch(images=images.float().sub_(mean).div_(std), targets=masks[0], keys=("",) * len(images))
 
@@ -209,7 +210,7 @@ def breakdown(bench: Bench, batches: int) -> dict[str, float]:
         with clock.part("decode"):  # and place, which is taken off below
             graph.start(samples)
             graph.take(samples)
-        decoded = list(decode_reference(samples))
+        decoded = list(decode_reference(samples, recipe))
         with clock.part("place image"):
             images = [
                 place_image(image, s.transform, recipe.norm.padding)

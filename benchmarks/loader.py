@@ -43,6 +43,7 @@ from dist_seg.data.formats.camvid import CamvidSource
 from dist_seg.data.loader import train_batches
 from dist_seg.data.manifest import Manifest, load_manifest
 from dist_seg.data.pack import pack
+from dist_seg.data.pixel_values import IMAGENET_MEAN, IMAGENET_STD
 from dist_seg.data.plan import TrainPlan
 from dist_seg.data.reader import ShardReader
 from dist_seg.runtime.storage import Storage, open_storage
@@ -134,7 +135,7 @@ def torchvision_batches(
         prefetch_factor=max(1, math.ceil(PREFETCH / num_workers)),
         persistent_workers=True,
     )
-    mean, std = (torch.tensor(values).view(3, 1, 1) * 255 for values in (cfg.data.mean, cfg.data.std))
+    mean, std = (torch.tensor(values).view(3, 1, 1) * 255 for values in (IMAGENET_MEAN, IMAGENET_STD))
     for images, masks in loader:
         yield Batch(images=images.float().sub_(mean).div_(std), targets=masks.long(), keys=("",) * len(images))
 

@@ -21,6 +21,7 @@ from dist_seg.config.schema import (
 from dist_seg.data.annotations import MAX_LAYERS
 from dist_seg.data.augment import input_factor
 from dist_seg.data.manifest import Manifest, ObjectCounts
+from dist_seg.data.pixel_values import input_channels
 from dist_seg.data.reader import ShardReader
 from dist_seg.engine.memory import state_bytes
 from dist_seg.engine.run import class_info
@@ -166,13 +167,34 @@ def fill_from(config: Config, stored: Config) -> Config:
     loader = stored.data.loader if config.data.loader == "auto" else config.data.loader
     return dataclasses.replace(
         config,
-        data=dataclasses.replace(_filled_input(config.data, stored.data), loader=loader),
+        data=dataclasses.replace(_filled_data(config.data, stored.data), loader=loader),
         augment=_filled(config.augment, stored.augment, ("crop_height", "crop_width")),
         train=_filled(config.train, stored.train, ("global_batch", "micro_batch", "max_steps", "eval_interval_steps")),
         checkpoint=_filled(config.checkpoint, stored.checkpoint, ("interval_steps",)),
         mask_rcnn=_filled(config.mask_rcnn, stored.mask_rcnn, tuple(dataclasses.asdict(PAPER))),
         model=dataclasses.replace(config.model, weights=weights),
     )
+
+
+def _filled_data(data: DataConfig, stored: DataConfig) -> DataConfig:
+    """Statistics are those of the channels and of the scale that they were found for."""
+    data = _filled_input(data, stored)
+    scaling = stored.scaling if data.scaling == "auto" else data.scaling
+    same_scale = scaling == stored.scaling and all(
+        getattr(data, key) is None or _same_values(getattr(data, key), getattr(stored, key))
+        for key in ("value_low", "value_high")
+    )
+    if data.channels not in (None, stored.channels) or not same_scale:
+        return data
+    pixels = ("channels", "image_dtype", "image_channels", "value_low", "value_high", "mean", "std")
+    return _filled(dataclasses.replace(data, scaling=scaling), stored, pixels)
+
+
+def _same_values(given: float | tuple[float, ...], stored: float | tuple[float, ...] | None) -> bool:
+    """One number stands for as many as there are channels."""
+    if isinstance(stored, tuple) and not isinstance(given, tuple):
+        return all(value == given for value in stored)
+    return given == stored
 
 
 def _filled_input(data: DataConfig, stored: DataConfig) -> DataConfig:
@@ -280,7 +302,7 @@ def estimate(config: Config, world: World, measured: Measured) -> Estimate:
         seconds=train.max_steps * seconds_per_step(config, world, measured),
         device_bytes=state.device + measured.activation_bytes,
         process_bytes=measured.process_bytes,
-        host_bytes=state.host + (config.data.prefetch + 1) * pixels * (3 * 4 + target_bytes),
+        host_bytes=state.host + (config.data.prefetch + 1) * pixels * (input_channels(config.data) * 4 + target_bytes),
     )
 
 

@@ -16,6 +16,7 @@ from dist_seg.config.schema import AugmentConfig, Config, DataConfig, EvalConfig
 from dist_seg.data.batch import Batch
 from dist_seg.data.loader import eval_batches, train_batches
 from dist_seg.data.manifest import Manifest, Split
+from dist_seg.data.pixel_values import IMAGENET_STD
 from dist_seg.data.plan import EvalPlan, TrainPlan
 from dist_seg.data.run_data import load_run_data
 from dist_seg.data.shards import EncodedMembers, write_shard
@@ -211,7 +212,7 @@ def assert_same(reference: Sequence[Batch], other: Sequence[Batch], cfg: Config)
     assert [batch.keys for batch in reference] == [batch.keys for batch in other]
     assert [batch.digest for batch in reference] == [batch.digest for batch in other]
     assert [batch.bad for batch in reference] == [batch.bad for batch in other]
-    levels = 255 * torch.tensor(cfg.data.std).view(3, 1, 1)
+    levels = 255 * torch.tensor(cfg.data.std or IMAGENET_STD).view(3, 1, 1)
     for a, b in zip(reference, other, strict=True):
         targets, images = b.targets.cpu(), b.images.cpu()
         assert a.images.dtype == b.images.dtype == torch.float32

@@ -9,6 +9,7 @@ from typing import cast
 from dist_seg.config.schema import DataConfig
 from dist_seg.data.bad_shards import find_bad_shards, unusable
 from dist_seg.data.manifest import Manifest, load_manifest
+from dist_seg.data.pixel_values import check_images
 from dist_seg.data.run_data import RunData, open_run_data
 from dist_seg.data.taxonomy import SETTING, align_classes, unknown_classes
 from dist_seg.engine.evaluator import evaluate
@@ -130,6 +131,7 @@ def _with_classes_of(trained: TrainedModel, data: RunData) -> Manifest:
     manifest, classes = data.manifest, trained.classes
     if manifest.task != trained.config.task:
         raise UserError(f"{data.storage.url} is packed for the task {manifest.task!r}, the model {trained.config.task}")
+    check_images(trained.config.data, manifest, data.storage.url)
     unknown = unknown_classes(manifest, classes.names)
     if unknown:
         ignored = ", ".join(f"{name}: null" for name in unknown)

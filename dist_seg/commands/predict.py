@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
+from dist_seg.data.arrays import Values
+from dist_seg.data.pixel_values import layout_of_data, shown
 from dist_seg.drawing import overlay, overlay_labels
 from dist_seg.engine.restore import TrainedModel, load_trained
 from dist_seg.engine.run import make_deterministic
@@ -64,9 +64,12 @@ def run_predict(options: argparse.Namespace) -> int:
             lambda: (_segment(trained, world, options), _image_ids(trained, pictures, options))
         )
         make_deterministic(trained.config, world.device)
+        array = layout_of_data(trained.config.data)
         own = pictures[world.rank :: world.size]
         with progress(len(own), "predict", show=world.is_main) as bar:
-            summary = on_every_rank(lambda: predict_pictures(own, options.out, segment, on_picture=bar.advance))
+            summary = on_every_rank(
+                lambda: predict_pictures(own, options.out, segment, array=array, on_picture=bar.advance)
+            )
         gathered = cast(list[list[object]], gather_json([summary.written, list(summary.failed)]))
         found = gather_images(summary.found)
     failed = [reason for _, reasons in gathered for reason in cast(list[str], reasons)]
@@ -132,11 +135,13 @@ def _segment(trained: TrainedModel, world: World, options: argparse.Namespace) -
         with autocast(precision, world.device):
             return task.detect(trained.model, images.to(dtype_of(precision)))[0]
 
-    def semantic(image_hwc: NDArray[np.uint8]) -> Segmented:
+    def semantic(image_hwc: Values) -> Segmented:
         mask = predict_mask(image_hwc, classes_of, data=data, device=world.device, window=window)
-        return Segmented(mask=mask, overlay=Image.fromarray(overlay(image_hwc, mask, trained.classes.palette)))
+        return Segmented(
+            mask=mask, overlay=Image.fromarray(overlay(shown(image_hwc, data), mask, trained.classes.palette))
+        )
 
-    def instances(image_hwc: NDArray[np.uint8]) -> Segmented:
+    def instances(image_hwc: Values) -> Segmented:
         assert isinstance(task, InstanceTask)
         found = predict_instances(
             image_hwc,
@@ -149,7 +154,9 @@ def _segment(trained: TrainedModel, world: World, options: argparse.Namespace) -
         least = trained.config.eval.merge_threshold if options.min_score is None else options.min_score
         sure = [instance for instance in found if instance.score >= least]
         return Segmented(
-            mask=id_map(sure, *image_hwc.shape[:2]), overlay=task.draw_instances(image_hwc, sure), instances=found
+            mask=id_map(sure, *image_hwc.shape[:2]),
+            overlay=task.draw_instances(shown(image_hwc, data), sure),
+            instances=found,
         )
 
     def probabilities_of(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -157,12 +164,12 @@ def _segment(trained: TrainedModel, world: World, options: argparse.Namespace) -
         with autocast(precision, world.device):
             return task.predict_probabilities(trained.model, images.to(dtype_of(precision)), size)
 
-    def labels(image_hwc: NDArray[np.uint8]) -> Segmented:
+    def labels(image_hwc: Values) -> Segmented:
         threshold = trained.config.eval.label_threshold
         found = predict_labels(
             image_hwc, probabilities_of, threshold=threshold, data=data, device=world.device, window=window
         )
-        return Segmented(mask=found, overlay=overlay_labels(image_hwc, found, trained.classes.palette))
+        return Segmented(mask=found, overlay=overlay_labels(shown(image_hwc, data), found, trained.classes.palette))
 
     match task:
         case InstanceTask():

@@ -15,6 +15,7 @@ from dist_seg.config.schema import Config
 from dist_seg.data.inspect import check_output
 from dist_seg.data.loader import choose_loader, train_batches
 from dist_seg.data.normalize import normalization
+from dist_seg.data.pixel_values import check_jitter, fit_pixels
 from dist_seg.data.plan import TrainPlan
 from dist_seg.data.run_data import RunData, open_run_data
 from dist_seg.engine.run import build_plan, class_info
@@ -61,6 +62,8 @@ def _fitted(config: Config, data: RunData, world: World) -> Config:
     if config.task not in ("auto", manifest.task):
         raise ConfigError(f"{data.storage.url} is packed for the task {manifest.task!r}, but task={config.task}")
     config = dataclasses.replace(config, task=cast(Literal["semantic", "multilabel", "instance"], manifest.task))
+    check_jitter(config.augment, manifest)
+    config = dataclasses.replace(config, data=fit_pixels(config.data, manifest))
     facts = capacity.data_facts(data.storage, manifest, config.data.train_split)
     return capacity.fit_sizes(config, facts, world)
 

@@ -15,8 +15,10 @@ from PIL import Image
 
 from dist_seg import report_result
 from dist_seg.data.bad_shards import BadShardError
+from dist_seg.data.decode import decode_sample
 from dist_seg.data.loader import eval_batches
 from dist_seg.data.manifest import Manifest
+from dist_seg.data.pixel_values import check_images, shown
 from dist_seg.data.plan import EvalPlan
 from dist_seg.data.reader import ShardReader
 from dist_seg.data.run_data import load_run_data
@@ -62,7 +64,7 @@ def render_report(folder: RunFolder, world: World) -> Path:
     try:
         weights = report_result.text(scored, "weights")
         trained = load_trained(checkpoint, "raw" if weights == "raw" else "ema" if weights else None, world.device)
-        _check_classes(trained, manifest, storage)
+        _check_data(trained, manifest, storage)
         split = report_result.text(result, "split") or config.data.scored_split
         pictures = _pictures(report_result.extremes(result, _NUM_PICTURES), trained, storage, manifest, split, world)
         sheet = _encoded(_draw_sheet(pictures, trained))
@@ -101,7 +103,8 @@ def _read_result(folder: RunFolder) -> Mapping[str, object]:
     return cast(dict[str, object], result)
 
 
-def _check_classes(trained: TrainedModel, manifest: Manifest, storage: Storage) -> None:
+def _check_data(trained: TrainedModel, manifest: Manifest, storage: Storage) -> None:
+    check_images(trained.config.data, manifest, storage.url)
     if manifest.class_names != trained.classes.names:
         raise DataError(
             f"{storage.url}: its classes are not those that the model was trained for; it was packed anew since the run"
@@ -137,7 +140,7 @@ def _pictures(
             images = batch.images.to(dtype_of(precision))
             prediction = trained.task.predict(trained.model, images, batch.targets.shape[-2:])
         place = plan.batch(number)[0]
-        image = _rgb(reader.read(place.shard, place.index).image)
+        image = shown(decode_sample(reader.read(place.shard, place.index)), trained.config.data)
         drawing = trained.task.draw(image, prediction, batch)
         pictures.append(
             ReportPicture(
@@ -201,8 +204,3 @@ def _encoded(image: Image.Image) -> bytes:
     data = io.BytesIO()
     image.save(data, "PNG")
     return data.getvalue()
-
-
-def _rgb(encoded: bytes) -> NDArray[np.uint8]:
-    with Image.open(io.BytesIO(encoded)) as image:
-        return np.asarray(image.convert("RGB"))

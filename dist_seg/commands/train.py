@@ -18,6 +18,7 @@ from dist_seg.config.schema import Config
 from dist_seg.data.bad_shards import check_bad_shards, find_bad_shards, unusable
 from dist_seg.data.loader import choose_loader, train_batches
 from dist_seg.data.manifest import Manifest
+from dist_seg.data.pixel_values import check_jitter, fit_pixels
 from dist_seg.data.plan import EvalPlan
 from dist_seg.data.run_data import open_run_data
 from dist_seg.engine.run import TrainingOutcome, build_plan, check_lanes, class_info, find_checkpoint, run_training
@@ -144,6 +145,8 @@ def _settle(
     if stored is not None:
         config = capacity.fill_from(config, stored)
     bad_shards = _check_shards(config, storage, manifest)
+    check_jitter(config.augment, manifest)
+    config = dataclasses.replace(config, data=fit_pixels(config.data, manifest))
     facts = capacity.data_facts(storage, manifest, config.data.train_split, bad_shards)
     config = capacity.fit_sizes(config, facts, world)
     if not fresh and not options.resume_with_changes:

@@ -68,8 +68,11 @@ def _data_problems(data: DataConfig) -> Iterator[str]:
     yield from _at_least("data.input_side", data.input_side, 1)
     if data.input_scale is not None and data.input_side is not None:
         yield f"data.input_side={data.input_side}: set it or data.input_scale={data.input_scale}, not both"
-    for std in data.std:
+    for std in data.std or ():
         yield from _above("data.std", std, 0)
+    if data.channels is not None and (not data.channels or min(data.channels) < 0):
+        yield f"data.channels={list(data.channels)}: must be one or more numbers from 0"
+    yield from _at_least("data.image_channels", data.image_channels, 1)
 
 
 def _selection_problems(data: DataConfig) -> Iterator[str]:

@@ -60,9 +60,26 @@ class DataConfig:
     """Longer side in pixels that every image is scaled to instead, whatever its size. With `augment.scale_min` 0.1,
     `scale_max` 2 and a crop of that side this is large-scale jitter (Ghiasi et al. 2021)."""
     normalize: Literal["mean_std", "unit", "symmetric"] = "mean_std"
-    """mean_std: (x / 255 - mean) / std; unit: x / 255, in [0, 1]; symmetric: x / 127.5 - 1, in [-1, 1]."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Of x, the value scaled to 0 (`value_low`) to 1 (`value_high`). mean_std: (x - mean) / std; unit: x; symmetric:
+    2 x - 1. Values beyond the two are not cut off."""
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    """Of the scaled values, one for each channel that the network takes. None: ImageNet's for pictures, the training
+    split's for arrays."""
+    channels: tuple[int, ...] | None = None
+    """The channels of an image that the network takes, counted from 0, in this order. None: all. Of pictures 0, 1, 2
+    are R, G, B after the colour jitter."""
+    scaling: Literal["auto", "fixed", "percentiles"] = "auto"
+    """What fills `value_low` and `value_high`. fixed: the range of the type, such as 0 and 65535; percentiles: the
+    0.1st and the 99.9th of each channel of the training split, found while packing. auto: percentiles for arrays unless
+    either is given; fixed for pictures."""
+    value_low: float | tuple[float, ...] | None = None
+    value_high: float | tuple[float, ...] | None = None
+    """One value for all channels that the network takes, or one for each."""
+    image_dtype: Literal["uint8", "uint16"] | None = None
+    image_channels: int | None = None
+    """Of images that are arrays (16 bits, or other than 1 and 3 channels); None for pictures. Found in the data, which
+    must have what is given here."""
 
     @property
     def scored_split(self) -> str:
@@ -104,8 +121,8 @@ class ModelConfig:
 
     name: str = "auto"
     """`deeplabv3plus` (semantic), `mask_rcnn` (instance), auto for the one that fits the task, or the dotted path of a
-    function (`my_package.nets:build`) that takes this config and the number of classes and returns a module: images
-    (B, 3, H, W) to logits (B, C, H, W)."""
+    function (`my_package.nets:build`) that takes this config, the number of classes and, if it has a parameter of the
+    name, `in_channels`, and returns a module: images (B, in_channels, H, W) to logits (B, C, H, W)."""
     encoder: str = "tf_efficientnet_lite0"
     """A timm model that gives features at the wanted strides."""
     output_stride: Literal[8, 16] = 16

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -11,14 +12,16 @@ from torch.nn.functional import pad
 
 from dist_seg.config.schema import AugmentConfig, DataConfig
 from dist_seg.data.annotations import ImageAnnotations
+from dist_seg.data.arrays import ArrayLayout, Values
 from dist_seg.data.augment import SampleTransform, digest
 from dist_seg.data.batch import BadSample, BadShard, Batch, EncodedSample
-from dist_seg.data.decode import check_class_ids, decode_image, decode_target, why_undecodable
+from dist_seg.data.decode import check_class_ids, decode_image, decode_sample, decode_target, why_undecodable
 from dist_seg.data.fetch import DrawnSample, Fetched, Fetcher, Unit, bad_samples, bad_shards, drawn_samples
 from dist_seg.data.label_layers import PRESENT
 from dist_seg.data.manifest import IGNORE_INDEX, Manifest
 from dist_seg.data.normalize import Normalization, normalization, normalize
 from dist_seg.data.objects import ImageObjects, derive_objects
+from dist_seg.data.pixel_values import check_jitter, fit_pixels
 from dist_seg.data.place import Ids, place_image, place_mask
 
 
@@ -34,6 +37,10 @@ class Recipe:
     rotates: bool
     blurs: bool
     norm: Normalization
+    array: ArrayLayout | None
+    """What the images are; None for pictures."""
+    channels: tuple[int, ...] | None
+    """Of arrays: those that the network takes, in this order."""
     border: int
     """What masks hold outside the picture."""
     instances: bool
@@ -49,7 +56,9 @@ class Recipe:
 def train_recipe(
     data: DataConfig, augment: AugmentConfig, canvas: tuple[int, int] | None, manifest: Manifest
 ) -> Recipe:
-    """Samples as they are drawn from `augment`."""
+    """Samples as they are drawn from `augment`. Raises ConfigError for what does not go with the data's images."""
+    check_jitter(augment, manifest)
+    data = fit_pixels(data, manifest)
     return Recipe(
         training=True,
         canvas=canvas,
@@ -57,6 +66,8 @@ def train_recipe(
         rotates=augment.rotate_deg > 0,
         blurs=augment.blur_sigma_max > 0 and augment.blur_probability > 0,
         norm=normalization(data),
+        array=manifest.image,
+        channels=data.channels if manifest.image else None,
         border=0 if manifest.task == "instance" else manifest.ignore_index,
         instances=manifest.task == "instance",
         labels=manifest.task == "multilabel",
@@ -66,7 +77,8 @@ def train_recipe(
 
 
 def eval_recipe(data: DataConfig, manifest: Manifest) -> Recipe:
-    """Whole pictures."""
+    """Whole pictures. Raises ConfigError for what does not go with them."""
+    data = fit_pixels(data, manifest)
     return Recipe(
         training=False,
         canvas=None,
@@ -74,6 +86,8 @@ def eval_recipe(data: DataConfig, manifest: Manifest) -> Recipe:
         rotates=False,
         blurs=False,
         norm=normalization(data),
+        array=manifest.image,
+        channels=data.channels if manifest.image else None,
         border=0 if manifest.task == "instance" else manifest.ignore_index,
         instances=manifest.task == "instance",
         labels=manifest.task == "multilabel",
@@ -86,11 +100,14 @@ def _scales_input(data: DataConfig) -> bool:
 
 
 def place(
-    parts: Iterable[tuple[NDArray[np.uint8], Ids]], samples: Sequence[DrawnSample], recipe: Recipe
+    parts: Iterable[tuple[NDArray[np.uint8] | NDArray[np.float32], Ids]],
+    samples: Sequence[DrawnSample],
+    recipe: Recipe,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Geometry and blur of samples whose regions are decoded: images (3, H, W) and masks for `group_by_size`.
+    """Geometry and blur of samples whose regions are decoded: images (C, H, W) and masks for `group_by_size`.
 
-    parts: of every sample the image (h, w, 3) uint8 and the mask: (h, w) or (K, h, w) uint8, or (L, h, w) int16.
+    parts: of every sample the image, (h, w, 3) uint8 or of arrays (h, w, C) float32, and the mask: (h, w) or (K, h, w)
+    uint8, or (L, h, w) int16.
     """
     images, masks = [], []
     for (image_hwc, mask), sample in zip(parts, samples, strict=True):
@@ -100,14 +117,29 @@ def place(
     return images, masks
 
 
-def decode_reference(samples: Sequence[DrawnSample]) -> Iterator[tuple[NDArray[np.uint8], Ids]]:
+def decode_reference(
+    samples: Sequence[DrawnSample], recipe: Recipe
+) -> Iterator[tuple[NDArray[np.uint8] | NDArray[np.float32], Ids]]:
     """The regions of the samples for `place`, by the reference decoder. Raises UndecodableError."""
     for sample in samples:
         y, x, h, w = sample.transform.roi
         mask = decode_target(sample.encoded)[..., y : y + h, x : x + w]
         if mask.dtype == np.uint8:
             check_class_ids(mask.view(np.uint8), sample.encoded)
-        yield decode_image(sample.encoded.image)[y : y + h, x : x + w], mask
+        if recipe.array:
+            yield array_region(sample, recipe).astype(np.float32), mask
+        else:
+            yield decode_image(sample.encoded.image)[y : y + h, x : x + w], mask
+
+
+def array_region(sample: DrawnSample, recipe: Recipe) -> Values:
+    """The region of an image that is an array, (h, w, C), with the channels that the network takes."""
+    y, x, h, w = sample.transform.roi
+    part = decode_sample(sample.encoded)[y : y + h, x : x + w]
+    assert recipe.array is not None and recipe.channels is not None
+    everything = recipe.channels == tuple(range(recipe.array.channels))
+    chosen = part if everything else part.take(recipe.channels, axis=2)
+    return cast(Values, np.ascontiguousarray(chosen))
 
 
 def reject_undecodable(fetcher: Fetcher[Unit], fetched: Sequence[Fetched]) -> list[Fetched]:
@@ -123,7 +155,7 @@ class Placed:
     """A batch of one size before its normalisation: compact, to be moved between processes and devices."""
 
     images: Tensor | Sequence[Tensor]
-    """(B, 3, H, W) or B times (3, H, W), uint8 RGB."""
+    """(B, 3, H, W) or B times (3, H, W), uint8 RGB; of arrays C channels, float32."""
     masks: Tensor | Sequence[Tensor]
     """(B, H, W) or B times (H, W), uint8; with layers (B, L, H, W) or B times (L, H, W): of object ids int16, of labels
     uint8."""
@@ -139,7 +171,8 @@ class Placed:
 def group_by_size(images: Sequence[Tensor], masks: Sequence[Tensor], fetched: Sequence[Fetched]) -> list[Placed]:
     """One batch for every size among the samples, bad ones named in the first; where all are bad, one of no samples.
 
-    images: B times (3, H, W), uint8 RGB. masks: B times (H, W) or (K, H, W), uint8, or (L, H, W), int16, L at most 3.
+    images: B times (3, H, W), uint8 RGB, or of arrays (C, H, W), float32. masks: B times (H, W) or (K, H, W), uint8, or
+    (L, H, W), int16, L at most 3.
     """
     samples, bad = drawn_samples(fetched), bad_samples(fetched)
     masks = _as_many_layers([mapped_mask(mask, s.encoded) for mask, s in zip(masks, samples, strict=True)])

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from dist_seg.data.annotations import ImageAnnotations
+from dist_seg.data.arrays import ArrayLayout
 from dist_seg.data.objects import ImageObjects
 
 
@@ -16,7 +17,7 @@ class EncodedSample:
 
     key: str
     image: bytes
-    """An encoded image (JPEG or PNG, 8 bits, RGB or grey)."""
+    """An encoded image (JPEG or PNG, 8 bits, RGB or grey), or an array as a `.npy` file."""
     target: bytes
     """An encoded mask: grey 8-bit PNG of class ids, of the image's size; of instances grey 16-bit layers of object ids,
     one below the other; of multi-label data grey 8-bit layers of labels."""
@@ -33,6 +34,8 @@ class EncodedSample:
     """(256,) what class ids, or the places of labels, stand for; None where the mask is taken as it is."""
     mapped_labels: int = 0
     """Of multi-label data with `class_ids`: the number of labels that they stand for."""
+    array: ArrayLayout | None = None
+    """Of an image that is an array."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,7 @@ class BadShard:
 class Batch:
     """One micro-batch, on the device.
 
-    images: (B, 3, H, W) float32, normalised. targets: (B, H, W) int64 class ids with the ignore index, or of instances
+    images: (B, C, H, W) float32, normalised. targets: (B, H, W) int64 class ids with the ignore index, or of instances
     (B, L, H, W) int32 layers of object ids, 0 where there is none, or of multi-label data (B, K, H, W) uint8: 1 where a
     pixel has the label, 0 where it has not, the ignore index where that is not known. In evaluation the targets keep
     the original size, which differs from the images' where these were scaled.

@@ -22,7 +22,16 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from dist_seg.data.assemble import Recipe, decode_reference, finish, group_by_size, place, reject_undecodable
+from dist_seg.data.arrays import ArrayLayout, encode_npy
+from dist_seg.data.assemble import (
+    Recipe,
+    array_region,
+    decode_reference,
+    finish,
+    group_by_size,
+    place,
+    reject_undecodable,
+)
 from dist_seg.data.augment import SampleTransform
 from dist_seg.data.batch import Batch, EncodedSample
 from dist_seg.data.decode import check_class_ids
@@ -112,7 +121,7 @@ def _decoded(
     except _DecodeError:
         keys = ", ".join(sample.encoded.key for sample in samples)
         _log.warning("DALI cannot decode what PIL can, one of %s; decoded by PIL (%s)", keys, first_error)
-    return *place(decode_reference(samples), samples, recipe), fetched
+    return *place(decode_reference(samples, recipe), samples, recipe), fetched
 
 
 class DaliGraph:
@@ -133,6 +142,8 @@ class DaliGraph:
     ) -> None:
         self.device = device
         self._recipe, self._max_batch, self._num_threads, self._places = recipe, max_batch, num_threads, places
+        # Arrays are not decoded: only where DALI also places them does it see them.
+        self._feeds_images = places or recipe.array is None
         device_id = None
         if device.type == "cuda":
             device_id = torch.cuda.current_device() if device.index is None else device.index
@@ -144,7 +155,7 @@ class DaliGraph:
         self._pipeline.build()
         # The first run of a pipeline starts `depth` at once. Small stand-ins let every later one start just itself.
         for _ in range(depth):
-            self._feed([_stand_in()])
+            self._feed([_stand_in(recipe.array)])
         self._pipeline.schedule_run()
         for _ in range(depth):
             self._pipeline.outputs()
@@ -162,15 +173,15 @@ class DaliGraph:
         # The outputs are bound to the stream that uses them: their memory is not reused before that use is over.
         stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
         try:
-            images, masks, *largest_ids = self._pipeline.outputs(stream)
+            masks, *others = self._pipeline.outputs(stream)
         except RuntimeError as error:
             if ".decoders." not in str(error):  # the operator that failed is named
                 raise
             raise _DecodeError(str(error)) from error
-        images_hwc = [from_dlpack(images[i]) for i in range(len(samples))]
+        images = others.pop(0) if self._feeds_images else None
         targets = [from_dlpack(masks[i])[..., 0] for i in range(len(samples))]
-        if largest_ids:
-            _check_ids([int(np.asarray(largest_ids[0][i]).item()) for i in range(len(samples))], samples)
+        if others:
+            _check_ids([int(np.asarray(others[0][i]).item()) for i in range(len(samples))], samples)
         elif self._recipe.instances:
             _check_ids([int(layers.numpy().max()) for layers in targets], samples)
             targets = [
@@ -181,6 +192,10 @@ class DaliGraph:
             targets = [_region(layers, sample) for layers, sample in zip(targets, samples, strict=True)]
         elif self._recipe.num_classes and not self._places:
             _check_class_ids(targets, samples)
+        if images is None:
+            regions = (array_region(sample, self._recipe).astype(np.float32) for sample in samples)
+            return place(zip(regions, (m.numpy() for m in targets), strict=True), samples, self._recipe)
+        images_hwc = [from_dlpack(images[i]) for i in range(len(samples))]
         if not self._places:
             parts = ((i.numpy(), m.numpy()) for i, m in zip(images_hwc, targets, strict=True))
             return place(parts, samples, self._recipe)
@@ -202,7 +217,10 @@ class DaliGraph:
     def _feed(self, samples: Sequence[DrawnSample]) -> None:
         transforms = [sample.transform for sample in samples]
         feed = self._pipeline.feed_input
-        feed("image", [np.frombuffer(sample.encoded.image, np.uint8) for sample in samples])
+        if self._recipe.array and self._places:
+            feed("image", [array_region(sample, self._recipe) for sample in samples])
+        elif self._feeds_images:
+            feed("image", [np.frombuffer(sample.encoded.image, np.uint8) for sample in samples])
         feed("target", [np.frombuffer(sample.encoded.target, np.uint8) for sample in samples])
         feed("roi_start", np.array([t.roi[:2] for t in transforms], np.int32))
         feed("roi_shape", np.array([t.roi[2:] for t in transforms], np.int32))
@@ -270,13 +288,31 @@ def _relative_place(t: SampleTransform, axis: int) -> float:
 
 
 def _define(recipe: Recipe, *, places: bool, on_gpu: bool) -> tuple[DataNode, ...]:
-    """The graph, of only those operators that the recipe needs: an image (H, W, 3) and a mask (H, W, 1).
+    """The graph, of only those operators that the recipe needs: a mask (H, W, 1) and an image (H, W, 3).
 
+    There is no image of arrays, which need no decoder, unless DALI places them: (H, W, C) float32.
     Of instances the mask is the layers of object ids as they are decoded, (L * H, W, 1) uint16, of labels uint8. Where
     DALI places them, it is (L, H, W, 1) int16 or uint8, and with ids comes the largest one, on the CPU.
     """
     start, shape = _input("roi_start", DALIDataType.INT32, 1), _input("roi_shape", DALIDataType.INT32, 1)
-    image = fn.decoders.image_slice(
+    # Masks are small PNGs, which DALI decodes on the CPU everywhere; as uint8 they are also the cheapest to copy.
+    target = _input("target", DALIDataType.UINT8, 1)
+    layered = recipe.instances or recipe.labels
+    mask = _define_layers(target, recipe) if layered else _define_mask(target, start, shape)
+    largest_id = (fn.reductions.max(mask),) if recipe.instances and places else ()
+    if layered and places:
+        mask = _define_region(mask, start, shape, recipe)
+    if recipe.array and not places:
+        return mask, *largest_id
+    image = _define_array(recipe.array, on_gpu) if recipe.array else _define_picture(start, shape, on_gpu)
+    if places:
+        image, mask = _define_placing(image, mask, recipe, "gpu" if on_gpu else "cpu")
+    return mask.gpu() if on_gpu else mask, image, *largest_id
+
+
+def _define_picture(start: DataNode, shape: DataNode, on_gpu: bool) -> DataNode:
+    """The region of a JPEG or PNG: (h, w, 3) uint8 RGB."""
+    return fn.decoders.image_slice(
         _input("image", DALIDataType.UINT8, 1),
         start,
         shape,
@@ -285,16 +321,13 @@ def _define(recipe: Recipe, *, places: bool, on_gpu: bool) -> tuple[DataNode, ..
         jpeg_fancy_upsampling=True,
         adjust_orientation=False,
     )
-    # Masks are small PNGs, which DALI decodes on the CPU everywhere; as uint8 they are also the cheapest to copy.
-    target = _input("target", DALIDataType.UINT8, 1)
-    layered = recipe.instances or recipe.labels
-    mask = _define_layers(target, recipe) if layered else _define_mask(target, start, shape)
-    largest_id = (fn.reductions.max(mask),) if recipe.instances and places else ()
-    if layered and places:
-        mask = _define_region(mask, start, shape, recipe)
-    if places:
-        image, mask = _define_placing(image, mask, recipe, "gpu" if on_gpu else "cpu")
-    return image, mask.gpu() if on_gpu else mask, *largest_id
+
+
+def _define_array(array: ArrayLayout, on_gpu: bool) -> DataNode:
+    """The region of an array: (h, w, C) float32. It crosses to the GPU as it was packed."""
+    dtype = DALIDataType.UINT16 if array.dtype == "uint16" else DALIDataType.UINT8
+    values = fn.external_source(name="image", dtype=dtype, ndim=3, layout="HWC")
+    return fn.cast(values.gpu() if on_gpu else values, dtype=DALIDataType.FLOAT)
 
 
 def _define_mask(target: DataNode, start: DataNode, shape: DataNode) -> DataNode:
@@ -348,8 +381,9 @@ def _warp(image: DataNode, mask: DataNode, recipe: Recipe, device: str) -> tuple
         fill_value=float(recipe.border),
         interp_type=DALIInterpType.INTERP_NN,
     )
-    padding = Constant(recipe.norm.padding, dtype=DALIDataType.FLOAT, shape=(1, 1, 3), device=device)
-    return fn.cast(image + padding, dtype=DALIDataType.UINT8), mask
+    num_channels = len(recipe.norm.padding)
+    padding = Constant(recipe.norm.padding, dtype=DALIDataType.FLOAT, shape=(1, 1, num_channels), device=device)
+    return image + padding if recipe.array else fn.cast(image + padding, dtype=DALIDataType.UINT8), mask
 
 
 def _place(image: DataNode, mask: DataNode, recipe: Recipe) -> tuple[DataNode, DataNode]:
@@ -363,7 +397,7 @@ def _place(image: DataNode, mask: DataNode, recipe: Recipe) -> tuple[DataNode, D
         mirror=flip,
         out_of_bounds_policy="pad",
         fill_values=list(recipe.norm.padding),
-        dtype=DALIDataType.UINT8,
+        dtype=DALIDataType.FLOAT if recipe.array else DALIDataType.UINT8,
         output_layout="HWC",
     )
     # Not by crop_mirror_normalize, which gives no int16.
@@ -382,10 +416,12 @@ def _input(name: str, dtype: DALIDataType, ndim: int) -> DataNode:
     return fn.external_source(name=name, dtype=dtype, ndim=ndim)
 
 
-def _stand_in() -> DrawnSample:
+def _stand_in(array: ArrayLayout | None) -> DrawnSample:
     """A sample of one pixel."""
     buffer = io.BytesIO()
     Image.new("L", (1, 1)).save(buffer, "PNG")
     png = buffer.getvalue()
     transform = SampleTransform(roi=(0, 0, 1, 1), resized=(1, 1), canvas=(1, 1), warp=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0))
-    return DrawnSample(encoded=EncodedSample(key="", image=png, target=png, height=1, width=1), transform=transform)
+    image = encode_npy(np.zeros((1, 1, array.channels), array.dtype)) if array else png
+    encoded = EncodedSample(key="", image=image, target=png, height=1, width=1, array=array)
+    return DrawnSample(encoded=encoded, transform=transform)

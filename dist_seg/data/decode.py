@@ -17,6 +17,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
+from dist_seg.data.arrays import Values, decode_npy
 from dist_seg.data.headers import PNG_SIGNATURE, UndecodableError
 from dist_seg.data.label_layers import check_values
 
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
 def decode_image(data: bytes) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 RGB of a JPEG or PNG, grey ones included. Raises `UndecodableError`."""
     return np.array(_decode(data, "RGB"))
+
+
+def decode_sample(encoded: "EncodedSample") -> Values:
+    """A sample's image: (H, W, 3) uint8 RGB, or an array (H, W, C). Raises `UndecodableError`."""
+    if encoded.array is None:
+        return decode_image(encoded.image)
+    return decode_npy(encoded.image, encoded.array, encoded.height, encoded.width)
 
 
 def decode_mask(data: bytes) -> NDArray[np.uint8]:
@@ -91,7 +99,7 @@ def why_undecodable(encoded: "EncodedSample") -> str | None:
     """None where the sample can be decoded."""
     role = "image"
     try:
-        decode_image(encoded.image)
+        decode_sample(encoded)
         role = "mask"
         target = decode_target(encoded)
         if target.dtype == np.uint8:

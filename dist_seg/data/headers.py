@@ -7,6 +7,7 @@ the region that is decoded) is settled once, in the same way for both.
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dist_seg.config.schema import DataConfig
@@ -50,6 +51,16 @@ def read_header(data: bytes) -> Header:
     raise UndecodableError("neither a JPEG nor a PNG" if data else "empty")
 
 
+def png_chunks(data: bytes, name: bytes) -> Iterator[bytes]:
+    """The contents of a PNG's chunks of that name, of one that `read_header` has read."""
+    position = len(PNG_SIGNATURE)
+    while position + 12 <= len(data):
+        length, found = struct.unpack_from(">I4s", data, position)
+        if found == name:
+            yield data[position + 8 : position + 8 + length]
+        position += 12 + length
+
+
 def check_pair(
     image: bytes, target: bytes, height: int, width: int, *, max_layers: int = 0, num_labels: int = 0
 ) -> None:
@@ -66,6 +77,11 @@ def check_pair(
         raise UndecodableError(f"image: {header.width}x{header.height} pixels, its index says {width}x{height}")
     if header.bits > 8:  # which one decoder would scale and another cut
         raise UndecodableError(f"image: {header.bits} bits a channel, must be 8")
+    check_target(target, height, width, max_layers=max_layers, num_labels=num_labels)
+
+
+def check_target(target: bytes, height: int, width: int, *, max_layers: int = 0, num_labels: int = 0) -> None:
+    """The part of `check_pair` that is about the mask."""
     try:
         header = read_header(target)
     except UndecodableError as error:

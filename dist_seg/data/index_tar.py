@@ -145,8 +145,8 @@ def _checked(
     checked = check_image(image_data, f"{where}.{image.suffix}", reading.max_pixels)
     if checked.data != image_data:
         raise DataError(
-            f"{where}.{image.suffix}: cannot be trained on as it is (an EXIF orientation, a palette, an alpha channel, "
-            "another format or a damaged file), only packed, which writes it anew"
+            f"{where}.{image.suffix}: cannot be trained on as it is (an EXIF orientation, 16 bits, a palette, an alpha "
+            "channel, another format or a damaged file), only packed, which writes it anew"
         )
     try:
         check_pair(image_data, mask_data, checked.height, checked.width)

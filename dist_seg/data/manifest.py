@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TypeVar
 
+from dist_seg.data.arrays import MAX_CHANNELS, ArrayLayout
 from dist_seg.data.selection import Selection
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import Storage
@@ -87,6 +88,17 @@ class ObjectCounts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChannelStatistics:
+    """What the values of a split's images amount to: a number for each channel. Of arrays."""
+
+    low: tuple[int, ...]
+    high: tuple[int, ...]
+    """The 0.1st and the 99.9th percentile, to within 1/128."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Split:
     """A part of the data, such as `train`."""
 
@@ -99,9 +111,11 @@ class Split:
     """Samples that could not be used and were left out, as asked for, while packing."""
     objects: ObjectCounts | None = None
     """Of instance data."""
+    channels: ChannelStatistics | None = None
+    """Of arrays."""
     selection: Selection | None = None
     """Of a run's view of its data, never in a file: the samples that there are to it, None for all. The counts of
-    pixels and objects are of all."""
+    pixels and objects, and the statistics, are of all."""
 
     @property
     def shard_samples(self) -> tuple[int, ...]:
@@ -128,6 +142,8 @@ class Manifest:
     class_ids: Mapping[str, tuple[int, ...]] | None = None
     """Of a run's view of its data, never in a file: by data set ("" where there is one), for each of the classes that
     it was packed with the class that it has become, 255 for an ignored one. A data set whose ids stay has none."""
+    image: ArrayLayout | None = None
+    """Of images that are arrays; None for pictures."""
     splits: Mapping[str, Split] = field(default_factory=dict)
 
     @property
@@ -205,7 +221,8 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     for name in below.names():
         if not SPLIT_NAME.fullmatch(name):  # results are written to files of its name
             raise DataError(f"{where}: splits has the name {name!r}; it must be of letters, digits, _ and -")
-    splits = {name: _parse_split(below.below(name), task, len(names)) for name in below.names()}
+    image = _parse_layout(fields.below("image")) if "image" in fields.names() else None
+    splits = {name: _parse_split(below.below(name), task, len(names), image) for name in below.names()}
     category_ids = tuple(fields.items("category_ids", int)) if task == "instance" else None
     if category_ids is not None and len(category_ids) != len(names):
         raise DataError(f"{where}: category_ids must be {len(names)} numbers, got {len(category_ids)}")
@@ -217,6 +234,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         palette=palette,
         ignore_index=ignore_index,
         category_ids=category_ids,
+        image=image,
         splits=splits,
     )
 
@@ -285,7 +303,7 @@ class _Fields:
         return f"{self.path}.{key}" if self.path else key
 
 
-def _parse_split(fields: _Fields, task: str, num_classes: int) -> Split:
+def _parse_split(fields: _Fields, task: str, num_classes: int, image: ArrayLayout | None) -> Split:
     pixels = fields.counts("class_pixels", num_classes)
     shards = fields.items("shards", dict)
     return Split(
@@ -297,7 +315,31 @@ def _parse_split(fields: _Fields, task: str, num_classes: int) -> Split:
         ignored_pixels=fields.count("ignored_pixels"),
         skipped_samples=fields.count("skipped_samples"),
         objects=_parse_objects(fields.below("objects"), num_classes) if task == "instance" else None,
+        channels=_parse_channels(fields.below("channels"), image) if image else None,
     )
+
+
+def _parse_layout(fields: _Fields) -> ArrayLayout:
+    dtype, channels = fields.get("dtype", str), fields.count("channels")
+    if dtype not in ("uint8", "uint16") or not 1 <= channels <= MAX_CHANNELS:
+        raise DataError(
+            f"{fields.where}: image is {channels} channels of {dtype}, must be 1 to {MAX_CHANNELS} of uint8 or uint16"
+        )
+    return ArrayLayout(dtype="uint16" if dtype == "uint16" else "uint8", channels=channels)
+
+
+def _parse_channels(fields: _Fields, image: ArrayLayout) -> ChannelStatistics:
+    low, high = fields.counts("low", image.channels), fields.counts("high", image.channels)
+    mean, std = (tuple(fields.items(key, float)) for key in ("mean", "std"))
+    is_possible = all(a <= b <= image.largest for a, b in zip(low, high, strict=True)) and all(
+        0 <= value <= image.largest for value in (*mean, *std)
+    )
+    if not is_possible or not len(mean) == len(std) == image.channels:
+        raise DataError(
+            f"{fields.where}: {fields.path} must be {image.channels} percentiles, means and deviations between 0 and "
+            f"{image.largest}"
+        )
+    return ChannelStatistics(low=low, high=high, mean=mean, std=std)
 
 
 def _parse_objects(fields: _Fields, num_classes: int) -> ObjectCounts:

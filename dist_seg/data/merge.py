@@ -11,10 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dist_seg.data.arrays import ArrayLayout
+from dist_seg.data.channel_statistics import channel_statistics
 from dist_seg.data.link import Transfer, link_or_copy
 from dist_seg.data.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
+    ChannelStatistics,
     Manifest,
     ShardInfo,
     Split,
@@ -26,7 +29,7 @@ from dist_seg.data.pack_part import FOLDER_NAME, PART_NAME, PackedPart, read_par
 from dist_seg.data.pack_shard import PackedShard
 from dist_seg.data.pack_state import RECORD_NAME, open_state, read_records
 from dist_seg.data.pack_writing import manifest_of
-from dist_seg.data.recount import shard_objects, summed
+from dist_seg.data.recount import shard_channels, shard_objects, summed
 from dist_seg.data.same_kind import check_same_kind
 from dist_seg.data.shard_plan import shard_name
 from dist_seg.data.sidecar import Sidecar
@@ -232,7 +235,8 @@ def _merged_sets(folders: Sequence[Path]) -> _Merged:
         ]
         is_instances = sets[0][1].task == "instance"
         objects = [_objects_of(shard, sets[0][1].num_classes) for shard in numbered] if is_instances else []
-        splits[name] = summed([split for _, split in of_split], [shard.merged for shard in numbered], objects)
+        channels = _channels_of(numbered, sets[0][1].image)
+        splits[name] = summed([split for _, split in of_split], [shard.merged for shard in numbered], objects, channels)
         shards += numbered
     kind = replace(sets[0][1], format_version=FORMAT_VERSION, splits=splits)
     return _Merged(shards=shards, manifest=kind, records=(), parts=0)
@@ -252,3 +256,10 @@ def _manifest_in(folder: Path) -> Manifest:
 
 def _objects_of(shard: _Shard, num_classes: int) -> ShardObjects:
     return shard_objects(open_storage(shard.folder), shard.info, shard.sidecar(), num_classes)
+
+
+def _channels_of(shards: Sequence[_Shard], layout: ArrayLayout | None) -> ChannelStatistics | None:
+    if layout is None:
+        return None
+    counts = [shard_channels(open_storage(shard.folder), shard.info, shard.sidecar(), layout) for shard in shards]
+    return channel_statistics(layout, counts)

@@ -14,7 +14,7 @@ from dist_seg.data.formats import AnySource, check_source
 from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.data.manifest import MANIFEST_NAME, Manifest
 from dist_seg.data.pack_part import PART_NAME, PackedPart, Part, plan_digest
-from dist_seg.data.pack_shard import PackedShard, Refusal
+from dist_seg.data.pack_shard import PackedShard, Refusal, find_kind
 from dist_seg.data.pack_state import open_state, records_text, refuse_indexed
 from dist_seg.data.pack_writing import Writing, identity_of, kind_of, manifest_of, write_jobs
 from dist_seg.data.shard_plan import plan_shards
@@ -59,20 +59,29 @@ def pack(
     """
     check_source(source)
     refuse_indexed(out)
-    writing = Writing(workers=workers, skip_bad=skip_bad, max_pixels=max_pixels, max_side=max_side, progress=progress)
-    plan = plan_shards(source.samples(), shard_bytes, identity_of(source, writing))
+    samples = source.samples()
+    writing = Writing(
+        workers=workers,
+        skip_bad=skip_bad,
+        max_pixels=max_pixels,
+        max_side=max_side,
+        images=find_kind(samples, source, max_pixels),
+        progress=progress,
+    )
+    plan = plan_shards(samples, shard_bytes, identity_of(source, writing))
     jobs = part.share(plan) if part else plan
     document = PART_NAME if part else MANIFEST_NAME
     names = [(job.name, job.fingerprint) for job in jobs]
     with open_state(out, names, overwrite=overwrite, document=document) as state:
         written = write_jobs(state, jobs, source, writing)
         shards = [written.by_name[job.name] for job in jobs]
-        manifest = manifest_of(kind_of(source), shards, whole=part is None)
+        kind = kind_of(source, writing.images.array)
+        manifest = manifest_of(kind, shards, whole=part is None)
         text = manifest.to_json()
         if part:
             text = PackedPart(
                 part=part,
-                kind=kind_of(source),
+                kind=kind,
                 plan=plan_digest(plan),
                 plan_shards=len(plan),
                 plan_samples=sum(len(job.samples) for job in plan),

@@ -13,14 +13,16 @@ from typing import cast
 import numpy as np
 from PIL import Image
 
+from dist_seg.data.arrays import ArrayLayout
+from dist_seg.data.channel_statistics import channel_statistics
 from dist_seg.data.formats import AnySource, SampleRef, Source, check_source, is_instances
-from dist_seg.data.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, ShardInfo, load_manifest
+from dist_seg.data.manifest import FORMAT_VERSION, MANIFEST_NAME, ChannelStatistics, Manifest, ShardInfo, load_manifest
 from dist_seg.data.object_counts import ShardObjects
 from dist_seg.data.pack import SHARD_BYTES, PackResult, result_of
-from dist_seg.data.pack_shard import MAX_REFUSALS, PackedShard, encode_instance_sample, encode_sample
+from dist_seg.data.pack_shard import MAX_REFUSALS, ImageKind, PackedShard, encode_instance_sample, encode_sample
 from dist_seg.data.pack_state import RECORD_NAME, open_state, read_records, refuse_indexed
 from dist_seg.data.pack_writing import Writing, identity_of, kind_of, manifest_of, write_jobs
-from dist_seg.data.recount import shard_objects, summed
+from dist_seg.data.recount import shard_channels, shard_objects, summed
 from dist_seg.data.same_kind import check_same_kind
 from dist_seg.data.shard_plan import in_shard_order, next_number, plan_shards, samples_by_key, shard_fingerprint
 from dist_seg.data.shards import EncodedMembers
@@ -60,13 +62,20 @@ def append(
     whose content is no longer what was packed, and for one that would be in two splits.
     """
     check_source(source)
-    writing = Writing(workers=workers, skip_bad=skip_bad, max_pixels=max_pixels, max_side=max_side, progress=progress)
     if not (out / MANIFEST_NAME).exists():
         raise UserError(f"{out}: holds no finished data set to append to; pack without --append")
     refuse_indexed(out)
     storage = open_storage(out)
     manifest = load_manifest(storage)
-    check_same_kind(out, manifest, "what is to be appended", kind_of(source))
+    writing = Writing(
+        workers=workers,
+        skip_bad=skip_bad,
+        max_pixels=max_pixels,
+        max_side=max_side,
+        images=ImageKind(array=manifest.image, where=str(out)),
+        progress=progress,
+    )
+    check_same_kind(out, manifest, "what is to be appended", kind_of(source, manifest.image))
     known = samples_by_key(source.samples())
     before = _old_shards(storage, manifest, read_records(out / RECORD_NAME))
     _check_splits(out, before, known)
@@ -204,8 +213,8 @@ def _differences(
 def _encoded(sample: SampleRef, source: AnySource, writing: Writing) -> EncodedMembers:
     limits = (writing.max_pixels, writing.max_side)
     if is_instances(source):
-        return encode_instance_sample(sample, source, *limits, skip_bad=writing.skip_bad)[0]
-    return encode_sample(sample, cast(Source, source), *limits)[0]
+        return encode_instance_sample(sample, source, *limits, skip_bad=writing.skip_bad, kind=writing.images)[0]
+    return encode_sample(sample, cast(Source, source), *limits, writing.images)[0]
 
 
 def _shows_the_same(png: bytes, other: bytes) -> bool:
@@ -238,7 +247,8 @@ def _total(
             if manifest.task == "instance":
                 objects += [_objects_of(storage, shard, manifest.num_classes) for shard in of_split]
             new = more.splits[name]
-            split = summed([split, new], [*split.shards, *new.shards], objects)
+            channels = _channels(storage, manifest.image, of_split, [s for s in added if s.split == name])
+            split = summed([split, new], [*split.shards, *new.shards], objects, channels)
         splits[name] = split
     return replace(kind, splits=dict(sorted(splits.items())))
 
@@ -251,3 +261,18 @@ def _objects_of(storage: Storage, shard: _Old, num_classes: int) -> ShardObjects
     if shard.record and shard.record.objects:
         return shard.record.objects
     return shard_objects(storage, shard.info, _sidecar(storage, shard.info), num_classes)
+
+
+def _channels(
+    storage: Storage, layout: ArrayLayout | None, old: Sequence[_Old], added: Sequence[PackedShard]
+) -> ChannelStatistics | None:
+    """Of arrays; shards without a record are read."""
+    if layout is None:
+        return None
+    counts = [shard.channels for shard in added if shard.channels]
+    for shard in old:
+        if shard.record and shard.record.channels:
+            counts.append(shard.record.channels)
+        else:
+            counts.append(shard_channels(storage, shard.info, _sidecar(storage, shard.info), layout))
+    return channel_statistics(layout, counts)

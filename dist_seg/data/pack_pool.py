@@ -15,7 +15,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 
 from dist_seg.data.formats import AnySource
-from dist_seg.data.pack_shard import MAX_REFUSALS, PackedShard, Refusal, RefusedSamplesError, pack_shard
+from dist_seg.data.pack_shard import MAX_REFUSALS, ImageKind, PackedShard, Refusal, RefusedSamplesError, pack_shard
 from dist_seg.data.shard_plan import ShardJob
 from dist_seg.errors import DataError, UserError
 
@@ -28,6 +28,7 @@ def pack_shards(
     out: Path,
     *,
     workers: int,
+    kind: ImageKind,
     skip_bad: bool,
     max_pixels: int,
     max_side: int | None,
@@ -41,7 +42,7 @@ def pack_shards(
     """
     if workers < 1:
         raise DataError(f"workers is {workers}, must be at least 1")
-    setup = _Setup(source=source, out=out, skip_bad=skip_bad, max_pixels=max_pixels, max_side=max_side)
+    setup = _Setup(source=source, out=out, kind=kind, skip_bad=skip_bad, max_pixels=max_pixels, max_side=max_side)
     if min(workers, len(jobs)) <= 1:
         yield from _packed_here(jobs, setup, on_progress)
         return
@@ -127,6 +128,7 @@ def _refused(refusals: list[Refusal]) -> DataError:
 class _Setup:
     source: AnySource
     out: Path
+    kind: ImageKind
     skip_bad: bool
     max_pixels: int
     max_side: int | None
@@ -136,6 +138,7 @@ class _Setup:
             job,
             self.source,
             self.out,
+            kind=self.kind,
             skip_bad=self.skip_bad,
             max_pixels=self.max_pixels,
             max_side=self.max_side,

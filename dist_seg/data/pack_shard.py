@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dist_seg.data.arrays import ArrayLayout, Values, decode_npy
+from dist_seg.data.channel_statistics import ChannelCounter, ShardChannels
 from dist_seg.data.formats import (
     AnySource,
     InstanceSource,
@@ -30,7 +33,7 @@ from dist_seg.data.sidecar import INSTANCE_ROLES, SEMANTIC_ROLES
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import StorageError
 
-Raw = TypeVar("Raw", RawSample, RawInstances)
+Raw = TypeVar("Raw", bound=RawSample | RawInstances)
 
 MAX_REFUSALS = 20
 """A shard's samples that are named when packing fails; the rest would only be more of the same."""
@@ -49,6 +52,19 @@ class Refusal:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImageKind:
+    """What the first sample of a data set is, and so all others have to be."""
+
+    array: ArrayLayout | None
+    """None for pictures."""
+    where: str
+    """The first sample."""
+
+
+PICTURES = ImageKind(array=None, where="")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PackedShard:
     """A whole shard and what was counted while it was written."""
 
@@ -60,6 +76,8 @@ class PackedShard:
     skipped: tuple[Refusal, ...]
     objects: ShardObjects | None = None
     """Of instances."""
+    channels: ShardChannels | None = None
+    """Of arrays."""
 
     @property
     def left_out(self) -> bool:
@@ -80,12 +98,15 @@ def pack_shard(
     source: AnySource,
     out: Path,
     *,
+    kind: ImageKind,
     skip_bad: bool,
     max_pixels: int,
     max_side: int | None,
     on_sample: Callable[[], None],
 ) -> PackedShard:
     """Decode the job's samples, check them and write the shard. `on_sample` is called once a sample.
+
+    kind: of the images; others are refused.
 
     Raises `RefusedSamplesError` (all samples are looked at before, so that the user sees more than the first), unless
     `skip_bad`.
@@ -94,14 +115,17 @@ def pack_shard(
     is_multilabel, num_classes = task_of(source) == "multilabel", len(source.class_names)
     refusals: list[Refusal] = []
     objects = ObjectCounter(len(source.class_names)) if is_instances(source) else None
+    channels = ChannelCounter(kind.array) if kind.array else None
 
     def encoded() -> Iterator[EncodedMembers]:
         for sample in job.samples:
             try:
                 if is_instances(source):
-                    members, found = encode_instance_sample(sample, source, max_pixels, max_side, skip_bad=skip_bad)
+                    members, found = encode_instance_sample(
+                        sample, source, max_pixels, max_side, skip_bad=skip_bad, kind=kind
+                    )
                 else:
-                    members, mask = encode_sample(sample, cast(Source, source), max_pixels, max_side)
+                    members, mask = encode_sample(sample, cast(Source, source), max_pixels, max_side, kind)
             except StorageError:
                 raise
             except DataError as error:
@@ -122,6 +146,8 @@ def pack_shard(
                     counts[:] = np.bincount(mask.ravel(), minlength=256)
                     classes = tuple(np.flatnonzero(counts[:num_classes]).tolist())
                 pixels[:] += counts
+                if channels is not None and kind.array:
+                    channels.add(decode_npy(members.image, kind.array, members.height, members.width))
                 yield replace(members, classes=classes)
             on_sample()
         if refusals and not skip_bad:
@@ -137,7 +163,31 @@ def pack_shard(
         ignored_pixels=int(pixels[source.ignore_index]),
         skipped=tuple(refusals),
         objects=None if objects is None else objects.counts(),
+        channels=None if channels is None else channels.counts(),
     )
+
+
+def find_kind(samples: Sequence[SampleRef], source: AnySource, max_pixels: int) -> ImageKind:
+    """What the first sample that can be read is. Where none can, what is wrong is said when they are packed."""
+    for sample in samples:
+        try:
+            raw: RawSample | RawInstances = _loaded(sample, partial(source.load, sample))
+            return ImageKind(array=check_image(raw.image, sample.where, max_pixels).array, where=sample.where)
+        except DataError:
+            continue
+    return PICTURES
+
+
+def _checked_image(image: bytes | Values, sample: SampleRef, max_pixels: int, kind: ImageKind) -> CheckedImage:
+    """Raises `DataError` for one that cannot be used, or is of another kind than the first of the data set."""
+    checked = check_image(image, sample.where, max_pixels)
+    if checked.array != kind.array:
+        found, wanted = (array or "a picture of 8-bit RGB or grey" for array in (checked.array, kind.array))
+        raise DataError(
+            f"{sample.where}: is {found}, the first image of the data set, {kind.where}, is {wanted}; all must be "
+            "alike: convert what differs, or pack it as a data set of its own"
+        )
+    return checked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +199,13 @@ class _Instances:
 
 
 def encode_instance_sample(
-    sample: SampleRef, source: InstanceSource, max_pixels: int, max_side: int | None = None, *, skip_bad: bool
+    sample: SampleRef,
+    source: InstanceSource,
+    max_pixels: int,
+    max_side: int | None = None,
+    *,
+    skip_bad: bool,
+    kind: ImageKind = PICTURES,
 ) -> tuple[EncodedMembers, _Instances]:
     """Read a sample and check image and annotations. Raises `DataError` naming the file.
 
@@ -161,7 +217,7 @@ def encode_instance_sample(
         raise DataError(f"{sample.where}: the reader gave a {type(raw).__name__}; of instances it must be RawInstances")
     if raw.problems and not skip_bad:
         raise DataError("\n".join(raw.problems))
-    image = check_image(raw.image, sample.where, max_pixels)
+    image = _checked_image(raw.image, sample, max_pixels, kind)
     if (raw.height, raw.width) != (image.height, image.width):
         raise DataError(
             f"{sample.mask_where or sample.where}: annotations for {raw.width}x{raw.height} pixels (width x height), "
@@ -216,14 +272,14 @@ def _loaded(sample: SampleRef, load: Callable[[], Raw]) -> Raw:
 
 
 def encode_sample(
-    sample: SampleRef, source: Source, max_pixels: int, max_side: int | None = None
+    sample: SampleRef, source: Source, max_pixels: int, max_side: int | None = None, kind: ImageKind = PICTURES
 ) -> tuple[EncodedMembers, NDArray[np.uint8]]:
     """Read a sample, its mask (H, W) or (K, H, W), and check that both fit; shrink what is larger than `max_side`.
 
     Raises `DataError` naming the file.
     """
     raw = _loaded(sample, lambda: source.load(sample))
-    image = check_image(raw.image, sample.where, max_pixels)
+    image = _checked_image(raw.image, sample, max_pixels, kind)
     mask_where = sample.mask_where or sample.where
     is_multilabel = task_of(source) == "multilabel"
     if is_multilabel:

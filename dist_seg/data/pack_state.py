@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+from dist_seg.data.channel_statistics import ShardChannels
 from dist_seg.data.manifest import MANIFEST_NAME, Manifest, ShardInfo, parse_manifest
 from dist_seg.data.object_counts import ShardObjects
 from dist_seg.data.pack_part import FOLDER_NAME, PART_NAME, read_part
@@ -253,6 +254,7 @@ def _record(fields: dict[str, object]) -> PackedShard:
                 ignored_pixels=sum(_counts([fields["ignored_pixels"]])),
                 skipped=tuple(Refusal(**refusal) for refusal in skipped),
                 objects=_objects(fields.get("objects")),
+                channels=_channels(fields.get("channels")),
             )
     raise ValueError("not a record of a packed shard")
 
@@ -271,6 +273,15 @@ def _objects(fields: object) -> ShardObjects | None:
             lists = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
             return ShardObjects(**lists)  # type: ignore[arg-type]  # what was written by asdict of the same class
     raise ValueError("not the counts of a shard's objects")
+
+
+def _channels(fields: object) -> ShardChannels | None:
+    match fields:
+        case None:
+            return None
+        case {"pixels": int(pixels), "sums": sums, "square_sums": squares, "histograms": str(histograms)}:
+            return ShardChannels(pixels=pixels, sums=_counts(sums), square_sums=_counts(squares), histograms=histograms)
+    raise ValueError("not the statistics of a shard's channels")
 
 
 def _counts(values: object) -> tuple[int, ...]:

@@ -5,12 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 
+from dist_seg.data.arrays import ArrayLayout
+from dist_seg.data.channel_statistics import channel_statistics
 from dist_seg.data.formats import AnySource, is_instances, task_of
 from dist_seg.data.headers import MAX_PIXELS
-from dist_seg.data.manifest import Manifest, Split
+from dist_seg.data.manifest import ChannelStatistics, Manifest, Split
 from dist_seg.data.object_counts import object_counts
 from dist_seg.data.pack_pool import pack_shards
-from dist_seg.data.pack_shard import PackedShard
+from dist_seg.data.pack_shard import PICTURES, ImageKind, PackedShard
 from dist_seg.data.pack_state import PackState
 from dist_seg.data.shard_plan import ShardJob
 from dist_seg.errors import DataError, UserError
@@ -28,6 +30,8 @@ class Writing:
     """Of an image or mask; a larger one is bad."""
     max_side: int | None = None
     """Images whose longer side is longer are shrunk to it, with their masks."""
+    images: ImageKind = PICTURES
+    """What all images are; others are bad."""
     progress: Callable[[int, int], None] | None = None
     """Is told samples done and in all."""
 
@@ -36,14 +40,15 @@ class Writing:
             raise UserError(f"--max-side {self.max_side}: give a number of pixels from 1")
 
 
-def kind_of(source: AnySource) -> Manifest:
-    """The manifest of the source's data, without its splits."""
+def kind_of(source: AnySource, array: ArrayLayout | None = None) -> Manifest:
+    """The manifest of the source's data, without its splits. array: of images that are arrays."""
     return Manifest(
         task=task_of(source),
         class_names=tuple(source.class_names),
         palette=tuple(source.palette),
         ignore_index=source.ignore_index,
         category_ids=tuple(source.category_ids) if is_instances(source) else None,
+        image=array,
     )
 
 
@@ -54,6 +59,8 @@ def identity_of(source: AnySource, writing: Writing) -> tuple[object, ...]:
         identity = (*identity, "multilabel")
     if is_instances(source):
         identity = (*identity, source.category_ids)
+    if writing.images.array:
+        identity = (*identity, str(writing.images.array))
     return identity if writing.max_side is None else (*identity, {"max_side": writing.max_side})
 
 
@@ -85,6 +92,7 @@ def write_jobs(state: PackState, jobs: Sequence[ShardJob], source: AnySource, wr
         source,
         state.out,
         workers=writing.workers,
+        kind=writing.images,
         skip_bad=writing.skip_bad,
         max_pixels=writing.max_pixels,
         max_side=writing.max_side,
@@ -115,7 +123,14 @@ def manifest_of(kind: Manifest, shards: Iterable[PackedShard], *, whole: bool = 
                 ignored_pixels=sum(part.ignored_pixels for part in parts),
                 skipped_samples=sum(len(part.skipped) for part in parts),
                 objects=object_counts([part.objects for part in parts if part.objects]),
+                channels=_channels(kind, parts),
             )
             for name, parts in by_split.items()
         },
     )
+
+
+def _channels(kind: Manifest, shards: Sequence[PackedShard]) -> ChannelStatistics | None:
+    """Of arrays; a part of a data set may be without a sample of a split."""
+    counted = [shard.channels for shard in shards if shard.channels and shard.channels.pixels]
+    return channel_statistics(kind.image, counted) if kind.image and counted else None

@@ -21,10 +21,12 @@ Ids = NDArray[np.uint8] | NDArray[np.int16]
 """Class ids, or object ids in layers."""
 
 
-def place_image(part_hwc: NDArray[np.uint8], t: SampleTransform, padding: tuple[int, int, int]) -> Tensor:
-    """(3, H, W) uint8 RGB on the canvas of `t`, in any order in memory; `padding` outside the picture.
+def place_image(
+    part_hwc: NDArray[np.uint8] | NDArray[np.float32], t: SampleTransform, padding: tuple[float, ...]
+) -> Tensor:
+    """(C, H, W) on the canvas of `t`, in any order in memory; `padding` outside the picture.
 
-    part_hwc: the decoded region `t.roi`.
+    part_hwc: the decoded region `t.roi`, of pictures RGB in uint8, which stays so, of arrays float32.
     """
     part_chw = torch.from_numpy(part_hwc).permute(2, 0, 1)
     if part_chw.shape[1:] != t.resized:
@@ -33,12 +35,14 @@ def place_image(part_hwc: NDArray[np.uint8], t: SampleTransform, padding: tuple[
         part_chw = gaussian_blur(part_chw, t.blur_sigma)
     if t.warp is not None:
         border = torch.tensor(padding, dtype=torch.float32)[:, None, None]
+        if part_chw.dtype == torch.float32:
+            return _sampled(part_chw - border, t, "bilinear").add_(border)
         return _sampled(part_chw.float() - border, t, "bilinear").add_(border + 0.5).to(torch.uint8)
     if t.flip:
         part_chw = part_chw.flip(2)
     if t.resized == t.canvas:
         return part_chw
-    canvas_chw = _plain(t.canvas, padding).clone().permute(2, 0, 1)
+    canvas_chw = _plain(t.canvas, padding, part_chw.dtype).clone().permute(2, 0, 1)
     _inside(canvas_chw, t).copy_(part_chw)
     return canvas_chw
 
@@ -63,7 +67,7 @@ def place_mask(part: Ids, t: SampleTransform, border: int) -> Tensor:
 
 
 def gaussian_blur(image_chw: Tensor, sigma: float) -> Tensor:
-    """(C, H, W) uint8; a window of 2 ceil(3 sigma) + 1 pixels, the picture mirrored about its outermost pixels."""
+    """(C, H, W) uint8 or float32; a window of 2 ceil(3 sigma) + 1 pixels, the picture mirrored about its outermost."""
     radius = math.ceil(3 * sigma)
     weights = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
     taps = (weights / weights.sum()).tolist()
@@ -74,13 +78,13 @@ def gaussian_blur(image_chw: Tensor, sigma: float) -> Tensor:
         blurred_chw = padded.narrow(axis, 0, size) * taps[0]
         for i in range(1, len(taps)):
             blurred_chw.add_(padded.narrow(axis, i, size), alpha=taps[i])
-    return blurred_chw.round().clamp(0, 255).to(torch.uint8)
+    return blurred_chw.round().clamp(0, 255).to(torch.uint8) if image_chw.dtype == torch.uint8 else blurred_chw
 
 
 @lru_cache(maxsize=4)
-def _plain(size: tuple[int, int], color: tuple[int, int, int]) -> Tensor:
-    """(H, W, 3) uint8 of one colour. To be copied: writing three bytes at a time takes as long as a resize."""
-    return torch.tensor(color, dtype=torch.uint8).repeat(*size, 1)
+def _plain(size: tuple[int, int], color: tuple[float, ...], dtype: torch.dtype) -> Tensor:
+    """(H, W, C) of one colour. To be copied: writing three bytes at a time takes as long as a resize."""
+    return torch.tensor(color, dtype=dtype).repeat(*size, 1)
 
 
 def _inside(canvas: Tensor, t: SampleTransform) -> Tensor:

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_seg.data.annotations import MAX_LAYERS, check_annotations, parse_annotations
+from dist_seg.data.arrays import check_members
 from dist_seg.data.bad_shards import BadShardError, read_index, why_other_length
 from dist_seg.data.batch import BadSample, EncodedSample
-from dist_seg.data.headers import MAX_PIXELS, UndecodableError, check_pair
+from dist_seg.data.headers import MAX_PIXELS, UndecodableError
 from dist_seg.data.manifest import Manifest
 from dist_seg.data.sidecar import Member, Sidecar, crc32c
 from dist_seg.data.taxonomy import class_id_table, mapped_annotations, num_packed_classes
@@ -70,6 +71,7 @@ class ShardReader:
     ) -> None:
         self._storage = storage
         self._shards, self._selection = manifest.split(split).shards, manifest.split(split).selection
+        self._array = manifest.image
         self._max_pixels = max_pixels
         self._bad_shards = dict(bad_shards or {})
         datasets = {shard.dataset for shard in self._shards}
@@ -148,7 +150,15 @@ class ShardReader:
                 )
             image, target, *others = self._read_checked(shard, _members(sidecar, place))
             layers = MAX_LAYERS if others else 0
-            check_pair(image, target, info.height, info.width, max_layers=layers, num_labels=num_labels)
+            check_members(
+                image,
+                target,
+                info.height,
+                info.width,
+                array=self._array,
+                max_layers=layers,
+                num_labels=num_labels,
+            )
             if others:
                 annotations = parse_annotations(others[0])
                 check_annotations(annotations, info.height, info.width)
@@ -170,6 +180,7 @@ class ShardReader:
             num_labels=num_labels,
             class_ids=class_ids,
             mapped_labels=self._mapped_labels,
+            array=self._array,
         )
 
     def _read_checked(self, shard: int, members: list[Member]) -> list[bytes]:

@@ -4,16 +4,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dist_seg.data.annotations import check_annotations, parse_annotations
+from dist_seg.data.arrays import ArrayLayout, decode_npy
+from dist_seg.data.channel_statistics import ChannelCounter, ShardChannels
 from dist_seg.data.headers import UndecodableError
-from dist_seg.data.manifest import ShardInfo, Split
+from dist_seg.data.manifest import ChannelStatistics, ShardInfo, Split
 from dist_seg.data.object_counts import ObjectCounter, ShardObjects, object_counts
-from dist_seg.data.sidecar import Sidecar
+from dist_seg.data.sidecar import Sidecar, crc32c
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import Storage
 
 
-def summed(splits: Sequence[Split], shards: Sequence[ShardInfo], objects: Sequence[ShardObjects]) -> Split:
-    """The splits as one, of these shards. objects: of instances, all shards' counts."""
+def summed(
+    splits: Sequence[Split],
+    shards: Sequence[ShardInfo],
+    objects: Sequence[ShardObjects],
+    channels: ChannelStatistics | None = None,
+) -> Split:
+    """The splits as one, of these shards. objects: of instances, all shards' counts. channels: of arrays, of all."""
     counts = object_counts(objects)
     if counts:
         skipped = sum(split.objects.skipped_annotations for split in splits if split.objects)
@@ -24,6 +31,7 @@ def summed(splits: Sequence[Split], shards: Sequence[ShardInfo], objects: Sequen
         ignored_pixels=sum(split.ignored_pixels for split in splits),
         skipped_samples=sum(split.skipped_samples for split in splits),
         objects=counts,
+        channels=channels,
     )
 
 
@@ -41,4 +49,19 @@ def shard_objects(storage: Storage, shard: ShardInfo, sidecar: Sidecar, num_clas
         except UndecodableError as error:
             raise DataError(f"{storage.url}/{shard.name}: {sidecar.key(i)}: {error}; pack it again") from error
         counter.add(annotations)
+    return counter.counts()
+
+
+def shard_channels(storage: Storage, shard: ShardInfo, sidecar: Sidecar, layout: ArrayLayout) -> ShardChannels:
+    """The values of a packed shard's images, all of which are read. Raises `DataError` naming a damaged sample."""
+    counter = ChannelCounter(layout)
+    for i in range(sidecar.num_samples):
+        member = sidecar.member(i, "image")
+        data = storage.read_range(shard.name, member.offset, member.length)
+        if crc32c(data) != member.crc32c:
+            raise DataError(f"{storage.url}/{shard.name}: {sidecar.key(i)}.{member.suffix} is damaged; pack it again")
+        try:
+            counter.add(decode_npy(data, layout, sidecar.height(i), sidecar.width(i)))
+        except UndecodableError as error:
+            raise DataError(f"{storage.url}/{shard.name}: {sidecar.key(i)}: {error}; pack it again") from error
     return counter.counts()

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dist_seg.data.annotations import MAX_LAYERS, ImageAnnotations, check_annotations, parse_annotations
-from dist_seg.data.decode import decode_image, decode_labels, decode_mask
-from dist_seg.data.headers import UndecodableError, check_pair
-from dist_seg.data.inspection.decoded import read_members
+from dist_seg.data.arrays import check_members
+from dist_seg.data.decode import decode_labels, decode_mask
+from dist_seg.data.headers import UndecodableError
+from dist_seg.data.inspection.decoded import picture_of, read_members
 from dist_seg.data.label_layers import PRESENT
 from dist_seg.data.manifest import Manifest, Rgb, ShardInfo, Split
 from dist_seg.data.sidecar import Sidecar
@@ -101,14 +102,16 @@ def draw_sample(storage: Storage, manifest: Manifest, split: str, shard: ShardIn
     key, height, width = sidecar.key(index), sidecar.height(index), sidecar.width(index)
     caption = f"{split}  {key}  {width}x{height}"
     encoded, target, *others = read_members(storage, shard, sidecar, index)
+    layers = MAX_LAYERS if others else 0
     try:
         num_labels = manifest.num_classes if manifest.task == "multilabel" else 0
-        check_pair(encoded, target, height, width, max_layers=MAX_LAYERS if others else 0, num_labels=num_labels)
+        check_members(encoded, target, height, width, array=manifest.image, max_layers=layers, num_labels=num_labels)
+        whole = picture_of(encoded, manifest, height, width)
         if num_labels:
-            whole, labels = decode_image(encoded), decode_labels(target, num_labels) == PRESENT
+            labels = decode_labels(target, num_labels) == PRESENT
             drawn = np.asarray(overlay_labels(whole, labels, manifest.palette))
             return DrawnSample(caption=caption, pictures=(_shrunk(whole), _shrunk(drawn)))
-        image = _shrunk(decode_image(encoded))
+        image = _shrunk(whole)
         if not others:
             mask = _shrunk(colorize(decode_mask(target), manifest.palette, manifest.ignore_index))
             return DrawnSample(caption=caption, pictures=(image, mask))

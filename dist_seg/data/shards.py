@@ -42,7 +42,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedMembers:
-    """A sample on the way into a shard: the image's suffix is `jpg` or `png`. One of instances has annotations."""
+    """A sample on the way into a shard: the image is `jpg`, `png` or `npy`. One of instances has annotations."""
 
     key: str
     height: int
@@ -78,7 +78,8 @@ class ShardWriter:
         self.entries: list[SampleEntry] = []
 
     def add(self, sample: EncodedMembers) -> None:
-        """Append `KEY.jpg` or `KEY.png`, then `KEY.seg.png`, `KEY.multi.png`, or `KEY.inst.png` and `KEY.json`."""
+        """Append `KEY.jpg`, `KEY.png` or `KEY.npy`, then `KEY.seg.png`, `KEY.multi.png`, or `KEY.inst.png` and
+        `KEY.json`."""
         members = tuple(self._member(sample.key, suffix, data) for suffix, data in sample.members)
         self.entries.append(
             SampleEntry(

@@ -6,11 +6,13 @@ class id is made up. An object keeps at least one pixel: the one that most of it
 
 import io
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dist_seg.data.arrays import Values, decode_npy, encode_npy
 from dist_seg.data.formats.images import CheckedImage, encode_image
 from dist_seg.data.instances import RawObject
 from dist_seg.rle import decode_mask, encode_masks
@@ -30,10 +32,29 @@ def shrunk_size(height: int, width: int, max_side: int | None) -> Size | None:
 def shrink_image(image: CheckedImage, size: Size) -> CheckedImage:
     """In the same format; a JPEG with quality 95 and no chroma subsampling."""
     height, width = size
+    if image.array:
+        values = decode_npy(image.data, image.array, image.height, image.width)
+        return replace(image, data=encode_npy(_shrunk_values(values, size)), height=height, width=width)
     with Image.open(io.BytesIO(image.data)) as decoded:
         smaller = decoded.resize((width, height), Image.Resampling.LANCZOS)
     data = encode_image(np.asarray(smaller), image.suffix)
     return replace(image, data=data, height=height, width=width)
+
+
+def _shrunk_values(values: Values, size: Size) -> Values:
+    """(H, W, C); each channel as Pillow would shrink it, which takes no 16 bits."""
+    height, width = size
+    smaller = np.dstack(
+        [
+            np.asarray(
+                Image.fromarray(values[..., channel].astype(np.float32)).resize(
+                    (width, height), Image.Resampling.LANCZOS
+                )
+            )
+            for channel in range(values.shape[2])
+        ]
+    )
+    return cast(Values, np.rint(smaller).clip(0, np.iinfo(values.dtype).max).astype(values.dtype))
 
 
 def shrink_mask(mask: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:

@@ -25,7 +25,7 @@ READABLE_VERSIONS = (1, 2)
 SEMANTIC_ROLES = ("image", "target")
 INSTANCE_ROLES = ("image", "target", "annotations")
 _MAGIC = b"DSEGIDX\n"
-# Packed are jpg, png, seg.png, multi.png, inst.png and json; tars of others have suffixes of their own.
+# Packed are jpg, png, npy, seg.png, multi.png, inst.png and json; tars of others have suffixes of their own.
 _SUFFIX = re.compile(r"[\w+-]{1,60}(\.[\w+-]{1,60}){0,4}", re.ASCII)
 # Keys become names of files: nothing in them may lead out of a folder, end a name or cut a suffix off.
 _NOT_IN_KEYS = re.compile(rb"[\x00-\x1f\x7f/\\.]")

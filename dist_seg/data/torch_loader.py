@@ -42,7 +42,7 @@ from dist_seg.runtime.streams import generator
 
 
 class Sample(TypedDict):
-    """image: (3, H, W) float32, normalised. mask: (H, W) int64 class ids with the ignore index, or of instances
+    """image: (C, H, W) float32, normalised. mask: (H, W) int64 class ids with the ignore index, or of instances
     (L, H, W) layers of object ids, 0 where there is none.
     """
 
@@ -108,7 +108,7 @@ class SegmentationDataset(Dataset[Sample]):
         encoded = self._reader.read(shard, index - (int(self._ends[shard - 1]) if shard else 0))
         sample = DrawnSample(encoded=encoded, transform=self._draw(encoded))
         try:
-            images, masks = place(decode_reference([sample]), [sample], self._recipe)
+            images, masks = place(decode_reference([sample], self._recipe), [sample], self._recipe)
         except UndecodableError as error:
             raise DataError(f"{self._reader.shard_name(shard)}: sample {encoded.key}: {error}") from error
         image = normalize(images, [sample.transform], self._recipe.norm)[0]
@@ -191,7 +191,7 @@ def load_unit(fetcher: Fetcher[Unit], unit: Unit, recipe: Recipe) -> list[Placed
     while True:
         samples = drawn_samples(fetched)
         try:
-            return group_by_size(*place(decode_reference(samples), samples, recipe), fetched)
+            return group_by_size(*place(decode_reference(samples, recipe), samples, recipe), fetched)
         except UndecodableError:
             fetched = reject_undecodable(fetcher, fetched)
 

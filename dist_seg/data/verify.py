@@ -112,6 +112,8 @@ def _check_shard(storage: Storage, manifest: Manifest, shard: ShardInfo, counter
     if index is not None and (num_lines := index.count(b"\n") - 1) != shard.samples:
         reason = f"lists {num_lines} samples, the manifest {shard.samples}"
         problems.append(Problem(name=shard.index_name, reason=reason))
+    if sidecar and (wrong := _wrong_images(sidecar, manifest)):
+        return _Checked(problems=(*problems, Problem(name=shard.sidecar_name, reason=wrong)))
     passing: PassingObjects | None = None
     if sidecar and manifest.task == "instance":
         if sidecar.roles != INSTANCE_ROLES:
@@ -121,6 +123,19 @@ def _check_shard(storage: Storage, manifest: Manifest, shard: ShardInfo, counter
     pixels = sum(int(h) * int(w) for h, w in zip(sidecar.heights, sidecar.widths, strict=True)) if sidecar else 0
     objects, class_pixels = passing.counts() if passing else (None, ())
     return _Checked(problems=tuple(problems), pixels=pixels, objects=objects, class_pixels=class_pixels)
+
+
+def _wrong_images(sidecar: Sidecar, manifest: Manifest) -> str | None:
+    """What the index says of images that are not of the manifest's kind."""
+    array = manifest.image
+    for i in range(sidecar.num_samples):
+        member, height, width = sidecar.member(i, "image"), sidecar.height(i), sidecar.width(i)
+        if (member.suffix == "npy") != bool(array):
+            kind = f"arrays of {array}" if array else "pictures"
+            return f"lists {sidecar.key(i)}.{member.suffix}, the images of the manifest are {kind}"
+        if array and member.length != array.num_bytes(height, width):
+            return f"lists {sidecar.key(i)}.npy with {member.length} bytes, which {width}x{height} pixels do not take"
+    return None
 
 
 def _read_whole(storage: Storage, name: str, sha256: str, problems: list[Problem]) -> bytes | None:

@@ -1,5 +1,7 @@
 """From `model` in the config to a network."""
 
+import inspect
+
 from torch import nn
 
 from dist_seg.config.schema import MaskRcnnConfig, ModelConfig
@@ -13,8 +15,9 @@ from dist_seg.models.weights import load_encoder_tensors, load_encoder_weights, 
 from dist_seg.runtime.dotted_path import import_function
 
 
-def build_model(cfg: ModelConfig, num_classes: int, *, overlapping: bool = False) -> nn.Module:
-    """The network of semantic segmentation: images (B, 3, H, W), normalised, to logits (B, num_classes, H, W).
+def build_model(cfg: ModelConfig, num_classes: int, *, overlapping: bool = False, in_channels: int = 3) -> nn.Module:
+    """The network of semantic segmentation: images (B, in_channels, H, W), normalised, to logits, (B, num_classes, H,
+    W).
 
     overlapping: a pixel may have any number of the classes, so that there may be a single one.
 
@@ -22,26 +25,29 @@ def build_model(cfg: ModelConfig, num_classes: int, *, overlapping: bool = False
     that cannot be used.
     """
     if "." in cfg.name or ":" in cfg.name:
-        return _build_user_model(cfg, num_classes)
+        return _build_user_model(cfg, num_classes, in_channels)
     _check_name(cfg.name, "deeplabv3plus", "semantic")
     check_model(cfg, num_classes, least=1 if overlapping else 2)
     norm = settled_norm(cfg.norm, "semantic", cfg.weights)
-    encoder = build_encoder(cfg.encoder, cfg.output_stride, norm, cfg.frozen_stages)
+    encoder = build_encoder(cfg.encoder, cfg.output_stride, norm, cfg.frozen_stages, in_channels)
     if cfg.weights is not None:
         load_encoder_weights(encoder, cfg.weights)
     return DeepLabV3Plus(encoder, cfg, num_classes)
 
 
-def build_instance_model(cfg: ModelConfig, heads: MaskRcnnConfig, num_classes: int) -> nn.Module:
+def build_instance_model(
+    cfg: ModelConfig, heads: MaskRcnnConfig, num_classes: int, *, in_channels: int = 3
+) -> nn.Module:
     """The network of instance segmentation; see `MaskRCNN.forward`. num_classes: without a background.
 
     A user's own model, which gets `cfg` alone, takes and gives the same. Raises UserError as `build_model` does.
     """
     if "." in cfg.name or ":" in cfg.name:
-        return _build_user_model(cfg, num_classes)
+        return _build_user_model(cfg, num_classes, in_channels)
     _check_name(cfg.name, "mask_rcnn", "instance")
     norm = settled_norm(cfg.norm, "instance", cfg.weights)
-    model = MaskRCNN(build_pyramid_encoder(cfg.encoder, norm, cfg.frozen_stages), heads, num_classes)
+    encoder = build_pyramid_encoder(cfg.encoder, norm, cfg.frozen_stages, in_channels)
+    model = MaskRCNN(encoder, heads, num_classes)
     if cfg.weights is not None:
         tensors, where = read_weights(cfg.encoder, cfg.weights)
         if is_detector(tensors):
@@ -59,8 +65,11 @@ def _check_name(name: str, known: str, task: str) -> None:
         )
 
 
-def _build_user_model(cfg: ModelConfig, num_classes: int) -> nn.Module:
-    model = import_function(cfg.name, "model.name")(cfg, num_classes)
+def _build_user_model(cfg: ModelConfig, num_classes: int, in_channels: int) -> nn.Module:
+    """in_channels goes to a function that has a parameter of that name."""
+    build = import_function(cfg.name, "model.name")
+    takes_channels = "in_channels" in inspect.signature(build).parameters
+    model = build(cfg, num_classes, **({"in_channels": in_channels} if takes_channels else {}))
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model.name: {cfg.name} returned a {type(model).__name__}, not a torch.nn.Module")
     return model

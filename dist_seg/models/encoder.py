@@ -26,7 +26,15 @@ class Encoder(nn.Module):
     their running statistics do not move either; nothing is kept of them for the backward pass.
     """
 
-    def __init__(self, name: str, net: nn.Module, norm: NormKind, frozen_stages: int, strides: Sequence[int]) -> None:
+    def __init__(
+        self,
+        name: str,
+        net: nn.Module,
+        norm: NormKind,
+        frozen_stages: int,
+        strides: Sequence[int],
+        in_channels: int = 3,
+    ) -> None:
         """strides: of the maps to give, rising; the last is the network's last."""
         super().__init__()
         levels = feature_levels(net)
@@ -34,6 +42,8 @@ class Encoder(nn.Module):
         self.name = name
         """timm's name of the network."""
         self.net = net
+        self.in_channels = in_channels
+        """Of the images."""
         self.norm = norm
         """Of the network, and to be that of what stands on it."""
         # A dilated network has several levels of its last stride.
@@ -56,7 +66,7 @@ class Encoder(nn.Module):
         return self
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """images (B, 3, H, W) to features (B, C, H/stride, W/stride), one map for each of the strides."""
+        """images (B, in_channels, H, W) to features (B, C, H/stride, W/stride), one map for each of the strides."""
         features: list[torch.Tensor] = self.net(images)
         return tuple(features[index] for index in self._indices)
 
@@ -67,28 +77,36 @@ def feature_levels(net: nn.Module) -> list[tuple[int, int, str]]:
     return [(int(level["num_chs"]), int(level["reduction"]), str(level["module"])) for level in info.get_dicts()]
 
 
-def build_encoder(name: str, output_stride: int, norm: NormKind = "batch", frozen_stages: int = 0) -> Encoder:
+def build_encoder(
+    name: str, output_stride: int, norm: NormKind = "batch", frozen_stages: int = 0, in_channels: int = 3
+) -> Encoder:
     """The timm network `name`, with random weights, giving maps at stride 4 and at `output_stride`.
 
     Raises ConfigError for one that a DeepLabV3+ cannot stand on.
     """
-    net = _create_net(name, output_stride, norm, wanted=f"model.output_stride {output_stride}", suitable=_SUITABLE)
+    wanted = f"model.output_stride {output_stride}"
+    net = _create_net(name, output_stride, norm, in_channels, wanted=wanted, suitable=_SUITABLE)
     strides = [stride for _, stride, _ in feature_levels(net)]
     if LOW_LEVEL_STRIDE not in strides or strides[-1] != output_stride:
         raise ConfigError(
             f"model.encoder: {name} gives features at strides {strides}; needed are {LOW_LEVEL_STRIDE} for the "
             f"low-level skip and, last, model.output_stride {output_stride}; {_SUITABLE}"
         )
-    return Encoder(name, net, norm, frozen_stages, (LOW_LEVEL_STRIDE, output_stride))
+    return Encoder(name, net, norm, frozen_stages, (LOW_LEVEL_STRIDE, output_stride), in_channels)
 
 
-def build_pyramid_encoder(name: str, norm: NormKind = "batch", frozen_stages: int = 0) -> Encoder:
+def build_pyramid_encoder(name: str, norm: NormKind = "batch", frozen_stages: int = 0, in_channels: int = 3) -> Encoder:
     """The timm network `name`, with random weights, giving maps at strides 4, 8, 16 and 32.
 
     Raises ConfigError for one that a feature pyramid cannot stand on.
     """
     net = _create_net(
-        name, PYRAMID_STRIDES[-1], norm, wanted="the strides 4, 8, 16, 32 of a pyramid", suitable=_SUITABLE_PYRAMID
+        name,
+        PYRAMID_STRIDES[-1],
+        norm,
+        in_channels,
+        wanted="the strides 4, 8, 16, 32 of a pyramid",
+        suitable=_SUITABLE_PYRAMID,
     )
     strides = [stride for _, stride, _ in feature_levels(net)]
     if not set(PYRAMID_STRIDES) <= set(strides) or strides[-1] != PYRAMID_STRIDES[-1]:
@@ -96,10 +114,12 @@ def build_pyramid_encoder(name: str, norm: NormKind = "batch", frozen_stages: in
             f"model.encoder: {name} gives features at strides {strides}; a feature pyramid needs "
             f"{', '.join(map(str, PYRAMID_STRIDES))}; {_SUITABLE_PYRAMID}"
         )
-    return Encoder(name, net, norm, frozen_stages, PYRAMID_STRIDES)
+    return Encoder(name, net, norm, frozen_stages, PYRAMID_STRIDES, in_channels)
 
 
-def _create_net(name: str, output_stride: int, norm: NormKind, *, wanted: str, suitable: str) -> nn.Module:
+def _create_net(
+    name: str, output_stride: int, norm: NormKind, in_channels: int, *, wanted: str, suitable: str
+) -> nn.Module:
     check_norm(norm)
     if not timm.is_model(name):
         architectures = timm.list_models()
@@ -107,7 +127,9 @@ def _create_net(name: str, output_stride: int, norm: NormKind, *, wanted: str, s
         advice = f"nearest: {', '.join(near)}" if near else "timm.list_models() lists them"
         raise ConfigError(f"model.encoder: timm {timm.__version__} has no model {name!r}; {advice}")
     try:
-        net: nn.Module = timm.create_model(name, pretrained=False, features_only=True, output_stride=output_stride)
+        net: nn.Module = timm.create_model(
+            name, pretrained=False, features_only=True, output_stride=output_stride, in_chans=in_channels
+        )
     except (TypeError, AssertionError, NotImplementedError, RuntimeError, ValueError, AttributeError) as error:
         reason = str(error) or "refused by the model"
         raise ConfigError(f"model.encoder: {name} does not take {wanted} ({reason}); {suitable}") from error

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import timm
 import torch
+from timm.models import adapt_input_conv
 from torch import nn
 
 from dist_seg.errors import ConfigError
@@ -16,6 +17,7 @@ from dist_seg.models.encoder import Encoder
 _log = logging.getLogger(__name__)
 _SUFFIXES = (".pth", ".pt", ".safetensors")
 _SHOWN = 5
+_RGB = 3
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -30,10 +32,12 @@ def load_encoder_tensors(encoder: Encoder, tensors: Tensors, where: str) -> None
 
     The tensors are matched with those of timm's whole model (classifier included) by name or, if they do not fit so,
     one by one in order, if every shape and the last part of every name (`weight`, `running_mean`) are equal, which is
-    logged; what the encoder does not have (the classifier) may be missing. Raises
-    ConfigError that lists what does not fit.
+    logged; what the encoder does not have (the classifier) may be missing. A first convolution of RGB is adapted to
+    the encoder's channels. Raises ConfigError that lists what does not fit.
     """
-    reference = _reference_shapes(encoder.name)
+    reference = _reference_shapes(encoder.name, encoder.in_channels)
+    if encoder.in_channels != _RGB:
+        tensors = _adapted(tensors, reference, _reference_shapes(encoder.name, _RGB), encoder.in_channels, where)
     needed = _encoder_names(encoder.net, reference)
     matched = match_tensors(tensors, reference, needed, where=where, encoder=encoder.name)
     own = encoder.net.state_dict()
@@ -93,10 +97,34 @@ def first_few(keys: Sequence[str]) -> str:
     return f"{', '.join(keys[:_SHOWN])}{more} ({len(keys)} in all)"
 
 
-def _reference_shapes(encoder: str) -> dict[str, tuple[int, ...]]:
+def _adapted(
+    tensors: Tensors,
+    reference: Mapping[str, tuple[int, ...]],
+    of_rgb: Mapping[str, tuple[int, ...]],
+    in_channels: int,
+    where: str,
+) -> Tensors:
+    """The tensors with those of the first convolution, where they are for RGB, made into ones for other channels.
+
+    As timm does it: for one channel the sum over R, G and B; for more these three again and again, scaled so that
+    equal channels give what equal R, G and B would.
+    """
+    adapted = dict(tensors)
+    in_order = list(tensors) if len(tensors) == len(reference) else []
+    for number, name in enumerate(reference):
+        if reference[name] == of_rgb[name]:
+            continue
+        found = name if name in tensors else in_order[number] if in_order else None
+        if found is not None and tuple(tensors[found].shape) == of_rgb[name]:
+            adapted[found] = adapt_input_conv(in_channels, tensors[found])
+            _log.info("%s: %s of RGB adapted to %d channels", where, found, in_channels)
+    return adapted
+
+
+def _reference_shapes(encoder: str, in_channels: int) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors of timm's whole model, in order."""
     with torch.device("meta"):
-        model = timm.create_model(encoder, pretrained=False)
+        model = timm.create_model(encoder, pretrained=False, in_chans=in_channels)
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 

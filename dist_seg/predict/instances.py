@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from dist_seg.config.schema import DataConfig
+from dist_seg.data.arrays import Values
 from dist_seg.metrics.instances import ScoredInstance
 from dist_seg.models.paste import paste_masks
 from dist_seg.models.targets import Detections
@@ -22,11 +23,11 @@ _CUT_PIXELS = 8.0
 border cuts a network's boxes end up to so much before it."""
 
 Detect = Callable[[torch.Tensor], Detections]
-"""An image (1, 3, h, w), normalised, to what is found in it."""
+"""An image (1, C, h, w), normalised, to what is found in it."""
 
 
 def predict_instances(
-    image_hwc: NDArray[np.uint8],
+    image_hwc: Values,
     detect: Detect,
     *,
     data: DataConfig,
@@ -34,7 +35,8 @@ def predict_instances(
     mask_threshold: float,
     window: int | None = None,
 ) -> list[ScoredInstance]:
-    """The instances of an RGB image (H, W, 3) uint8, the surest first, with boxes and masks in its pixels.
+    """The instances of an RGB image (H, W, 3) uint8, or an array (H, W, C), the surest first, with boxes and masks in
+    its pixels.
 
     window: side in pixels of the windows of larger pictures; None takes pictures whole up to `WHOLE_PIXELS`.
     """

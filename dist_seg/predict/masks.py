@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from dist_seg.config.schema import DataConfig
+from dist_seg.data.arrays import Values
 from dist_seg.predict.windows import Window, prepared, windows_of
 
 Scores = Callable[[torch.Tensor, tuple[int, int]], torch.Tensor]
@@ -14,14 +15,14 @@ Scores = Callable[[torch.Tensor, tuple[int, int]], torch.Tensor]
 
 
 def predict_mask(
-    image_hwc: NDArray[np.uint8],
+    image_hwc: Values,
     logits: Scores,
     *,
     data: DataConfig,
     device: torch.device,
     window: int | None = None,
 ) -> NDArray[np.uint8]:
-    """The class ids (H, W) uint8 of an RGB image (H, W, 3) uint8.
+    """The class ids (H, W) uint8 of an RGB image (H, W, 3) uint8, or an array (H, W, C).
 
     window: side in pixels of the windows of larger pictures; None takes pictures whole up to `WHOLE_PIXELS`.
     """
@@ -31,7 +32,7 @@ def predict_mask(
 
 
 def predict_labels(
-    image_hwc: NDArray[np.uint8],
+    image_hwc: Values,
     probabilities: Scores,
     *,
     threshold: float,
@@ -46,7 +47,7 @@ def predict_labels(
 
 
 def _scores(
-    image_hwc: NDArray[np.uint8],
+    image_hwc: Values,
     scores_of: Scores,
     data: DataConfig,
     device: torch.device,

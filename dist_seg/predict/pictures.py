@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dist_seg.data.arrays import ArrayLayout, Values, decode_npy
 from dist_seg.data.decode import decode_image
 from dist_seg.data.formats.images import check_image, read_file
 from dist_seg.data.headers import MAX_PIXELS
@@ -33,8 +34,8 @@ class Segmented:
     """All of them, the surest first; None where classes were told apart only."""
 
 
-Segment = Callable[[NDArray[np.uint8]], Segmented]
-"""What a model makes of an RGB picture (H, W, 3)."""
+Segment = Callable[[Values], Segmented]
+"""What a model makes of an RGB picture (H, W, 3), or of an array (H, W, C)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,17 +126,23 @@ def _identity(file: Path) -> tuple[int, int]:
 
 
 def predict_pictures(
-    pictures: Sequence[Picture], out: Path, segment: Segment, *, on_picture: Callable[[], None] = lambda: None
+    pictures: Sequence[Picture],
+    out: Path,
+    segment: Segment,
+    *,
+    array: ArrayLayout | None = None,
+    on_picture: Callable[[], None] = lambda: None,
 ) -> PredictionSummary:
     """Writes STEM.png (class or object ids) or STEM.tif (layers) and STEM_overlay.png for every picture, each whole or
     not at all.
 
-    Raises UserError where that is not possible.
+    array: what the model was trained on; None for pictures. Files of another kind are named in the result. Raises
+    UserError where that is not possible.
     """
     written, failed, found = 0, [], []
     for picture in pictures:
         try:
-            image_hwc = _decoded(picture.file)
+            image_hwc = _decoded(picture.file, array)
         except DataError as error:
             failed.append(str(error))
         else:
@@ -164,8 +171,14 @@ def draw_legend(out: Path, class_names: Sequence[str], palette: Sequence[tuple[i
     )
 
 
-def _decoded(file: Path) -> NDArray[np.uint8]:
-    return decode_image(check_image(read_file(file), str(file), MAX_PIXELS).data)
+def _decoded(file: Path, array: ArrayLayout | None) -> Values:
+    checked = check_image(read_file(file), str(file), MAX_PIXELS)
+    if checked.array != array:
+        found, wanted = (layout or "a picture of 8-bit RGB or grey" for layout in (checked.array, array))
+        raise DataError(f"{file}: is {found}; the model was trained on {wanted}")
+    return (
+        decode_image(checked.data) if array is None else decode_npy(checked.data, array, checked.height, checked.width)
+    )
 
 
 def _save_layers(layers_KHW: NDArray[np.generic], file: Path) -> None:

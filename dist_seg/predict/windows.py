@@ -4,13 +4,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from dist_seg.config.schema import DataConfig
+from dist_seg.data.arrays import Values
 from dist_seg.data.augment import eval_transform, input_factor
 from dist_seg.data.normalize import normalization, normalize
+from dist_seg.data.pixel_values import network_values
 from dist_seg.data.place import place_image
 
 WHOLE_PIXELS = 2048 * 2048
@@ -33,12 +33,13 @@ class Window:
         return images[..., self.top : self.top + self.height, self.left : self.left + self.width]
 
 
-def prepared(image_hwc: NDArray[np.uint8], data: DataConfig, device: torch.device) -> torch.Tensor:
-    """An RGB image (H, W, 3) as evaluation prepares it: (1, 3, h, w), scaled and normalised."""
+def prepared(image_hwc: Values, data: DataConfig, device: torch.device) -> torch.Tensor:
+    """An RGB image (H, W, 3) or an array (H, W, C) as evaluation prepares it: (1, C, h, w), scaled and normalised."""
     height, width = image_hwc.shape[:2]
     transform = eval_transform(input_scale=input_factor(data, height, width), height=height, width=width)
     norm = normalization(data)
-    return normalize([place_image(image_hwc, transform, norm.padding).to(device)], [transform], norm)
+    taken = network_values(image_hwc, data)
+    return normalize([place_image(taken, transform, norm.padding).to(device)], [transform], norm)
 
 
 def windows_of(height: int, width: int, side: int | None) -> list[Window]:

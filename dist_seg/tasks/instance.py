@@ -13,6 +13,7 @@ from dist_seg.config.schema import Config
 from dist_seg.data.annotations import ImageAnnotations
 from dist_seg.data.batch import Batch
 from dist_seg.data.objects import ImageObjects
+from dist_seg.data.pixel_values import input_channels
 from dist_seg.drawing import DrawnObject, draw_objects
 from dist_seg.metrics.coco import score_images
 from dist_seg.metrics.coco_bootstrap import bootstrap_interval
@@ -52,7 +53,12 @@ class InstanceTask:
         )
 
     def build_model(self) -> nn.Module:
-        return build_instance_model(self._config.model, self._config.mask_rcnn, len(self._classes.names))
+        return build_instance_model(
+            self._config.model,
+            self._config.mask_rcnn,
+            len(self._classes.names),
+            in_channels=input_channels(self._config.data),
+        )
 
     def losses(self, forward: Forward, batch: Batch) -> Mapping[str, torch.Tensor]:
         parts = forward(batch.images, batch.objects, batch.targets)
@@ -64,7 +70,7 @@ class InstanceTask:
         train, augment = self._config.train, self._config.augment
         assert train.micro_batch is not None and augment.crop_height is not None and augment.crop_width is not None
         size = (augment.crop_height, augment.crop_width)
-        images = torch.zeros(train.micro_batch, 3, *size, device=device)
+        images = torch.zeros(train.micro_batch, input_channels(self._config.data), *size, device=device)
         if train.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         layers, objects = _grid_of_objects(*size)

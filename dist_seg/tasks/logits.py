@@ -4,6 +4,7 @@ import torch
 
 from dist_seg.config.schema import Config
 from dist_seg.data.batch import Batch
+from dist_seg.data.pixel_values import input_channels
 from dist_seg.errors import ConfigError
 from dist_seg.tasks.task import Forward
 
@@ -29,5 +30,6 @@ def blank_images(config: Config, device: torch.device) -> torch.Tensor:
     """A micro-batch of the training's shape without any content, laid out in memory as images are."""
     train, augment = config.train, config.augment
     assert train.micro_batch is not None and augment.crop_height is not None and augment.crop_width is not None
-    images = torch.zeros(train.micro_batch, 3, augment.crop_height, augment.crop_width, device=device)
+    size = (augment.crop_height, augment.crop_width)
+    images = torch.zeros(train.micro_batch, input_channels(config.data), *size, device=device)
     return images.contiguous(memory_format=torch.channels_last) if train.channels_last else images

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from dist_seg.config.schema import Config
 from dist_seg.data.batch import BadSample, Batch
+from dist_seg.data.pixel_values import input_channels
 from dist_seg.drawing import overlay_labels
 from dist_seg.losses import build_binary_loss
 from dist_seg.metrics.custom import AdditiveMetric, MetricSums, build_metrics
@@ -35,7 +36,12 @@ class MultiLabelTask:
         return self._classes
 
     def build_model(self) -> nn.Module:
-        return build_model(self._config.model, len(self._classes.names), overlapping=True)
+        return build_model(
+            self._config.model,
+            len(self._classes.names),
+            overlapping=True,
+            in_channels=input_channels(self._config.data),
+        )
 
     def losses(self, forward: Forward, batch: Batch) -> Mapping[str, torch.Tensor]:
         if self._loss is None:

@@ -165,3 +165,38 @@ def test_a_resumed_run_keeps_its_heads_although_the_data_would_fit_others() -> N
 def test_semantic_training_leaves_the_heads_open() -> None:
     assert fitted(Config()).mask_rcnn == MaskRcnnConfig()
     assert head_sizes(fitted(Config()).mask_rcnn) == PAPER
+
+
+_PIXELS = DataConfig(
+    image_dtype="uint16",
+    image_channels=8,
+    channels=(4, 7),
+    scaling="percentiles",
+    value_low=(0.0, 10.0),
+    value_high=(100.0, 100.0),
+    mean=(0.5, 0.4),
+    std=(0.1, 0.2),
+)
+
+
+def test_a_resumed_run_keeps_its_pixels_scale() -> None:
+    filled = capacity.fill_from(Config(), fitted(Config(data=_PIXELS))).data
+    assert filled == replace(_PIXELS, input_scale=1.0)
+
+
+@pytest.mark.parametrize("change", [{"channels": (4, 6)}, {"scaling": "fixed"}, {"value_low": 5.0}])
+def test_one_with_other_channels_or_another_scale_finds_its_own(change: dict[str, object]) -> None:
+    data = replace(DataConfig(), **change)  # type: ignore[arg-type]  # of these names
+    filled = capacity.fill_from(Config(data=data), Config(data=_PIXELS)).data
+    assert (filled.mean, filled.std, filled.value_high) == (None, None, None)
+
+
+def test_one_number_for_all_channels_is_the_scale_that_was_filled_from_it() -> None:
+    stored = replace(_PIXELS, scaling="fixed", value_low=(5.0, 5.0))
+    filled = capacity.fill_from(Config(data=DataConfig(value_low=5.0)), Config(data=stored)).data
+    assert (filled.mean, filled.value_low, filled.value_high) == (stored.mean, 5.0, stored.value_high)
+
+
+def test_memory_of_batches_grows_with_the_channels() -> None:
+    config = fitted(Config(data=_PIXELS, train=TrainConfig(global_batch=8, micro_batch=4, max_steps=10)))
+    assert capacity.estimate(config, World(), measured(0.5)).host_bytes == (2 + 1) * 4 * 256 * 256 * (2 * 4 + 8)

@@ -35,6 +35,8 @@ ONE_MODULE_EACH = {
     "tensorboard": "telemetry/tensorboard.py",
     "obstore": "runtime/storage.py",
     "deepspeed": "engine/deepspeed.py",
+    "tifffile": "data/formats/array_images.py",
+    "imagecodecs": "data/formats/array_images.py",
 }
 
 

@@ -14,6 +14,7 @@ from typing import Literal, Protocol, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from dist_seg.data.arrays import Values
 from dist_seg.data.instances import RawObject
 from dist_seg.data.manifest import IGNORE_INDEX, TASKS, Rgb
 from dist_seg.errors import DataError, UserError
@@ -42,8 +43,8 @@ class SampleRef:
 class RawSample:
     """A sample that was read."""
 
-    image: bytes
-    """An encoded image in any format that Pillow reads."""
+    image: bytes | Values
+    """An encoded image in any format that is read, or a decoded one: (H, W) or (H, W, C) of uint8 or uint16."""
     mask: NDArray[np.integer] | NDArray[np.bool_]
     """(H, W) class ids below the number of classes, or the ignore index; of the size of the upright image.
 
@@ -54,8 +55,8 @@ class RawSample:
 class RawInstances:
     """A sample of instances that was read."""
 
-    image: bytes
-    """An encoded image in any format that Pillow reads."""
+    image: bytes | Values
+    """As of a `RawSample`."""
     objects: tuple[RawObject, ...]
     height: int
     width: int

@@ -3,8 +3,10 @@
 Images: 8-bit RGB or grey JPEG and PNG keep their bytes. Everything else that has 8 bits (palette, CMYK, 1-bit, BMP,
 TIFF, WebP, GIF) becomes an RGB or grey PNG. An alpha channel is dropped if it is opaque everywhere, and refused
 otherwise. An EXIF orientation is baked in: a JPEG is written anew as JPEG (quality 95, no chroma subsampling, no EXIF),
-others as PNG. So is a file that Pillow forgives what training would not, such as a wrong checksum. Images of more than
-8 bits a channel, and files with several pictures, are refused.
+others as PNG. So is a file that Pillow forgives what training would not, such as a wrong checksum.
+
+Images of 16 bits, of several TIFF pages or of another number of channels become arrays (see `array_images`); files of
+other formats with several pictures are refused.
 """
 
 import io
@@ -13,11 +15,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from dist_seg.data.arrays import ArrayLayout, Values, encode_npy, layout_of
+from dist_seg.data.formats.array_images import check_size, is_array_file, read_array
 from dist_seg.data.headers import MAX_PIXELS, UndecodableError, read_header
 from dist_seg.data.manifest import Rgb
 from dist_seg.errors import DataError
@@ -38,9 +43,11 @@ class CheckedImage:
 
     data: bytes
     suffix: str
-    """`jpg` or `png`."""
+    """`jpg`, `png` or, of arrays, `npy`."""
     height: int
     width: int
+    array: ArrayLayout | None = None
+    """None for a picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +72,18 @@ def read_file(path: Path) -> bytes:
         raise StorageError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def check_image(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> CheckedImage:
-    """Decode an image and bring it into the form above. Raises `DataError` naming `where` for one that is refused."""
-    with _opened(data, where, max_pixels) as image:
+def check_image(data: bytes | Values, where: str, max_pixels: int = MAX_PIXELS) -> CheckedImage:
+    """Decode an image, or take a decoded one, and bring it into the form above.
+
+    Raises `DataError` naming `where` for one that is refused, `UserError` where the extra `tiff` is missing.
+    """
+    if isinstance(data, np.ndarray):
+        return _checked_array(data, where, max_pixels)
+    if is_array_file(data):
+        return _as_array(read_array(data, where, max_pixels))
+    with _opened(data, where, max_pixels, previews=True) as image:
         if image.mode.startswith(("I", "F")) or _is_deep(image, data):
-            raise DataError(f"{where}: has more than 8 bits a channel; convert it to 8 bits first")
+            raise DataError(f"{where}: has more than 8 bits a channel; save it as a TIFF or PNG of 16 bits")
         upright, turned = _upright(image)
         opaque, converted = _without_alpha(upright, where)
         passes = image.format in ("JPEG", "MPO", "PNG") and opaque.mode in ("RGB", "L")
@@ -113,9 +127,34 @@ def encode_image(image: NDArray[np.uint8], suffix: str) -> bytes:
     return _encoded(Image.fromarray(image), suffix).data
 
 
+def _checked_array(values: Values, where: str, max_pixels: int) -> CheckedImage:
+    """values: (H, W) or (H, W, C), as a reader of the user's own gives them."""
+    native = values.dtype.newbyteorder("=")
+    if values.ndim not in (2, 3) or native not in (np.uint8, np.uint16) or not values.size:
+        shape = "x".join(str(length) for length in values.shape)
+        raise DataError(
+            f"{where}: the reader gave an image of shape {shape} and type {values.dtype}; it must be (height, width) "
+            "or (height, width, channels) of type uint8 or uint16"
+        )
+    values = cast(Values, values.reshape(*values.shape[:2], -1).astype(native, copy=False))
+    height, width, channels = values.shape
+    check_size(height, width, channels, where, max_pixels)
+    if values.dtype == np.uint8 and channels in (1, 3):
+        return _encoded(Image.fromarray(np.ascontiguousarray(values if channels == 3 else values[..., 0])), "png")
+    return _as_array(values)
+
+
+def _as_array(values: Values) -> CheckedImage:
+    height, width, _ = values.shape
+    return CheckedImage(data=encode_npy(values), suffix="npy", height=height, width=width, array=layout_of(values))
+
+
 @contextmanager
-def _opened(data: bytes, where: str, max_pixels: int) -> Iterator[Image.Image]:
-    """A whole decoded image. What the decoders raise on bad bytes becomes a `DataError`."""
+def _opened(data: bytes, where: str, max_pixels: int, *, previews: bool = False) -> Iterator[Image.Image]:
+    """A whole decoded image. What the decoders raise on bad bytes becomes a `DataError`.
+
+    previews: of a TIFF's further pages it is known that they are smaller copies.
+    """
     if not data:
         raise DataError(f"{where}: the file is empty")
     with warnings.catch_warnings(), _own_limit():
@@ -135,7 +174,8 @@ def _opened(data: bytes, where: str, max_pixels: int) -> Iterator[Image.Image]:
                 f"{where}: {image.width}x{image.height} pixels are more than the allowed {max_pixels}; "
                 "raise the limit (max_pixels) if the file is to be trusted"
             )
-        if frames > 1 and image.format != "MPO":  # an MPO is a camera's JPEG with a preview behind it
+        # An MPO is a camera's JPEG with a preview behind it.
+        if frames > 1 and image.format != "MPO" and not (previews and image.format == "TIFF"):
             raise DataError(f"{where}: holds {frames} pictures; save the one that is meant as a file of its own")
         with image:
             yield image

@@ -15,8 +15,9 @@ from dist_seg.data.annotations import (
     check_annotations,
     parse_annotations,
 )
+from dist_seg.data.arrays import check_members, decode_npy, rgb_view
 from dist_seg.data.decode import check_object_ids, decode_image, decode_instances, decode_labels, decode_mask
-from dist_seg.data.headers import UndecodableError, check_pair
+from dist_seg.data.headers import UndecodableError
 from dist_seg.data.manifest import Manifest, ShardInfo
 from dist_seg.data.sidecar import Sidecar, crc32c
 from dist_seg.errors import DataError
@@ -55,29 +56,39 @@ def read_members(storage: Storage, shard: ShardInfo, sidecar: Sidecar, index: in
     return found
 
 
+def picture_of(data: bytes, manifest: Manifest, height: int, width: int) -> NDArray[np.uint8]:
+    """An image's member as (H, W, 3) RGB; of an array its first three channels, or the first as grey, in one scale for
+    all splits. Raises `UndecodableError`."""
+    if manifest.image is None:
+        return decode_image(data)
+    values = decode_npy(data, manifest.image, height, width)
+    statistics = next(split.channels for split in manifest.splits.values() if split.channels)
+    return rgb_view(values, np.array(statistics.low, np.float64), np.array(statistics.high, np.float64))
+
+
 def view_sample(members: list[bytes], manifest: Manifest, height: int, width: int) -> SampleView:
     """Decodes a sample. Raises `UndecodableError`."""
     encoded, target, *others = members
     match manifest.task:
         case "instance":
-            check_pair(encoded, target, height, width, max_layers=MAX_LAYERS)
+            check_members(encoded, target, height, width, array=manifest.image, max_layers=MAX_LAYERS)
             annotations = parse_annotations(others[0])
             check_annotations(annotations, height, width)
-            return _instances(decode_image(encoded), target, annotations, manifest)
+            return _instances(picture_of(encoded, manifest, height, width), target, annotations, manifest)
         case "multilabel":
-            check_pair(encoded, target, height, width, num_labels=manifest.num_classes)
+            check_members(encoded, target, height, width, array=manifest.image, num_labels=manifest.num_classes)
             labels = decode_labels(target, manifest.num_classes)
             layers = _with_unknown(labels, labels == manifest.ignore_index)
             class_pixels = (labels == 1).sum(axis=(1, 2), dtype=np.int64)
         case _:
-            check_pair(encoded, target, height, width)
+            check_members(encoded, target, height, width, array=manifest.image)
             mask = decode_mask(target)
             counts = np.bincount(mask.ravel(), minlength=256)
             class_pixels = counts[: manifest.num_classes].astype(np.int64)
             _check_ids(np.flatnonzero(counts), manifest)
             layers = _with_unknown(mask, mask >= manifest.num_classes)[None]
     return SampleView(
-        image=decode_image(encoded),
+        image=picture_of(encoded, manifest, height, width),
         layers=layers,
         class_pixels=class_pixels,
         ignored_fraction=float(np.mean(layers == UNKNOWN)),

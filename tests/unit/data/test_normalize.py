@@ -4,7 +4,7 @@ import torch
 
 from dist_seg.config.schema import DataConfig
 from dist_seg.data.augment import SampleTransform, color_matrix
-from dist_seg.data.normalize import normalization, normalize
+from dist_seg.data.normalize import as_pictures, normalization, normalize
 
 PLAIN = SampleTransform(roi=(0, 0, 2, 3), resized=(2, 3), canvas=(2, 3))
 
@@ -65,3 +65,26 @@ def test_bits_do_not_depend_on_threads_or_neighbours() -> None:
         torch.set_num_threads(before)
     alone = torch.cat([normalize(pixels[i : i + 1], transforms[i : i + 1], norm) for i in range(4)])
     assert all(torch.equal(alone, images) for images in together)
+
+
+def test_normalised_images_become_pictures_again() -> None:
+    norm = normalization(DataConfig())
+    (picture,) = as_pictures(normalize([_flat(10, 100, 200)], [PLAIN], norm), norm)
+    assert picture[0, 0].tolist() == [10, 100, 200]
+
+
+@pytest.mark.parametrize(("channels", "expected"), [((0, 1, 2, 3), [0, 51, 255]), ((2,), [255, 255, 255])])
+def test_of_arrays_pictures_show_the_scaled_values(channels: tuple[int, ...], expected: list[int]) -> None:
+    count = len(channels)
+    data = DataConfig(
+        image_dtype="uint16",
+        image_channels=4,
+        channels=channels,
+        value_low=1000.0,
+        value_high=2000.0,
+        mean=(0.3,) * count,
+        std=(0.2,) * count,
+    )
+    norm, values = normalization(data), torch.tensor([1000.0, 1200.0, 2500.0, 0.0]).view(4, 1, 1).expand(4, 2, 3)
+    (picture,) = as_pictures(normalize([values[list(channels)]], [PLAIN], norm), norm)
+    assert picture[1, 2].tolist() == expected

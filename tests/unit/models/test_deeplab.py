@@ -111,3 +111,17 @@ def test_user_model_comes_by_dotted_path(separator: str) -> None:
 def test_user_function_that_returns_no_module_is_refused() -> None:
     with pytest.raises(ConfigError, match="returned a int"):
         build_model(ModelConfig(name=f"{__name__}:not_a_module"), 5)
+
+
+def takes_channels(cfg: ModelConfig, num_classes: int, in_channels: int) -> torch.nn.Module:
+    return torch.nn.Conv2d(in_channels, num_classes, 1)
+
+
+def test_a_model_of_the_user_s_own_is_told_the_channels_where_it_takes_them() -> None:
+    cfg = ModelConfig(name=f"{__name__}:takes_channels")
+    assert build_model(cfg, 5, in_channels=7)(torch.zeros(1, 7, 4, 4)).shape == (1, 5, 4, 4)
+
+
+def test_images_may_have_other_channels() -> None:
+    cfg = ModelConfig(**SMALL)  # type: ignore[arg-type]  # keywords by name
+    assert build_model(cfg, 3, in_channels=5).eval()(torch.zeros(1, 5, 40, 50)).shape == (1, 3, 40, 50)

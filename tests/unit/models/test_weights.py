@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from dist_seg.errors import ConfigError
-from dist_seg.models.encoder import Encoder, build_encoder
+from dist_seg.models.encoder import Encoder, build_encoder, build_pyramid_encoder
 from dist_seg.models.weights import load_encoder_weights
 
 
@@ -148,3 +148,55 @@ def test_efficientnet_lite0_package_is_matched_in_order() -> None:
     state = encoder.net.state_dict()
     assert torch.equal(state["blocks.5.3.conv_dw.weight"], published["_blocks.14._depthwise_conv.weight"])
     assert torch.equal(state["blocks.6.0.bn3.running_var"], published["_blocks.15._bn2.running_var"])
+
+
+class TestOtherChannels:
+    """The first convolution of RGB, against its definition: a sum over channels."""
+
+    @pytest.mark.parametrize("in_channels", [1, 2, 4, 6])
+    @pytest.mark.parametrize("renamed", [False, True], ids=["by name", "in order"])
+    def test_equal_channels_give_what_equal_rgb_would(
+        self, tmp_path: Path, resnet_state: dict[str, torch.Tensor], in_channels: int, renamed: bool
+    ) -> None:
+        path = tmp_path / "rgb.pth"
+        torch.save(_renamed(resnet_state) if renamed else resnet_state, path)
+        rgb, encoder = build_encoder("resnet18", 16), build_encoder("resnet18", 16, in_channels=in_channels)
+        load_encoder_weights(rgb, str(path))
+        load_encoder_weights(encoder, str(path))
+        first, adapted = resnet_state["conv1.weight"], encoder.net.state_dict()["conv1.weight"]
+        if in_channels == 1:
+            assert torch.allclose(adapted[:, 0], first[:, 0] + first[:, 1] + first[:, 2])
+        else:  # R, G, B, R, ... in the measure that so many channels take the place of three
+            for channel in range(in_channels):
+                torch.testing.assert_close(adapted[:, channel], first[:, channel % 3] * 3 / in_channels)
+        if in_channels in (1, 3, 6):  # as many of each colour
+            grey = torch.rand(1, 1, 64, 64)
+            found = encoder.net.conv1(grey.expand(1, in_channels, 64, 64))
+            torch.testing.assert_close(found, rgb.net.conv1(grey.expand(1, 3, 64, 64)), rtol=1e-4, atol=1e-4)
+        others = {name: t for name, t in encoder.net.state_dict().items() if name != "conv1.weight"}
+        assert all(torch.equal(tensor, resnet_state[name]) for name, tensor in others.items())
+
+    def test_weights_for_as_many_channels_are_taken_as_they_are(self, tmp_path: Path) -> None:
+        model = timm.create_model("resnet18", pretrained=False, in_chans=5)
+        torch.save(model.state_dict(), tmp_path / "five.pth")
+        encoder = build_encoder("resnet18", 16, in_channels=5)
+        load_encoder_weights(encoder, str(tmp_path / "five.pth"))
+        _assert_loaded(encoder, model.state_dict())
+
+    def test_weights_for_other_channels_are_refused_with_both_shapes(self, tmp_path: Path) -> None:
+        model = timm.create_model("resnet18", pretrained=False, in_chans=5)
+        torch.save(model.state_dict(), tmp_path / "five.pth")
+        for in_channels in (3, 4):
+            encoder = build_encoder("resnet18", 16, in_channels=in_channels)
+            with pytest.raises(
+                ConfigError, match=rf"\[64, 5, 7, 7\] in the file, \[64, {in_channels}, 7, 7\] in the mod"
+            ):
+                load_encoder_weights(encoder, str(tmp_path / "five.pth"))
+
+    @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "convnext_atto", "hrnet_w18_small"])
+    def test_other_networks_take_other_channels(self, tmp_path: Path, name: str) -> None:
+        model = timm.create_model(name, pretrained=False)
+        torch.save(model.state_dict(), tmp_path / "rgb.pth")
+        encoder = build_pyramid_encoder(name, in_channels=6).eval()
+        load_encoder_weights(encoder, str(tmp_path / "rgb.pth"))
+        assert encoder(torch.rand(1, 6, 64, 64))[-1].shape[-2:] == (2, 2)

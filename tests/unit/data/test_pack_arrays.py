@@ -1,0 +1,247 @@
+"""Packing images of 16 bits and many channels: one kind a data set, statistics in the manifest, members for anybody."""
+
+import dataclasses
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+from PIL import Image
+
+from dist_seg.data.arrays import ArrayLayout, decode_npy
+from dist_seg.data.formats import RawSample, SampleRef
+from dist_seg.data.formats.folder import open_folder
+from dist_seg.data.manifest import Manifest, parse_manifest
+from dist_seg.data.merge import merge
+from dist_seg.data.pack import pack
+from dist_seg.data.pack_append import append
+from dist_seg.data.pack_part import Part
+from dist_seg.data.reader import BadSampleError, ShardReader
+from dist_seg.data.sample_sheet import sample_sheet
+from dist_seg.data.verify import verify
+from dist_seg.errors import DataError
+from dist_seg.runtime.storage import open_storage
+from tests.array_cases import Array, noise, write_folder
+
+_MASK = np.arange(600, dtype=np.uint8).reshape(20, 30) % 3
+
+
+class ArraySource:
+    """Decoded images, as a reader of the user's own gives them."""
+
+    class_names = ("a", "b", "c")
+    palette = ((0, 0, 0), (1, 1, 1), (2, 2, 2))
+    ignore_index = 255
+    prefix = "image"
+
+    def __init__(self, images: Sequence[Array]) -> None:
+        self.images = images
+
+    def samples(self) -> list[SampleRef]:
+        return [
+            SampleRef(
+                key=str(i) if self.prefix == "image" else f"{self.prefix}{i}",
+                split="train" if i % 4 else "val",
+                where=f"{self.prefix} {i}",
+                num_bytes=image.nbytes,
+            )
+            for i, image in enumerate(self.images)
+        ]
+
+    def load(self, sample: SampleRef) -> RawSample:
+        image = self.images[int(sample.key.removeprefix(self.prefix))]
+        return RawSample(image=image, mask=np.resize(_MASK, image.shape[:2]))
+
+
+def _source(dtype: str = "uint16", channels: int = 5, count: int = 8) -> ArraySource:
+    return ArraySource([noise(dtype, channels, seed=seed) for seed in range(count)])
+
+
+def _members(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+@pytest.mark.parametrize(("dtype", "channels"), [("uint16", 1), ("uint16", 5), ("uint8", 2)])
+def test_pixels_come_out_of_the_shards_as_they_went_in(tmp_path: Path, dtype: str, channels: int) -> None:
+    source = _source(dtype, channels)
+    manifest = pack(source, tmp_path, shard_bytes=20_000).manifest
+    assert manifest.image == ArrayLayout(dtype="uint16" if dtype == "uint16" else "uint8", channels=channels)
+    for name in manifest.splits:
+        reader = ShardReader(open_storage(tmp_path), manifest, name)
+        for shard, count in enumerate(reader.shard_samples):
+            for index in range(count):
+                sample = reader.read(shard, index)
+                assert sample.array is not None
+                found = decode_npy(sample.image, sample.array, sample.height, sample.width)
+                assert np.array_equal(found, source.images[int(sample.key)])
+    assert verify(tmp_path) == []
+
+
+def test_webdataset_reads_them(tmp_path: Path) -> None:
+    source = _source()
+    pack(source, tmp_path)
+    dataset = webdataset.WebDataset(str(tmp_path / "train-000000.tar"), shardshuffle=False).decode()
+    found = {sample["__key__"]: sample["npy"] for sample in dataset}
+    assert len(found) == 6
+    assert all(np.array_equal(values, source.images[int(key)]) for key, values in found.items())
+
+
+def test_the_manifest_holds_the_statistics_of_each_split(tmp_path: Path) -> None:
+    source = _source()
+    manifest = pack(source, tmp_path, shard_bytes=20_000).manifest
+    for name, chosen in (("val", source.images[::4]), ("train", [im for i, im in enumerate(source.images) if i % 4])):
+        channels = manifest.split(name).channels
+        assert channels is not None
+        np.testing.assert_allclose(channels.mean, np.concatenate(chosen).mean(axis=(0, 1)))
+    assert parse_manifest(manifest.to_json().encode(), "m") == manifest
+
+
+def test_any_number_of_workers_and_an_interruption_give_the_same_bytes(tmp_path: Path) -> None:
+    pack(_source(), tmp_path / "one", shard_bytes=20_000)
+    pack(_source(), tmp_path / "two", shard_bytes=20_000, workers=2)
+    assert _members(tmp_path / "one") == _members(tmp_path / "two")
+    broken = _source()
+    broken.images = [*broken.images[:-1], noise("uint16", 4)]
+    with pytest.raises(DataError, match="image 7: is 16 bits and 4 channels"):
+        pack(broken, tmp_path / "three", shard_bytes=20_000)
+    result = pack(_source(), tmp_path / "three", shard_bytes=20_000)
+    assert result.kept_shards > 0
+    assert _members(tmp_path / "one") == _members(tmp_path / "three")
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (noise("uint16", 4), "is 16 bits and 4 channels"),
+        (noise("uint8", 5), "is 8 bits and 5 channels"),
+        (noise("uint8", 3), "is a picture of 8-bit RGB or grey"),
+    ],
+)
+def test_an_image_of_another_kind_is_refused_with_both_named(tmp_path: Path, other: Array, words: str) -> None:
+    source = _source()
+    source.images = [*source.images[:3], other, *source.images[4:]]
+    message = f"image 3: {words}, the first image of the data set, image 0, is 16 bits and 5 channels; all must be"
+    with pytest.raises(DataError, match=message):
+        pack(source, tmp_path / "a")
+    result = pack(source, tmp_path / "b", skip_bad=True)
+    assert [str(refusal).partition(" alike")[0] for refusal in result.skipped] == [message]
+
+
+def test_a_folder_of_16_bit_grey_pngs_is_packed_without_the_extra(tmp_path: Path) -> None:
+    images = [noise("uint16", 1, seed=seed) for seed in range(4)]
+    files = []
+    for image in images:
+        file = io.BytesIO()
+        Image.fromarray(image[..., 0]).save(file, "PNG")
+        files.append(file.getvalue())
+    write_folder(tmp_path / "raw", files, [_MASK] * 4, "png")
+    source = open_folder(tmp_path / "raw/images", tmp_path / "raw/masks")
+    manifest = pack(source, tmp_path / "out").manifest
+    assert manifest.image == ArrayLayout(dtype="uint16", channels=1)
+
+
+def test_a_member_that_is_not_what_the_manifest_says_is_a_bad_sample(tmp_path: Path) -> None:
+    manifest = pack(_source(count=4), tmp_path).manifest
+    wrong = dataclasses.replace(manifest, image=ArrayLayout(dtype="uint8", channels=10))
+    with pytest.raises(BadSampleError, match=r"image: an array of .*\(20, 30, 5\).*manifest say .*\(20, 30, 10\)"):
+        ShardReader(open_storage(tmp_path), wrong, "train").read(0, 0)
+
+
+def test_verify_names_images_of_another_kind_than_the_manifest_s(tmp_path: Path) -> None:
+    manifest = pack(_source(count=4), tmp_path).manifest
+    assert manifest.image is not None
+    for image, words in (
+        (ArrayLayout(dtype="uint16", channels=4), "npy with 6128 bytes, which 30x20 pixels do not take"),
+        (None, "npy, the images of the manifest are pictures"),
+    ):
+        splits = manifest.splits
+        if image is None:
+            splits = {name: dataclasses.replace(split, channels=None) for name, split in splits.items()}
+        else:
+            splits = {name: _with_channels(split, 4) for name, split in splits.items()}
+        wrong = dataclasses.replace(manifest, image=image, splits=splits)
+        (tmp_path / "manifest.json").write_text(wrong.to_json())
+        assert words in str(verify(tmp_path)[0])
+
+
+def _with_channels(split: object, count: int) -> object:
+    channels = split.channels  # type: ignore[attr-defined]
+    cut = {field.name: getattr(channels, field.name)[:count] for field in dataclasses.fields(channels)}
+    return dataclasses.replace(split, channels=dataclasses.replace(channels, **cut))  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"image": {"dtype": "float32", "channels": 5}}, "image is 5 channels of float32"),
+        ({"image": {"dtype": "uint16", "channels": 0}}, "image is 0 channels of uint16"),
+        ({"image": {"dtype": "uint16", "channels": 6}}, "channels.low must be 6 counts"),
+        ({"image": {"dtype": "uint8", "channels": 5}}, "must be 5 percentiles, means and deviations between 0 and 255"),
+        ({"image": 3}, "image must be a JSON object"),
+    ],
+)
+def test_a_manifest_with_impossible_arrays_is_refused(tmp_path: Path, change: dict[str, object], reason: str) -> None:
+    document = json.loads(pack(_source(count=4), tmp_path).manifest.to_json())
+    with pytest.raises(DataError, match=rf"m: .*{reason}"):
+        parse_manifest(json.dumps({**document, **change}).encode(), "m")
+
+
+def test_the_sheet_shows_an_array_by_its_first_three_channels(tmp_path: Path) -> None:
+    values = np.zeros((20, 30, 4), np.uint16)
+    values[:, :10, 0], values[:, 10:20, 1], values[:, 20:, 2] = 1000, 2000, 3000
+    manifest: Manifest = pack(ArraySource([values] * 2), tmp_path).manifest
+    sheet = np.asarray(sample_sheet(open_storage(tmp_path), manifest, manifest.splits, 1))
+    colors = {tuple(color) for color in sheet.reshape(-1, 3).tolist()}
+    # The percentile that becomes white is the largest value of its bin.
+    assert {(254, 0, 0), (0, 254, 0), (0, 0, 254)} <= colors
+
+
+def test_parts_and_data_sets_are_merged_with_the_statistics_of_all(tmp_path: Path) -> None:
+    source = _source()
+    whole = pack(source, tmp_path / "whole", shard_bytes=20_000).manifest
+    for number in (1, 2):
+        pack(source, tmp_path / f"part{number}", shard_bytes=20_000, part=Part(number=number, count=2))
+    merged = merge(tmp_path / "merged", [tmp_path / "part1", tmp_path / "part2"]).manifest
+    assert merged == whole
+    others = ArraySource([noise("uint16", 5, seed=seed) for seed in range(20, 28)])
+    others.prefix = "other"
+    pack(others, tmp_path / "others")
+    both = merge(tmp_path / "both", [tmp_path / "whole", tmp_path / "others"]).manifest
+    train = [image for images in (source.images, others.images) for i, image in enumerate(images) if i % 4]
+    channels = both.split("train").channels
+    assert channels is not None
+    np.testing.assert_allclose(channels.mean, np.concatenate(train).mean(axis=(0, 1)), rtol=1e-12)
+    pack(_source(channels=4), tmp_path / "four")
+    with pytest.raises(DataError, match="do not go together: image is"):
+        merge(tmp_path / "c", [tmp_path / "whole", tmp_path / "four"])
+
+
+def test_arrays_are_shrunk_like_pictures(tmp_path: Path) -> None:
+    y, x = np.mgrid[:40, :60].astype(np.uint16)
+    values = np.dstack([1000 * x, 1500 * y, 60_000 - 500 * x, np.full_like(x, 65535)])
+    manifest = pack(ArraySource([values] * 2), tmp_path, max_side=30).manifest
+    sample = ShardReader(open_storage(tmp_path), manifest, "train").read(0, 0)
+    assert sample.array is not None and (sample.height, sample.width) == (20, 30)
+    found = decode_npy(sample.image, sample.array, 20, 30)
+    means = values.reshape(20, 2, 30, 2, 4).mean(axis=(1, 3))
+    inner = (slice(3, -3), slice(3, -3))
+    assert np.abs(found[inner].astype(float) - means[inner]).max() < 2  # a ramp stays one
+    assert (found[..., 3] == 65535).all()
+
+
+def test_arrays_that_come_later_are_appended_with_the_statistics_of_all(tmp_path: Path) -> None:
+    source = _source(count=12)
+    pack(ArraySource(source.images[:8]), tmp_path / "grown", shard_bytes=20_000)
+    grown = append(source, tmp_path / "grown", shard_bytes=20_000).manifest
+    whole = pack(source, tmp_path / "whole", shard_bytes=20_000).manifest
+    for name in ("train", "val"):
+        assert grown.split(name).channels == whole.split(name).channels
+    assert verify(tmp_path / "grown") == []
+    other = ArraySource([*source.images, noise("uint16", 3)])
+    with pytest.raises(
+        DataError, match=r"image 12: is 16 bits and 3 channels, the first image of the data set, .*grown"
+    ):
+        append(other, tmp_path / "grown")
