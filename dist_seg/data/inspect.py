@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dist_seg.data.arrays import ArrayLayout
 from dist_seg.data.manifest import SIDE_PERCENTILES, ObjectCounts, Rgb, Split, load_manifest
 from dist_seg.data.sample_sheet import sample_sheet, shard_index
 from dist_seg.errors import UserError
@@ -56,13 +57,16 @@ class Inspection:
     palette: tuple[Rgb, ...]
     ignore_index: int
     splits: tuple[SplitInspection, ...]
+    image: ArrayLayout | None = None
+    """Of images that are arrays; None for pictures."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
 
     def to_text(self) -> str:
         """Tables for a terminal: the splits, then the classes' shares of the pixels, or of instances their objects."""
-        head = f"{self.url}\n{self.task}, {len(self.class_names)} classes, manifest {self.manifest_hash[:12]}"
+        images = f", images of {self.image}" if self.image else ""
+        head = f"{self.url}\n{self.task}, {len(self.class_names)} classes{images}, manifest {self.manifest_hash[:12]}"
         splits: list[tuple[str, ...]] = [("split", "images", "skipped", "shards", "size", "ignored", "width x height")]
         splits += [_split_row(split) for split in self.splits]
         tables = [_table(splits, left=1)]
@@ -123,6 +127,7 @@ def inspect(
         class_names=manifest.class_names,
         palette=manifest.palette,
         ignore_index=manifest.ignore_index,
+        image=manifest.image,
         splits=tuple(inspected),
     )
 
