@@ -242,6 +242,6 @@ def test_arrays_that_come_later_are_appended_with_the_statistics_of_all(tmp_path
     assert verify(tmp_path / "grown") == []
     other = ArraySource([*source.images, noise("uint16", 3)])
     with pytest.raises(
-        DataError, match=r"image 12: is 16 bits and 3 channels, the first image of the data set, .*grown"
+        DataError, match=r"image 12: is 16 bits and 3 channels, the first image .*grown"
     ):
         append(other, tmp_path / "grown")
