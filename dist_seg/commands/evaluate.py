@@ -113,7 +113,7 @@ def _evaluate(
 
 def _data_config(trained: TrainedModel, options: argparse.Namespace) -> DataConfig:
     """The run's, or with `--data` what of it holds for other data."""
-    data = trained.config.data
+    data = dataclasses.replace(trained.config.data, sampling="uniform", sampling_temperature=None)
     if options.data is None:
         return data
     other = dataclasses.replace(data, shards=options.data, fraction=1.0, folds=None, fold=None, fold_by=None)

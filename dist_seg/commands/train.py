@@ -18,10 +18,12 @@ from dist_seg.config.schema import Config
 from dist_seg.data.bad_shards import check_bad_shards, find_bad_shards, unusable
 from dist_seg.data.loader import choose_loader, train_batches
 from dist_seg.data.manifest import Manifest
+from dist_seg.data.mixed_plan import MixedPlan
 from dist_seg.data.pixel_values import check_jitter, fit_pixels
 from dist_seg.data.plan import EvalPlan
 from dist_seg.data.run_data import open_run_data
-from dist_seg.engine.run import TrainingOutcome, build_plan, check_lanes, class_info, find_checkpoint, run_training
+from dist_seg.data.training_plan import training_plan
+from dist_seg.engine.run import TrainingOutcome, check_lanes, class_info, find_checkpoint, run_training
 from dist_seg.engine.run_folder import RunFolder, check_same_run
 from dist_seg.engine.stop import StopSignal
 from dist_seg.errors import CheckpointError, ConfigError, DataError, UserError
@@ -151,7 +153,7 @@ def _settle(
     config = capacity.fit_sizes(config, facts, world)
     if not fresh and not options.resume_with_changes:
         check_same_run(folder, config, manifest.hash)
-    check_lanes(config, build_plan(config, manifest), world.size)
+    check_lanes(config, training_plan(config.data, config.train, manifest), world.size)
     check_norm(cast(NormKind, config.model.norm))
     build_task(config, class_info(manifest)).metric()  # The user's own metrics: not only after hours of training.
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, loader=choose_loader(config)))
@@ -217,7 +219,7 @@ def _check_start(
     folder.check_writable()
     check_sinks(config.telemetry)
     find_checkpoint(config, folder.checkpoints, restarted=False)
-    plan = build_plan(config, manifest)
+    plan = training_plan(config.data, config.train, manifest)
     batches = train_batches(config, manifest, storage, plan, [(0, 0)], world.device, 0, bad_shards)
     bad = next(batches).bad
     batches.close()
@@ -246,12 +248,15 @@ def _show_plan(
     val = EvalPlan(manifest.split(config.data.scored_split).shard_samples, batch=config.eval.batch)
     assert train.global_batch and train.micro_batch
     mebibyte, names = 2**20, manifest.class_names
+    plan = training_plan(config.data, train, manifest)
+    shares = plan.shares.items() if isinstance(plan, MixedPlan) else ()
     lines = [
         f"data        {config.data.shards}: {facts.num_train} training and {val.num_samples} validation images of "
         f"about {facts.width}x{facts.height}, {len(names)} classes "
         f"({', '.join(names[:8])}{', ...' * (len(names) > 8)})",
         f"model       {config.model.name}, {config.model.encoder}, weights {config.model.weights}, "
         f"{measured.parameter_bytes / 4e6:.1f} M parameters",
+        *([f"samples     {', '.join(f'{name} {share:.1%}' for name, share in shares)}"] if shares else []),
         *_heads(config),
         f"training    {train.max_steps} steps of {train.global_batch} images ({train.global_batch // train.micro_batch}"
         f" lanes of {train.micro_batch}), crops of {augment.crop_width}x{augment.crop_height}, "

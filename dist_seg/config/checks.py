@@ -60,6 +60,12 @@ def _data_problems(data: DataConfig) -> Iterator[str]:
     yield from _at_least("data.prefetch", data.prefetch, 1)
     yield from _at_least("data.shuffle_window", data.shuffle_window, 1)
     yield from _selection_problems(data)
+    yield from _above("data.sampling_temperature", data.sampling_temperature, 0)
+    if data.sampling_temperature is not None and data.sampling != "rare_class":
+        yield (
+            f"data.sampling_temperature={data.sampling_temperature}: has no effect with data.sampling={data.sampling}, "
+            "only with rare_class"
+        )
     yield from _at_least("data.max_bad_samples", data.max_bad_samples, 0)
     yield from _at_least("data.max_bad_shards", data.max_bad_shards, 0)
     yield from _at_least("data.max_pixels", data.max_pixels, 1)

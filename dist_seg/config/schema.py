@@ -43,6 +43,12 @@ class DataConfig:
     fold_by: str | None = None
     """Regular expression on the samples' keys: those with the same match (of its parentheses, where it has any) are in
     one fold. Takes a look at every shard's index at the start."""
+    sampling: Literal["uniform", "class_balanced", "rare_class"] = "uniform"
+    """class_balanced: first a class, each equally often, then a sample that holds it. rare_class: the same, with
+    classes in proportion to exp((1 - f) / T), f being a class's share of the pixels (of instances: of the objects),
+    after Hoyer et al. 2022."""
+    sampling_temperature: float | None = None
+    """T of `rare_class`; a higher one draws classes more alike. None: 0.01, the paper's."""
     shuffle_window: int = 8192
     """Samples that are shuffled among each other; smaller data sets are shuffled as a whole."""
     max_bad_samples: int = 100

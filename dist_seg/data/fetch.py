@@ -13,7 +13,7 @@ from dist_seg.config.schema import AugmentConfig, DataConfig
 from dist_seg.data.augment import SampleTransform, draw, eval_transform, input_factor
 from dist_seg.data.bad_shards import BadShardError, unusable
 from dist_seg.data.batch import BadSample, BadShard, EncodedSample
-from dist_seg.data.plan import EvalPlan, PlannedSample, TrainPlan
+from dist_seg.data.plan import EvalPlan, Plan, PlannedSample
 from dist_seg.data.reader import BadSampleError, ShardReader
 from dist_seg.errors import DataError
 from dist_seg.runtime.streams import generator
@@ -85,7 +85,7 @@ class TrainFetcher:
     def __init__(
         self,
         reader: ShardReader,
-        plan: TrainPlan,
+        plan: Plan,
         augment: AugmentConfig,
         *,
         data: DataConfig,
@@ -116,13 +116,13 @@ class TrainFetcher:
                     f"{bad[-1].shard}: {len(bad)} samples in a row cannot be used, the last one {bad[-1].key} "
                     f"({bad[-1].reason}); run `dist-seg verify` on the data"
                 )
-            candidate = self._plan.next_outside(slot.step, slot.planned, attempt, passed_over)
+            candidate = self._plan.next_outside(slot.planned, attempt, passed_over)
             if candidate is None:
                 reasons = {shard.name: shard.reason for shard in found.values()}
                 raise unusable(reasons, self._reader.url, "training", "no other shard is left")
             attempt, planned = candidate
             try:
-                encoded = self._reader.read(planned.shard, planned.index)
+                encoded = self._reader.read(planned.shard, planned.index, holding=planned.holding)
                 break
             except BadSampleError as error:
                 bad = (*bad, error.bad)
@@ -138,7 +138,7 @@ class TrainFetcher:
             height=encoded.height,
             width=encoded.width,
             crop=self._crop,
-            rng=generator("augment", self._seed, self._plan.epoch_of(slot.step), encoded.key),
+            rng=generator("augment", self._seed, slot.planned.visit, encoded.key),
         )
         return Fetched(
             slot=slot,

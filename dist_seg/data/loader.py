@@ -15,7 +15,7 @@ from dist_seg.data.background import in_background
 from dist_seg.data.batch import Batch
 from dist_seg.data.fetch import EvalFetcher, Fetcher, TrainFetcher, Unit
 from dist_seg.data.manifest import Manifest
-from dist_seg.data.plan import EvalPlan, TrainPlan
+from dist_seg.data.plan import EvalPlan, Plan
 from dist_seg.data.reader import ShardReader
 from dist_seg.data.torch_loader import torch_batches
 from dist_seg.errors import ConfigError, UserError
@@ -53,7 +53,7 @@ def train_batches(
     cfg: Config,
     manifest: Manifest,
     storage: Storage,
-    plan: TrainPlan,
+    plan: Plan,
     units: Iterable[tuple[int, int]],
     device: torch.device,
     num_threads: int,

@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 
@@ -117,6 +117,9 @@ class Split:
     """Of a run's view of its data, never in a file: the samples that there are to it, None for all. The counts of
     pixels and objects, and the statistics, are of all."""
 
+    class_samples: tuple[tuple[int, ...], ...] | None = None
+    """Of a run's view that samples by class, never in a file: of every shard, the samples that hold each class."""
+
     @property
     def shard_samples(self) -> tuple[int, ...]:
         """The number of samples of every shard."""
@@ -166,7 +169,9 @@ class Manifest:
         return json.dumps({**self._fields(), "hash": self.hash}, indent=1, ensure_ascii=False) + "\n"
 
     def _fields(self) -> dict[str, object]:
-        fields = _without_nones(asdict(self))
+        # Counts of samples by class follow from the rest.
+        splits = {name: replace(split, class_samples=None) for name, split in self.splits.items()}
+        fields = _without_nones(asdict(replace(self, splits=splits)))
         assert isinstance(fields, dict)
         return fields
 

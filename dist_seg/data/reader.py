@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,6 +78,7 @@ class ShardReader:
         self._class_ids = {name: class_id_table(manifest, name) for name in datasets}
         is_multilabel = manifest.task == "multilabel"
         self._num_labels = {name: num_packed_classes(manifest, name) if is_multilabel else 0 for name in datasets}
+        self._num_classes = manifest.num_classes
         self._mapped_labels = manifest.num_classes if is_multilabel else 0
         self._num_classes, self._ignore_index = manifest.num_classes, manifest.ignore_index
         self._reset()
@@ -128,8 +129,8 @@ class ShardReader:
         place = index if self._selection is None else int(self._selection.indices(shard)[index])
         return f"sample {place} of {self.shard_name(shard)}"
 
-    def read(self, shard: int, index: int) -> EncodedSample:
-        """A sample, checked.
+    def read(self, shard: int, index: int, *, holding: int | None = None) -> EncodedSample:
+        """A sample, checked. holding: a class; `index` then counts those samples of the shard alone that hold it.
 
         Raises BadSampleError for one that cannot be used, BadShardError where its shard cannot, and StorageError where
         reading fails.
@@ -138,7 +139,7 @@ class ShardReader:
         if name in self._bad_shards:
             raise BadShardError(name, self._bad_shards[name])
         found = self._index(shard)
-        sidecar, place = found.sidecar, found.place(index)
+        sidecar, place = found.sidecar, found.place(index, self._packed_ids(shard, holding))
         info = _info(sidecar, place)
         dataset = self._shards[shard].dataset
         annotations, class_ids, num_labels = None, self._class_ids[dataset], self._num_labels[dataset]
@@ -182,6 +183,23 @@ class ShardReader:
             mapped_labels=self._mapped_labels,
             array=self._array,
         )
+
+    def class_samples(self, shard: int) -> list[int]:
+        """The number of samples that hold each class. Raises DataError for a shard whose index does not say."""
+        found = self._index(shard)
+        if not found.sidecar.num_classes:
+            raise DataError(
+                f"{self._storage.url}/{self.shard_name(shard)}: its index does not say which samples hold which "
+                "classes, as it was packed by an earlier version; pack the data again, or take data.sampling=uniform"
+            )
+        return [int(found.held(self._packed_ids(shard, class_id)).sum()) for class_id in range(self._num_classes)]
+
+    def _packed_ids(self, shard: int, class_id: int | None) -> list[int]:
+        """The ids in a shard of what is one class now."""
+        if class_id is None:
+            return []
+        table = self._class_ids[self._shards[shard].dataset]
+        return [class_id] if table is None else np.flatnonzero(table == class_id).tolist()
 
     def _read_checked(self, shard: int, members: list[Member]) -> list[bytes]:
         for _ in range(2):  # a wrong checksum may be the reading's fault: it counts after a fresh read only
@@ -250,9 +268,16 @@ class _Index:
     def num_bytes(self) -> int:
         return self.sidecar.num_bytes + (0 if self.chosen is None else self.chosen.nbytes)
 
-    def place(self, index: int) -> int:
-        """Where the chosen sample number `index` stands in the shard."""
+    def place(self, index: int, holding: Sequence[int] = ()) -> int:
+        """Where the chosen sample number `index` stands in the shard; among those that hold any of some classes."""
+        if holding:
+            index = int(np.flatnonzero(self.held(holding))[index])
         return index if self.chosen is None else int(self.chosen[index])
+
+    def held(self, class_ids: Sequence[int]) -> NDArray[np.bool_]:
+        """Of every chosen sample whether it holds any of these classes, as they were packed."""
+        held = self.sidecar.held(class_ids)
+        return held if self.chosen is None else held[self.chosen]
 
 
 def _info(sidecar: Sidecar, place: int) -> SampleInfo:

@@ -1,10 +1,10 @@
 """What a run sees of packed data: where it lies, and its manifest as the configuration's `data` section wants it."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from dist_seg.config.schema import DataConfig
 from dist_seg.data.bad_shards import BadShardError, read_index
 from dist_seg.data.formats.splitting import group_names
 from dist_seg.data.manifest import Manifest, Split, load_manifest
+from dist_seg.data.reader import ShardReader
 from dist_seg.data.selection import Folds, Selection, fold_numbers
 from dist_seg.data.taxonomy import SETTING, map_classes
 from dist_seg.errors import ConfigError, DataError
@@ -20,6 +21,7 @@ from dist_seg.runtime.collectives import on_every_rank, on_main
 from dist_seg.runtime.storage import Storage, open_storage
 
 _READING_THREADS = 32
+T = TypeVar("T")
 
 IndexFacts = Mapping[str, object]
 """What one rank looks up in the shards' indexes for all of them; JSON-ready."""
@@ -37,16 +39,20 @@ def open_run_data(data: DataConfig) -> RunData:
     """The data of a configuration, the same on every rank. A collective; raises UserError for what cannot be used."""
     packed = on_every_rank(lambda: _packed(data))
     facts = cast(IndexFacts, on_main(lambda: _index_facts(packed, data)))
-    return on_every_rank(lambda: _viewed(packed, data, facts))
+    chosen = on_every_rank(lambda: _viewed(packed, data, facts))
+    if data.sampling == "uniform":
+        return chosen
+    counted = cast(list[list[int]], on_main(lambda: _class_samples(chosen, data)))
+    return _with_class_samples(chosen, data, counted)
 
 
 def load_run_data(data: DataConfig) -> RunData:
-    """As `open_run_data`, on this rank alone."""
+    """As `open_run_data`, on this rank alone, and without what only a plan of training needs."""
     return view(_packed(data), data)
 
 
 def view(packed: RunData, data: DataConfig) -> RunData:
-    """A data set as it lies, seen as `data` wants it."""
+    """A data set as it lies, seen as `data` wants it; without what only a plan of training needs."""
     return _viewed(packed, data, _index_facts(packed, data))
 
 
@@ -67,7 +73,9 @@ def _index_facts(packed: RunData, data: DataConfig) -> IndexFacts:
     if data.folds is None or data.fold_by is None:
         return {}
     split = packed.manifest.split(data.train_split)
-    keys = _keys(packed.storage, split)
+    keys = _of_every_index(
+        split, lambda i: read_index(packed.storage, split.shards[i]).keys(), packed.storage, "data.fold_by"
+    )
     groups = group_names([key for part in keys for key in part], data.fold_by, "data.fold_by")
     if len(set(groups)) < data.folds:
         raise ConfigError(
@@ -75,14 +83,6 @@ def _index_facts(packed: RunData, data: DataConfig) -> IndexFacts:
             f"data.folds={data.folds} folds they are to be divided into"
         )
     return {"folds": base64.b64encode(fold_numbers(groups, data.folds).tobytes()).decode()}
-
-
-def _keys(storage: Storage, split: Split) -> list[list[str]]:
-    with ThreadPoolExecutor(_READING_THREADS) as pool:  # Object stores answer after tens of milliseconds each.
-        try:
-            return list(pool.map(lambda shard: read_index(storage, shard).keys(), split.shards))
-        except BadShardError as error:
-            raise DataError(f"{storage.url}/{error}; data.fold_by takes the keys of every shard") from error
 
 
 def _with_chosen_samples(manifest: Manifest, data: DataConfig, facts: IndexFacts) -> Manifest:
@@ -108,6 +108,33 @@ def _with_chosen_samples(manifest: Manifest, data: DataConfig, facts: IndexFacts
         data.scored_split: _chosen(split, held_out, 1.0),
     }
     return replace(manifest, splits={**manifest.splits, **parts})
+
+
+def _class_samples(run: RunData, data: DataConfig) -> list[list[int]]:
+    """Of every shard of the training split, the number of samples that hold each class.
+
+    From the manifest where it says so of these very samples and classes, otherwise from every shard's index.
+    """
+    split = run.manifest.split(data.train_split)
+    listed = [shard.class_samples for shard in split.shards]
+    if split.selection is None and run.manifest.class_ids is None and None not in listed:
+        return [list(counts) for counts in listed if counts is not None]
+    reader = ShardReader(run.storage, run.manifest, data.train_split)
+    return _of_every_index(split, reader.class_samples, run.storage, "data.sampling")
+
+
+def _with_class_samples(run: RunData, data: DataConfig, counted: Sequence[Sequence[int]]) -> RunData:
+    split = replace(run.manifest.split(data.train_split), class_samples=tuple(map(tuple, counted)))
+    return replace(run, manifest=replace(run.manifest, splits={**run.manifest.splits, data.train_split: split}))
+
+
+def _of_every_index(split: Split, look_up: Callable[[int], T], storage: Storage, setting: str) -> list[T]:
+    """What is looked up in the index of every shard, by its position."""
+    with ThreadPoolExecutor(_READING_THREADS) as pool:  # Object stores answer after tens of milliseconds each.
+        try:
+            return list(pool.map(look_up, range(len(split.shards))))
+        except BadShardError as error:
+            raise DataError(f"{storage.url}/{error}; {setting} needs the index of every shard") from error
 
 
 def _chosen(split: Split, folds: Folds | None, fraction: float) -> Split:

@@ -18,7 +18,8 @@ from dist_seg.data.bad_shards import check_bad_shards
 from dist_seg.data.batch import Batch
 from dist_seg.data.loader import loader_version, train_batches
 from dist_seg.data.manifest import Manifest
-from dist_seg.data.plan import TrainPlan
+from dist_seg.data.plan import Plan
+from dist_seg.data.training_plan import training_plan
 from dist_seg.engine.bad_data import BadDataRecord
 from dist_seg.engine.build import Trainee, prepare
 from dist_seg.engine.evaluator import evaluate
@@ -66,20 +67,7 @@ def make_deterministic(config: Config, device: torch.device) -> None:
     torch.backends.cudnn.benchmark = not wanted
 
 
-def build_plan(config: Config, manifest: Manifest) -> TrainPlan:
-    """The plan of the training split. `train.global_batch` and `train.micro_batch` must be set."""
-    train = config.train
-    assert train.global_batch is not None and train.micro_batch is not None
-    return TrainPlan(
-        manifest.split(config.data.train_split).shard_samples,
-        seed=train.seed,
-        global_batch=train.global_batch,
-        micro_batch=train.micro_batch,
-        shuffle_window=config.data.shuffle_window,
-    )
-
-
-def check_lanes(config: Config, plan: TrainPlan, world_size: int) -> None:
+def check_lanes(config: Config, plan: Plan, world_size: int) -> None:
     """Raises ConfigError where the ranks cannot share out the lanes."""
     if world_size > plan.lanes:
         raise ConfigError(
@@ -162,7 +150,7 @@ def run_training(
     """
     STARTUP.done("outputs")
     make_deterministic(config, world.device)
-    plan = build_plan(config, manifest)
+    plan = training_plan(config.data, config.train, manifest)
     trainee, saved_step = _started(config, world, folder, storage, manifest, plan, bad_shards or {})
     progress = trainee.progress
     scored_steps = cast(list[int], on_main(lambda: _claim(folder, config, progress.step)))
@@ -232,7 +220,7 @@ def _started(
     folder: RunFolder,
     storage: Storage,
     manifest: Manifest,
-    plan: TrainPlan,
+    plan: Plan,
     bad_shards: Mapping[str, str],
 ) -> tuple[Trainee, int | None]:
     """The model in its engine, where its training goes on from; and the step that the run has saved of it, if any."""
@@ -267,7 +255,7 @@ def _shard_samples(config: Config, manifest: Manifest) -> dict[str, int]:
     return {shard.name: samples for shard, samples in zip(split.shards, split.shard_samples, strict=True)}
 
 
-def _run_started(config: Config, world: World, manifest: Manifest, plan: TrainPlan, step: int) -> RunStarted:
+def _run_started(config: Config, world: World, manifest: Manifest, plan: Plan, step: int) -> RunStarted:
     assert config.train.max_steps is not None
     return RunStarted(
         step=step,

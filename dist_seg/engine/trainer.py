@@ -12,7 +12,7 @@ from torch import nn
 
 from dist_seg.config.schema import Config, OptimConfig, TrainConfig
 from dist_seg.data.batch import BadSample, BadShard, Batch
-from dist_seg.data.plan import TrainPlan, lanes_of_rank
+from dist_seg.data.plan import Plan, lanes_of_rank
 from dist_seg.engine.bad_data import BadDataRecord
 from dist_seg.engine.digest import agreed_digest, batch_digest, weights_digest
 from dist_seg.engine.ema import ExponentialMovingAverage
@@ -101,7 +101,7 @@ class Trainer:
         strategy: Strategy,
         statistics: RunningStatistics,
         ema: ExponentialMovingAverage | None,
-        plan: TrainPlan,
+        plan: Plan,
         batches_of: Callable[[Iterable[tuple[int, int]], Mapping[str, str]], Generator[Batch, None, None]],
         evaluate: Callable[[nn.Module], EvalResult | None],
         scored_steps: Iterable[int],

@@ -192,7 +192,7 @@ class TestReplacement:
         start = data.draw(st.integers(0, 3))
         candidates = [planned, *(plan.replacement(0, planned.slot, n) for n in range(1, plan.num_samples + 3))]
         outside = [(n, c) for n, c in enumerate(candidates) if n >= start and c.shard not in bad]
-        found = plan.next_outside(0, planned, start, bad)
+        found = plan.next_outside(planned, start, bad)
         if any(count for shard, count in enumerate(counts) if shard not in bad and shard != planned.shard):
             assert found == outside[0]
         elif all(shard in bad for shard, count in enumerate(counts) if count):
@@ -201,7 +201,7 @@ class TestReplacement:
     def test_a_span_that_lies_in_a_bad_shard_as_a_whole_gives_way_to_the_epoch(self) -> None:
         plan = TrainPlan([5000, 5000], seed=0, global_batch=8, micro_batch=4, shuffle_window=1)
         planned = plan.micro_batch_at(0, 0)[0]
-        number, candidate = plan.next_outside(0, planned, 0, {planned.shard}) or (0, planned)
+        number, candidate = plan.next_outside(planned, 0, {planned.shard}) or (0, planned)
         assert number == 5000  # the other 4999 of the span come before
         assert candidate.shard != planned.shard
 

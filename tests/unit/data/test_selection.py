@@ -41,6 +41,7 @@ def everything(counts: list[int]) -> set[tuple[int, int]]:
     return {(shard, index) for shard, count in enumerate(counts) for index in range(count)}
 
 
+@settings(max_examples=40, deadline=None)
 @given(counts=shard_lists, folds=st.integers(2, 7))
 def test_folds_are_disjoint_complete_and_equal_to_one_sample(counts: list[int], folds: int) -> None:
     parts = []
@@ -62,6 +63,7 @@ def test_a_fold_is_made_up_of_all_shards_alike_and_not_of_their_order() -> None:
     assert len({tuple(selection.indices(shard)) for shard in range(20)}) == 20
 
 
+@settings(max_examples=40, deadline=None)
 @given(counts=shard_lists.filter(any), fraction=fractions)
 def test_a_fraction_is_exact_and_of_every_shard_alike(counts: list[int], fraction: float) -> None:
     taken = shares(names_of(counts), counts, fraction)
@@ -70,7 +72,7 @@ def test_a_fraction_is_exact_and_of_every_shard_alike(counts: list[int], fractio
         assert abs(part - fraction * count) <= 2
 
 
-@settings(max_examples=60)
+@settings(max_examples=40, deadline=None)
 @given(counts=shard_lists.filter(any), data=st.data(), folds=st.sampled_from([None, 2, 5]))
 def test_a_smaller_fraction_lies_within_a_larger_one(counts: list[int], data: st.DataObject, folds: int | None) -> None:
     few, many = sorted(data.draw(st.tuples(fractions, fractions)))
@@ -85,6 +87,7 @@ def test_a_smaller_fraction_lies_within_a_larger_one(counts: list[int], data: st
         assert large <= chosen(Selection(names_of(counts), counts, folds=part), counts)
 
 
+@settings(max_examples=40, deadline=None)
 @given(sizes=st.lists(st.integers(1, 9), min_size=5, max_size=40), folds=st.integers(2, 5))
 def test_groups_stay_together_and_folds_are_even_to_the_largest_group(sizes: list[int], folds: int) -> None:
     groups = [f"group{i}" for i, size in enumerate(sizes) for _ in range(size)]
@@ -96,6 +99,7 @@ def test_groups_stay_together_and_folds_are_even_to_the_largest_group(sizes: lis
     assert np.array_equal(fold_numbers([groups[i] for i in shuffled], folds), numbers[shuffled])
 
 
+@settings(max_examples=40, deadline=None)
 @given(counts=shard_lists.filter(lambda counts: sum(counts) > 3), fold=st.integers(0, 2), seed=st.integers(0, 9))
 def test_folds_by_group_are_the_samples_of_their_numbers(counts: list[int], fold: int, seed: int) -> None:
     flat = np.random.default_rng(seed).integers(0, 3, sum(counts)).astype(np.uint8)

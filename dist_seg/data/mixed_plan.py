@@ -1,0 +1,205 @@
+"""Several streams of samples mixed by weight: data sets, or the classes that samples hold. A pure function, as all
+plans.
+
+A lane's stream is cut into blocks of `BLOCK` samples, in which every part has its share, in an order of the block's
+own. A part has epochs of its own, one after the other, in which no sample comes twice and all but fewer than there are
+lanes come once.
+"""
+
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_seg.data.plan import PlannedSample, check_batches, check_lanes_exist, first_outside, in_micro_batches
+from dist_seg.data.sample_stream import SampleStream
+from dist_seg.runtime.streams import keyed_permutation
+
+BLOCK = 5040
+"""Divisible by all numbers up to 10: such shares are exact."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What is mixed with others."""
+
+    name: str
+    shard_samples: Sequence[int]
+    """How many of its samples every shard of the split holds; one at least in all."""
+    weight: float
+    holding: int | None = None
+    """Of a class: its id. A shard's samples are then those that hold it."""
+
+
+class MixedPlan:
+    """A `Plan` of parts. What is bad is replaced by others of the same part, then by whatever there is.
+
+    shard_samples: of the split, whatever part they belong to. Raises ConfigError as `TrainPlan`.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        shard_samples: Sequence[int],
+        *,
+        seed: int,
+        global_batch: int,
+        micro_batch: int,
+        shuffle_window: int,
+    ) -> None:
+        self.num_samples = sum(shard_samples)
+        check_batches(self.num_samples, global_batch, micro_batch, shuffle_window)
+        self.steps_per_epoch = self.num_samples // global_batch
+        self.lanes = global_batch // micro_batch
+        self.global_batch = global_batch
+        self.micro_batch = micro_batch
+        self._seed, self._parts = seed, tuple(parts)
+        self._shard_ends = np.cumsum(shard_samples)
+        self._streams = [
+            SampleStream(part.shard_samples, seed=seed, shuffle_window=shuffle_window, name=part.name) for part in parts
+        ]
+        self._quotas = np.array(block_shares([part.weight for part in parts]), dtype=np.int64)
+        self._blocks: dict[tuple[int, int], _Block] = {}
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The part of all samples that each part's make up, by name."""
+        return {part.name: int(n) / BLOCK for part, n in zip(self._parts, self._quotas, strict=True)}
+
+    def epoch_of(self, step: int) -> int:
+        """After as many samples as there are; some will have come several times and others not at all."""
+        return step // self.steps_per_epoch
+
+    def micro_batch_at(self, step: int, lane: int) -> list[PlannedSample]:
+        return self.micro_batches_at(step, range(lane, lane + 1))[0]
+
+    def micro_batches_at(self, step: int, lanes: range) -> list[list[PlannedSample]]:
+        check_lanes_exist(lanes, self.lanes)
+        if not lanes:
+            return []
+        of_lane = np.repeat(np.asarray(lanes, dtype=np.int64), self.micro_batch)
+        first = step * self.micro_batch
+        drawn = [self._drawn(lane, place) for lane in lanes for place in range(first, first + self.micro_batch)]
+        parts, taken = (np.array(numbers, dtype=np.int64) for numbers in zip(*drawn, strict=True))
+        samples: dict[int, PlannedSample] = {}
+        for part in np.unique(parts).tolist():
+            chosen = np.flatnonzero(parts == part)
+            samples |= zip(chosen.tolist(), self._of_part(part, of_lane[chosen], taken[chosen]), strict=True)
+        return in_micro_batches([samples[i] for i in range(len(samples))], self.micro_batch)
+
+    def next_outside(
+        self, planned: PlannedSample, attempt: int, bad_shards: AbstractSet[int]
+    ) -> tuple[int, PlannedSample] | None:
+        others = self._streams[planned.stream].num_samples - 1
+        return first_outside(
+            planned,
+            attempt,
+            bad_shards,
+            lambda attempts: self._replacements(planned, np.asarray(attempts, dtype=np.int64)),
+            others + self.num_samples,
+        )
+
+    def _drawn(self, lane: int, place: int) -> tuple[int, int]:
+        """Which part a place in a lane's stream is, and how many of that part the lane has had before."""
+        number, in_block = divmod(place, BLOCK)
+        block = self._blocks.get((lane, number))
+        if block is None:
+            block = _block(self._quotas, "mix", self._seed, lane, number)
+            # Replaced, not changed: threads read it. Two blocks are needed while a loader reads across their border.
+            kept = {key: block for key, block in self._blocks.items() if abs(key[1] - number) <= 1}
+            self._blocks = {**kept, (lane, number): block}
+        part = int(block.parts[in_block])
+        return part, number * int(self._quotas[part]) + int(block.ranks[in_block])
+
+    def _of_part(self, part: int, lanes: NDArray[np.int64], taken: NDArray[np.int64]) -> list[PlannedSample]:
+        """The samples of a part that come as the `taken`-th ones of it in their lanes."""
+        stream, span = self._streams[part], self._span(part)
+        if span:
+            epochs, in_span = np.divmod(taken, span)
+            slots = lanes * span + in_span
+        else:  # fewer samples than lanes, which take turns
+            epochs, slots = np.divmod(taken * self.lanes + lanes, stream.num_samples)
+        found: dict[int, PlannedSample] = {}
+        for epoch in np.unique(epochs).tolist():
+            chosen = np.flatnonzero(epochs == epoch)
+            found |= zip(chosen.tolist(), self._located(part, epoch, slots[chosen], slots[chosen]), strict=True)
+        return [found[i] for i in range(len(found))]
+
+    def _replacements(self, planned: PlannedSample, attempts: NDArray[np.int64]) -> list[PlannedSample]:
+        part, stream, slot = planned.stream, self._streams[planned.stream], planned.slot
+        epoch, span = planned.visit // len(self._parts), self._span(planned.stream)
+        near = attempts < stream.num_samples
+        first = slot // span * span if span else slot
+        candidates: list[PlannedSample] = []
+        if near.any():
+            places = stream.replacing(epoch, slot, attempts[near], range(first, first + max(1, span)))
+            candidates += self._located(part, epoch, places, np.full_like(places, slot))
+        if not near.all():
+            key = ("replacement", self._seed, epoch, slot, self._parts[part].name, "any")
+            places = keyed_permutation(
+                (attempts[~near] - stream.num_samples) % self.num_samples, self.num_samples, *key
+            )
+            shards = np.searchsorted(self._shard_ends, places, side="right")
+            indices = places - np.concatenate([[0], self._shard_ends])[shards]
+            candidates += [
+                PlannedSample(shard=shard, index=index, slot=slot, visit=planned.visit, stream=part)
+                for shard, index in zip(shards.tolist(), indices.tolist(), strict=True)
+            ]
+        return candidates
+
+    def _located(
+        self, part: int, epoch: int, places: NDArray[np.int64], slots: NDArray[np.int64]
+    ) -> list[PlannedSample]:
+        shards, indices = self._streams[part].locate(epoch, places)
+        return [
+            PlannedSample(
+                shard=shard,
+                index=index,
+                slot=slot,
+                # A sample may come by way of several classes.
+                visit=epoch * len(self._parts) + part,
+                stream=part,
+                holding=self._parts[part].holding,
+            )
+            for shard, index, slot in zip(shards.tolist(), indices.tolist(), slots.tolist(), strict=True)
+        ]
+
+    def _span(self, part: int) -> int:
+        """Of a part's epoch the places that are one lane's; 0 where there are more lanes than samples."""
+        return self._streams[part].num_samples // self.lanes
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Block:
+    parts: NDArray[np.int16]
+    """(BLOCK,) which part comes at each place."""
+    ranks: NDArray[np.int16]
+    """(BLOCK,) how many of the same part come before, in the block."""
+
+
+def _block(quotas: NDArray[np.int64], *key: int | str) -> _Block:
+    """So many of each part in an order that the key names."""
+    ends = np.cumsum(quotas)
+    parts = np.searchsorted(ends, keyed_permutation(np.arange(BLOCK), BLOCK, *key), side="right")
+    by_part = np.argsort(parts, kind="stable")
+    ranks = np.empty_like(parts)
+    ranks[by_part] = np.arange(BLOCK) - (ends - quotas)[parts[by_part]]
+    return _Block(parts=parts.astype(np.int16), ranks=ranks.astype(np.int16))
+
+
+def block_shares(weights: Sequence[float], block: int = BLOCK) -> list[int]:
+    """`block` divided by weight, by largest remainders, with 1 at least for each."""
+    exact = [Fraction(str(weight)) for weight in weights]
+    parts = [share * block / sum(exact) for share in exact]
+    shares = [max(1, int(part)) for part in parts]
+    by_remainder = sorted(range(len(parts)), key=lambda i: (shares[i] - parts[i], i))
+    while (missing := block - sum(shares)) > 0:
+        for i in by_remainder[:missing]:
+            shares[i] += 1
+    while (over := sum(shares) - block) > 0:  # the ones that no weight stands for are the largest part's to give
+        largest = max(range(len(shares)), key=lambda i: shares[i])
+        shares[largest] -= min(over, shares[largest] - 1)
+    return shares
