@@ -21,6 +21,8 @@ _UNFINISHED_NAME = ".index"
 
 @dataclass(frozen=True, kw_only=True)
 class IndexedTar:
+    """A tar of another tool's, and where its indexes lie."""
+
     path: Path
     name: str
     """Below the folder, with forward slashes."""
@@ -54,6 +56,7 @@ def unfinished_folder(root: Path) -> Iterator[None]:
 
 
 def unfinished_records(root: Path) -> list[PackedShard]:
+    """Of tars that were read before indexing was cut off."""
     return [record for path in (root / _UNFINISHED_NAME).glob("*.json") for record in read_records(path)]
 
 
@@ -98,6 +101,7 @@ def place(root: Path, tars: Sequence[IndexedTar], records: Sequence[PackedShard]
 
 
 def finish(root: Path, earlier: Sequence[PackedShard], records: Sequence[PackedShard], manifest: Manifest) -> None:
+    """Write records and manifest, and remove what is left of tars that are gone."""
     with atomic_write(root / INDEX_NAME) as file:
         file.write(records_text(records))
     with atomic_write(root / MANIFEST_NAME) as file:

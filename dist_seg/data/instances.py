@@ -1,14 +1,13 @@
 """Instances on the way into a shard: masks that may overlap, as few layers of object ids, and their annotations."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from dist_seg.data.annotations import MAX_LAYERS, MAX_OBJECTS, ImageAnnotations, ObjectAnnotation
+from dist_seg.data.png import encode_grey
 from dist_seg.errors import DataError
 from dist_seg.rle import decode_mask, mask_extent
 
@@ -82,10 +81,8 @@ def encode_instances(
             layer=layer,
             hidden=pixels - visible,
         )
-    file = io.BytesIO()
-    Image.fromarray(np.concatenate(layers)).save(file, "PNG", compress_level=6)
     return EncodedInstances(
-        layers=file.getvalue(),
+        layers=encode_grey(np.concatenate(layers)),
         annotations=ImageAnnotations(
             image_id=image_id,
             file_name=file_name,

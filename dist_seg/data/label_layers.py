@@ -4,14 +4,12 @@
 the label, 0 where it has not, 255 where it is not known.
 """
 
-import io
-
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from dist_seg.data.headers import UndecodableError
 from dist_seg.data.manifest import IGNORE_INDEX
+from dist_seg.data.png import encode_grey
 from dist_seg.errors import DataError
 
 ABSENT, PRESENT = 0, 1
@@ -20,9 +18,7 @@ ABSENT, PRESENT = 0, 1
 def encode_labels(labels_KHW: NDArray[np.uint8]) -> bytes:
     """The PNG of K layers of 0, 1 and 255."""
     layers, height, width = labels_KHW.shape
-    file = io.BytesIO()
-    Image.fromarray(labels_KHW.reshape(layers * height, width)).save(file, "PNG", compress_level=6)
-    return file.getvalue()
+    return encode_grey(labels_KHW.reshape(layers * height, width))
 
 
 def check_values(layers: NDArray[np.uint8]) -> None:

@@ -26,6 +26,7 @@ from dist_seg.data.instances import EncodedInstances, RawObject, encode_instance
 from dist_seg.data.label_layers import PRESENT, checked_labels, encode_labels
 from dist_seg.data.manifest import ShardInfo
 from dist_seg.data.object_counts import ObjectCounter, ShardObjects
+from dist_seg.data.png import value_counts
 from dist_seg.data.shard_plan import ShardJob, shard_key
 from dist_seg.data.shards import EncodedMembers, write_shard
 from dist_seg.data.shrink import Size, shrink_image, shrink_mask, shrink_object, shrunk_size
@@ -143,7 +144,7 @@ def pack_shard(
                     counts[source.ignore_index] = np.count_nonzero(mask == source.ignore_index)
                     classes = tuple(np.flatnonzero(counts[:num_classes]).tolist())
                 else:
-                    counts[:] = np.bincount(mask.ravel(), minlength=256)
+                    counts[:] = value_counts(mask)
                     classes = tuple(np.flatnonzero(counts[:num_classes]).tolist())
                 pixels[:] += counts
                 if channels is not None and kind.array:
@@ -323,6 +324,10 @@ def checked_class_ids(
     mask: NDArray[np.integer] | NDArray[np.bool_], where: str, num_classes: int, ignore_index: int
 ) -> NDArray[np.uint8]:
     """The (H, W) mask as uint8. Raises `DataError` naming the first value out of range and its position."""
+    if mask.dtype == np.uint8:
+        others = np.delete(value_counts(mask), [*range(num_classes), ignore_index])
+        if not others.any():
+            return np.asarray(mask, np.uint8)
     wrong = ((mask < 0) | (mask >= num_classes)) & (mask != ignore_index)
     if wrong.any():
         y, x = np.unravel_index(int(wrong.argmax()), mask.shape)

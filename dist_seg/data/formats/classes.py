@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dist_seg.data.formats import check_classes
 from dist_seg.data.formats.images import RawMask, read_mask
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
+from dist_seg.data.png import value_counts
 from dist_seg.drawing import default_palette
 from dist_seg.errors import DataError
 
@@ -59,6 +60,8 @@ class ClassTable:
         numbers = grey_values(mask, where)
         table = np.full(_MAX_VALUE + 1, -1, np.int16)
         table[list(self.values)] = list(self.values.values())
+        if numbers.dtype == np.uint8 and not value_counts(numbers)[table[:256] < 0].any():
+            return np.asarray(table[:256].astype(np.uint8)[numbers])
         in_range = (numbers >= 0) & (numbers <= _MAX_VALUE)
         found = np.where(in_range, table[np.where(in_range, numbers, 0)], -1)
         if (wrong := found < 0).any():

@@ -25,6 +25,7 @@ from dist_seg.data.arrays import ArrayLayout, Values, encode_npy, layout_of
 from dist_seg.data.formats.array_images import check_size, is_array_file, read_array
 from dist_seg.data.headers import MAX_PIXELS, UndecodableError, read_header
 from dist_seg.data.manifest import Rgb
+from dist_seg.data.png import encode_grey
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import StorageError
 
@@ -104,8 +105,10 @@ def read_mask(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> RawMask:
         if shown.mode == "P":  # whatever its entries' transparency: the indices are the classes
             return RawMask(values=np.asarray(shown), palette=_palette(shown))
         if shown.mode in ("1", "L", "I", "I;16", "I;16B", "I;16L"):
-            grey = np.asarray(shown).astype(np.int32)
-            return RawMask(values=grey // _grey_step(image, data))
+            grey, step = np.asarray(shown), _grey_step(image, data)
+            if grey.dtype == np.uint8:
+                return RawMask(values=grey if step == 1 else grey // step)
+            return RawMask(values=grey.astype(np.int32))
         opaque, _ = _without_alpha(shown, where)
         if opaque.mode == "L":
             return RawMask(values=np.asarray(opaque))
@@ -117,9 +120,7 @@ def read_mask(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> RawMask:
 
 def encode_mask(mask: NDArray[np.uint8]) -> bytes:
     """(H, W) class ids as a grey 8-bit PNG."""
-    file = io.BytesIO()
-    Image.fromarray(mask).save(file, "PNG", compress_level=6)
-    return file.getvalue()
+    return encode_grey(mask)
 
 
 def encode_image(image: NDArray[np.uint8], suffix: str) -> bytes:

@@ -1,0 +1,132 @@
+"""What does packing cost over reading the files at all: against a plain `tar` and one decode of every picture?
+
+    python benchmarks/pack.py ../shared/data/camvid [--rounds 7] [--workers 2]      # about three minutes
+
+Packing is `dist_seg.data.pack` of the CamVid layout with all its checks: every image and mask decoded, class ids
+checked and counted, masks encoded, checksums, indexes, files synced to the disk. The peer is what nobody can do
+without: `tar` of the same files into one file, synced as well, and one decode of every picture by the same library
+(Pillow) in as many processes, which know nothing but Pillow. Both start their processes within the time. A second peer
+decodes the images and leaves the masks out. The three take turns, so that other work on the machine hits all of them;
+a ratio is of one round, and their median and range are printed.
+
+Then where packing's time goes: milliseconds of one core a sample, for each of its parts.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from dist_seg.data.formats import SampleRef
+from dist_seg.data.formats.camvid import CamvidSource
+from dist_seg.data.formats.images import check_image, encode_mask, read_mask
+from dist_seg.data.formats.listing import read_pair
+from dist_seg.data.headers import MAX_PIXELS
+from dist_seg.data.pack import pack
+from dist_seg.data.pack_shard import checked_class_ids, encode_sample
+from dist_seg.data.png import value_counts
+from dist_seg.data.sidecar import crc32c
+
+_SHARD_BYTES = 8 * 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("camvid", type=Path, help="folder that holds train/ and trainannot/")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--json", type=Path, default=None, help="write the figures here")
+    options = parser.parse_args()
+    source = CamvidSource(root=options.camvid)
+    samples = source.samples()
+    images = [sample.where for sample in samples]
+    pictures = images + [sample.mask_where for sample in samples]
+    _decode(pictures, options.workers)  # all find the files in the page cache
+    rounds = []
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder)
+        turns: dict[str, Callable[[], None]] = {
+            "pack": lambda: _pack(source, target, options.workers),
+            "tar and all pictures": lambda: _peer(options.camvid, pictures, target, options.workers),
+            "tar and images": lambda: _peer(options.camvid, images, target, options.workers),
+        }
+        for number in range(options.rounds):
+            names = list(turns)[number % len(turns) :] + list(turns)[: number % len(turns)]
+            seconds = {name: _seconds(turns[name]) for name in names}
+            rounds.append(seconds)
+            print(f"  round {number + 1}: " + ", ".join(f"{name} {seconds[name]:.2f} s" for name in turns))
+    print(f"{len(samples)} samples, {options.workers} workers; packing takes, as a multiple of")
+    ratios = {name: [seconds["pack"] / seconds[name] for seconds in rounds] for name in list(turns)[1:]}
+    for name, of_rounds in ratios.items():
+        print(f"  {name:21s} {statistics.median(of_rounds):.2f} ({min(of_rounds):.2f} to {max(of_rounds):.2f})")
+    parts = _parts(source, samples[:200])
+    print("milliseconds of one core a sample: " + ", ".join(f"{name} {ms:.2f}" for name, ms in parts.items()))
+    if options.json:
+        options.json.write_text(json.dumps({"rounds": rounds, "ratios": ratios, "parts_ms": parts}, indent=1) + "\n")
+
+
+def _pack(source: CamvidSource, folder: Path, workers: int) -> None:
+    pack(source, folder / "packed", workers=workers, shard_bytes=_SHARD_BYTES)
+    shutil.rmtree(folder / "packed")
+
+
+def _peer(root: Path, pictures: list[str], folder: Path, workers: int) -> None:
+    target = folder / "plain.tar"
+    subprocess.run(["tar", "-C", str(root), "-cf", str(target), "."], check=True)
+    with target.open("rb") as file:
+        os.fsync(file.fileno())
+    _decode(pictures, workers)
+    target.unlink()
+
+
+def _decode(pictures: list[str], workers: int) -> None:
+    command = [sys.executable, str(Path(__file__).with_name("decode_files.py"))]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, text=True) for _ in range(workers)]
+    for number, process in enumerate(processes):
+        assert process.stdin is not None
+        process.stdin.write("\n".join(pictures[number::workers]) + "\n")
+        process.stdin.close()
+    for process in processes:
+        if process.wait():
+            raise SystemExit("the peer failed")
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def _parts(source: CamvidSource, samples: list[SampleRef]) -> dict[str, float]:
+    """What the steps of packing a sample cost by themselves."""
+    pairs = [read_pair(sample) for sample in samples]
+    masks = [source.load(sample).mask for sample in samples]
+    ids = [checked_class_ids(mask, "", len(source.class_names), source.ignore_index) for mask in masks]
+    encoded = [encode_mask(mask) for mask in ids]
+    works: dict[str, Callable[[int], object]] = {
+        "image decoded and checked": lambda i: check_image(pairs[i][0], "", MAX_PIXELS),
+        "mask decoded": lambda i: read_mask(pairs[i][1], "", MAX_PIXELS),
+        "ids checked": lambda i: checked_class_ids(masks[i], "", len(source.class_names), source.ignore_index),
+        "pixels counted": lambda i: value_counts(ids[i]),
+        "mask encoded": lambda i: encode_mask(ids[i]),
+        "checksums": lambda i: (crc32c(pairs[i][0]), crc32c(encoded[i])),
+        "all": lambda i: encode_sample(samples[i], source, MAX_PIXELS),
+    }
+    costs = {}
+    for name, work in works.items():
+        begin = time.process_time()
+        for i in range(len(samples)):
+            work(i)
+        costs[name] = 1e3 * (time.process_time() - begin) / len(samples)
+    return costs
+
+
+if __name__ == "__main__":
+    main()
