@@ -16,14 +16,22 @@ from pathlib import Path
 
 from dist_seg.data.formats.classes import ClassTable
 from dist_seg.data.index_rules import classes_of, found_classes, split_of
-from dist_seg.data.index_state import IndexedTar, finish, place, stage, unfinished_folder, unfinished_records
+from dist_seg.data.index_state import (
+    IndexedTar,
+    finish,
+    place,
+    read_sidecar,
+    settle,
+    stage,
+    unfinished_folder,
+    unfinished_records,
+)
 from dist_seg.data.index_tar import Reading, read_tar, tar_files
 from dist_seg.data.manifest import MANIFEST_NAME, Manifest, ShardInfo, check_name, parse_manifest
 from dist_seg.data.pack_shard import MAX_REFUSALS, PackedShard, Refusal
 from dist_seg.data.pack_state import INDEX_NAME, file_sha256, locked, read_records, records_text
 from dist_seg.data.pack_writing import manifest_of
 from dist_seg.data.shards import atomic_write
-from dist_seg.data.sidecar import Sidecar
 from dist_seg.data.unique_keys import KeysOf, check_unique_keys
 from dist_seg.drawing import default_palette
 from dist_seg.errors import DataError
@@ -70,7 +78,7 @@ def index(
     reading = Reading(
         image_suffixes=tuple(suffix.lower().removeprefix(".") for suffix in image_suffixes),
         mask_suffix=mask_suffix.removeprefix("."),
-        num_classes=len(names) if names else None,
+        num_classes=len(names),
         ignore_index=ignored,
         max_pixels=max_pixels,
     )
@@ -88,6 +96,7 @@ def index(
             pixels = [sum(counts) for counts in zip(*(record.class_pixels for record in records), strict=True)]
             names, note = found_classes(root, pixels, ignored)
             notes.append(note)
+        records = [settle(root, tar, record, len(names)) for tar, record in zip(tars, records, strict=True)]
         final = [_counted(record, len(names), ignored) for record in records]
         kind = Manifest(
             class_names=names,
@@ -211,14 +220,9 @@ def _counted(record: PackedShard, num_classes: int, ignored: int) -> PackedShard
 
 
 def _check_keys(root: Path, tars: Sequence[IndexedTar], records: Sequence[PackedShard]) -> None:
-    def load(tar: IndexedTar, record: PackedShard) -> Sidecar:
-        staged, beside = tar.staged(root)[1], tar.beside[1]
-        path = staged if file_sha256(staged) == record.info.sidecar_sha256 else beside
-        return Sidecar.parse(path.read_bytes(), str(path))
-
     check_unique_keys(
         [
-            KeysOf(split=record.split, where=str(tar.path), load=partial(load, tar, record))
+            KeysOf(split=record.split, where=str(tar.path), load=partial(read_sidecar, root, tar, record))
             for tar, record in zip(tars, records, strict=True)
             if record.info.samples
         ],

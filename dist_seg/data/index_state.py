@@ -3,11 +3,11 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dist_seg.data.index_tar import TarContents
-from dist_seg.data.manifest import MANIFEST_NAME, Manifest
+from dist_seg.data.manifest import MANIFEST_NAME, MAX_CLASSES, Manifest
 from dist_seg.data.pack_shard import PackedShard
 from dist_seg.data.pack_state import INDEX_NAME, file_sha256, read_records, records_text
 from dist_seg.data.shards import atomic_write, dali_index
@@ -61,8 +61,11 @@ def unfinished_records(root: Path) -> list[PackedShard]:
 
 
 def stage(root: Path, tar: IndexedTar, contents: TarContents, earlier: PackedShard | None) -> tuple[str, str]:
-    """Write what is to lie beside the tar, and say what its hashes will be. An index by DALI's tool may stay."""
-    ours = (dali_index(contents.entries), Sidecar.of(contents.entries).to_bytes())
+    """Write what is to lie beside the tar, and say what its hashes will be. An index by DALI's tool may stay.
+
+    Ours notes of every number in the masks which samples hold it; `settle` cuts that to the classes there are.
+    """
+    ours = (dali_index(contents.entries), Sidecar.of(contents.entries, num_classes=MAX_CLASSES).to_bytes())
     known = (earlier.info.index_sha256, earlier.info.sidecar_sha256) if earlier else ("", "")
     hashes = []
     for path, staged, data, was in zip(tar.beside, tar.staged(root), ours, known, strict=True):
@@ -86,6 +89,27 @@ def _is_sidecar(data: bytes) -> bool:
     except DataError:
         return False
     return True
+
+
+def settle(root: Path, tar: IndexedTar, record: PackedShard, num_classes: int) -> PackedShard:
+    """The record of an index that notes so many classes, which is staged where it is not there."""
+    if not record.info.samples:
+        return record
+    sidecar = read_sidecar(root, tar, record).with_classes(num_classes)
+    data = sidecar.to_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    if sha256 != record.info.sidecar_sha256:
+        with atomic_write(tar.staged(root)[1]) as file:
+            file.write(data)
+    info = replace(record.info, sidecar_sha256=sha256, class_samples=sidecar.class_samples)
+    return replace(record, info=info)
+
+
+def read_sidecar(root: Path, tar: IndexedTar, record: PackedShard) -> Sidecar:
+    """The tar's index, wherever it lies."""
+    staged, beside = tar.staged(root)[1], tar.beside[1]
+    path = staged if file_sha256(staged) == record.info.sidecar_sha256 else beside
+    return Sidecar.parse(path.read_bytes(), str(path))
 
 
 def place(root: Path, tars: Sequence[IndexedTar], records: Sequence[PackedShard]) -> None:

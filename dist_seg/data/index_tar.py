@@ -14,6 +14,7 @@ from dist_seg.data.decode import decode_mask
 from dist_seg.data.formats.images import check_image
 from dist_seg.data.headers import MAX_PIXELS, UndecodableError, check_pair
 from dist_seg.data.pack_shard import Refusal, checked_class_ids
+from dist_seg.data.png import value_counts
 from dist_seg.data.sidecar import Member, SampleEntry, crc32c
 from dist_seg.data.tar_headers import TarWalk, cut_name, member_fault
 from dist_seg.errors import DataError
@@ -30,8 +31,8 @@ class Reading:
 
     image_suffixes: tuple[str, ...] = ("jpg", "jpeg", "png")
     mask_suffix: str = "seg.png"
-    num_classes: int | None = None
-    """None: whatever stands in the masks."""
+    num_classes: int = 0
+    """0: whatever stands in the masks."""
     ignore_index: int = 255
     max_pixels: int = MAX_PIXELS
 
@@ -71,12 +72,12 @@ def read_tar(path: Path, where: str, reading: Reading, on_bytes: Callable[[int],
         refusals: list[Refusal] = []
         for key, members in samples.items():
             try:
-                entry, ids = _checked(file, f"{where}: {key}", key, members, reading)
+                entry, counts = _checked(file, f"{where}: {key}", key, members, reading)
             except DataError as error:
                 refusals.append(Refusal(key=key, reason=str(error)))
             else:
                 entries.append(entry)
-                pixels += np.bincount(ids.ravel(), minlength=256)
+                pixels += counts
     return TarContents(
         num_bytes=size,
         sha256=sha256,
@@ -138,8 +139,8 @@ def _refuse_packed(begin: bytes, where: str) -> None:
 
 def _checked(
     file: BinaryIO, where: str, key: str, members: Sequence[_Found], reading: Reading
-) -> tuple[SampleEntry, NDArray[np.uint8]]:
-    """The sample as the index lists it, and its mask."""
+) -> tuple[SampleEntry, NDArray[np.int64]]:
+    """The sample as the index lists it, and (256,) pixels of every number in its mask."""
     image, mask = _chosen(where, members, reading)
     image_data, mask_data = (_bytes_of(file, member) for member in (image, mask))
     checked = check_image(image_data, f"{where}.{image.suffix}", reading.max_pixels)
@@ -153,13 +154,16 @@ def _checked(
         ids = decode_mask(mask_data)
     except UndecodableError as error:
         raise DataError(f"{where}.{mask.suffix}: {str(error).removeprefix('mask: ')}") from error
-    if reading.num_classes is not None:
+    if reading.num_classes:
         checked_class_ids(ids, f"{where}.{mask.suffix}", reading.num_classes, reading.ignore_index)
     found = tuple(
         Member(offset=member.offset, length=member.length, crc32c=crc32c(data), suffix=member.suffix)
         for member, data in ((image, image_data), (mask, mask_data))
     )
-    return SampleEntry(key=key, height=checked.height, width=checked.width, members=found), ids
+    counts = value_counts(ids)
+    classes = tuple(int(number) for number in np.flatnonzero(counts) if number not in (reading.ignore_index, 255))
+    entry = SampleEntry(key=key, height=checked.height, width=checked.width, members=found, classes=classes)
+    return entry, counts
 
 
 def _chosen(where: str, members: Sequence[_Found], reading: Reading) -> tuple[_Found, _Found]:

@@ -104,6 +104,20 @@ class Sidecar:
             roles=roles, suffixes=suffixes, records=records, keys=bytes(keys), num_classes=num_classes, classes=classes
         )
 
+    def with_classes(self, num_classes: int) -> Self:
+        """The same index with bits of so many classes; no sample may hold one above."""
+        bits = np.zeros((self.num_samples, -(-num_classes // 8)), np.uint8)
+        width = min(bits.shape[1], self._classes.shape[1])
+        bits[:, :width] = self._classes[:, :width]
+        return type(self)(
+            roles=self.roles,
+            suffixes=self._suffixes,
+            records=self._records,
+            keys=self._keys,
+            num_classes=num_classes,
+            classes=bits,
+        )
+
     @classmethod
     def parse(cls, data: bytes, where: str = "sidecar") -> Self:
         """Read what `to_bytes` wrote. Raises `DataError` that names `where` for anything else, damage included."""

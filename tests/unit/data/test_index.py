@@ -20,6 +20,7 @@ from dist_seg.data.manifest import load_manifest
 from dist_seg.data.merge import merge
 from dist_seg.data.pack import pack
 from dist_seg.data.reader import ShardReader
+from dist_seg.data.sidecar import Sidecar
 from dist_seg.data.verify import verify
 from dist_seg.errors import DataError, UserError
 from dist_seg.runtime.storage import open_storage
@@ -96,6 +97,11 @@ def test_counts_are_those_of_the_masks(tmp_path: Path) -> None:
     split = index(tmp_path).manifest.split("val")
     ids = np.stack([_mask(i) for i in range(5)])
     assert split.class_pixels == tuple(int((ids == class_id).sum()) for class_id in range(3))
+    held = [tuple(np.unique(_mask(i)).tolist()) for i in range(5)]
+    (shard,) = split.shards
+    sidecar = Sidecar.parse((tmp_path / shard.sidecar_name).read_bytes())
+    assert [sidecar.classes(i) for i in range(5)] == held
+    assert shard.class_samples == tuple(sum(c in classes for classes in held) for c in range(3))
     inspected = inspect(tmp_path, out_png=tmp_path / "sheet.png", num_images=2)
     assert inspected.splits[0].num_samples == 5
 
@@ -361,6 +367,13 @@ def test_without_names_classes_are_the_ids_up_to_the_largest(tmp_path: Path) -> 
     result = index(tmp_path)
     assert result.manifest.class_names == tuple(f"class_{i}" for i in range(5))
     assert "no pixel has 1, 2, 3" in result.notes[0]
+    assert result.manifest.split("train").shards[0].class_samples == (1, 0, 0, 0, 1)
+    _write_tar(tmp_path / "train-1.tar", {"t": {**_sample(), "seg.png": _png(mask * 3)}})
+    more = index(tmp_path)
+    assert (more.kept_tars, more.manifest.num_classes) == (1, 13)
+    assert [len(shard.class_samples or ()) for shard in more.manifest.split("train").shards] == [13, 13]
+    assert verify(tmp_path) == []
+    (tmp_path / "train-1.tar").unlink()
     _write_tar(tmp_path / "train-0.tar", {"s": {**_sample(), "seg.png": _png(mask // 4 * 255)}})
     with pytest.raises(DataError, match="the masks hold the numbers 0, 255, of which 255 is ignored"):
         index(tmp_path)
