@@ -60,8 +60,12 @@ class ClassTable:
         numbers = grey_values(mask, where)
         table = np.full(_MAX_VALUE + 1, -1, np.int16)
         table[list(self.values)] = list(self.values.values())
-        if numbers.dtype == np.uint8 and not value_counts(numbers)[table[:256] < 0].any():
-            return np.asarray(table[:256].astype(np.uint8)[numbers])
+        if numbers.dtype == np.uint8:
+            there = np.flatnonzero(value_counts(numbers))
+            if np.array_equal(table[there], there):  # the numbers are the class ids
+                return np.asarray(numbers, np.uint8)
+            if not (table[there] < 0).any():
+                return np.take(table[:256].astype(np.uint8), numbers)
         in_range = (numbers >= 0) & (numbers <= _MAX_VALUE)
         found = np.where(in_range, table[np.where(in_range, numbers, 0)], -1)
         if (wrong := found < 0).any():
