@@ -1,7 +1,8 @@
 """Which images may be copies of each other, by their hashes.
 
-Every hash is compared with every other, in blocks, by counting bits: N² steps of about a nanosecond, so 100,000 images
-take half a minute of a core and a million an hour. Kept are the few nearest of every image, so memory grows with N.
+Every hash is compared with every other, and with every mirrored one, in blocks, by counting bits: at 3 ns a pair
+100,000 images take a minute of one core, a million an hour and a half. Kept are the few nearest of every image, so
+memory grows with their number alone.
 """
 
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ _MAX_FIRST_DISTANCE = 22
 """Of the 64 bits that are compared first, so that most pairs cost one step and not four."""
 _FIRST_WORD = 1
 """`dhash`: the one of the four that tells different images of one kind apart best."""
-_BLOCK_PAIRS = 1 << 22
+_BLOCK_PAIRS = 1 << 18
 _NEAREST_ELSEWHERE, _NEAREST_IN_SEQUENCE = 3, 1
 
 
@@ -50,12 +51,13 @@ def find_candidates(
     count = len(words)
     rows = max(1, _BLOCK_PAIRS // max(count, 1))
     starts = range(0, count, rows)
+    first_words = np.ascontiguousarray(words[:, _FIRST_WORD])
 
     def search(start: int) -> list[Candidate]:
         stop = min(start + rows, count)
         found = []
         for flipped, queries in ((False, words), (True, mirrored)):
-            found += list(_nearest(queries[start:stop], words, start, flipped, split, sequence))
+            found += list(_nearest(queries[start:stop], words, first_words, start, flipped, split, sequence))
         return found
 
     with ThreadPoolExecutor(max(1, threads)) as pool:  # the counting lets go of the interpreter's lock
@@ -67,13 +69,15 @@ def find_candidates(
 def _nearest(
     queries: NDArray[np.uint64],
     words: NDArray[np.uint64],
+    first_words: NDArray[np.uint64],
     start: int,
     mirrored: bool,
     split: NDArray[np.integer],
     sequence: NDArray[np.integer],
 ) -> Iterator[Candidate]:
-    first = np.bitwise_count(queries[:, None, _FIRST_WORD] ^ words[None, :, _FIRST_WORD])
-    row, other = np.nonzero(first <= _MAX_FIRST_DISTANCE)
+    first = np.bitwise_count(queries[:, None, _FIRST_WORD] ^ first_words[None])
+    # Of two dimensions NumPy's nonzero takes eight times as long.
+    row, other = np.divmod(np.flatnonzero(first <= _MAX_FIRST_DISTANCE), len(words))
     distance = np.bitwise_count(queries[row] ^ words[other]).sum(axis=1, dtype=np.int64)
     row += start
     near = (distance <= MAX_DISTANCE) & (row != other)

@@ -41,7 +41,7 @@ def image_findings(table: SampleTable) -> Iterator[Finding]:
         {"size": np.log2(height * width) / 2, "shape": np.log2(width / height)},
         _LEAST_LOG2,
         "odd_size",
-        "images differ far from the rest in size or shape",
+        f"of {len(table)} images differ far from the rest in size or shape",
         [f"{w:.0f} x {h:.0f}" for w, h in zip(width, height, strict=True)],
     )
     yield from _far(
@@ -49,7 +49,7 @@ def image_findings(table: SampleTable) -> Iterator[Finding]:
         {"brightness": records["brightness"], "contrast": records["contrast"]},
         _LEAST_GREYS,
         "odd_brightness",
-        "images differ far from the rest in brightness or contrast",
+        f"of {len(table)} images differ far from the rest in brightness or contrast",
         [f"mean {mean:.0f}, deviation {dev:.0f}" for mean, dev in records[["brightness", "contrast"]].tolist()],
     )
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_seg.data.inspection.alignment import TURN_NAMES, centre, peak, shrinkage, standardised
+from dist_seg.data.inspection.alignment import REACH, TURN_NAMES, centre, peak, shrinkage, standardised
 from dist_seg.data.inspection.findings import Finding, Severity
 from dist_seg.data.inspection.samples import Looked
 from dist_seg.data.inspection.table import SampleTable
@@ -23,6 +23,8 @@ _MIN_VOTES = 5
 _SAME_SHIFT = 2.0
 """Pixels of an image as it was looked at."""
 _NEARLY_ALL = 0.95
+MISFIT = "misfit"
+"""The kind of finding of masks that do not fit their images in any way that was tried."""
 
 
 def mask_findings(table: SampleTable, looked: Mapping[str, Looked], task: str) -> Iterator[Finding]:
@@ -53,16 +55,18 @@ def _alignment(table: SampleTable, split: str, looked: Looked) -> Iterator[Findi
             splits=(split,),
         )
     fit, best, turned = records["fit"], records["best"], records["turned"]
-    off = np.abs(records["shift"] / scale[:, None] - np.array(vote)).max(axis=1)
+    shift = records["shift"] / scale[:, None]
+    off = np.abs(shift - np.array(vote)).max(axis=1)
+    inside = np.abs(shift).max(axis=1) < REACH - 0.5  # at the edge of what was looked at there may be no peak
     is_turned = (turned >= _TURNED_FIT) & (turned > best)
-    is_shifted = ~is_turned & (off > _SAME_SHIFT) & (best >= _REAL_PEAK) & (best - fit > _BETTER_BY)
+    is_shifted = ~is_turned & inside & (off > _SAME_SHIFT) & (best >= _REAL_PEAK) & (best - fit > _BETTER_BY)
     is_other = ~is_turned & ~is_shifted & (fit < _NO_FIT) & (vote == (0, 0)) & (float(mean.max()) >= _USUAL_FIT)
     yield from _suspects(table, split, rows[is_turned], "turned", "look turned against their images", turned[is_turned])
     yield from _suspects(
         table, split, rows[is_shifted], "shifted", "look shifted against their images", (best - fit)[is_shifted]
     )
     yield from _suspects(
-        table, split, rows[is_other], "misfit", "have outlines where their images have none", -fit[is_other]
+        table, split, rows[is_other], MISFIT, "have outlines where their images have none", -fit[is_other]
     )
 
 
@@ -78,7 +82,7 @@ def _vote(mean: NDArray[np.float64]) -> tuple[int, int]:
 _ADVICE = {
     "turned": "compare images and masks as they were before packing: was one of them mirrored or rotated alone?",
     "shifted": "look at them on the sheet of suspects, and mend the masks or leave them out",
-    "misfit": "look at them on the sheet of suspects: masks of other images, or outlines drawn without care?",
+    MISFIT: "look at them on the sheet of suspects: masks of other images, or outlines drawn without care?",
 }
 
 

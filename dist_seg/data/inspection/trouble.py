@@ -9,8 +9,9 @@ from dist_seg.data.inspection.duplicates import find_duplicates
 from dist_seg.data.inspection.findings import Example, Finding, Severity, worst_first
 from dist_seg.data.inspection.image_checks import image_findings
 from dist_seg.data.inspection.leaks import duplicate_findings
-from dist_seg.data.inspection.mask_checks import mask_findings
+from dist_seg.data.inspection.mask_checks import MISFIT, mask_findings
 from dist_seg.data.inspection.object_checks import object_findings
+from dist_seg.data.inspection.owners import with_owners
 from dist_seg.data.inspection.samples import Looked, look_at_samples
 from dist_seg.data.inspection.sequences import name_in_split
 from dist_seg.data.inspection.table import SampleTable
@@ -87,6 +88,7 @@ def find_trouble(
             progress=comparing,
         )
     findings = [*_unreadable(looked), *duplicate_findings(table, duplicates), *_checks(manifest, table, looked)]
+    findings = [with_owners(storage, manifest, f) if f.kind == MISFIT else f for f in findings]
     return Trouble(
         class_names=manifest.class_names,
         looked_at={name: (len(found.keys) + len(found.unreadable), totals[name]) for name, found in looked.items()},

@@ -154,6 +154,16 @@ def test_faulty_masks_are_named_with_their_fault(tmp_path: Path) -> None:
     assert remarks["shifted"] in ("9 px right of where it fits", "8 px right of where it fits")
 
 
+def test_masks_that_were_exchanged_are_told_of_each_other(tmp_path: Path) -> None:
+    first, second, third = scene(3, *_SIZE), scene(8, *_SIZE), scene(11, *_SIZE)
+    faulty = {3: (first[0], second[1]), 8: (second[0], first[1]), 11: (third[0], scene(43, *_SIZE)[1])}
+    (finding,) = [f for f in trouble_of(tmp_path, _scenes(faulty)).findings if f.kind == "misfit"]
+    remarks = {example.places[0].key: example.what for example in finding.examples}
+    assert "the mask of photo_i would fit" in remarks["photo_d"]
+    assert "the mask of photo_d would fit" in remarks["photo_i"]
+    assert "would fit" not in remarks["photo_l"]
+
+
 def test_a_shift_of_all_masks_is_one_finding(tmp_path: Path) -> None:
     scenes = {name: (image, _moved(mask, -6, 4)) for name, (image, mask) in _scenes({}).items()}
     trouble = trouble_of(tmp_path, scenes)
