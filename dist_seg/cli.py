@@ -197,7 +197,7 @@ def _add_inspect(commands: Commands) -> None:
 
 
 def _run_inspect(options: argparse.Namespace, argv: list[str]) -> int:
-    from dist_seg.commands.data import run_inspect
+    from dist_seg.commands.inspect import run_inspect
 
     return run_inspect(options)
 

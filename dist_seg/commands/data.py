@@ -1,10 +1,8 @@
-"""`dist-seg pack`, `verify` and `inspect`."""
+"""`dist-seg pack` and `verify`."""
 
 import argparse
-import json
 import math
 import sys
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -24,11 +22,6 @@ from dist_seg.data.formats.object_labels import ObjectLabels
 from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticLabels, SyntheticSource
 from dist_seg.data.formats.voc import VocSource, open_voc
 from dist_seg.data.headers import MAX_PIXELS
-from dist_seg.data.inspect import SHEET_SUFFIXES, check_output, inspect
-from dist_seg.data.inspection.findings import Severity
-from dist_seg.data.inspection.suspect_sheet import save_suspects
-from dist_seg.data.inspection.text import trouble_text
-from dist_seg.data.inspection.trouble import find_trouble
 from dist_seg.data.manifest import Manifest, Split
 from dist_seg.data.pack import pack
 from dist_seg.data.pack_append import append
@@ -36,7 +29,6 @@ from dist_seg.data.pack_part import Part
 from dist_seg.data.verify import verify
 from dist_seg.errors import UserError
 from dist_seg.runtime.machine import visible_cores
-from dist_seg.runtime.storage import StorageError
 from dist_seg.telemetry.progress import ProgressDisplay
 
 
@@ -114,42 +106,6 @@ def count_of(count: int, what: str) -> str:
     return f"{count} {what}{'s' * (count != 1)}"
 
 
-def run_inspect(options: argparse.Namespace) -> int:
-    """The command: 1 if with `--strict` something is found that is worse than a note."""
-    suspects: Path = options.suspects or options.out.with_name("suspects.png")
-    if options.look is not None and options.look < 0:
-        raise UserError(f"{options.look} samples to look at; give 0 or more (--look)")
-    if options.workers is not None and options.workers < 1:
-        raise UserError(f"{options.workers} worker processes; give at least 1 (--workers)")
-    if options.json is not None:
-        check_output(options.json)
-    check_output(suspects, SHEET_SUFFIXES)
-    with Bar("inspect") as bar:
-        inspection = inspect(
-            options.shards, split=options.split, out_png=options.out, num_images=options.samples, progress=bar.show
-        )
-    with Bar("look at samples") as looking, Bar("compare images") as comparing:
-        trouble = find_trouble(
-            options.shards,
-            split=options.split,
-            limit=options.look,
-            workers=options.workers or visible_cores(),
-            looking=looking.show,
-            comparing=comparing.show,
-        )
-    print(f"{inspection.to_text()}\n{trouble_text(trouble)}")
-    print(f"contact sheet: {options.out}")
-    if save_suspects(options.shards, trouble, suspects):
-        print(f"suspects: {suspects}")
-    if options.json is not None:
-        document = {**asdict(inspection), **trouble.to_json()}
-        try:
-            options.json.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        except OSError as error:
-            raise StorageError(f"{options.json}: cannot be written: {error.strerror or error}") from error
-    return 1 if options.strict and trouble.worst is not None and trouble.worst > Severity.NOTE else 0
-
-
 def _shard_bytes(megabytes: float) -> int:
     if not (math.isfinite(megabytes) and megabytes * 1e6 >= 1):
         raise UserError(f"--shard-mb {megabytes:g}: give the size of a shard in megabytes, such as 64")
@@ -167,6 +123,10 @@ class Bar:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave it as it is; it may be closed again."""
         if self._display is not None:
             self._display.close()
 

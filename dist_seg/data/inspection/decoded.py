@@ -17,7 +17,7 @@ from dist_seg.data.annotations import (
 )
 from dist_seg.data.arrays import check_members, decode_npy, rgb_view
 from dist_seg.data.decode import check_object_ids, decode_image, decode_instances, decode_labels, decode_mask
-from dist_seg.data.headers import UndecodableError
+from dist_seg.data.headers import MAX_PIXELS, UndecodableError
 from dist_seg.data.manifest import Manifest, ShardInfo
 from dist_seg.data.sidecar import Sidecar, crc32c
 from dist_seg.errors import DataError
@@ -67,7 +67,9 @@ def picture_of(data: bytes, manifest: Manifest, height: int, width: int) -> NDAr
 
 
 def view_sample(members: list[bytes], manifest: Manifest, height: int, width: int) -> SampleView:
-    """Decodes a sample. Raises `UndecodableError`."""
+    """Decodes a sample. Raises `UndecodableError`, also for more pixels than are decoded unasked."""
+    if height * width > MAX_PIXELS:
+        raise UndecodableError(f"image: {width}x{height} pixels; no more than {MAX_PIXELS} are decoded here")
     encoded, target, *others = members
     match manifest.task:
         case "instance":

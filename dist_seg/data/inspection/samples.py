@@ -13,7 +13,7 @@ from dist_seg.data.inspection.findings import Place
 from dist_seg.data.inspection.measures import MEASURES, measure
 from dist_seg.data.inspection.workers import Workers
 from dist_seg.data.manifest import Manifest, ShardInfo, Split
-from dist_seg.data.sidecar import Sidecar
+from dist_seg.data.sample_sheet import shard_index
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import Storage, StorageError
 
@@ -105,8 +105,8 @@ def _look(job: _Job) -> Looked:
     # glibc gives memory back to the system at every turn until it has seen a block of this size come and go: taking it
     # anew, page by page, would be a quarter of the work.
     np.empty(_KEPT_BYTES, np.uint8)
-    where = f"{job.storage.url}/{job.shard.sidecar_name}"
-    sidecar = Sidecar.parse(job.storage.read(job.shard.sidecar_name), where)
+    sidecar = shard_index(job.storage, job.shard)
+    sidecar.check(job.shard.samples, job.shard.bytes, f"{job.storage.url}/{job.shard.sidecar_name}")
     keys, records, unreadable = [], [], []
     surface, num_fits = np.zeros((2 * REACH + 1, 2 * REACH + 1)), 0
     for index in job.indices:

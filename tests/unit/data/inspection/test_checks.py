@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from dist_seg.data.formats.coco import open_coco
+from dist_seg.data.formats.synthetic import SyntheticLabels, SyntheticSource
+from dist_seg.data.inspection import decoded
 from dist_seg.data.inspection.class_checks import cooccurrence
 from dist_seg.data.inspection.findings import Severity
 from dist_seg.data.inspection.image_checks import robust_distance
@@ -170,6 +172,28 @@ class TestSamples:
         (example,) = trouble.findings[0].examples
         assert example.what == "image: neither a JPEG nor a PNG"
         assert trouble.looked_at == {"train": (3, 3)}
+
+    def test_a_picture_that_is_too_large_to_be_trusted_is_not_decoded(
+        self, synthetic_shards: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(decoded, "MAX_PIXELS", 96 * 128 - 1)
+        trouble = find_trouble(synthetic_shards, split="val")
+        assert _finding(trouble, "unreadable") == ("ERROR", 8)
+        assert "128x96 pixels; no more than 12287" in trouble.findings[0].examples[0].what
+
+    def test_multilabel_data_is_looked_at(self, tmp_path: Path) -> None:
+        scenes = SyntheticLabels(scenes=SyntheticSource(num_train=12, num_val=4, height=96, width=128))
+        pack(scenes, tmp_path)
+        storage = open_storage(tmp_path)
+        manifest = load_manifest(storage)
+        trouble = find_trouble(tmp_path)
+        assert not [finding.kind for finding in trouble.findings if finding.severity > Severity.NOTE]
+        labels = [scenes.load(sample).mask > 0 for sample in scenes.samples() if sample.split == "val"]
+        present = np.array([label.any(axis=(1, 2)) for label in labels]).astype(int)
+        assert np.array_equal(trouble.cooccurrence["val"], present.T @ present)
+        with Workers(1) as workers:
+            looked = look_at_samples(storage, manifest, manifest.splits, limit=None, workers=workers, progress=None)
+        assert looked["train"].num_fits == 12
 
     def test_a_flipped_byte_is_an_error(self, tmp_path: Path) -> None:
         folder = packed(tmp_path, _scenes(2))

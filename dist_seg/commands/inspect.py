@@ -1,0 +1,67 @@
+"""`dist-seg inspect`."""
+
+import argparse
+import json
+from pathlib import Path
+
+from dist_seg.commands.data import Bar
+from dist_seg.data.inspect import SHEET_SUFFIXES, check_output, inspect
+from dist_seg.data.inspection.findings import Severity
+from dist_seg.data.inspection.suspect_sheet import save_suspects
+from dist_seg.data.inspection.text import trouble_text
+from dist_seg.data.inspection.trouble import Trouble, find_trouble
+from dist_seg.errors import UserError
+from dist_seg.runtime.machine import visible_cores
+from dist_seg.runtime.storage import StorageError
+
+
+def run_inspect(options: argparse.Namespace) -> int:
+    """The command: 1 if with `--strict` something is found that is worse than a note."""
+    suspects: Path = options.suspects or options.out.with_name("suspects.png")
+    _check(options, suspects)
+    with Bar("inspect") as bar:
+        inspection = inspect(
+            options.shards, split=options.split, out_png=options.out, num_images=options.samples, progress=bar.show
+        )
+    trouble = _find_trouble(options)
+    print(f"{inspection.to_text()}\n{trouble_text(trouble)}")
+    print(f"contact sheet: {options.out}")
+    if save_suspects(options.shards, trouble, suspects):
+        print(f"suspects: {suspects}")
+    if options.json is not None:
+        document = {**json.loads(inspection.to_json()), **trouble.to_json()}
+        try:
+            options.json.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        except OSError as error:
+            raise StorageError(f"{options.json}: cannot be written: {error.strerror or error}") from error
+    return 1 if options.strict and trouble.worst is not None and trouble.worst > Severity.NOTE else 0
+
+
+def _check(options: argparse.Namespace, suspects: Path) -> None:
+    """Refuses what cannot be, before anything is read."""
+    if options.look is not None and options.look < 0:
+        raise UserError(f"{options.look} samples to look at; give 0 or more (--look)")
+    if options.workers is not None and options.workers < 1:
+        raise UserError(f"{options.workers} worker processes; give at least 1 (--workers)")
+    if options.json is not None:
+        check_output(options.json)
+    check_output(suspects, SHEET_SUFFIXES)
+    if suspects.resolve() == options.out.resolve():
+        raise UserError(f"{suspects}: both the contact sheet (--out) and the sheet of suspects (--suspects)")
+
+
+def _find_trouble(options: argparse.Namespace) -> Trouble:
+    with Bar("look at samples") as looking, Bar("compare images") as comparing:
+
+        def compare(done: int, total: int) -> None:
+            looking.close()
+            comparing.show(done, total)
+
+        return find_trouble(
+            options.shards,
+            split=options.split,
+            limit=options.look,
+            workers=options.workers or visible_cores(),
+            looking=looking.show,
+            comparing=compare,
+        )
