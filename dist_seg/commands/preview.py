@@ -16,9 +16,11 @@ from dist_seg.data.inspect import check_output
 from dist_seg.data.loader import choose_loader, train_batches
 from dist_seg.data.normalize import normalization
 from dist_seg.data.pixel_values import check_jitter, fit_pixels
-from dist_seg.data.plan import TrainPlan
+from dist_seg.data.pixel_values import check_jitter, fit_pixels
+from dist_seg.data.plan import Plan
 from dist_seg.data.run_data import RunData, open_run_data
-from dist_seg.engine.run import build_plan, class_info
+from dist_seg.data.training_plan import training_plan
+from dist_seg.engine.run import class_info
 from dist_seg.errors import ConfigError, UserError
 from dist_seg.preview import FedSample, difference, fed_samples, preview_sheet
 from dist_seg.runtime.files import write_whole
@@ -38,7 +40,7 @@ def run_preview(options: argparse.Namespace) -> int:
     config = load_config(files, [text for text in options.settings if "=" in text])
     world, data = detect_world(), open_run_data(config.data)
     config = _fitted(config, data, world)
-    plan = build_plan(config, data.manifest)
+    plan = training_plan(config.data, config.train, data.manifest)
     loaders = ["torch", "dali"] if options.both_loaders else [choose_loader(config)]
     fed = [list(islice(_fed(config, loader, data, plan, world, options.step), options.samples)) for loader in loaders]
     captions = []
@@ -64,13 +66,13 @@ def _fitted(config: Config, data: RunData, world: World) -> Config:
     config = dataclasses.replace(config, task=cast(Literal["semantic", "multilabel", "instance"], manifest.task))
     check_jitter(config.augment, manifest)
     config = dataclasses.replace(config, data=fit_pixels(config.data, manifest))
+    check_jitter(config.augment, manifest)
+    config = dataclasses.replace(config, data=fit_pixels(config.data, manifest))
     facts = capacity.data_facts(data.storage, manifest, config.data.train_split)
     return capacity.fit_sizes(config, facts, world)
 
 
-def _fed(
-    config: Config, loader: str, data: RunData, plan: TrainPlan, world: World, first_step: int
-) -> Iterator[FedSample]:
+def _fed(config: Config, loader: str, data: RunData, plan: Plan, world: World, first_step: int) -> Iterator[FedSample]:
     """The samples of the global batches from `first_step` on, in the order of their lanes."""
     kind = cast(Literal["dali", "torch"], loader)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, loader=kind))

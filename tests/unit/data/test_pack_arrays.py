@@ -241,7 +241,5 @@ def test_arrays_that_come_later_are_appended_with_the_statistics_of_all(tmp_path
         assert grown.split(name).channels == whole.split(name).channels
     assert verify(tmp_path / "grown") == []
     other = ArraySource([*source.images, noise("uint16", 3)])
-    with pytest.raises(
-        DataError, match=r"image 12: is 16 bits and 3 channels, the first image .*grown"
-    ):
+    with pytest.raises(DataError, match=r"image 12: is 16 bits and 3 channels, the first image .*grown"):
         append(other, tmp_path / "grown")
