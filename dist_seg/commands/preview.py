@@ -16,7 +16,6 @@ from dist_seg.data.inspect import check_output
 from dist_seg.data.loader import choose_loader, train_batches
 from dist_seg.data.normalize import normalization
 from dist_seg.data.pixel_values import check_jitter, fit_pixels
-from dist_seg.data.pixel_values import check_jitter, fit_pixels
 from dist_seg.data.plan import Plan
 from dist_seg.data.run_data import RunData, open_run_data
 from dist_seg.data.training_plan import training_plan

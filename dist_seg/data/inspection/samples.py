@@ -49,7 +49,7 @@ class _Job:
 
     storage: Storage
     manifest: Manifest
-    """Without splits: it goes to the workers with every job."""
+    """Without shards: it goes to the workers with every job."""
     split: str
     shard_number: int
     shard: ShardInfo
@@ -70,7 +70,7 @@ def look_at_samples(
     `progress` is told samples looked at and in all. A sample that is damaged or cannot be decoded is among the
     unreadable. Raises `StorageError` and, for a damaged index, `DataError`.
     """
-    bare = replace(manifest, splits={})
+    bare = replace(manifest, splits={name: replace(split, shards=()) for name, split in manifest.splits.items()})
     jobs = [job for name, split in splits.items() for job in _jobs(storage, bare, name, split, limit)]
     total, done = sum(len(job.indices) for job in jobs), 0
     parts: dict[str, list[Looked]] = {name: [] for name in splits}
