@@ -35,7 +35,8 @@ _DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1), (1, -1), (-1,
 _ALIGNMENT = ("shifted_split", "shifted", "turned", "misfit")
 
 Measured = tuple[np.ndarray, np.ndarray | None]
-Fault = Callable[[Sequence[SampleView], int], SampleView]
+Fault = Callable[[Sequence[SampleView], int], SampleView | None]
+"""None for a sample that it cannot be done to."""
 
 
 def main() -> None:
@@ -85,14 +86,14 @@ def _faults() -> dict[str, Fault]:
         faults[name] = turn
     order = np.random.default_rng(0).permutation(10_000)
 
-    def random_other(views: Sequence[SampleView], i: int) -> SampleView:
+    def random_other(views: Sequence[SampleView], i: int) -> SampleView | None:
         size = views[i].layers.shape
         others = [k for k in order[order < len(views)] if k != i and views[k].layers.shape == size]
-        return replace(views[i], layers=views[others[i % len(others)]].layers) if others else views[i]
+        return replace(views[i], layers=views[others[i % len(others)]].layers) if others else None
 
-    def neighbour(views: Sequence[SampleView], i: int) -> SampleView:
+    def neighbour(views: Sequence[SampleView], i: int) -> SampleView | None:
         other = views[(i + 1) % len(views)]
-        return replace(views[i], layers=other.layers) if other.layers.shape == views[i].layers.shape else views[i]
+        return replace(views[i], layers=other.layers) if other.layers.shape == views[i].layers.shape else None
 
     return {**faults, "mask of any other image": random_other, "mask of the next image": neighbour}
 
@@ -100,17 +101,19 @@ def _faults() -> dict[str, Fault]:
 def _rates(
     manifest: Manifest, views: Sequence[SampleView], clean: Sequence[Measured], name: str, fault: Fault
 ) -> dict[str, int]:
-    faulty = [_measured(fault(views, i)) for i in range(len(views))]
-    named = right = alarms = 0
+    spoiled = [fault(views, i) for i in range(len(views))]
+    faulty = {i: _measured(view) for i, view in enumerate(spoiled) if view is not None}
+    named = right = alarms = others = 0
     for fold in range(_FOLDS):
-        mixed = [faulty[i] if i % _FOLDS == fold else clean[i] for i in range(len(views))]
+        mixed = [faulty[i] if i % _FOLDS == fold and i in faulty else clean[i] for i in range(len(views))]
+        others += sum(i % _FOLDS != fold or i not in faulty for i in range(len(views)))
         for kind, row in _named(manifest, mixed):
-            is_faulty = row % _FOLDS == fold
+            is_faulty = row % _FOLDS == fold and row in faulty
             named += is_faulty
             alarms += not is_faulty
             right += is_faulty and (kind == "turned") == (name in TURNS) and (kind == "shifted") == ("shift" in name)
-    print(f"{name:24s}{named:8d}{len(views):6d}  {right:14d}{alarms:8d} of {(_FOLDS - 1) * len(views)}")
-    return {"named": named, "as what it is": right, "of": len(views), "others named": alarms}
+    print(f"{name:24s}{named:8d}{len(faulty):6d}  {right:14d}{alarms:8d} of {others}")
+    return {"named": named, "as what it is": right, "of": len(faulty), "others named": alarms, "others": others}
 
 
 def _measured(view: SampleView) -> Measured:

@@ -51,10 +51,14 @@ def _check(options: argparse.Namespace, suspects: Path) -> None:
 
 
 def _find_trouble(options: argparse.Namespace) -> Trouble:
-    with Bar("look at samples") as looking, Bar("compare images") as comparing:
+    with Bar("look at samples") as looking, Bar("search for copies") as searching, Bar("compare images") as comparing:
+
+        def search(done: int, total: int) -> None:
+            looking.close()
+            searching.show(done, total)
 
         def compare(done: int, total: int) -> None:
-            looking.close()
+            searching.close()
             comparing.show(done, total)
 
         return find_trouble(
@@ -63,5 +67,6 @@ def _find_trouble(options: argparse.Namespace) -> Trouble:
             limit=options.look,
             workers=options.workers or visible_cores(),
             looking=looking.show,
+            searching=search,
             comparing=compare,
         )

@@ -5,7 +5,7 @@ Every hash is compared with every other, and with every mirrored one, in blocks,
 memory grows with their number alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -42,11 +42,12 @@ def find_candidates(
     sequence: NDArray[np.integer],
     *,
     threads: int = 1,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Candidate]:
     """The nearest pairs. words, mirrored: (N, 4); split, sequence: (N,), -1 for images that belong to no sequence.
 
     Of every image the three nearest within its split, the three nearest in the others, and of frames of its own
-    sequence one more of each.
+    sequence one more of each. `progress` is told images compared with all others, and in all.
     """
     count = len(words)
     rows = max(1, _BLOCK_PAIRS // max(count, 1))
@@ -61,8 +62,11 @@ def find_candidates(
         return found
 
     with ThreadPoolExecutor(max(1, threads)) as pool:  # the counting lets go of the interpreter's lock
-        every = [candidate for found in pool.map(search, starts) for candidate in found]
-    unique = {(c.first, c.second, c.mirrored): c for c in every}
+        unique: dict[tuple[int, int, bool], Candidate] = {}
+        for start, found in zip(starts, pool.map(search, starts), strict=True):
+            unique |= {(c.first, c.second, c.mirrored): c for c in found}
+            if progress:
+                progress(min(start + rows, count), count)
     return sorted(unique.values(), key=lambda c: (c.distance, c.first, c.second, c.mirrored))
 
 

@@ -6,6 +6,7 @@ crops of either by up to a tenth of each side.
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,9 +43,8 @@ def similarity(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
 def in_place(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Of (N, 32, 32) the correlation of each with the next, without crops: (N - 1,)."""
     crops = _crops(THUMBNAIL_SIDE // 2, 16, 5, 0.05)
-    pictures = np.concatenate([_described(_halved(thumbnail), crops, 1) for thumbnail in thumbnails])
-    correlations: NDArray[np.float32] = np.einsum("ij,ij->i", pictures[:-1], pictures[1:])
-    return correlations
+    described = (_described(_halved(thumbnail), crops, 1)[0] for thumbnail in thumbnails)
+    return np.array([np.vdot(one, following) for one, following in pairwise(described)], np.float32)
 
 
 def _best(first: Pictures, second: Pictures, crops: _Crops) -> float:

@@ -25,7 +25,6 @@ MIN_FRAME = 0.6
 _MIN_CONTRAST = 2.0
 """Grey levels: hashes of images with less say nothing. The same pixels are found all the same."""
 
-
 _PAIRS_AT_ONCE = 64
 
 Pictures = Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]]
@@ -72,22 +71,21 @@ def find_duplicates(
     mirrored: NDArray[np.uint64],
     threads: int = 1,
     spread: Spread = map,
-    progress: Callable[[int, int], None] | None = None,
+    searching: Callable[[int, int], None] | None = None,
+    comparing: Callable[[int, int], None] | None = None,
 ) -> Duplicates:
     """Of N samples: digests (N, 2) of the pixels, thumbnails (N, 32, 32), hashes (N, 4). `spread` is `map`, over
-    processes if need be. `progress` is told pairs compared and in all.
+    processes if need be. `searching` is told hashes compared with all others, `comparing` pairs of pictures compared,
+    and in all.
     """
     same, stand_ins = _same_pixels(digests, split)
-    contrast = thumbnails.reshape(len(thumbnails), -1).std(axis=1) if len(thumbnails) else np.zeros(0)
-    rows = stand_ins[contrast[stand_ins] >= _MIN_CONTRAST]
-    sequence = find_sequences([keys[row] for row in rows], thumbnails[rows])
-    found = [
-        candidate
-        for candidate in find_candidates(words[rows], mirrored[rows], split[rows], sequence, threads=threads)
-        if (digests[rows[candidate.first]] != digests[rows[candidate.second]]).any()
-    ]
+    rows = np.array([row for row in stand_ins if thumbnails[row].std() >= _MIN_CONTRAST], np.intp)
+    pictures, digests = thumbnails[rows], digests[rows]
+    sequence = find_sequences([keys[row] for row in rows], pictures)
+    near = find_candidates(words[rows], mirrored[rows], split[rows], sequence, threads=threads, progress=searching)
+    found = [pair for pair in near if (digests[pair.first] != digests[pair.second]).any()]
     copies, frames = [], []
-    for pair in _compared(found, thumbnails[rows], spread, progress):
+    for pair in _compared(found, pictures, spread, comparing):
         a, b = pair.first, pair.second
         if sequence[a] >= 0 and sequence[a] == sequence[b] and not pair.mirrored:
             frames.append(pair)
@@ -126,7 +124,7 @@ def _similarities(pictures: Pictures) -> list[float]:
     return [similarity(first, second) for first, second in pictures]
 
 
-def _same_pixels(digests: NDArray[np.uint64], split: NDArray[np.integer]) -> tuple[list[Duplicate], NDArray[np.intp]]:
+def _same_pixels(digests: NDArray[np.uint64], split: NDArray[np.integer]) -> tuple[list[Duplicate], list[int]]:
     """The pairs, and of every picture one row in each split, which stands for the others in what follows."""
     rows_of: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for row, digest in enumerate(digests.tolist()):
@@ -143,7 +141,7 @@ def _same_pixels(digests: NDArray[np.uint64], split: NDArray[np.integer]) -> tup
             pairs += [Duplicate(first=other, second=row, similarity=1.0) for other in first_of.values()]
             first_of[own] = row
         stand_ins += first_of.values()
-    return pairs, np.array(sorted(stand_ins), np.intp)
+    return pairs, sorted(stand_ins)
 
 
 def _most_similar_first(pair: Duplicate) -> tuple[float, int, int]:

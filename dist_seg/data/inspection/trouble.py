@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dist_seg.data.inspection.class_checks import class_findings, cooccurrence
 from dist_seg.data.inspection.duplicates import find_duplicates
-from dist_seg.data.inspection.findings import Example, Finding, Severity, worst_first
+from dist_seg.data.inspection.findings import MAX_EXAMPLES, Example, Finding, Severity, worst_first
 from dist_seg.data.inspection.image_checks import image_findings
 from dist_seg.data.inspection.leaks import duplicate_findings
 from dist_seg.data.inspection.mask_checks import MISFIT, mask_findings
@@ -53,13 +53,15 @@ def find_trouble(
     limit: int | None = None,
     workers: int = 1,
     looking: Progress | None = None,
+    searching: Progress | None = None,
     comparing: Progress | None = None,
 ) -> Trouble:
     """Look at the samples of the data set at a folder or URL, or of one split of it, each once.
 
     limit: at most so many of each split, evenly spread over it; 0 for none, where only the manifest is gone by. Memory
-    is 1.3 kB a sample. The progress is told samples looked at, then pairs of images compared, and in all. Raises
-    `DataError` for a split that is not there, and `StorageError`.
+    grows by about 5 kB a sample. `looking` is told samples looked at, then `searching` hashes compared with all others,
+    then `comparing` pairs of images compared, and in all. Raises `DataError` for a split that is not there, and
+    `StorageError`.
     """
     storage = open_storage(root)
     manifest = load_manifest(storage)
@@ -85,7 +87,8 @@ def find_trouble(
             mirrored=records["mirrored"],
             threads=pool.count,
             spread=pool.map,
-            progress=comparing,
+            searching=searching,
+            comparing=comparing,
         )
     findings = [*_unreadable(looked), *duplicate_findings(table, duplicates), *_checks(manifest, table, looked)]
     findings = [with_owners(storage, manifest, f) if f.kind == MISFIT else f for f in findings]
@@ -113,7 +116,9 @@ def _unreadable(looked: dict[str, Looked]) -> list[Finding]:
             severity=Severity.ERROR,
             what=f"samples of {name} are damaged or cannot be decoded",
             count=len(found.unreadable),
-            examples=tuple(Example(places=(sample.place,), what=sample.reason) for sample in found.unreadable),
+            examples=tuple(
+                Example(places=(sample.place,), what=sample.reason) for sample in found.unreadable[:MAX_EXAMPLES]
+            ),
             advice="see what `dist-seg verify` says, and pack the data again",
             splits=(name,),
         )

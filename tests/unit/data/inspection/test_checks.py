@@ -208,10 +208,19 @@ class TestSamples:
         with pytest.raises(DataError, match="it has train, val"):
             find_trouble(synthetic_shards, split="test")
 
-    def test_progress_comes_to_its_end(self, synthetic_shards: Path) -> None:
-        looking: list[tuple[int, int]] = []
-        find_trouble(synthetic_shards, looking=lambda done, total: looking.append((done, total)))
-        assert looking[-1] == (32, 32) and looking == sorted(looking)
+    def test_every_progress_comes_to_its_end(self, tmp_path: Path) -> None:
+        scenes = {**_scenes(5), "val/copy": scene(2), "val/mirrored": (scene(1)[0][:, ::-1], scene(1)[1])}
+        told: dict[str, list[tuple[int, int]]] = {"looking": [], "searching": [], "comparing": []}
+        find_trouble(
+            packed(tmp_path, scenes),
+            looking=lambda done, total: told["looking"].append((done, total)),
+            searching=lambda done, total: told["searching"].append((done, total)),
+            comparing=lambda done, total: told["comparing"].append((done, total)),
+        )
+        assert told["looking"][-1] == told["searching"][-1] == (7, 7)
+        done, total = told["comparing"][-1]
+        assert done == total >= 1
+        assert all(steps == sorted(steps) for steps in told.values())
 
 
 @pytest.fixture(scope="module")
