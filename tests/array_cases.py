@@ -1,5 +1,6 @@
 """What the tests of arrays share: images of many channels and 16 bits, and the files that hold them."""
 
+import dataclasses
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,9 +8,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dist_seg.data.batch import Batch
+from dist_seg.data.formats import RawSample, SampleRef
 from dist_seg.data.formats.images import encode_mask
+from dist_seg.data.pack import pack
+from dist_seg.runtime.storage import open_storage
+from tests.loader_cases import AUGMENTATIONS, PackedData, scene
 
 Array = NDArray[np.uint8] | NDArray[np.uint16]
+MASK = np.arange(600, dtype=np.uint8).reshape(20, 30) % 3
+COLORLESS = {
+    name: dataclasses.replace(augment, saturation=0.0, hue_deg=0.0)
+    for name, augment in AUGMENTATIONS.items()
+    if name not in ("saturation", "hue")
+}
 BRIGHT = 9000
 """What the classes of `bands` add to the noise below it."""
 
@@ -63,3 +75,62 @@ def write_folder(root: Path, images: Sequence[bytes], masks: Sequence[NDArray[np
     for i, (image, mask) in enumerate(zip(images, masks, strict=True)):
         (root / "images" / f"{i}.{suffix}").write_bytes(image)
         (root / "masks" / f"{i}.png").write_bytes(encode_mask(mask))
+
+
+class ArraySource:
+    """Decoded images, as a reader of the user's own gives them."""
+
+    class_names = ("a", "b", "c")
+    palette = ((0, 0, 0), (1, 1, 1), (2, 2, 2))
+    ignore_index = 255
+    prefix = "image"
+
+    def __init__(self, images: Sequence[Array]) -> None:
+        self.images = images
+
+    def samples(self) -> list[SampleRef]:
+        return [
+            SampleRef(
+                key=str(i) if self.prefix == "image" else f"{self.prefix}{i}",
+                split="train" if i % 4 else "val",
+                where=f"{self.prefix} {i}",
+                num_bytes=image.nbytes,
+            )
+            for i, image in enumerate(self.images)
+        ]
+
+    def load(self, sample: SampleRef) -> RawSample:
+        image = self.images[int(sample.key.removeprefix(self.prefix))]
+        return RawSample(image=image, mask=np.resize(MASK, image.shape[:2]))
+
+
+def packed(folder: Path, images: Sequence[Array]) -> PackedData:
+    """In one split, `train`."""
+
+    class OneSplit(ArraySource):
+        def samples(self) -> list:  # type: ignore[type-arg]
+            return [dataclasses.replace(sample, split="train") for sample in super().samples()]
+
+        def load(self, sample):  # type: ignore[no-untyped-def]
+            raw = super().load(sample)
+            height, width = self.images[int(sample.key)].shape[:2]
+            return dataclasses.replace(raw, mask=np.zeros((height, width), np.uint8))
+
+    manifest = pack(OneSplit(images), folder).manifest
+    return PackedData(open_storage(folder), manifest)
+
+
+def smooth(seed: int, height: int, width: int, channels: int = 5) -> Array:
+    """(H, W, C) uint16 with edges and texture, and a level of its own for every channel."""
+    picture, _ = scene(seed, height, width)
+    levels = [40 * picture[..., i % 3].astype(np.uint16) + 3000 * i for i in range(channels)]
+    return np.dstack(levels)
+
+
+def assert_close(reference: Sequence[Batch], other: Sequence[Batch], most: float) -> None:
+    """most: of the mean difference, in standard deviations of the data."""
+    for a, b in zip(reference, other, strict=True):
+        assert (a.keys, a.digest, a.images.dtype, a.images.shape) == (b.keys, b.digest, b.images.dtype, b.images.shape)
+        assert (a.targets == b.targets.cpu()).float().mean() >= 0.995
+        for one, two in zip(a.images, b.images.cpu(), strict=True):
+            assert (one - two).abs().mean().item() <= most

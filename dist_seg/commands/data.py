@@ -68,7 +68,8 @@ def run_pack(options: argparse.Namespace) -> int:
 
 def print_summary(where: str, manifest: Manifest) -> None:
     """Classes, and what each split holds."""
-    print(f"{where}: {len(manifest.class_names)} classes ({', '.join(manifest.class_names)})")
+    images = f", images of {manifest.image}" if manifest.image else ""
+    print(f"{where}: {len(manifest.class_names)} classes ({', '.join(manifest.class_names)}){images}")
     for name, split in manifest.splits.items():
         left_out = f", {split.skipped_samples} left out" if split.skipped_samples else ""
         print(f"  {name:8s} {split.num_samples} samples in {len(split.shards)} shards{left_out}{_objects(split)}")

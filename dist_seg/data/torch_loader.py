@@ -75,7 +75,7 @@ class SegmentationDataset(Dataset[Sample]):
         self.class_names = manifest.class_names
         self.palette = manifest.palette
         self.ignore_index = manifest.ignore_index
-        data = data or DataConfig()
+        data = data or DataConfig(train_split="train" if "train" in manifest.splits else split)
         self._reader = ShardReader(storage, manifest, split, max_pixels=data.max_pixels)
         self._ends = torch.tensor(self._reader.shard_samples, dtype=torch.int64).cumsum(0)
         self._augment, self._seed, self._epoch = augment, seed, epoch

@@ -61,7 +61,7 @@ def test_what_two_of_eight_channels_show_is_learnt(workplace: Path) -> None:
 
 
 def test_what_other_channels_do_not_show_is_not(workplace: Path) -> None:
-    chosen = [*OWN, "data.channels=[0, 3, 5]"]
+    chosen = [*OWN, "data.channels=[0, 3, 5]", "train.max_steps=12"]
     result = dist_seg(*tiny_training(workplace / "packed", workplace / "blind", chosen), cwd=workplace)
     assert result.returncode == 0, result.stderr
     assert json.loads((workplace / "blind/result.json").read_text())["miou"] < 0.5

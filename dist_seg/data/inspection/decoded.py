@@ -62,8 +62,10 @@ def picture_of(data: bytes, manifest: Manifest, height: int, width: int) -> NDAr
     if manifest.image is None:
         return decode_image(data)
     values = decode_npy(data, manifest.image, height, width)
-    statistics = next(split.channels for split in manifest.splits.values() if split.channels)
-    return rgb_view(values, np.array(statistics.low, np.float64), np.array(statistics.high, np.float64))
+    found = [split.channels for split in manifest.splits.values() if split.channels]
+    low = np.array(found[0].low if found else [0] * manifest.image.channels, np.float64)
+    high = np.array(found[0].high if found else [manifest.image.largest] * manifest.image.channels, np.float64)
+    return rgb_view(values, low, high)
 
 
 def view_sample(members: list[bytes], manifest: Manifest, height: int, width: int) -> SampleView:

@@ -70,6 +70,7 @@ def look_at_samples(
     `progress` is told samples looked at and in all. A sample that is damaged or cannot be decoded is among the
     unreadable. Raises `StorageError` and, for a damaged index, `DataError`.
     """
+    # Without shards, of which there may be many; arrays are seen on the scale of their splits' statistics.
     bare = replace(manifest, splits={name: replace(split, shards=()) for name, split in manifest.splits.items()})
     jobs = [job for name, split in splits.items() for job in _jobs(storage, bare, name, split, limit)]
     total, done = sum(len(job.indices) for job in jobs), 0

@@ -1,7 +1,6 @@
 """Arrays through both loaders: pixels in are pixels out, and what augmentation makes of them is the same."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,56 +9,23 @@ import torch
 
 from dist_seg.config.schema import AugmentConfig
 from dist_seg.data.arrays import encode_npy
-from dist_seg.data.batch import Batch
-from dist_seg.data.pack import pack
 from dist_seg.data.torch_loader import SegmentationDataset
 from dist_seg.errors import ConfigError
-from dist_seg.runtime.storage import open_storage
-from tests.array_cases import Array, noise
+from tests.array_cases import COLORLESS, assert_close, noise, packed, smooth
 from tests.loader_cases import (
     AUGMENTATIONS,
     PackedData,
     config,
     evaluate,
-    scene,
     scene_sample,
     train,
     write_dataset,
 )
-from tests.unit.data.test_pack_arrays import ArraySource
 
 RAW: dict[str, object] = {"normalize": "unit", "value_low": 0.0, "value_high": 1.0}
 """Settings under which the network sees the values themselves."""
 UNITS = [(0, 0), (1, 0)]
 _SIZES = ((120, 150), (97, 131), (64, 200), (33, 40))
-_COLORLESS = {
-    name: dataclasses.replace(augment, saturation=0.0, hue_deg=0.0)
-    for name, augment in AUGMENTATIONS.items()
-    if name not in ("saturation", "hue")
-}
-
-
-def packed(folder: Path, images: Sequence[Array]) -> PackedData:
-    """In one split, `train`."""
-
-    class OneSplit(ArraySource):
-        def samples(self) -> list:  # type: ignore[type-arg]
-            return [dataclasses.replace(sample, split="train") for sample in super().samples()]
-
-        def load(self, sample):  # type: ignore[no-untyped-def]
-            raw = super().load(sample)
-            height, width = self.images[int(sample.key)].shape[:2]
-            return dataclasses.replace(raw, mask=np.zeros((height, width), np.uint8))
-
-    manifest = pack(OneSplit(images), folder).manifest
-    return PackedData(open_storage(folder), manifest)
-
-
-def smooth(seed: int, height: int, width: int, channels: int = 5) -> Array:
-    """(H, W, C) uint16 with edges and texture, and a level of its own for every channel."""
-    picture, _ = scene(seed, height, width)
-    levels = [40 * picture[..., i % 3].astype(np.uint16) + 3000 * i for i in range(channels)]
-    return np.dstack(levels)
 
 
 @pytest.fixture(scope="module")
@@ -107,17 +73,17 @@ def test_a_crop_is_a_part_of_the_image(tmp_path: Path, loader: str) -> None:
         assert np.any(np.all(windows == part, axis=(2, 3, 4)))
 
 
-@pytest.mark.parametrize("name", list(_COLORLESS))
+@pytest.mark.parametrize("name", list(COLORLESS))
 def test_dali_equals_torch_to_the_bit_on_the_cpu(scenes: PackedData, name: str) -> None:
     pytest.importorskip("nvidia.dali")
-    reference, other = (train(scenes, config(_COLORLESS[name], loader=kind), UNITS) for kind in ("torch", "dali"))
-    _assert_close(reference, other, 0.0)
+    reference, other = (train(scenes, config(COLORLESS[name], loader=kind), UNITS) for kind in ("torch", "dali"))
+    assert_close(reference, other, 0.0)
 
 
-@pytest.mark.parametrize("name", list(_COLORLESS))
+@pytest.mark.parametrize("name", list(COLORLESS))
 def test_dalis_own_operators_equal_torch(scenes: PackedData, name: str, dali_places: None) -> None:
-    reference, other = (train(scenes, config(_COLORLESS[name], loader=kind), UNITS) for kind in ("torch", "dali"))
-    _assert_close(reference, other, 0.02)
+    reference, other = (train(scenes, config(COLORLESS[name], loader=kind), UNITS) for kind in ("torch", "dali"))
+    assert_close(reference, other, 0.02)
 
 
 @pytest.mark.parametrize("input_scale", [None, 0.5, 1.7])
@@ -126,16 +92,7 @@ def test_dalis_own_operators_equal_torch_in_evaluation(
 ) -> None:
     reference, other = (evaluate(scenes, config(loader=kind, input_scale=input_scale)) for kind in ("torch", "dali"))
     for a, b in zip(reference, other, strict=True):
-        _assert_close(a, b, 0.02)
-
-
-def _assert_close(reference: Sequence[Batch], other: Sequence[Batch], most: float) -> None:
-    """most: of the mean difference, in standard deviations of the data."""
-    for a, b in zip(reference, other, strict=True):
-        assert (a.keys, a.digest, a.images.dtype, a.images.shape) == (b.keys, b.digest, b.images.dtype, b.images.shape)
-        assert (a.targets == b.targets).float().mean() >= 0.995
-        for one, two in zip(a.images, b.images, strict=True):
-            assert (one - two).abs().mean().item() <= most
+        assert_close(a, b, 0.02)
 
 
 def test_the_network_sees_values_of_mean_0_and_deviation_1(scenes: PackedData, loader: str) -> None:
@@ -158,7 +115,7 @@ def test_scaling_takes_the_range_that_it_says(tmp_path: Path, loader: str, scali
 
 @pytest.mark.parametrize("channels", [(3,), (4, 0), (2, 2, 1)])
 def test_chosen_channels_come_in_their_order(scenes: PackedData, loader: str, channels: tuple[int, ...]) -> None:
-    augment = _COLORLESS["all"]
+    augment = COLORLESS["all"]
     whole = train(scenes, config(augment, loader=loader), UNITS)
     chosen = train(scenes, config(augment, loader=loader, channels=channels), UNITS)
     for a, b in zip(whole, chosen, strict=True):
@@ -221,10 +178,10 @@ def test_a_damaged_member_is_a_bad_sample_in_both_loaders(tmp_path: Path, loader
 def test_worker_processes_hand_arrays_over(scenes: PackedData) -> None:
     from dist_seg.data.loader import train_batches
 
-    cfg = config(_COLORLESS["all"])
+    cfg = config(COLORLESS["all"])
     arguments = (cfg, scenes.manifest, scenes.storage, scenes.train_plan(seed=3), UNITS, torch.device("cpu"))
     alone, by_workers = (list(train_batches(*arguments, num_threads=count)) for count in (0, 2))
-    _assert_close(alone, by_workers, 0.0)
+    assert_close(alone, by_workers, 0.0)
 
 
 def test_the_notebook_dataset_gives_arrays(scenes: PackedData, tmp_path: Path) -> None:

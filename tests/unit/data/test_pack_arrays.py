@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ import webdataset
 from PIL import Image
 
 from dist_seg.data.arrays import ArrayLayout, decode_npy
-from dist_seg.data.formats import RawSample, SampleRef
 from dist_seg.data.formats.folder import open_folder
 from dist_seg.data.manifest import Manifest, parse_manifest
 from dist_seg.data.merge import merge
@@ -24,36 +22,7 @@ from dist_seg.data.sample_sheet import sample_sheet
 from dist_seg.data.verify import verify
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import open_storage
-from tests.array_cases import Array, noise, write_folder
-
-_MASK = np.arange(600, dtype=np.uint8).reshape(20, 30) % 3
-
-
-class ArraySource:
-    """Decoded images, as a reader of the user's own gives them."""
-
-    class_names = ("a", "b", "c")
-    palette = ((0, 0, 0), (1, 1, 1), (2, 2, 2))
-    ignore_index = 255
-    prefix = "image"
-
-    def __init__(self, images: Sequence[Array]) -> None:
-        self.images = images
-
-    def samples(self) -> list[SampleRef]:
-        return [
-            SampleRef(
-                key=str(i) if self.prefix == "image" else f"{self.prefix}{i}",
-                split="train" if i % 4 else "val",
-                where=f"{self.prefix} {i}",
-                num_bytes=image.nbytes,
-            )
-            for i, image in enumerate(self.images)
-        ]
-
-    def load(self, sample: SampleRef) -> RawSample:
-        image = self.images[int(sample.key.removeprefix(self.prefix))]
-        return RawSample(image=image, mask=np.resize(_MASK, image.shape[:2]))
+from tests.array_cases import MASK, Array, ArraySource, noise, write_folder
 
 
 def _source(dtype: str = "uint16", channels: int = 5, count: int = 8) -> ArraySource:
@@ -137,7 +106,7 @@ def test_a_folder_of_16_bit_grey_pngs_is_packed_without_the_extra(tmp_path: Path
         file = io.BytesIO()
         Image.fromarray(image[..., 0]).save(file, "PNG")
         files.append(file.getvalue())
-    write_folder(tmp_path / "raw", files, [_MASK] * 4, "png")
+    write_folder(tmp_path / "raw", files, [MASK] * 4, "png")
     source = open_folder(tmp_path / "raw/images", tmp_path / "raw/masks")
     manifest = pack(source, tmp_path / "out").manifest
     assert manifest.image == ArrayLayout(dtype="uint16", channels=1)

@@ -154,3 +154,11 @@ def test_imagenet_weights_of_the_encoder_load_alone() -> None:
     net = build_instance_model(cfg, MaskRcnnConfig(fpn_channels=16, mask_channels=16, box_channels=16), 1)
     stem = net.state_dict()["encoder.net.blocks.5.3.conv_dw.weight"]
     assert stem.equal(published["_blocks.14._depthwise_conv.weight"])
+
+
+def test_its_first_convolution_is_adapted_to_other_channels(reference: nn.Module, weights: Path) -> None:
+    cfg = ModelConfig(name="mask_rcnn", encoder="resnet50", norm="frozen", weights=str(weights))
+    net = build_instance_model(cfg, MaskRcnnConfig(), 6, in_channels=2)
+    assert isinstance(net, MaskRCNN)
+    rgb = reference.state_dict()["backbone.body.conv1.weight"]
+    torch.testing.assert_close(net.encoder.net.state_dict()["conv1.weight"], rgb[:, :2] * 1.5)

@@ -49,7 +49,7 @@ def _array(checked: CheckedImage) -> Values:
     predictor=st.booleans(),
     seed=st.integers(0, 9),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_every_kind_of_tiff_gives_its_pixels(
     dtype: str, channels: int, size: tuple[int, int], layout: str, compression: str | None, predictor: bool, seed: int
 ) -> None:
@@ -246,7 +246,7 @@ class TestBombs:
 
 
 @given(st.sampled_from(["interleaved", "pages", "tiles"]), st.sampled_from([None, "lzw", "zlib"]), st.floats(0, 1))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_tiff_that_is_cut_off_never_gives_other_pixels(layout: str, compression: str | None, share: float) -> None:
     values = noise("uint16", 4)
     data = tiff(values, compression=compression, **_LAYOUTS[layout])
@@ -265,7 +265,7 @@ _SEEDS = [
 
 
 @given(st.sampled_from(_SEEDS), st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_damaged_files_are_read_or_refused_and_nothing_else(data: bytes, changes: list[tuple[float, int]]) -> None:
     damaged = bytearray(data)
     for position, value in changes:
