@@ -174,9 +174,9 @@ def _add_inspect(commands: Commands) -> None:
     looking.add_argument(
         "--look",
         type=int,
-        default=None,
+        default=100_000,
         metavar="N",
-        help="samples of each split to look at, evenly spread; 0: counts alone, nothing is decoded (all)",
+        help="samples of each split to look at, evenly spread; 0: counts alone, nothing is decoded (%(default)s)",
     )
     looking.add_argument("--workers", type=int, default=None, metavar="N", help="processes (one for each core)")
     looking.add_argument("--strict", action="store_true", help="exit 1 when something is worse than a note")

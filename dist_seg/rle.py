@@ -18,17 +18,27 @@ def encode_masks(masks_NHW: NDArray[np.bool_]) -> list[tuple[str, int]]:
 
 
 def decode_mask(rle: str, height: int, width: int) -> NDArray[np.bool_]:
-    """(height, width)."""
-    decoded: NDArray[np.uint8] = coco_masks.decode({"size": [height, width], "counts": rle})
+    """(height, width). Raises `ValueError` for run lengths that are none, or not of that size."""
+    try:
+        decoded: NDArray[np.uint8] = coco_masks.decode({"size": [height, width], "counts": rle})
+    except RuntimeError as error:  # for runs that end too early
+        raise ValueError(str(error)) from error
     return decoded.astype(np.bool_)
 
 
 def boxes_and_areas(rles: Sequence[str], height: int, width: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Boxes x, y, width, height (N, 4) and pixels (N,) of masks in a picture of that size, without unpacking them."""
+    """Boxes x, y, width, height (N, 4) and pixels (N,) of masks in a picture of that size, without unpacking them.
+
+    Raises `ValueError` for run lengths that are none, or not of that size.
+    """
     if not rles:
         return np.zeros((0, 4)), np.zeros(0, np.int64)
     encoded = [{"size": [height, width], "counts": rle} for rle in rles]
-    return np.asarray(coco_masks.toBbox(encoded), np.float64), np.asarray(coco_masks.area(encoded), np.int64)
+    try:
+        boxes, areas = coco_masks.toBbox(encoded), coco_masks.area(encoded)
+    except RuntimeError as error:  # for runs that end too early
+        raise ValueError(str(error)) from error
+    return np.asarray(boxes, np.float64), np.asarray(areas, np.int64)
 
 
 def encode_placed(mask_HW: NDArray[np.bool_], top: int, left: int, height: int, width: int) -> str:

@@ -39,7 +39,7 @@ def run_inspect(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace, suspects: Path) -> None:
     """Refuses what cannot be, before anything is read."""
-    if options.look is not None and options.look < 0:
+    if options.look < 0:
         raise UserError(f"{options.look} samples to look at; give 0 or more (--look)")
     if options.workers is not None and options.workers < 1:
         raise UserError(f"{options.workers} worker processes; give at least 1 (--workers)")

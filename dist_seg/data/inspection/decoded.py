@@ -21,6 +21,7 @@ from dist_seg.data.headers import MAX_PIXELS, UndecodableError
 from dist_seg.data.manifest import Manifest, ShardInfo
 from dist_seg.data.sidecar import Sidecar, crc32c
 from dist_seg.errors import DataError
+from dist_seg.rle import boxes_and_areas
 from dist_seg.runtime.storage import Storage
 
 UNKNOWN = -1
@@ -42,6 +43,10 @@ class SampleView:
     """Of all pixels, in all layers."""
     objects: tuple[ObjectAnnotation, ...] | None = None
     """Of instances."""
+    boxes: NDArray[np.float64] | None = None
+    """(N, 4) x, y, width, height of the objects' exact masks."""
+    areas: NDArray[np.int64] | None = None
+    """(N,) pixels of them."""
 
 
 def read_members(storage: Storage, shard: ShardInfo, sidecar: Sidecar, index: int) -> list[bytes]:
@@ -120,10 +125,18 @@ def _instances(
     classes = np.array([found.class_id for found in annotations.objects], np.intp)
     if len(classes) and not 0 <= classes.min() <= classes.max() < manifest.num_classes:
         raise UndecodableError(f"json: an object of class {classes.max()}, of {manifest.num_classes} classes")
+    try:
+        boxes, areas = boxes_and_areas(
+            [found.rle for found in annotations.objects], annotations.height, annotations.width
+        )
+    except ValueError as error:
+        raise UndecodableError(f"json: the mask of an object: {error}") from error
     return SampleView(
         image=image_HWC,
         layers=layers,
         class_pixels=np.bincount(classes, pixels, minlength=manifest.num_classes).astype(np.int64),
         ignored_fraction=0.0,
         objects=annotations.objects,
+        boxes=boxes,
+        areas=areas,
     )

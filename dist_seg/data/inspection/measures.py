@@ -6,11 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dist_seg.data.annotations import ObjectAnnotation
 from dist_seg.data.inspection.alignment import Fit, measure_fit
 from dist_seg.data.inspection.decoded import SampleView
 from dist_seg.data.inspection.hashes import HASH_WORDS, THUMBNAIL_SIDE, fingerprint
-from dist_seg.rle import boxes_and_areas
 
 MEASURES = np.dtype(
     [
@@ -66,7 +64,7 @@ def measure(view: SampleView) -> tuple[NDArray[np.void], Fit | None]:
     record["objects"] = -1
     if view.objects is not None:
         record["objects"] = len(view.objects)
-        specks, slivers, twins = _odd_objects(view.objects, height, width)
+        specks, slivers, twins = _odd_objects(view)
         record["specks"], record["slivers"], record["twins"] = specks, slivers, twins
     fit = measure_fit(view.image, view.layers)
     record["fit"] = np.nan
@@ -97,11 +95,11 @@ def _bits(present: NDArray[np.bool_]) -> NDArray[np.uint8]:
     return bits
 
 
-def _odd_objects(objects: tuple[ObjectAnnotation, ...], height: int, width: int) -> tuple[int, int, int]:
+def _odd_objects(view: SampleView) -> tuple[int, int, int]:
     """How many have one pixel, how many are slivers, how many have the class and the mask of one before. No crowds."""
-    singles = [found for found in objects if not found.crowd]
-    boxes, areas = boxes_and_areas([found.rle for found in singles], height, width)
-    lengths = boxes[:, 2:].max(axis=1, initial=0)
+    assert view.objects is not None and view.boxes is not None and view.areas is not None
+    single = np.array([not found.crowd for found in view.objects], np.bool_)
+    lengths, areas = view.boxes[single, 2:].max(axis=1, initial=0), view.areas[single]
     slivers = (lengths >= _SLIVER_LENGTH) & (areas < _SLIVER_WIDTH * lengths)
-    twins = len(singles) - len({(found.class_id, found.rle) for found in singles})
-    return int((areas <= 1).sum()), int(slivers.sum()), twins
+    different = {(found.class_id, found.rle) for found in view.objects if not found.crowd}
+    return int((areas <= 1).sum()), int(slivers.sum()), len(areas) - len(different)

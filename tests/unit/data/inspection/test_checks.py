@@ -10,6 +10,7 @@ from PIL import Image
 
 from dist_seg.data.formats.coco import open_coco
 from dist_seg.data.formats.synthetic import SyntheticLabels, SyntheticSource
+from dist_seg.data.headers import UndecodableError
 from dist_seg.data.inspection import decoded
 from dist_seg.data.inspection.class_checks import cooccurrence
 from dist_seg.data.inspection.findings import Severity
@@ -22,6 +23,7 @@ from dist_seg.data.inspection.trouble import Trouble, find_trouble
 from dist_seg.data.inspection.workers import Workers
 from dist_seg.data.manifest import load_manifest
 from dist_seg.data.pack import pack
+from dist_seg.data.sample_sheet import shard_index
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import open_storage
 from tests.loader_cases import scene_sample, write_dataset
@@ -132,6 +134,21 @@ class TestObjects:
         assert _finding(trouble, "specks") == ("WARNING", 1)
         assert _finding(trouble, "slivers") == ("NOTE", 1)
         assert _finding(trouble, "twins") == ("WARNING", 1)
+
+    @pytest.mark.parametrize("rle", ["Rhm", "u[U", "\u4e00"])
+    def test_run_lengths_that_are_none_are_an_error_of_their_sample(self, tmp_path: Path, rle: str) -> None:
+        write_coco(tmp_path, [annotation(1)])
+        pack(open_coco(tmp_path), tmp_path / "out")
+        storage = open_storage(tmp_path / "out")
+        manifest = load_manifest(storage)
+        (shard,) = manifest.split("train").shards
+        sidecar = shard_index(storage, shard)
+        image, target, text = decoded.read_members(storage, shard, sidecar, 0)
+        document = json.loads(text)
+        document["annotations"][0]["segmentation"]["counts"] = rle
+        members = [image, target, json.dumps(document).encode()]
+        with pytest.raises(UndecodableError, match="json: the mask of an object"):
+            decoded.view_sample(members, manifest, sidecar.height(0), sidecar.width(0))
 
     def test_images_without_objects(self, tmp_path: Path) -> None:
         write_coco(tmp_path, [])
