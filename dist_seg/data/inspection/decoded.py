@@ -15,7 +15,7 @@ from dist_seg.data.annotations import (
     check_annotations,
     parse_annotations,
 )
-from dist_seg.data.arrays import check_members, decode_npy, rgb_view
+from dist_seg.data.arrays import Values, check_members, decode_npy, rgb_view
 from dist_seg.data.decode import check_object_ids, decode_image, decode_instances, decode_labels, decode_mask
 from dist_seg.data.headers import MAX_PIXELS, UndecodableError
 from dist_seg.data.manifest import Manifest, ShardInfo
@@ -41,6 +41,8 @@ class SampleView:
     """Of each class; of instances the pixels of its objects in the layers."""
     ignored_fraction: float
     """Of all pixels, in all layers."""
+    values: Values | None = None
+    """(H, W, C) what `image` shows, where it does not hold all of it: of arrays."""
     objects: tuple[ObjectAnnotation, ...] | None = None
     """Of instances."""
     boxes: NDArray[np.float64] | None = None
@@ -83,7 +85,7 @@ def view_sample(members: list[bytes], manifest: Manifest, height: int, width: in
             check_members(encoded, target, height, width, array=manifest.image, max_layers=MAX_LAYERS)
             annotations = parse_annotations(others[0])
             check_annotations(annotations, height, width)
-            return _instances(picture_of(encoded, manifest, height, width), target, annotations, manifest)
+            return _instances(encoded, target, annotations, manifest)
         case "multilabel":
             check_members(encoded, target, height, width, array=manifest.image, num_labels=manifest.num_classes)
             labels = decode_labels(target, manifest.num_classes)
@@ -98,6 +100,7 @@ def view_sample(members: list[bytes], manifest: Manifest, height: int, width: in
             layers = _with_unknown(mask, mask >= manifest.num_classes)[None]
     return SampleView(
         image=picture_of(encoded, manifest, height, width),
+        values=_values_of(encoded, manifest, height, width),
         layers=layers,
         class_pixels=class_pixels,
         ignored_fraction=float(np.mean(layers == UNKNOWN)),
@@ -116,9 +119,11 @@ def _check_ids(ids: NDArray[np.intp], manifest: Manifest) -> None:
         raise UndecodableError(f"mask: class id {int(wrong[0])}, of {manifest.num_classes} classes")
 
 
-def _instances(
-    image_HWC: NDArray[np.uint8], target: bytes, annotations: ImageAnnotations, manifest: Manifest
-) -> SampleView:
+def _values_of(data: bytes, manifest: Manifest, height: int, width: int) -> Values | None:
+    return None if manifest.image is None else decode_npy(data, manifest.image, height, width)
+
+
+def _instances(encoded: bytes, target: bytes, annotations: ImageAnnotations, manifest: Manifest) -> SampleView:
     layers = decode_instances(target, annotations.height)
     check_object_ids(layers, len(annotations.objects))
     pixels = np.bincount(layers.ravel(), minlength=len(annotations.objects) + 1)[1:]
@@ -132,7 +137,8 @@ def _instances(
     except ValueError as error:
         raise UndecodableError(f"json: the mask of an object: {error}") from error
     return SampleView(
-        image=image_HWC,
+        image=picture_of(encoded, manifest, annotations.height, annotations.width),
+        values=_values_of(encoded, manifest, annotations.height, annotations.width),
         layers=layers,
         class_pixels=np.bincount(classes, pixels, minlength=manifest.num_classes).astype(np.int64),
         ignored_fraction=0.0,

@@ -50,7 +50,7 @@ def measure(view: SampleView) -> tuple[NDArray[np.void], Fit | None]:
     record = np.zeros((), MEASURES)
     height, width = view.image.shape[:2]
     digest = hashlib.blake2b(f"{height}x{width}".encode(), digest_size=16)
-    digest.update(view.image.tobytes())
+    digest.update((view.image if view.values is None else view.values).tobytes())
     grey = Image.fromarray(view.image).convert("L")
     found, histogram = fingerprint(grey), np.array(grey.histogram(), np.float64)
     mean = float(histogram @ np.arange(256)) / histogram.sum()

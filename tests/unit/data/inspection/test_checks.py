@@ -15,6 +15,7 @@ from dist_seg.data.inspection import decoded
 from dist_seg.data.inspection.class_checks import cooccurrence
 from dist_seg.data.inspection.findings import Severity
 from dist_seg.data.inspection.image_checks import robust_distance
+from dist_seg.data.inspection.measures import measure
 from dist_seg.data.inspection.samples import look_at_samples
 from dist_seg.data.inspection.suspect_sheet import save_suspects
 from dist_seg.data.inspection.table import SampleTable
@@ -98,6 +99,23 @@ class TestClasses:
 
 
 class TestImages:
+    def test_arrays_that_only_look_the_same_are_not_the_same_pixels(self) -> None:
+        image, mask = scene(0)
+        values = np.repeat(image.astype(np.uint16), 2, axis=2) * 200
+        other = values.copy()
+        other[5, 5, 5] += 1  # of a channel that nobody is shown
+        view = decoded.SampleView(
+            image=image,
+            values=values,
+            layers=mask.astype(np.int16)[None],
+            class_pixels=np.bincount(mask.ravel(), minlength=6),
+            ignored_fraction=0.0,
+        )
+        digests = [
+            measure(replace(view, values=array))[0]["digest"].tolist() for array in (values, values.copy(), other)
+        ]
+        assert digests[0] == digests[1] != digests[2]
+
     def test_images_unlike_the_rest(self, tmp_path: Path) -> None:
         image, mask = scene(0, 120, 150)
         scenes = {
