@@ -1,18 +1,19 @@
 """What does packing cost over reading the files at all: against a plain `tar` and one decode of every picture?
 
-    python benchmarks/pack.py ../shared/data/camvid [--rounds 7] [--workers 2]      # about three minutes
+    python benchmarks/pack.py ../shared/data/camvid [--rounds 7] [--workers 2]      # about four minutes
 
 Packing is `dist_seg.data.pack` of the CamVid layout with all its checks: every image and mask decoded, class ids
-checked and counted, masks encoded, checksums, indexes, files synced to the disk. The peer is what nobody can do
-without: `tar` of the same files into one file, synced as well, and one decode of every picture by the same library
-(Pillow) in as many processes, which know nothing but Pillow. Both start their processes within the time. A second peer
-decodes the images and leaves the masks out. The three take turns, so that other work on the machine hits all of them;
-a ratio is of one round, and their median and range are printed.
+checked and counted, masks encoded, checksums, indexes, files synced to the disk. The peers are what nobody can do
+without: `tar` of the same files into one file, synced as well, and one decode by the same library (Pillow) of every
+picture, or of the images without the masks, in one process or in as many as packing has, which know nothing but Pillow.
+All start their processes within the time. They take turns, so that other work on the machine hits all of them; a
+ratio is of one round, and their median and range are printed. Core seconds are over all processes.
 
 Then where packing's time goes: milliseconds of one core a sample, for each of its parts.
 """
 
 import argparse
+import io
 import json
 import os
 import shutil
@@ -22,7 +23,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+from PIL import Image
 
 from dist_seg.data.formats import SampleRef
 from dist_seg.data.formats.camvid import CamvidSource
@@ -49,23 +53,29 @@ def main() -> None:
     images = [sample.where for sample in samples]
     pictures = images + [sample.mask_where for sample in samples]
     _decode(pictures, options.workers)  # all find the files in the page cache
-    rounds = []
+    rounds: list[dict[str, tuple[float, float]]] = []
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder)
-        turns: dict[str, Callable[[], None]] = {
-            "pack": lambda: _pack(source, target, options.workers),
-            "tar and all pictures": lambda: _peer(options.camvid, pictures, target, options.workers),
-            "tar and images": lambda: _peer(options.camvid, images, target, options.workers),
-        }
+        turns: dict[str, Callable[[], None]] = {"pack": lambda: _pack(source, target, options.workers)}
+        for what, files in (("every picture", pictures), ("images only", images)):
+            for count in (options.workers, 1):
+                name = f"tar and {what}, {count} process{'es' * (count > 1)}"
+                turns[name] = partial(_peer, options.camvid, files, target, count)
         for number in range(options.rounds):
-            names = list(turns)[number % len(turns) :] + list(turns)[: number % len(turns)]
-            seconds = {name: _seconds(turns[name]) for name in names}
-            rounds.append(seconds)
-            print(f"  round {number + 1}: " + ", ".join(f"{name} {seconds[name]:.2f} s" for name in turns))
-    print(f"{len(samples)} samples, {options.workers} workers; packing takes, as a multiple of")
-    ratios = {name: [seconds["pack"] / seconds[name] for seconds in rounds] for name in list(turns)[1:]}
+            first = number % len(turns)
+            spent = {name: _spent(turns[name]) for name in [*list(turns)[first:], *list(turns)[:first]]}
+            rounds.append(spent)
+            print(f"  round {number + 1}: " + ", ".join(f"{spent[name][0]:.2f}" for name in turns) + " s")
+    print(
+        f"{len(samples)} samples, {options.workers} workers, {_core_s(rounds, 'pack'):.2f} core seconds. Packing takes,"
+    )
+    print("as a multiple of")
+    ratios = {name: [spent["pack"][0] / spent[name][0] for spent in rounds] for name in list(turns)[1:]}
     for name, of_rounds in ratios.items():
-        print(f"  {name:21s} {statistics.median(of_rounds):.2f} ({min(of_rounds):.2f} to {max(of_rounds):.2f})")
+        print(
+            f"  {name:36s} {statistics.median(of_rounds):.2f} ({min(of_rounds):.2f} to {max(of_rounds):.2f}); "
+            f"{_core_s(rounds, name):.2f} core seconds"
+        )
     parts = _parts(source, samples[:200])
     print("milliseconds of one core a sample: " + ", ".join(f"{name} {ms:.2f}" for name, ms in parts.items()))
     if options.json:
@@ -98,10 +108,20 @@ def _decode(pictures: list[str], workers: int) -> None:
             raise SystemExit("the peer failed")
 
 
-def _seconds(work: Callable[[], None]) -> float:
-    begin = time.perf_counter()
+def _spent(work: Callable[[], None]) -> tuple[float, float]:
+    """Seconds, and seconds of cores over all processes."""
+    begin, core_begin = time.perf_counter(), _core_seconds()
     work()
-    return time.perf_counter() - begin
+    return time.perf_counter() - begin, _core_seconds() - core_begin
+
+
+def _core_seconds() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _core_s(rounds: list[dict[str, tuple[float, float]]], name: str) -> float:
+    return statistics.median(spent[name][1] for spent in rounds)
 
 
 def _parts(source: CamvidSource, samples: list[SampleRef]) -> dict[str, float]:
@@ -116,6 +136,7 @@ def _parts(source: CamvidSource, samples: list[SampleRef]) -> dict[str, float]:
         "ids checked": lambda i: checked_class_ids(masks[i], "", len(source.class_names), source.ignore_index),
         "pixels counted": lambda i: value_counts(ids[i]),
         "mask encoded": lambda i: encode_mask(ids[i]),
+        "the same by Pillow": lambda i: Image.fromarray(ids[i]).save(io.BytesIO(), "PNG", compress_level=6),
         "checksums": lambda i: (crc32c(pairs[i][0]), crc32c(encoded[i])),
         "all": lambda i: encode_sample(samples[i], source, MAX_PIXELS),
     }

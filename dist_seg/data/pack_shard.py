@@ -325,7 +325,8 @@ def checked_class_ids(
 ) -> NDArray[np.uint8]:
     """The (H, W) mask as uint8. Raises `DataError` naming the first value out of range and its position."""
     if mask.dtype == np.uint8:
-        others = np.delete(value_counts(mask), [*range(num_classes), ignore_index])
+        others = value_counts(mask)
+        others[:num_classes] = others[ignore_index] = 0
         if not others.any():
             return np.asarray(mask, np.uint8)
     wrong = ((mask < 0) | (mask >= num_classes)) & (mask != ignore_index)
