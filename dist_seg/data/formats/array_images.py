@@ -9,6 +9,7 @@ import logging
 import math
 import struct
 import warnings
+from collections.abc import Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
@@ -30,12 +31,25 @@ _MOST_VALUES_PER_PIXEL = 4
 # Tag numbers and values of TIFF 6.0.
 _BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL, _PHOTOMETRIC, _EXTRA_SAMPLES, _ORIENTATION = 258, 277, 262, 338, 274
 _SAMPLE_FORMAT, _UNSIGNED = 339, 1
+_COMPRESSION, _PREDICTOR = 259, 317
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _JPEG = 7
 _COMPRESSIONS = frozenset({1, 5, _JPEG, 8, 32773, 32946, 50000})
 """None, LZW, JPEG, deflate (twice), PackBits and Zstandard: each expands to no more than the page says."""
+_WITHOUT_PREDICTOR = (1, _JPEG, 32773)
 _REDUCED, _IS_MASK = 1, 4
 _ALPHA = (1, 2)
+
+
+ODD_PREDICTOR = (
+    "has differences of values (a predictor) in a compression that has none, which only some readers undo; save it "
+    "with LZW or deflate"
+)
+
+
+def has_odd_predictor(tags: Mapping[int, object]) -> bool:
+    """Whether a TIFF's tags ask for what only LZW, deflate and their like have."""
+    return tags.get(_PREDICTOR, 1) != 1 and tags.get(_COMPRESSION, 1) in _WITHOUT_PREDICTOR
 
 
 def is_array_file(data: bytes) -> bool:
@@ -217,6 +231,8 @@ def _problem(page: "TiffPage") -> str | None:
         return f"has the colours of {_name_of(page.photometric)}; convert it to RGB"
     if compression not in _COMPRESSIONS:
         return f"is compressed by {_name_of(page.compression)}; save it with LZW, deflate or no compression"
+    if int(page.predictor) != 1 and compression in _WITHOUT_PREDICTOR:
+        return ODD_PREDICTOR
     if page.imagedepth != 1:
         return f"has a depth of {page.imagedepth}; save it as one page for each"
     return None

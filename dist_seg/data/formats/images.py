@@ -22,7 +22,13 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from dist_seg.data.arrays import ArrayLayout, Values, encode_npy, layout_of
-from dist_seg.data.formats.array_images import check_size, is_array_file, read_array
+from dist_seg.data.formats.array_images import (
+    ODD_PREDICTOR,
+    check_size,
+    has_odd_predictor,
+    is_array_file,
+    read_array,
+)
 from dist_seg.data.headers import MAX_PIXELS, UndecodableError, read_header
 from dist_seg.data.manifest import Rgb
 from dist_seg.data.png import encode_grey
@@ -197,6 +203,8 @@ def _opened(data: bytes, where: str, max_pixels: int, *, previews: bool = False)
             raise DataError(f"{where}: is not an image that can be read (JPEG, PNG, BMP, TIFF, WebP, GIF)") from error
         except Exception as error:  # decoders raise anything from OSError to KeyError on bytes that make no sense
             raise DataError(f"{where}: cannot be decoded: {error}") from error
+        if image.format == "TIFF" and has_odd_predictor(image.tag_v2):  # type: ignore[attr-defined]  # a TIFF has it
+            raise DataError(f"{where}: {ODD_PREDICTOR}")
         if pixels > max_pixels:
             raise DataError(
                 f"{where}: {image.width}x{image.height} pixels are more than the allowed {max_pixels}; "
