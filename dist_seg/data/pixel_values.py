@@ -145,7 +145,11 @@ def _fit_arrays(data: DataConfig, manifest: Manifest, layout: ArrayLayout) -> Da
 
 def _statistics(data: DataConfig, manifest: Manifest) -> ChannelStatistics:
     channels = manifest.split(data.train_split).channels
-    assert channels is not None
+    if channels is None:
+        raise DataError(
+            f"there are no statistics of the channels of split {data.train_split}; give data.value_low, "
+            "data.value_high, data.mean and data.std"
+        )
     return channels
 
 

@@ -105,6 +105,15 @@ def test_settings_that_do_not_go_with_the_data_are_named(
         fit_pixels(dataclasses.replace(DataConfig(), **settings), manifest)  # type: ignore[arg-type]
 
 
+def test_without_statistics_the_settings_are_asked_for() -> None:
+    splits = {"train": dataclasses.replace(_ARRAYS.splits["train"], channels=None)}
+    bare = dataclasses.replace(_ARRAYS, splits=splits)
+    with pytest.raises(DataError, match=r"no statistics of the channels of split train; give data\.value_low"):
+        fit_pixels(DataConfig(), bare)
+    given = DataConfig(scaling="fixed", mean=(0.5,) * 3, std=(0.1,) * 3)
+    assert fit_pixels(given, bare).value_high == (65535.0,) * 3
+
+
 def test_a_model_is_not_used_on_other_images() -> None:
     check_images(DataConfig(), _PICTURES, "s")
     check_images(fit_pixels(DataConfig(), _ARRAYS), _ARRAYS, "s")
