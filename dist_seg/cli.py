@@ -276,7 +276,7 @@ def _run_train(options: argparse.Namespace, argv: list[str]) -> int:
 
     files = [given_or_shipped(Path(text)) for text in options.settings if "=" not in text]
     overrides = [text for text in options.settings if "=" in text]
-    if not files and not any(text.startswith("data.shards=") for text in overrides):
+    if not files and not any(text.startswith(("data.shards=", "data.mix=")) for text in overrides):
         files = [recipe_path("synthetic.yaml")]
     if options.max_restarts and options.nproc is None:
         raise ConfigError("--max-restarts needs --nproc; torchrun has an option of that name itself")

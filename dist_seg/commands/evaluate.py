@@ -44,7 +44,7 @@ def run_eval(options: argparse.Namespace) -> int:
         data_config = _data_config(trained, options)
         data = open_run_data(data_config)
         manifest = on_every_rank(lambda: _with_classes_of(trained, data))
-        storage, shards = data.storage, str(options.data or trained.config.data.shards)
+        storage, shards = data.storage, str(options.data or data_config.place)
         split = options.split or data_config.scored_split
         wanted = trained.config.data.num_threads
         loader_threads = num_threads if wanted is None else wanted
@@ -116,7 +116,7 @@ def _data_config(trained: TrainedModel, options: argparse.Namespace) -> DataConf
     data = dataclasses.replace(trained.config.data, sampling="uniform", sampling_temperature=None)
     if options.data is None:
         return data
-    other = dataclasses.replace(data, shards=options.data, fraction=1.0, folds=None, fold=None, fold_by=None)
+    other = dataclasses.replace(data, shards=options.data, mix=(), fraction=1.0, folds=None, fold=None, fold_by=None)
     if any(setting.startswith("data.class_map") for setting in options.settings):
         return other
     # The run's own renaming goes along, as far as the other data has such classes: it may be packed like the
@@ -140,7 +140,7 @@ def _with_classes_of(trained: TrainedModel, data: RunData) -> Manifest:
             f"{', '.join(classes.names)}. Say which of these they are with {SETTING}, or leave them out of the score: "
             f"'{SETTING}={{{ignored}}}'"
         )
-    return align_classes(manifest, classes.names, classes.palette, classes.category_ids)
+    return align_classes(manifest, classes.names, classes.palette, classes.category_ids, classes.ignore_index)
 
 
 def _write(out: Path, document: dict[str, object]) -> None:

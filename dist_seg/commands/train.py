@@ -75,7 +75,7 @@ def train(options: TrainOptions, process_started: float) -> int:
     STARTUP.done("imports")
     keep_freed_memory()
     config = load_config(options.files, options.overrides)
-    if options.print_config and config.data.shards is None:
+    if options.print_config and not config.data.place:
         print(to_yaml(config), end="")
         return 0
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(run_dir_of(config))))
@@ -251,7 +251,7 @@ def _show_plan(
     plan = training_plan(config.data, train, manifest)
     shares = plan.shares.items() if isinstance(plan, MixedPlan) else ()
     lines = [
-        f"data        {config.data.shards}: {facts.num_train} training and {val.num_samples} validation images of "
+        f"data        {config.data.place}: {facts.num_train} training and {val.num_samples} validation images of "
         f"about {facts.width}x{facts.height}, {len(names)} classes "
         f"({', '.join(names[:8])}{', ...' * (len(names) > 8)})",
         f"model       {config.model.name}, {config.model.encoder}, weights {config.model.weights}, "

@@ -1,5 +1,6 @@
 """What types cannot say: ranges, and values that must agree with each other."""
 
+import math
 import re
 from collections.abc import Iterator
 
@@ -18,6 +19,7 @@ from dist_seg.errors import ConfigError
 _LAST_ATTEMPT_S = 60.0
 """What a read may take beyond `data.retry_s`: its last attempt has a time limit of its own."""
 
+_MEMBER_NAME = re.compile(r"\w[\w-]*", re.ASCII)
 MAX_FOLDS = 255
 WRITABLE_STORES = ("s3", "s3a", "gs", "az", "abfs", "abfss")
 """Schemes of the object stores that checkpoints can be written to."""
@@ -59,6 +61,7 @@ def _data_problems(data: DataConfig) -> Iterator[str]:
     yield from _at_least("data.num_threads", data.num_threads, 0)
     yield from _at_least("data.prefetch", data.prefetch, 1)
     yield from _at_least("data.shuffle_window", data.shuffle_window, 1)
+    yield from _mix_problems(data)
     yield from _selection_problems(data)
     yield from _above("data.sampling_temperature", data.sampling_temperature, 0)
     if data.sampling_temperature is not None and data.sampling != "rare_class":
@@ -79,6 +82,28 @@ def _data_problems(data: DataConfig) -> Iterator[str]:
     if data.channels is not None and (not data.channels or min(data.channels) < 0):
         yield f"data.channels={list(data.channels)}: must be one or more numbers from 0"
     yield from _at_least("data.image_channels", data.image_channels, 1)
+
+
+def _mix_problems(data: DataConfig) -> Iterator[str]:
+    if not data.mix:
+        return
+    names = [member.name for member in data.mix]
+    if data.shards is not None:
+        yield f"data.shards={data.shards}: set it or data.mix, not both"
+    if len(names) < 2 or len(set(names)) < len(names):
+        yield f"data.mix: has the names {', '.join(names)}; give two data sets or more, each with a name of its own"
+    for name in names:
+        if not _MEMBER_NAME.fullmatch(name):
+            yield f"data.mix: the name {name!r} must be of letters, digits, _ and -"
+    if data.class_map:
+        yield "data.class_map: has no effect with data.mix; give each data set in it a class_map"
+    weights = [member.weight for member in data.mix if member.weight is not None]
+    if not all(0 < weight < math.inf for weight in weights):
+        yield f"data.mix: weights are {', '.join(f'{weight:g}' for weight in weights)}; they must be positive numbers"
+    if weights and len(weights) < len(names):
+        yield "data.mix: give every data set a weight, or none"
+    if weights and data.sampling != "uniform":
+        yield f"data.mix: weights have no effect with data.sampling={data.sampling}, by which classes decide"
 
 
 def _selection_problems(data: DataConfig) -> Iterator[str]:

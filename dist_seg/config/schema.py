@@ -17,11 +17,28 @@ class RunConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MixMember:
+    """One of several data sets that are mixed."""
+
+    name: str
+    """Its samples' keys begin with it, in logs and results."""
+    shards: str
+    """As `data.shards`."""
+    weight: float | None = None
+    """Its share of the samples that are trained on, relative to the others'. None: its number of samples."""
+    class_map: dict[str, str | None] = field(default_factory=dict)
+    """As `data.class_map`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Which shards are read, and how they are decoded."""
 
     shards: str | None = None
     """Folder (or URL) that holds the `manifest.json` of a packed data set."""
+    mix: tuple[MixMember, ...] = ()
+    """Instead of `shards`: several packed data sets. Their classes are united by name, and their samples mixed by
+    weight; each has epochs of its own."""
     train_split: str = "train"
     val_split: str = "val"
     class_map: dict[str, str | None] = field(default_factory=dict)
@@ -86,6 +103,11 @@ class DataConfig:
     image_channels: int | None = None
     """Of images that are arrays (16 bits, or other than 1 and 3 channels); None for pictures. Found in the data, which
     must have what is given here."""
+
+    @property
+    def place(self) -> str:
+        """Where the data lies, for messages; empty where that is not said."""
+        return self.shards or " ".join(member.shards for member in self.mix)
 
     @property
     def scored_split(self) -> str:

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from dist_seg.data.arrays import MAX_CHANNELS, ArrayLayout
-from dist_seg.data.selection import Selection
+from dist_seg.data.selection import JoinedSelection, Selection
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import Storage
 
@@ -113,7 +113,7 @@ class Split:
     """Of instance data."""
     channels: ChannelStatistics | None = None
     """Of arrays."""
-    selection: Selection | None = None
+    selection: Selection | JoinedSelection | None = None
     """Of a run's view of its data, never in a file: the samples that there are to it, None for all. The counts of
     pixels and objects, and the statistics, are of all."""
 
@@ -183,7 +183,7 @@ def _without_nones(value: object) -> object:
             return {key: _without_nones(part) for key, part in value.items() if part is not None}
         case list() | tuple():
             return [_without_nones(part) for part in value]
-        case Selection():
+        case Selection() | JoinedSelection():
             return value.identity
     return value
 

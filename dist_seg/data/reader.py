@@ -117,7 +117,7 @@ class ShardReader:
     def info(self, shard: int, index: int) -> SampleInfo:
         """Key and size of a sample. Reads the shard's index, not the shard."""
         found = self._index(shard)
-        return _info(found.sidecar, found.place(index))
+        return self._info(shard, found.sidecar, found.place(index))
 
     def key_or_place(self, shard: int, index: int) -> str:
         """A sample's key, or where its shard's index cannot be read words for its place."""
@@ -140,7 +140,7 @@ class ShardReader:
             raise BadShardError(name, self._bad_shards[name])
         found = self._index(shard)
         sidecar, place = found.sidecar, found.place(index, self._packed_ids(shard, holding))
-        info = _info(sidecar, place)
+        info = self._info(shard, sidecar, place)
         dataset = self._shards[shard].dataset
         annotations, class_ids, num_labels = None, self._class_ids[dataset], self._num_labels[dataset]
         try:
@@ -164,7 +164,7 @@ class ShardReader:
                 annotations = parse_annotations(others[0])
                 check_annotations(annotations, info.height, info.width)
                 if class_ids is not None:
-                    annotations, class_ids = mapped_annotations(annotations, class_ids), None
+                    annotations, class_ids = mapped_annotations(annotations, class_ids, self._num_classes), None
         except UndecodableError as error:
             bad = BadSample(key=info.key, shard=self.shard_name(shard), reason=str(error))
             raise BadSampleError(bad) from error
@@ -189,8 +189,9 @@ class ShardReader:
         found = self._index(shard)
         if not found.sidecar.num_classes:
             raise DataError(
-                f"{self._storage.url}/{self.shard_name(shard)}: its index does not say which samples hold which "
-                "classes, as it was packed by an earlier version; pack the data again, or take data.sampling=uniform"
+                f"{self._storage.url}: the index of {self.shard_name(shard)} does not say which samples hold which "
+                "classes: it was packed by an earlier version, or is of tars that others wrote; pack the data again, "
+                "or take data.sampling=uniform"
             )
         return [int(found.held(self._packed_ids(shard, class_id)).sum()) for class_id in range(self._num_classes)]
 
@@ -239,6 +240,14 @@ class ShardReader:
             raise BadShardError(name, str(error).removeprefix(f"{self._storage.url}/{name}: ")) from error
         return [span[m.offset - begin : m.offset - begin + m.length] for m in members]
 
+    def _info(self, shard: int, sidecar: Sidecar, place: int) -> SampleInfo:
+        dataset, key = self._shards[shard].dataset, sidecar.key(place)
+        return SampleInfo(
+            key=key if dataset is None else f"{dataset}/{key}",
+            height=sidecar.height(place),
+            width=sidecar.width(place),
+        )
+
     def _index(self, shard: int) -> "_Index":
         with self._lock:
             if shard in self._indexes:
@@ -278,10 +287,6 @@ class _Index:
         """Of every chosen sample whether it holds any of these classes, as they were packed."""
         held = self.sidecar.held(class_ids)
         return held if self.chosen is None else held[self.chosen]
-
-
-def _info(sidecar: Sidecar, place: int) -> SampleInfo:
-    return SampleInfo(key=sidecar.key(place), height=sidecar.height(place), width=sidecar.width(place))
 
 
 def _members(sidecar: Sidecar, index: int) -> list[Member]:

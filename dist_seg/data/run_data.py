@@ -13,6 +13,7 @@ from dist_seg.config.schema import DataConfig
 from dist_seg.data.bad_shards import BadShardError, read_index
 from dist_seg.data.formats.splitting import group_names
 from dist_seg.data.manifest import Manifest, Split, load_manifest
+from dist_seg.data.mix import MixedStorage, united
 from dist_seg.data.reader import ShardReader
 from dist_seg.data.selection import Folds, Selection, fold_numbers
 from dist_seg.data.taxonomy import SETTING, map_classes
@@ -33,13 +34,17 @@ class RunData:
 
     storage: Storage
     manifest: Manifest
+    name: str | None = None
+    """In a mix."""
 
 
 def open_run_data(data: DataConfig) -> RunData:
     """The data of a configuration, the same on every rank. A collective; raises UserError for what cannot be used."""
-    packed = on_every_rank(lambda: _packed(data))
-    facts = cast(IndexFacts, on_main(lambda: _index_facts(packed, data)))
-    chosen = on_every_rank(lambda: _viewed(packed, data, facts))
+    members = _members(data)
+    packed = on_every_rank(lambda: [_packed(member, name) for name, member in members])
+    pairs = [(data_set, member) for data_set, (_, member) in zip(packed, members, strict=True)]
+    facts = cast(list[IndexFacts], on_main(lambda: [_index_facts(*pair) for pair in pairs]))
+    chosen = on_every_rank(lambda: _mixed(data, [_viewed(*pair, f) for pair, f in zip(pairs, facts, strict=True)]))
     if data.sampling == "uniform":
         return chosen
     counted = cast(list[list[int]], on_main(lambda: _class_samples(chosen, data)))
@@ -48,23 +53,43 @@ def open_run_data(data: DataConfig) -> RunData:
 
 def load_run_data(data: DataConfig) -> RunData:
     """As `open_run_data`, on this rank alone, and without what only a plan of training needs."""
-    return view(_packed(data), data)
+    return _mixed(data, [view(_packed(member, name), member) for name, member in _members(data)])
 
 
 def view(packed: RunData, data: DataConfig) -> RunData:
-    """A data set as it lies, seen as `data` wants it; without what only a plan of training needs."""
+    """One data set as it lies, seen as `data` wants it; without what only a plan of training needs."""
+    if data.mix:
+        raise ConfigError("data.mix: names data sets of its own; here is one already")
     return _viewed(packed, data, _index_facts(packed, data))
 
 
-def _packed(data: DataConfig) -> RunData:
+def _members(data: DataConfig) -> list[tuple[str | None, DataConfig]]:
+    """Name and configuration of each data set that is mixed, or the very one."""
+    if not data.mix:
+        return [(None, data)]
+    return [(m.name, replace(data, mix=(), shards=m.shards, class_map=m.class_map)) for m in data.mix]
+
+
+def _mixed(data: DataConfig, members: Sequence[RunData]) -> RunData:
+    if not data.mix:
+        return members[0]
+    by_name = {str(member.name): member for member in members}
+    return RunData(
+        storage=MixedStorage(members={name: member.storage for name, member in by_name.items()}),
+        manifest=united({name: member.manifest for name, member in by_name.items()}),
+    )
+
+
+def _packed(data: DataConfig, name: str | None) -> RunData:
     if data.shards is None:
-        raise ConfigError("data.shards is not set: give the folder that `dist-seg pack` wrote")
+        raise ConfigError("data.shards is not set: give the folder that `dist-seg pack` wrote, or several as data.mix")
     storage = open_storage(data.shards, retry_s=data.retry_s)
-    return RunData(storage=storage, manifest=load_manifest(storage))
+    return RunData(storage=storage, manifest=load_manifest(storage), name=name)
 
 
 def _viewed(packed: RunData, data: DataConfig, facts: IndexFacts) -> RunData:
-    manifest = map_classes(packed.manifest, data.class_map, SETTING)
+    where = SETTING if packed.name is None else f"data.mix: class_map of {packed.name}"
+    manifest = map_classes(packed.manifest, data.class_map, where)
     return replace(packed, manifest=_with_chosen_samples(manifest, data, facts))
 
 

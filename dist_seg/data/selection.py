@@ -111,3 +111,24 @@ def fold_numbers(groups: Sequence[str], count: int) -> NDArray[np.uint8]:
         part[group] = loads.index(min(loads))
         loads[part[group]] += sizes[group]
     return np.array([part[group] for group in groups], np.uint8)
+
+
+class JoinedSelection:
+    """The chosen samples of several splits one after the other."""
+
+    def __init__(self, parts: Sequence[tuple["Selection | JoinedSelection | None", Sequence[int]]]) -> None:
+        """parts: of every split its selection, None for all, and the samples of its shards."""
+        self._parts = tuple(selection for selection, _ in parts)
+        counts = [tuple(samples) if selection is None else selection.counts for selection, samples in parts]
+        self.counts: tuple[int, ...] = tuple(count for part in counts for count in part)
+        self._places = [(number, shard) for number, part in enumerate(counts) for shard in range(len(part))]
+
+    def indices(self, shard: int) -> NDArray[np.int64]:
+        """As of a `Selection`."""
+        number, below = self._places[shard]
+        selection = self._parts[number]
+        return np.arange(self.counts[shard]) if selection is None else selection.indices(below)
+
+    @property
+    def identity(self) -> list[object]:
+        return [None if selection is None else selection.identity for selection in self._parts]

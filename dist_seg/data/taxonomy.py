@@ -38,6 +38,8 @@ def map_classes(manifest: Manifest, class_map: Mapping[str, str | None], where: 
         raise ConfigError(f"{where}: ignores every class of the data; leave one at least")
     if "" in names:
         raise ConfigError(f"{where}: a class must have a name; null ignores a class")
+    if new_names == list(manifest.class_names):
+        return manifest
     firsts = [new_names.index(name) for name in names]
     return _remapped(
         manifest,
@@ -45,6 +47,7 @@ def map_classes(manifest: Manifest, class_map: Mapping[str, str | None], where: 
         names,
         tuple(manifest.palette[first] for first in firsts),
         None if manifest.category_ids is None else tuple(manifest.category_ids[first] for first in firsts),
+        IGNORE_INDEX,
     )
 
 
@@ -54,11 +57,18 @@ def unknown_classes(manifest: Manifest, names: Sequence[str]) -> list[str]:
 
 
 def align_classes(
-    manifest: Manifest, names: tuple[str, ...], palette: tuple[Rgb, ...], category_ids: tuple[int, ...] | None
+    manifest: Manifest,
+    names: tuple[str, ...],
+    palette: tuple[Rgb, ...],
+    category_ids: tuple[int, ...] | None,
+    ignore_index: int,
 ) -> Manifest:
     """The manifest with the classes `names`, in that order: its own ones, all of which must be among them, and more."""
     assert not unknown_classes(manifest, names)
-    return _remapped(manifest, [names.index(name) for name in manifest.class_names], names, palette, category_ids)
+    if names == manifest.class_names and ignore_index == manifest.ignore_index:
+        return manifest
+    targets = [names.index(name) for name in manifest.class_names]
+    return _remapped(manifest, targets, names, palette, category_ids, ignore_index)
 
 
 def class_id_table(manifest: Manifest, dataset: str | None) -> NDArray[np.uint8] | None:
@@ -66,8 +76,8 @@ def class_id_table(manifest: Manifest, dataset: str | None) -> NDArray[np.uint8]
     ids = (manifest.class_ids or {}).get(dataset or ONLY)
     if ids is None:
         return None
-    table = np.full(256, IGNORE_INDEX, np.uint8)
-    table[: len(ids)] = ids
+    table = np.full(256, manifest.ignore_index, np.uint8)
+    table[: len(ids)] = [manifest.ignore_index if new == IGNORE_INDEX else new for new in ids]
     return table
 
 
@@ -77,7 +87,7 @@ def num_packed_classes(manifest: Manifest, dataset: str | None) -> int:
     return manifest.num_classes if ids is None else len(ids)
 
 
-def mapped_annotations(annotations: ImageAnnotations, table: NDArray[np.uint8]) -> ImageAnnotations:
+def mapped_annotations(annotations: ImageAnnotations, table: NDArray[np.uint8], num_classes: int) -> ImageAnnotations:
     """The objects with their new classes; one of an ignored class becomes a crowd of every class.
 
     Raises UndecodableError for a class that no data set can have.
@@ -87,7 +97,7 @@ def mapped_annotations(annotations: ImageAnnotations, table: NDArray[np.uint8]) 
         if not 0 <= found.class_id < len(table):
             raise UndecodableError(f"json: object {found.id} is of class {found.class_id}")
         class_id = int(table[found.class_id])
-        if class_id == IGNORE_INDEX:
+        if class_id >= num_classes:
             objects.append(replace(found, class_id=EVERY_CLASS, crowd=True))
         else:
             objects.append(replace(found, class_id=class_id))
@@ -100,21 +110,20 @@ def _remapped(
     names: tuple[str, ...],
     palette: tuple[Rgb, ...],
     category_ids: tuple[int, ...] | None,
+    ignore_index: int,
 ) -> Manifest:
     """targets: for every class of the manifest, which is of one data set, its new id; None for one that is ignored."""
-    if names == manifest.class_names and list(targets) == list(range(len(names))):
-        return manifest
     before = (manifest.class_ids or {}).get(ONLY, tuple(range(len(targets))))
     class_ids = tuple(IGNORE_INDEX if old == IGNORE_INDEX or (new := targets[old]) is None else new for old in before)
     # Where classes are only called otherwise, ids stay as they are; of labels also their number.
-    changed = class_ids != tuple(range(len(class_ids))) or manifest.ignore_index != IGNORE_INDEX
+    changed = class_ids != tuple(range(len(class_ids))) or manifest.ignore_index != ignore_index
     changed |= manifest.class_ids is not None
     changed |= manifest.task == "multilabel" and len(names) != len(class_ids)
     return replace(
         manifest,
         class_names=names,
         palette=palette,
-        ignore_index=IGNORE_INDEX,
+        ignore_index=ignore_index,
         category_ids=category_ids,
         class_ids={ONLY: class_ids} if changed else None,
         splits={

@@ -1,4 +1,4 @@
-"""The plan that a configuration asks for: all samples equally often, or by class."""
+"""The plan that a configuration asks for: all samples equally often, by data set, or by class."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ def training_plan(data: DataConfig, train: TrainConfig, manifest: Manifest) -> P
     """The plan of the training split. `train.global_batch` and `train.micro_batch` must be set."""
     assert train.global_batch is not None and train.micro_batch is not None
     split = manifest.split(data.train_split)
-    if data.sampling == "uniform":
+    if data.sampling == "uniform" and not data.mix:
         return TrainPlan(
             split.shard_samples,
             seed=train.seed,
@@ -26,7 +26,7 @@ def training_plan(data: DataConfig, train: TrainConfig, manifest: Manifest) -> P
             shuffle_window=data.shuffle_window,
         )
     return MixedPlan(
-        _classes(data, manifest, split),
+        _datasets(data, split) if data.sampling == "uniform" else _classes(data, manifest, split),
         split.shard_samples,
         seed=train.seed,
         global_batch=train.global_batch,
@@ -40,6 +40,21 @@ def class_weights(frequencies: Sequence[float], temperature: float) -> list[floa
     exponents = [-frequency / temperature for frequency in frequencies]
     weights = [math.exp(exponent - max(exponents)) for exponent in exponents]
     return [weight / sum(weights) for weight in weights]
+
+
+def _datasets(data: DataConfig, split: Split) -> list[Part]:
+    """One part for each data set of a mix."""
+    parts = []
+    for member in data.mix:
+        samples = [
+            count if shard.dataset == member.name else 0
+            for shard, count in zip(split.shards, split.shard_samples, strict=True)
+        ]
+        if not any(samples):
+            raise DataError(f"data.mix: {member.name} has no samples of split {data.train_split}")
+        weight = float(sum(samples)) if member.weight is None else member.weight
+        parts.append(Part(name=member.name, shard_samples=samples, weight=weight))
+    return parts
 
 
 def _classes(data: DataConfig, manifest: Manifest, split: Split) -> list[Part]:

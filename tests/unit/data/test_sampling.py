@@ -158,7 +158,7 @@ def test_batches_are_those_of_the_plan_and_repeats_are_drawn_anew(synthetic_shar
 
 def test_data_without_the_classes_of_samples_says_what_to_do(tmp_path: Path) -> None:
     write_dataset(tmp_path, [scene_sample(seed) for seed in range(8)])
-    with pytest.raises(DataError, match=r"train-000000.tar: its index does not say .* pack the data again"):
+    with pytest.raises(DataError, match=r"the index of train-000000.tar does not say .* pack the data again"):
         opened(tmp_path)
 
 

@@ -137,7 +137,7 @@ def test_what_cannot_be_mapped_is_named(class_map: dict[str, str | None], messag
 
 def test_classes_are_put_into_another_order_with_more_of_them() -> None:
     names, palette = ("sky", "sea", "truck", "car", "road"), ((0, 0, 0),) * 5
-    found = align_classes(manifest(), names, palette, None)
+    found = align_classes(manifest(), names, palette, None, 255)
     assert found.splits["train"].class_pixels == (40, 0, 30, 20, 10)
     table = class_id_table(found, None)
     assert table is not None and table[:4].tolist() == [4, 3, 2, 0]
@@ -146,7 +146,7 @@ def test_classes_are_put_into_another_order_with_more_of_them() -> None:
 
 def test_one_change_after_another_is_both() -> None:
     merged = map_classes(manifest(), {"truck": "car", "sky": None}, "m")
-    table = class_id_table(align_classes(merged, ("car", "road"), merged.palette, None), None)
+    table = class_id_table(align_classes(merged, ("car", "road"), merged.palette, None, 255), None)
     assert table is not None and table[:4].tolist() == [1, 0, 0, 255]
 
 
@@ -161,13 +161,13 @@ def annotations(*class_ids: int) -> ImageAnnotations:
 def test_objects_of_an_ignored_class_become_crowds_of_every_class() -> None:
     table = class_id_table(map_classes(manifest(task="instance"), {"car": None}, "m"), None)
     assert table is not None
-    found = mapped_annotations(annotations(0, 1, 3), table).objects
+    found = mapped_annotations(annotations(0, 1, 3), table, 3).objects
     assert [(o.class_id, o.crowd) for o in found] == [(0, False), (EVERY_CLASS, True), (2, False)]
 
 
 def test_an_object_of_a_class_that_cannot_be_is_undecodable() -> None:
     with pytest.raises(UndecodableError, match="object 0 is of class 256"):
-        mapped_annotations(annotations(256), np.zeros(256, np.uint8))
+        mapped_annotations(annotations(256), np.zeros(256, np.uint8), 1)
 
 
 # Against data that was packed with the other classes
@@ -281,7 +281,7 @@ def test_labels_are_merged_by_pixel_and_left_out(tmp_path: Path, cfg: Config) ->
 def test_a_label_that_the_data_lacks_is_unknown(tmp_path: Path) -> None:
     raw = labelled(tmp_path / "raw", merged=False)
     names = ("more", *raw.manifest.class_names)
-    found = PackedData(raw.storage, align_classes(raw.manifest, names, ((0, 0, 0),) * 12, None))
+    found = PackedData(raw.storage, align_classes(raw.manifest, names, ((0, 0, 0),) * 12, None, 255))
     before, after = (evaluate(data, config(), indices=[0])[0][0] for data in (raw, found))
     assert torch.equal(after.targets[:, 1:], before.targets)
     assert (after.targets[:, 0] == 255).all()
