@@ -116,7 +116,6 @@ class Split:
     selection: Selection | JoinedSelection | None = None
     """Of a run's view of its data, never in a file: the samples that there are to it, None for all. The counts of
     pixels and objects, and the statistics, are of all."""
-
     class_samples: tuple[tuple[int, ...], ...] | None = None
     """Of a run's view that samples by class, never in a file: of every shard, the samples that hold each class."""
 

@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from dist_seg.data.manifest import IGNORE_INDEX, Manifest, ObjectCounts, Rgb, Split
+import numpy as np
+
+from dist_seg.data.manifest import IGNORE_INDEX, ChannelStatistics, Manifest, ObjectCounts, Rgb, Split
 from dist_seg.data.selection import JoinedSelection
 from dist_seg.data.taxonomy import ONLY, align_classes
 from dist_seg.errors import ConfigError
@@ -52,11 +54,14 @@ def united(manifests: Mapping[str, Manifest]) -> Manifest:
     """One manifest of data sets by name: classes in the order in which their names appear first, splits one after the
     other. A data set may lack classes, and splits.
 
-    Raises ConfigError for data sets of different tasks.
+    Raises ConfigError for data sets of different tasks or kinds of images.
     """
     tasks = {name: manifest.task for name, manifest in manifests.items()}
     if len(set(tasks.values())) > 1:
         raise ConfigError(f"data.mix: the data sets are packed for different tasks ({_listed(tasks)}); mix one kind")
+    images = {name: str(manifest.image or "pictures of 8 bits") for name, manifest in manifests.items()}
+    if len(set(images.values())) > 1:
+        raise ConfigError(f"data.mix: the data sets hold different images ({_listed(images)}); mix one kind")
     names, palette, category_ids = _classes(list(manifests.values()))
     aligned = {
         name: align_classes(manifest, names, palette, category_ids, IGNORE_INDEX)
@@ -76,8 +81,8 @@ def united(manifests: Mapping[str, Manifest]) -> Manifest:
     )
 
 
-def _listed(tasks: Mapping[str, str]) -> str:
-    return ", ".join(f"{name}: {task}" for name, task in tasks.items())
+def _listed(kinds: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
 
 
 def _classes(manifests: Sequence[Manifest]) -> tuple[tuple[str, ...], tuple[Rgb, ...], tuple[int, ...] | None]:
@@ -109,6 +114,7 @@ def _joined(name: str, manifests: Mapping[str, Manifest]) -> Split:
         ignored_pixels=sum(split.ignored_pixels for split in splits),
         skipped_samples=sum(split.skipped_samples for split in splits),
         objects=_joined_objects(objects) if objects else None,
+        channels=_joined_channels([(s.channels, sum(shard.samples for shard in s.shards)) for s in splits]),
         selection=selection,
     )
 
@@ -129,6 +135,24 @@ def _joined_objects(parts: Sequence[ObjectCounts]) -> ObjectCounts:
         overfull_objects=sum(part.overfull_objects for part in parts),
         hidden_pixels=sum(part.hidden_pixels for part in parts),
         skipped_annotations=sum(part.skipped_annotations for part in parts),
+    )
+
+
+def _joined_channels(parts: Sequence[tuple[ChannelStatistics | None, int]]) -> ChannelStatistics | None:
+    """Of data sets with so many images each, which all weigh alike. Percentiles are the outermost ones."""
+    known = [(statistics, number) for statistics, number in parts if statistics is not None and number]
+    if not known:
+        return None
+    weights = np.array([number for _, number in known], np.float64)[:, None]
+    weights /= weights.sum()
+    means, stds = (np.array([getattr(statistics, name) for statistics, _ in known]) for name in ("mean", "std"))
+    mean = (weights * means).sum(axis=0)
+    std = np.sqrt((weights * (stds**2 + (means - mean) ** 2)).sum(axis=0))
+    return ChannelStatistics(
+        low=tuple(min(column) for column in zip(*(statistics.low for statistics, _ in known), strict=True)),
+        high=tuple(max(column) for column in zip(*(statistics.high for statistics, _ in known), strict=True)),
+        mean=tuple(mean.tolist()),
+        std=tuple(std.tolist()),
     )
 
 

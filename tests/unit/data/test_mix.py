@@ -12,9 +12,10 @@ from PIL import Image
 
 from dist_seg.config.load import config_from_tree, load_config, to_tree, to_yaml
 from dist_seg.config.schema import DataConfig, MixMember, TrainConfig
+from dist_seg.data.arrays import ArrayLayout
 from dist_seg.data.bad_shards import find_bad_shards
 from dist_seg.data.loader import train_batches
-from dist_seg.data.manifest import Manifest, ObjectCounts, ShardInfo, Split
+from dist_seg.data.manifest import ChannelStatistics, Manifest, ObjectCounts, ShardInfo, Split
 from dist_seg.data.mix import united
 from dist_seg.data.mixed_plan import MixedPlan
 from dist_seg.data.reader import ShardReader
@@ -179,6 +180,26 @@ def test_categories_that_collide_are_given_other_numbers() -> None:
 def test_another_ignore_index_is_brought_to_255() -> None:
     part = Manifest(class_names=("a", "b"), palette=((0, 0, 0),) * 2, ignore_index=2, splits={})
     assert united({"x": part, "y": replace(part, ignore_index=255)}).class_ids == {"x": (0, 1)}
+
+
+def test_statistics_of_arrays_are_those_of_all_images_together() -> None:
+    values = {"x": np.array([1.0, 5.0, 9.0]), "y": np.array([100.0, 300.0, 500.0, 40.0, 60.0, 80.0])}
+    layout = ArrayLayout(dtype="uint16", channels=1)
+    parts = {}
+    for name, numbers in values.items():  # images of one pixel each
+        shard = ShardInfo(
+            name="train-0.tar", bytes=10**6, sha256="", samples=len(numbers), index_sha256="", sidecar_sha256=""
+        )
+        statistics = ChannelStatistics(
+            low=(int(numbers.min()),), high=(int(numbers.max()),), mean=(numbers.mean(),), std=(numbers.std(),)
+        )
+        split = Split(shards=(shard,), class_pixels=(len(numbers),), ignored_pixels=0, channels=statistics)
+        parts[name] = Manifest(class_names=("a",), palette=((0, 0, 0),), image=layout, splits={"train": split})
+    found, together = united(parts).split("train").channels, np.concatenate(list(values.values()))
+    assert found is not None and (found.low, found.high) == ((1,), (500,))
+    assert found.mean + found.std == pytest.approx((together.mean(), together.std()))
+    with pytest.raises(ConfigError, match="hold different images"):
+        united({"x": parts["x"], "y": replace(parts["y"], image=None)})
 
 
 def test_data_sets_of_different_tasks_are_refused(synthetic_shards: Path, instance_shards: Path) -> None:

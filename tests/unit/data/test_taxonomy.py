@@ -18,7 +18,17 @@ from dist_seg.data.manifest import Manifest, ObjectCounts, ShardInfo, Split
 from dist_seg.data.taxonomy import align_classes, class_id_table, map_classes, mapped_annotations, unknown_classes
 from dist_seg.data.torch_loader import SegmentationDataset
 from dist_seg.errors import ConfigError
-from tests.loader_cases import AUGMENTATIONS, PackedData, config, evaluate, opened, scene_sample, train, write_dataset
+from tests.loader_cases import (
+    AUGMENTATIONS,
+    NUM_CLASSES,
+    PackedData,
+    config,
+    evaluate,
+    opened,
+    scene_sample,
+    train,
+    write_dataset,
+)
 from tests.other_classes import pack_other, pack_other_objects
 from tests.unit.data.test_label_layers import layers as label_layers
 
@@ -144,6 +154,13 @@ def test_classes_are_put_into_another_order_with_more_of_them() -> None:
     assert unknown_classes(manifest(), ("sky", "car")) == ["road", "truck"]
 
 
+def test_a_models_own_ignore_index_is_kept() -> None:
+    found = align_classes(manifest(), NAMES, COLORS, None, 9)
+    table = class_id_table(found, None)
+    assert found.ignore_index == 9
+    assert table is not None and table[[0, 1, 2, 3, 255]].tolist() == [0, 1, 2, 3, 9]
+
+
 def test_one_change_after_another_is_both() -> None:
     merged = map_classes(manifest(), {"truck": "car", "sky": None}, "m")
     table = class_id_table(align_classes(merged, ("car", "road"), merged.palette, None, 255), None)
@@ -248,7 +265,8 @@ def test_ignored_objects_are_neither_trained_nor_background(instance_shards: Pat
 
 
 MERGED = {"class1": "class0", "class5": None, "class7": "class0", "class10": "last"}
-MERGED_NAMES = ("class0", "class2", "class3", "class4", "class6", "class8", "class9", "last")
+KEPT = [i for i in range(NUM_CLASSES) if i not in (0, 1, 5, 7)]
+MERGED_NAMES = ("class0", *("last" if i == 10 else f"class{i}" for i in KEPT))
 
 
 def labelled(out: Path, *, merged: bool) -> PackedData:
@@ -259,13 +277,13 @@ def labelled(out: Path, *, merged: bool) -> PackedData:
         if merged:
             parts = layers[[0, 1, 7]]
             union = np.where((parts == 1).any(0), 1, np.where((parts == 255).any(0), 255, 0)).astype(np.uint8)
-            layers = np.concatenate([union[None], layers[[2, 3, 4, 6, 8, 9, 10]]])
+            layers = np.concatenate([union[None], layers[KEPT]])
         samples.append(replace(sample, target=encode_labels(layers), target_suffix="multi.png"))
     packed = write_dataset(out, samples)
     if not merged:
         return packed
-    split = replace(packed.manifest.split("train"), class_pixels=(1,) * 8)
-    names = {"class_names": MERGED_NAMES, "palette": ((0, 0, 0),) * 8}
+    split = replace(packed.manifest.split("train"), class_pixels=(1,) * len(MERGED_NAMES))
+    names = {"class_names": MERGED_NAMES, "palette": ((0, 0, 0),) * len(MERGED_NAMES)}
     return PackedData(packed.storage, replace(packed.manifest, **names, splits={"train": split}))
 
 
@@ -281,7 +299,7 @@ def test_labels_are_merged_by_pixel_and_left_out(tmp_path: Path, cfg: Config) ->
 def test_a_label_that_the_data_lacks_is_unknown(tmp_path: Path) -> None:
     raw = labelled(tmp_path / "raw", merged=False)
     names = ("more", *raw.manifest.class_names)
-    found = PackedData(raw.storage, align_classes(raw.manifest, names, ((0, 0, 0),) * 12, None, 255))
+    found = PackedData(raw.storage, align_classes(raw.manifest, names, ((0, 0, 0),) * len(names), None, 255))
     before, after = (evaluate(data, config(), indices=[0])[0][0] for data in (raw, found))
     assert torch.equal(after.targets[:, 1:], before.targets)
     assert (after.targets[:, 0] == 255).all()
