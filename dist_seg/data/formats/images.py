@@ -106,7 +106,8 @@ def check_image(data: bytes | Values, where: str, max_pixels: int = MAX_PIXELS) 
 
 
 def _passed_jpeg(data: bytes, max_pixels: int) -> CheckedImage | None:
-    """A JPEG that keeps its bytes: all of them are decoded, only its colours are not computed, a third of the time.
+    """A JPEG that keeps its bytes: all of them are decoded, but its colours not computed, which saves a third of the
+    time.
 
     None for any other file and for any fault, so that the whole decoder says what it is.
     """
