@@ -32,9 +32,10 @@ from dist_seg.data.pack_shard import MAX_REFUSALS, PackedShard, Refusal
 from dist_seg.data.pack_state import INDEX_NAME, file_sha256, locked, read_records, records_text
 from dist_seg.data.pack_writing import manifest_of
 from dist_seg.data.shards import atomic_write
+from dist_seg.data.sidecar import SUFFIX
 from dist_seg.data.unique_keys import KeysOf, check_unique_keys
 from dist_seg.drawing import default_palette
-from dist_seg.errors import DataError
+from dist_seg.errors import DataError, UserError
 
 _VERSION = 1
 _ADVICE = (
@@ -82,6 +83,9 @@ def index(
         ignore_index=ignored,
         max_pixels=max_pixels,
     )
+    for suffix in (*reading.image_suffixes, reading.mask_suffix):
+        if not SUFFIX.fullmatch(suffix):
+            raise UserError(f"suffix {suffix!r}: give what follows a key and its dot, such as jpg or seg.png")
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
     tars = _tars(root, splits, reading)

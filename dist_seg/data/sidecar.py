@@ -26,7 +26,7 @@ SEMANTIC_ROLES = ("image", "target")
 INSTANCE_ROLES = ("image", "target", "annotations")
 _MAGIC = b"DSEGIDX\n"
 # Packed are jpg, png, npy, seg.png, multi.png, inst.png and json; tars of others have suffixes of their own.
-_SUFFIX = re.compile(r"[\w+-]{1,60}(\.[\w+-]{1,60}){0,4}", re.ASCII)
+SUFFIX = re.compile(r"[\w+-]{1,60}(\.[\w+-]{1,60}){0,4}", re.ASCII)
 # Keys become names of files: nothing in them may lead out of a folder, end a name or cut a suffix off.
 _NOT_IN_KEYS = re.compile(rb"[\x00-\x1f\x7f/\\.]")
 
@@ -137,7 +137,7 @@ class Sidecar:
         if version not in READABLE_VERSIONS:
             known = " and ".join(map(str, READABLE_VERSIONS))
             raise DataError(f"{where}: format version {version}, this version of dist-seg reads {known}")
-        if roles not in (SEMANTIC_ROLES, INSTANCE_ROLES) or not all(_SUFFIX.fullmatch(str(s)) for s in suffixes):
+        if roles not in (SEMANTIC_ROLES, INSTANCE_ROLES) or not all(SUFFIX.fullmatch(str(s)) for s in suffixes):
             raise DataError(f"{where}: lists members {roles} with suffixes {suffixes}; pack the data set again")
         size, class_bytes = samples * _record_dtype(len(roles)).itemsize, -(-num_classes // 8)
         keys_end = start + size + key_bytes

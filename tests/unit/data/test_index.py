@@ -336,6 +336,13 @@ def test_other_suffixes_may_be_said(tmp_path: Path) -> None:
     assert verify(tmp_path) == []
 
 
+@pytest.mark.parametrize("suffix", ["", "a b", "../x", "a/b"])
+def test_a_suffix_must_be_one(tmp_path: Path, suffix: str) -> None:
+    _write_tar(tmp_path / "train-0.tar", _samples(1))
+    with pytest.raises(UserError, match="suffix"):
+        index(tmp_path, mask_suffix=suffix)
+
+
 @pytest.mark.parametrize(
     ("text", "ignore", "expected"),
     [
