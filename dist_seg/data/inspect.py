@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dist_seg.data.arrays import ArrayLayout
-from dist_seg.data.manifest import SIDE_PERCENTILES, ObjectCounts, Rgb, Split, load_manifest
+from dist_seg.data.manifest import SIDE_PERCENTILES, Manifest, ObjectCounts, Rgb, Split, load_manifest
 from dist_seg.data.sample_sheet import sample_sheet, shard_index
 from dist_seg.errors import UserError
 from dist_seg.runtime.storage import StorageError, open_storage
@@ -29,10 +29,10 @@ class SplitInspection:
     skipped_samples: int
     class_pixels: tuple[int, ...]
     class_fractions: tuple[float, ...]
-    """Of the pixels that have a class."""
+    """Of the pixels that have a class; of labels that overlap, of all pixels."""
     ignored_pixels: int
     ignored_fraction: float
-    """Of all pixels."""
+    """Of all pixels; of labels that overlap, of all their layers'."""
     absent_classes: tuple[str, ...]
     """Classes without one pixel."""
     height_min_median_max: tuple[int, int, int]
@@ -113,7 +113,7 @@ def inspect(
             done += 1
             if progress:
                 progress(done, total)
-        inspected.append(_inspect_split(name, part, manifest.class_names, sizes))
+        inspected.append(_inspect_split(name, part, manifest, sizes))
     if out_png:
         sheet = sample_sheet(storage, manifest, chosen, num_images)
         try:
@@ -142,10 +142,11 @@ def check_output(path: Path, suffixes: Sequence[str] = ()) -> None:
         raise UserError(f"{path}: there is no folder {path.parent}; make it first")
 
 
-def _inspect_split(
-    name: str, split: Split, class_names: Sequence[str], sizes: Counter[tuple[int, int]]
-) -> SplitInspection:
-    valid = sum(split.class_pixels)
+def _inspect_split(name: str, split: Split, manifest: Manifest, sizes: Counter[tuple[int, int]]) -> SplitInspection:
+    valid, pixels_and_layers = sum(split.class_pixels), sum(split.class_pixels) + split.ignored_pixels
+    if manifest.task == "multilabel":
+        valid = sum(height * width * count for (height, width), count in sizes.items())
+        pixels_and_layers = valid * manifest.num_classes
     return SplitInspection(
         name=name,
         num_samples=split.num_samples,
@@ -155,8 +156,10 @@ def _inspect_split(
         class_pixels=split.class_pixels,
         class_fractions=tuple(pixels / max(valid, 1) for pixels in split.class_pixels),
         ignored_pixels=split.ignored_pixels,
-        ignored_fraction=split.ignored_pixels / max(valid + split.ignored_pixels, 1),
-        absent_classes=tuple(n for n, pixels in zip(class_names, split.class_pixels, strict=True) if not pixels),
+        ignored_fraction=split.ignored_pixels / max(pixels_and_layers, 1),
+        absent_classes=tuple(
+            n for n, pixels in zip(manifest.class_names, split.class_pixels, strict=True) if not pixels
+        ),
         height_min_median_max=_spread_of([(height, count) for (height, _), count in sizes.items()]),
         width_min_median_max=_spread_of([(width, count) for (_, width), count in sizes.items()]),
         num_sizes=len(sizes),

@@ -68,7 +68,7 @@ class PassingObjects:
                 raise UndecodableError(f"json: object {found.id} is of class {found.class_id}, in layer {found.layer}")
             try:
                 area = int(coco_masks.area({"size": size, "counts": found.rle}))
-            except ValueError as error:
+            except (ValueError, RuntimeError) as error:  # RuntimeError where the run lengths end early
                 raise UndecodableError(f"json: the mask of object {found.id}: {error}") from error
             if not found.crowd:
                 pixels[found.class_id] += area - found.hidden

@@ -8,36 +8,20 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from dist_seg.data.batch import Batch
 from dist_seg.data.manifest import load_manifest
 from dist_seg.engine.evaluator import evaluate
 from dist_seg.engine.run import class_info
 from dist_seg.runtime.storage import open_storage
 from dist_seg.runtime.world import World
 from dist_seg.tasks.semantic import SemanticTask
-from dist_seg.tasks.task import Metric
 from tests.distributed.ranks import run_ranks
+from tests.distributed.recording import Recording
 from tests.distributed.training import small_config
 
 pytestmark = pytest.mark.distributed
 
 # (split, eval.batch): 24 images in batches of 5 do not divide; 8 in one batch leave ranks without any.
 CASES = [("train", 5), ("val", 1), ("val", 8)]
-
-
-class Recording:
-    """Passes updates on to a metric and keeps what it was given."""
-
-    def __init__(self, metric: Metric, folder: Path) -> None:
-        self._metric, self._folder = metric, folder
-        self.reduce = metric.reduce
-
-    def update(self, prediction: torch.Tensor, batch: Batch) -> None:
-        for i, key in enumerate(batch.keys):
-            file = self._folder / f"{key}.npz"
-            assert not file.exists(), f"{key} was scored twice"
-            np.savez(file, prediction=prediction[i].numpy(), truth=batch.targets[i].numpy())
-        self._metric.update(prediction, batch)
 
 
 class RecordingTask(SemanticTask):

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from dist_seg.audit import audit
-from dist_seg.data.batch import Batch
 from dist_seg.data.formats.synthetic import SyntheticLabels, SyntheticSource
 from dist_seg.data.manifest import load_manifest
 from dist_seg.data.pack import pack
@@ -16,28 +15,13 @@ from dist_seg.engine.run import class_info
 from dist_seg.runtime.storage import open_storage
 from dist_seg.runtime.world import World
 from dist_seg.tasks.multilabel import MultiLabelTask
-from dist_seg.tasks.task import Metric
 from tests.distributed.ranks import run_ranks
+from tests.distributed.recording import Recording
 from tests.distributed.training import EXACT, assert_close_states, losses, small_config, train_on
 
 pytestmark = pytest.mark.distributed
 OVERLAPPING = ["task=multilabel", "loss.dice=0.5", "eval.batch=5", "eval.flip=true"]
 SIZES = (1, 2, 3)
-
-
-class Recording:
-    """Passes updates on to a metric and keeps what it was given."""
-
-    def __init__(self, metric: Metric, folder: Path) -> None:
-        self._metric, self._folder = metric, folder
-        self.reduce = metric.reduce
-
-    def update(self, prediction: torch.Tensor, batch: Batch) -> None:
-        for i, key in enumerate(batch.keys):
-            file = self._folder / f"{key}.npz"
-            assert not file.exists(), f"{key} was scored twice"
-            np.savez(file, prediction=prediction[i].numpy(), truth=batch.targets[i].numpy())
-        self._metric.update(prediction, batch)
 
 
 class RecordingTask(MultiLabelTask):

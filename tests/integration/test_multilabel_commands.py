@@ -1,6 +1,7 @@
 """Labels that overlap, as a user has them: packed, trained on, scored, looked at and predicted."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,10 @@ def test_inspect_draws_the_layers(run: Path, tmp_path: Path) -> None:
     done = dist_seg("inspect", run.parent / "shards", "--out", tmp_path / "sheet.png", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "multilabel, 5 classes" in done.stdout
+    manifest = json.loads((run.parent / "shards" / "manifest.json").read_text())["splits"]["train"]
+    images = sum(shard["samples"] for shard in manifest["shards"])
+    share = 100 * manifest["class_pixels"][0] / (images * 48 * 64)  # of all pixels: labels overlap
+    assert re.search(rf"0 +cross +{share:.2f}%", done.stdout)
     assert Image.open(tmp_path / "sheet.png").width > 480
 
 
