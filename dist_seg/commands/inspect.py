@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from itertools import combinations
 from pathlib import Path
 
 from dist_seg.commands.data import Bar
@@ -28,6 +29,8 @@ def run_inspect(options: argparse.Namespace) -> int:
     print(f"contact sheet: {options.out}")
     if save_suspects(options.shards, trouble, suspects):
         print(f"suspects: {suspects}")
+    elif suspects.exists():
+        print(f"suspects: none to show; {suspects} is of an earlier look")
     if options.json is not None:
         document = {**json.loads(inspection.to_json()), **trouble.to_json()}
         try:
@@ -46,8 +49,12 @@ def _check(options: argparse.Namespace, suspects: Path) -> None:
     if options.json is not None:
         check_output(options.json)
     check_output(suspects, SHEET_SUFFIXES)
-    if suspects.resolve() == options.out.resolve():
-        raise UserError(f"{suspects}: both the contact sheet (--out) and the sheet of suspects (--suspects)")
+    outputs = {"--out": options.out, "--suspects": suspects}
+    if options.json is not None:
+        outputs["--json"] = options.json
+    for (option, path), (other, same) in combinations(outputs.items(), 2):
+        if path.resolve() == same.resolve():
+            raise UserError(f"{path}: named by {option} and by {other}; give each a file of its own")
 
 
 def _find_trouble(options: argparse.Namespace) -> Trouble:

@@ -18,7 +18,7 @@ from dist_seg.data.sidecar import Sidecar
 from dist_seg.drawing import IGNORED_COLOR, colorize, contact_sheet, default_palette, overlay_labels
 from dist_seg.errors import DataError
 from dist_seg.rle import decode_mask as decode_run_lengths
-from dist_seg.runtime.storage import Storage
+from dist_seg.runtime.storage import Storage, StorageError
 
 CELL_WIDTH = 240
 """Of a picture on the sheet, in pixels."""
@@ -31,13 +31,22 @@ _FILL = 0.5
 
 
 def sample_sheet(storage: Storage, manifest: Manifest, splits: Mapping[str, Split], num_images: int) -> Image.Image:
-    """Images beside their masks or objects, `num_images` of each split, evenly spread over it."""
-    shown = [
-        draw_sample(storage, manifest, name, shard, index)
-        for name, split in splits.items()
-        for shard, index in _spread(split.shards, num_images)
-    ]
+    """Images beside their masks or objects, `num_images` of each split, evenly spread over it.
+
+    Those that are damaged or cannot be decoded are left out, and the title says how many.
+    """
+    shown, left_out = [], 0
+    for name, split in splits.items():
+        for shard, index in _spread(split.shards, num_images):
+            try:
+                shown.append(draw_sample(storage, manifest, name, shard, index))
+            except StorageError:
+                raise
+            except DataError:
+                left_out += 1
     title = f"{storage.url}: " + ", ".join(f"{split.num_samples} {name}" for name, split in splits.items())
+    if left_out:
+        title += f"; {left_out} that cannot be drawn are left out"
     legend = list(zip(manifest.class_names, manifest.palette, strict=True))
     if manifest.task == "instance":  # of the classes only those that are to be seen: COCO has 80
         drawn_classes = sorted(set[int]().union(*(sample.classes for sample in shown)))

@@ -337,7 +337,7 @@ class TestInspect:
         ("options", "message"),
         [
             (["--suspects", "missing/sheet.png"], "there is no folder missing"),
-            (["--out", "suspects.png"], "both the contact sheet (--out) and the sheet of suspects"),
+            (["--out", "suspects.png"], "named by --out and by --suspects"),
             (["--suspects", "sheet.gif"], "must end in .png or .jpg or .jpeg"),
             (["--look", -1], "-1 samples to look at; give 0 or more"),
             (["--workers", 0], "0 worker processes; give at least 1"),

@@ -11,8 +11,6 @@ from dist_seg.data.inspection.table import SampleTable
 _FAR = 6.0
 """Robust standard deviations."""
 _MAD_TO_DEVIATION = 1.4826
-_CONSTANT = 0.5
-"""Grey levels of standard deviation."""
 # A deviation is at least this: where all but a few are equal, the median of the differences is nothing.
 _LEAST_GREYS = 2.0
 _LEAST_LOG2 = 0.1
@@ -22,7 +20,7 @@ _MIN_SAMPLES = 10
 def image_findings(table: SampleTable) -> Iterator[Finding]:
     """Over all splits together."""
     records = table.records
-    constant = records["contrast"] < _CONSTANT
+    constant = records["constant"]
     if constant.any():
         rows = table.by_key(np.flatnonzero(constant))
         yield Finding(
@@ -63,7 +61,7 @@ def _far(
     remarks: list[str],
 ) -> Iterator[Finding]:
     distance = np.max([robust_distance(values, least) for values in quantities.values()], axis=0)
-    rows = np.flatnonzero((distance > _FAR) & ((table.records["contrast"] >= _CONSTANT) | (kind == "odd_size")))
+    rows = np.flatnonzero((distance > _FAR) & (~table.records["constant"] | (kind == "odd_size")))
     if len(rows):
         rows = rows[np.argsort(-distance[rows], kind="stable")]
         yield Finding(

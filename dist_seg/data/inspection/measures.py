@@ -22,6 +22,7 @@ MEASURES = np.dtype(
         ("thumbnail", "u1", (THUMBNAIL_SIDE, THUMBNAIL_SIDE)),
         ("brightness", "<f4"),
         ("contrast", "<f4"),
+        ("constant", "?"),
         ("classes", "u1", (32,)),
         ("ignored", "<f4"),
         ("fit", "<f4"),
@@ -36,11 +37,14 @@ MEASURES = np.dtype(
     ]
 )
 """`shard` and `index`: the place of the shard in its split, of the sample in its shard. `digest`: of size and pixels.
-`brightness`, `contrast`: mean and deviation of the grey image, 0 to 255. `classes`: a bit for each that is there.
+`brightness`, `contrast`: mean and deviation of the grey image, 0 to 255. `constant`: of one colour, an array in all its
+channels. `classes`: a bit for each that is there.
 `ignored`: share of the pixels. `fit` to `turned`: see `alignment.Fit`; `fit` is NaN where nothing can be said.
 `objects` (-1 where the data has none), of them `specks` of one pixel, `slivers`, and `twins`, which have the mask and
 the class of one before."""
 
+_CONSTANT = 0.5
+"""Grey levels of standard deviation."""
 _SLIVER_LENGTH, _SLIVER_WIDTH = 8, 1.5
 """Pixels: an object whose box has a side so long, over which it is less wide on average."""
 
@@ -59,6 +63,10 @@ def measure(view: SampleView) -> tuple[NDArray[np.void], Fit | None]:
     record["words"], record["mirrored"], record["thumbnail"] = found.words, found.mirrored, found.thumbnail
     record["brightness"] = mean
     record["contrast"] = np.sqrt(float(histogram @ (np.arange(256) - mean) ** 2) / histogram.sum())
+    if view.values is None:
+        record["constant"] = record["contrast"] < _CONSTANT
+    else:
+        record["constant"] = np.ptp(view.values, axis=(0, 1)).max() == 0
     record["classes"] = _bits(_present(view))
     record["ignored"] = view.ignored_fraction
     record["objects"] = -1

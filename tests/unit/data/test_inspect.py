@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from dist_seg.cli import main
 from dist_seg.data import sample_sheet as sheet_module
 from dist_seg.data.formats import RawSample, SampleRef
 from dist_seg.data.formats.coco import open_coco
@@ -138,10 +139,26 @@ def test_a_full_disk_is_named(packed: Path, tmp_path: Path, monkeypatch: pytest.
         inspect(packed, out_png=tmp_path / "sheet.png")
 
 
-def test_a_sample_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
-    write_dataset(tmp_path, [replace(scene_sample(0), image=b"no picture")])
-    with pytest.raises(DataError, match=r"train-000000\.tar: sample jpeg420-0000 cannot be decoded: image: neither"):
-        inspect(tmp_path, out_png=tmp_path / "sheet.png")
+def test_what_cannot_be_drawn_is_a_finding_and_the_rest_is_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = replace(scene_sample(0), key="broken", image=b"no picture")
+    write_dataset(tmp_path / "data", [broken, *(scene_sample(i) for i in range(1, 4))])
+    sheet = tmp_path / "sheet.png"
+    arguments = ["inspect", str(tmp_path / "data"), "--out", str(sheet), "--workers", "1"]
+    assert main(arguments) == 0
+    assert "train/broken" in capsys.readouterr().out
+    assert Image.open(sheet).height > 150
+    assert main([*arguments, "--strict"]) == 1
+
+
+def test_two_outputs_with_one_name_are_refused_before_anything_is_read(
+    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet = str(tmp_path / "x.png")
+    assert main(["inspect", str(packed), "--out", sheet, "--json", sheet]) == 2
+    assert "named by --out and by --json" in capsys.readouterr().err
+    assert not list(tmp_path.glob("x.png"))
 
 
 def test_an_unknown_split_is_refused(packed: Path) -> None:

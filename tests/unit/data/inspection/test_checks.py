@@ -116,6 +116,19 @@ class TestImages:
         ]
         assert digests[0] == digests[1] != digests[2]
 
+    def test_an_array_is_of_one_colour_where_all_its_channels_are(self) -> None:
+        image, mask = scene(0)
+        flat = np.full((*image.shape[:2], 5), 700, np.uint16)
+        lively = flat.copy()
+        lively[..., 4] += image[..., 0]  # of a channel that nobody is shown
+        view = decoded.SampleView(
+            image=np.full_like(image, 9),
+            layers=mask.astype(np.int16)[None],
+            class_pixels=np.bincount(mask.ravel(), minlength=6),
+            ignored_fraction=0.0,
+        )
+        assert [bool(measure(replace(view, values=v))[0]["constant"]) for v in (flat, lively)] == [True, False]
+
     def test_images_unlike_the_rest(self, tmp_path: Path) -> None:
         image, mask = scene(0, 120, 150)
         scenes = {
