@@ -100,14 +100,17 @@ def data_facts(storage: Storage, manifest: Manifest, split: str, bad_shards: Ite
     heights: list[int] = []
     widths: list[int] = []
     passed_over = set(bad_shards)
-    for shard, count in enumerate(counts):
+    datasets = [shard.dataset for shard in manifest.split(split).shards]
+    left = dict.fromkeys(datasets, _SIZES_LOOKED_AT // len(set(datasets)))  # of each of a mix as many
+    for shard, (count, dataset) in enumerate(zip(counts, datasets, strict=True)):
         if reader.shard_name(shard) in passed_over:
             continue
-        for index in range(min(count, _SIZES_LOOKED_AT - len(heights))):
+        for index in range(min(count, left[dataset])):
             info = reader.info(shard, index)
             heights.append(info.height)
             widths.append(info.width)
-        if len(heights) >= _SIZES_LOOKED_AT:
+            left[dataset] -= 1
+        if not any(left.values()):
             break
     middle = len(heights) // 2
     return DataFacts(

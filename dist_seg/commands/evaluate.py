@@ -113,9 +113,13 @@ def _evaluate(
 
 def _data_config(trained: TrainedModel, options: argparse.Namespace) -> DataConfig:
     """The run's, or with `--data` what of it holds for other data."""
+    _refuse_without_effect(options)
     data = dataclasses.replace(trained.config.data, sampling="uniform", sampling_temperature=None)
     if options.data is None:
-        return data
+        if options.split in (None, data.train_split, data.scored_split):
+            return data
+        # A split that no fold divides needs no indexes to find folds by.
+        return dataclasses.replace(data, fraction=1.0, folds=None, fold=None, fold_by=None)
     other = dataclasses.replace(data, shards=options.data, mix=(), fraction=1.0, folds=None, fold=None, fold_by=None)
     if any(setting.startswith("data.class_map") for setting in options.settings):
         return other
@@ -123,7 +127,25 @@ def _data_config(trained: TrainedModel, options: argparse.Namespace) -> DataConf
     # training data, or with the new names already.
     storage = open_storage(options.data, retry_s=data.retry_s)
     there = on_every_rank(lambda: load_manifest(storage)).class_names
+    ambiguous = sorted(data.class_map.keys() & set(data.class_map.values()) & set(there))
+    if ambiguous:
+        raise UserError(
+            f"{options.data}: {', '.join(ambiguous)}: an old and a new name in the run's {SETTING}; say what it is "
+            f"here: '{SETTING}={{...}}', or '{SETTING}={{}}' where these are the new names"
+        )
     return dataclasses.replace(other, class_map={old: new for old, new in data.class_map.items() if old in there})
+
+
+def _refuse_without_effect(options: argparse.Namespace) -> None:
+    """Raises ConfigError for settings of the data that only a training has, or that `--data` takes the place of."""
+    lost = {"sampling", "sampling_temperature"}
+    if options.data is not None:
+        lost |= {"shards", "mix", "fraction", "folds", "fold", "fold_by"}
+    given = {text.partition("=")[0].removeprefix("data.") for text in options.settings if text.startswith("data.")}
+    if found := sorted(given & lost):
+        keys = ", ".join(f"data.{name}" for name in found)
+        where = "eval" if options.data is None else "eval with --data"
+        raise ConfigError(f"{keys}: has no effect in {where}; leave it out")
 
 
 def _with_classes_of(trained: TrainedModel, data: RunData) -> Manifest:

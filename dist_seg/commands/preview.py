@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Literal, cast
@@ -12,6 +12,7 @@ from dist_seg import capacity
 from dist_seg.config.load import load_config
 from dist_seg.config.recipes import given_or_shipped
 from dist_seg.config.schema import Config
+from dist_seg.data.bad_shards import check_bad_shards, find_bad_shards
 from dist_seg.data.inspect import check_output
 from dist_seg.data.loader import choose_loader, train_batches
 from dist_seg.data.normalize import normalization
@@ -38,10 +39,14 @@ def run_preview(options: argparse.Namespace) -> int:
     files = [given_or_shipped(Path(text)) for text in options.settings if "=" not in text]
     config = load_config(files, [text for text in options.settings if "=" in text])
     world, data = detect_world(), open_run_data(config.data)
-    config = _fitted(config, data, world)
+    bad_shards = _bad_shards(config, data)
+    config = _fitted(config, data, world, bad_shards)
     plan = training_plan(config.data, config.train, data.manifest)
     loaders = ["torch", "dali"] if options.both_loaders else [choose_loader(config)]
-    fed = [list(islice(_fed(config, loader, data, plan, world, options.step), options.samples)) for loader in loaders]
+    fed = [
+        list(islice(_fed(config, loader, data, plan, world, options.step, bad_shards), options.samples))
+        for loader in loaders
+    ]
     captions = []
     for first, *others in zip(*fed, strict=True):
         apart = "".join(f": {difference(first, other)}" for other in others)
@@ -57,7 +62,7 @@ def run_preview(options: argparse.Namespace) -> int:
     return 0
 
 
-def _fitted(config: Config, data: RunData, world: World) -> Config:
+def _fitted(config: Config, data: RunData, world: World, bad_shards: Mapping[str, str]) -> Config:
     """As training settles it, whose seed, batch and crop decide what is drawn."""
     manifest = data.manifest
     if config.task not in ("auto", manifest.task):
@@ -65,13 +70,27 @@ def _fitted(config: Config, data: RunData, world: World) -> Config:
     config = dataclasses.replace(config, task=cast(Literal["semantic", "multilabel", "instance"], manifest.task))
     check_jitter(config.augment, manifest)
     config = dataclasses.replace(config, data=fit_pixels(config.data, manifest))
-    check_jitter(config.augment, manifest)
-    config = dataclasses.replace(config, data=fit_pixels(config.data, manifest))
-    facts = capacity.data_facts(data.storage, manifest, config.data.train_split)
+    facts = capacity.data_facts(data.storage, manifest, config.data.train_split, bad_shards)
     return capacity.fit_sizes(config, facts, world)
 
 
-def _fed(config: Config, loader: str, data: RunData, plan: Plan, world: World, first_step: int) -> Iterator[FedSample]:
+def _bad_shards(config: Config, data: RunData) -> dict[str, str]:
+    """What training would leave out, with the reasons; more than that ends here as there."""
+    shards = data.manifest.split(config.data.train_split).shards
+    bad = find_bad_shards(data.storage, shards)
+    check_bad_shards(bad, config.data.max_bad_shards, len(shards), data.storage.url)
+    return bad
+
+
+def _fed(
+    config: Config,
+    loader: str,
+    data: RunData,
+    plan: Plan,
+    world: World,
+    first_step: int,
+    bad_shards: Mapping[str, str],
+) -> Iterator[FedSample]:
     """The samples of the global batches from `first_step` on, in the order of their lanes."""
     kind = cast(Literal["dali", "torch"], loader)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, loader=kind))
@@ -80,7 +99,7 @@ def _fed(config: Config, loader: str, data: RunData, plan: Plan, world: World, f
         (step, lane) for step in range(first_step, first_step + plan.steps_per_epoch) for lane in range(plan.lanes)
     )
     classes, norm = class_info(data.manifest), normalization(config.data)
-    batches = train_batches(config, data.manifest, data.storage, plan, units, world.device, 0)
+    batches = train_batches(config, data.manifest, data.storage, plan, units, world.device, 0, bad_shards)
     try:
         for batch in batches:
             yield from fed_samples(batch, config.task, classes, norm)

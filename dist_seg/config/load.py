@@ -47,6 +47,13 @@ def load_config(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
 
     Raises ConfigError for a file that cannot be read, an unknown or mistyped key, or values that contradict each other.
     """
+    config = parse_config(files, overrides)
+    check_config(config)
+    return config
+
+
+def parse_config(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
+    """As `load_config`, of settings that may only make sense together with others."""
     tree: Tree = {}
     sources: dict[str, str] = {}
     for file in files:
@@ -57,9 +64,7 @@ def load_config(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
             raise ConfigError(f"{override!r} is neither a YAML file nor an override such as optim.lr=0.01")
         value = text if _is_text(key) and text not in ("null", "~", "") else _parse_value(text, key)
         _merge(tree, _nested(tree, key, value), "the command line", sources)
-    config = _build(tree, sources)
-    check_config(config)
-    return config
+    return _build(tree, sources)
 
 
 def _nested(tree: Tree, key: str, value: object) -> Tree:

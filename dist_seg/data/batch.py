@@ -26,7 +26,7 @@ class EncodedSample:
     annotations: ImageAnnotations | None = None
     """Of instances: parsed already, so that what cannot be read is found before anything is decoded."""
     num_classes: int = 0
-    """Of class ids that are taken as they are: the number of classes, which no id but the ignore index may reach."""
+    """Of class ids: the number of classes that it was packed with, which no id but its ignore index may reach."""
     ignore_index: int = 255
     num_labels: int = 0
     """Of multi-label data: the number of layers."""

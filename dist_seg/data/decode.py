@@ -87,7 +87,7 @@ def check_object_ids(ids: NDArray[np.int16], num_objects: int) -> None:
 
 
 def check_class_ids(ids: NDArray[np.uint8], encoded: "EncodedSample") -> None:
-    """Raises `UndecodableError` for an id that is no class's, where those of the sample are taken as they are."""
+    """Raises `UndecodableError` for an id, as it was packed, that is no class's."""
     if not encoded.num_classes or int(ids.max(initial=0)) < encoded.num_classes:
         return
     wrong = (ids >= encoded.num_classes) & (ids != encoded.ignore_index)

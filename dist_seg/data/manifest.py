@@ -146,6 +146,8 @@ class Manifest:
     it was packed with the class that it has become, 255 for an ignored one. A data set whose ids stay has none."""
     image: ArrayLayout | None = None
     """Of images that are arrays; None for pictures."""
+    packed_ignore: Mapping[str, int] | None = None
+    """Beside `class_ids`: the ignore index that each of these data sets was packed with."""
     splits: Mapping[str, Split] = field(default_factory=dict)
 
     @property

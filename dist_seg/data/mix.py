@@ -5,7 +5,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dist_seg.data.manifest import IGNORE_INDEX, ChannelStatistics, Manifest, ObjectCounts, Rgb, Split
+from dist_seg.data.manifest import (
+    IGNORE_INDEX,
+    MAX_CLASSES,
+    ChannelStatistics,
+    Manifest,
+    ObjectCounts,
+    Rgb,
+    Split,
+)
 from dist_seg.data.selection import JoinedSelection
 from dist_seg.data.taxonomy import ONLY, align_classes
 from dist_seg.errors import ConfigError
@@ -54,7 +62,7 @@ def united(manifests: Mapping[str, Manifest]) -> Manifest:
     """One manifest of data sets by name: classes in the order in which their names appear first, splits one after the
     other. A data set may lack classes, and splits.
 
-    Raises ConfigError for data sets of different tasks or kinds of images.
+    Raises ConfigError for data sets of different tasks or kinds of images, and for too many classes together.
     """
     tasks = {name: manifest.task for name, manifest in manifests.items()}
     if len(set(tasks.values())) > 1:
@@ -63,12 +71,18 @@ def united(manifests: Mapping[str, Manifest]) -> Manifest:
     if len(set(images.values())) > 1:
         raise ConfigError(f"data.mix: the data sets hold different images ({_listed(images)}); mix one kind")
     names, palette, category_ids = _classes(list(manifests.values()))
+    if len(names) > MAX_CLASSES:
+        raise ConfigError(
+            f"data.mix: the data sets have {len(names)} classes together, at most {MAX_CLASSES} go; merge or ignore "
+            "some with the members' class_map"
+        )
     aligned = {
         name: align_classes(manifest, names, palette, category_ids, IGNORE_INDEX)
         for name, manifest in manifests.items()
     }
     splits = dict.fromkeys(split for manifest in manifests.values() for split in manifest.splits)
     class_ids = {name: found.class_ids[ONLY] for name, found in aligned.items() if found.class_ids}
+    packed_ignore = {name: found.packed_ignore[ONLY] for name, found in aligned.items() if found.packed_ignore}
     first = next(iter(aligned.values()))
     return replace(
         first,
@@ -77,6 +91,7 @@ def united(manifests: Mapping[str, Manifest]) -> Manifest:
         category_ids=category_ids,
         ignore_index=IGNORE_INDEX,
         class_ids=class_ids or None,
+        packed_ignore=packed_ignore or None,
         splits={split: _joined(split, aligned) for split in splits},
     )
 

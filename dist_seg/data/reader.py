@@ -15,7 +15,7 @@ from dist_seg.data.batch import BadSample, EncodedSample
 from dist_seg.data.headers import MAX_PIXELS, UndecodableError
 from dist_seg.data.manifest import Manifest
 from dist_seg.data.sidecar import Member, Sidecar, crc32c
-from dist_seg.data.taxonomy import class_id_table, mapped_annotations, num_packed_classes
+from dist_seg.data.taxonomy import class_id_table, mapped_annotations, num_packed_classes, packed_ignore_index
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import Storage, StorageError
 
@@ -80,7 +80,8 @@ class ShardReader:
         self._num_labels = {name: num_packed_classes(manifest, name) if is_multilabel else 0 for name in datasets}
         self._num_classes = manifest.num_classes
         self._mapped_labels = manifest.num_classes if is_multilabel else 0
-        self._num_classes, self._ignore_index = manifest.num_classes, manifest.ignore_index
+        self._packed_classes = {name: num_packed_classes(manifest, name) for name in datasets}
+        self._packed_ignore = {name: packed_ignore_index(manifest, name) for name in datasets}
         self._reset()
 
     def _reset(self) -> None:
@@ -175,9 +176,8 @@ class ShardReader:
             height=info.height,
             width=info.width,
             annotations=annotations,
-            # Ids that stand for others are looked up in a table, in which those of no class are ignored.
-            num_classes=self._num_classes if annotations is None and class_ids is None and not num_labels else 0,
-            ignore_index=self._ignore_index,
+            num_classes=0 if annotations is not None or num_labels else self._packed_classes[dataset],
+            ignore_index=self._packed_ignore[dataset],
             num_labels=num_labels,
             class_ids=class_ids,
             mapped_labels=self._mapped_labels,

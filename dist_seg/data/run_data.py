@@ -84,7 +84,14 @@ def _packed(data: DataConfig, name: str | None) -> RunData:
     if data.shards is None:
         raise ConfigError("data.shards is not set: give the folder that `dist-seg pack` wrote, or several as data.mix")
     storage = open_storage(data.shards, retry_s=data.retry_s)
-    return RunData(storage=storage, manifest=load_manifest(storage), name=name)
+    manifest = load_manifest(storage)
+    split = manifest.splits.get(data.train_split)
+    if name is not None and (split is None or not split.num_samples):
+        raise DataError(
+            f"data.mix: {name} ({storage.url}) has no samples of split {data.train_split}; it has "
+            f"{', '.join(manifest.splits) or 'none'}"
+        )
+    return RunData(storage=storage, manifest=manifest, name=name)
 
 
 def _viewed(packed: RunData, data: DataConfig, facts: IndexFacts) -> RunData:

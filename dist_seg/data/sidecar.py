@@ -220,9 +220,11 @@ class Sidecar:
         return tuple(self.held([class_id]).sum().item() for class_id in range(self.num_classes))
 
     def held(self, class_ids: Sequence[int]) -> NDArray[np.bool_]:
-        """(num_samples,): whether a sample holds any of these classes, which must be below `num_classes`."""
+        """(num_samples,): whether a sample holds any of these classes. One that the index does not know is in none."""
         found = np.zeros(self.num_samples, np.bool_)
         for class_id in class_ids:
+            if class_id >= self.num_classes:
+                continue
             found |= (self._classes[:, class_id // 8] >> (class_id % 8) & 1).astype(np.bool_)
         return found
 

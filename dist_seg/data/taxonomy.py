@@ -87,6 +87,11 @@ def num_packed_classes(manifest: Manifest, dataset: str | None) -> int:
     return manifest.num_classes if ids is None else len(ids)
 
 
+def packed_ignore_index(manifest: Manifest, dataset: str | None) -> int:
+    """The ignore index that a data set was packed with."""
+    return (manifest.packed_ignore or {}).get(dataset or ONLY, manifest.ignore_index)
+
+
 def mapped_annotations(annotations: ImageAnnotations, table: NDArray[np.uint8], num_classes: int) -> ImageAnnotations:
     """The objects with their new classes; one of an ignored class becomes a crowd of every class.
 
@@ -115,10 +120,9 @@ def _remapped(
     """targets: for every class of the manifest, which is of one data set, its new id; None for one that is ignored."""
     before = (manifest.class_ids or {}).get(ONLY, tuple(range(len(targets))))
     class_ids = tuple(IGNORE_INDEX if old == IGNORE_INDEX or (new := targets[old]) is None else new for old in before)
-    # Where classes are only called otherwise, ids stay as they are; of labels also their number.
-    changed = class_ids != tuple(range(len(class_ids))) or manifest.ignore_index != ignore_index
+    # Where classes are only called otherwise, ids stay as they are, and their number.
+    changed = class_ids != tuple(range(len(names))) or manifest.ignore_index != ignore_index
     changed |= manifest.class_ids is not None
-    changed |= manifest.task == "multilabel" and len(names) != len(class_ids)
     return replace(
         manifest,
         class_names=names,
@@ -126,6 +130,7 @@ def _remapped(
         ignore_index=ignore_index,
         category_ids=category_ids,
         class_ids={ONLY: class_ids} if changed else None,
+        packed_ignore={ONLY: packed_ignore_index(manifest, None)} if changed else None,
         splits={
             name: _remapped_split(split, targets, len(names), is_multilabel=manifest.task == "multilabel")
             for name, split in manifest.splits.items()

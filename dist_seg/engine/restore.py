@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from dist_seg.checkpoint.reading import load_meta, load_weights
-from dist_seg.config.load import config_from_tree, load_config, to_tree
+from dist_seg.config.checks import check_config
+from dist_seg.config.load import config_from_tree, parse_config, to_tree
 from dist_seg.config.schema import Config
 from dist_seg.errors import CheckpointError
 from dist_seg.models.norm import settled_norm
@@ -76,7 +77,7 @@ def load_trained(
 
 
 def _overridden(config: Config, overrides: Sequence[str]) -> Config:
-    changed = to_tree(load_config([], overrides))
+    changed = to_tree(parse_config([], overrides))
     tree = to_tree(config)
     for override in overrides:
         section, _, name = override.partition("=")[0].partition(".")
@@ -86,4 +87,6 @@ def _overridden(config: Config, overrides: Sequence[str]) -> Config:
                 f"{override}: only eval.*, data.* and train.* settings can be changed for a trained model"
             )
         cast(dict[str, object], tree[section])[name] = cast(dict[str, object], changed[section])[name]
-    return config_from_tree(tree, "the command line")
+    overridden = config_from_tree(tree, "the command line")
+    check_config(overridden)
+    return overridden

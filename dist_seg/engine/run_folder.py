@@ -3,6 +3,7 @@
 config.yaml  checkpoints/  events.jsonl  result.json  report.html  pictures.png  outcome.json  ports.json
 """
 
+import dataclasses
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -141,8 +142,8 @@ def check_same_run(folder: RunFolder, config: Config, manifest_hash: str) -> Non
         return
     changed = [
         f"  {key}: {before!r} there, {now!r} here"
-        for key, before, now in differences(old, config)
-        if not key.startswith(_HARMLESS) and key != "data.shards"
+        for key, before, now in differences(_without_places(old), _without_places(config))
+        if not key.startswith(_HARMLESS)
     ]
     if meta.manifest.get("hash") != manifest_hash:
         changed.append(f"  data's manifest: {str(meta.manifest.get('hash'))[:12]} there, {manifest_hash[:12]} here")
@@ -151,6 +152,12 @@ def check_same_run(folder: RunFolder, config: Config, manifest_hash: str) -> Non
             f"{folder.path} holds a run with other settings:\n" + "\n".join(changed) + "\nGive another run.dir, "
             "--fresh to start anew (the old folder is moved aside), or --resume-with-changes to go on with the new ones"
         )
+
+
+def _without_places(config: Config) -> Config:
+    """Where data lies may change: what it is stands in the manifest's hash."""
+    mix = tuple(dataclasses.replace(member, shards="") for member in config.data.mix)
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, shards=None, mix=mix))
 
 
 def _check_not_left_behind(folder: RunFolder, old: Config) -> None:

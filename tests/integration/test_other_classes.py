@@ -1,11 +1,20 @@
 """Runs whose classes are changed while loading, and models that meet data with their classes in another order."""
 
+import argparse
+import dataclasses
 import json
 from pathlib import Path
+from typing import cast
 
 import pytest
+from torch import nn
 
+from dist_seg.commands.evaluate import _data_config
+from dist_seg.config.load import load_config
+from dist_seg.engine.restore import TrainedModel
+from dist_seg.errors import UserError
 from dist_seg.runtime.world import World
+from dist_seg.tasks.task import ClassInfo, Task
 from tests.distributed.ranks import run_ranks
 from tests.distributed.training import losses, train_on
 from tests.integration.commands import dist_seg
@@ -99,3 +108,35 @@ def test_resuming_with_other_classes_is_refused(both: tuple[Path, list[object]],
     )
     assert result.returncode == 2
     assert "data.class_map: {'disk': 'round', 'ring': 'round', 'square': None} there" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["data.sampling=rare_class"], "data.sampling: has no effect in eval"),
+        (["--data", "data", "data.fraction=0.5"], "data.fraction: has no effect in eval with --data"),
+    ],
+)
+def test_settings_without_effect_in_eval_are_refused(
+    both: tuple[Path, list[object]], tmp_path: Path, settings: list[str], message: str
+) -> None:
+    result = dist_seg("eval", both[0] / "packed", *settings, "--out", tmp_path / "eval.json", cwd=both[0])
+    assert result.returncode == 2
+    assert message in result.stderr
+
+
+def test_names_that_are_old_and_new_are_not_guessed(both: tuple[Path, list[object]], synthetic_shards: Path) -> None:
+    trained = TrainedModel(
+        model=nn.Identity(),
+        task=cast(Task, None),
+        config=load_config([], ["data.class_map={disk: square, square: disk}"]),
+        classes=ClassInfo(names=("square", "disk"), palette=((0, 0, 0),) * 2, ignore_index=255),
+        step=1,
+        weights="raw",
+        manifest_hash="",
+    )
+    options = argparse.Namespace(data=str(synthetic_shards), settings=[], split=None)
+    with pytest.raises(UserError, match="disk, square: an old and a new name"):
+        _data_config(trained, options)
+    told = argparse.Namespace(data=str(synthetic_shards), settings=["data.class_map={}"], split=None)
+    assert _data_config(dataclasses.replace(trained, config=load_config([])), told).class_map == {}

@@ -14,16 +14,30 @@ from dist_seg.config.load import config_from_tree, load_config, to_tree, to_yaml
 from dist_seg.config.schema import DataConfig, MixMember, TrainConfig
 from dist_seg.data.arrays import ArrayLayout
 from dist_seg.data.bad_shards import find_bad_shards
+from dist_seg.data.decode import why_undecodable
+from dist_seg.data.formats.synthetic import SyntheticSource
 from dist_seg.data.loader import train_batches
 from dist_seg.data.manifest import ChannelStatistics, Manifest, ObjectCounts, ShardInfo, Split
-from dist_seg.data.mix import united
+from dist_seg.data.mix import MixedStorage, united
 from dist_seg.data.mixed_plan import MixedPlan
+from dist_seg.data.pack import pack
 from dist_seg.data.reader import ShardReader
 from dist_seg.data.run_data import load_run_data, open_run_data
+from dist_seg.data.taxonomy import map_classes
 from dist_seg.data.training_plan import training_plan
-from dist_seg.errors import ConfigError
-from tests.loader_cases import AUGMENTATIONS, CPU, PackedData, config, evaluate
-from tests.other_classes import pack_other
+from dist_seg.errors import ConfigError, DataError
+from tests.loader_cases import (
+    AUGMENTATIONS,
+    CPU,
+    PackedData,
+    config,
+    encode,
+    evaluate,
+    scene,
+    scene_sample,
+    write_dataset,
+)
+from tests.other_classes import OtherClasses, pack_other
 
 TRAIN = TrainConfig(global_batch=8, micro_batch=2)
 NAMES = ("background", "disk", "square", "triangle", "ring", "cross", "round", "corner")
@@ -60,7 +74,8 @@ def test_classes_are_united_by_name_in_the_order_of_their_first_appearance(
                 pixels[class_name] += count
         assert found.split(name).class_pixels == tuple(pixels.values())
         assert found.split(name).num_samples == first.split(name).num_samples + second.split(name).num_samples
-    assert found.class_ids == {"b": (6, 0, 7)}
+    assert found.class_ids == {"a": (0, 1, 2, 3, 4, 5), "b": (6, 0, 7)}
+    assert found.packed_ignore == {"a": 255, "b": 255}
 
 
 def test_samples_have_the_keys_and_masks_of_their_data_set(synthetic_shards: Path, others: Path) -> None:
@@ -246,3 +261,70 @@ MEMBERS = "{name: a, shards: x}, {name: b, shards: y}"
 def test_mixes_that_make_no_sense_are_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config([], overrides)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The synthetic pictures with their six classes, and with fourteen more that no picture shows."""
+    folder = tmp_path_factory.mktemp("many")
+    few = SyntheticSource(num_train=12, num_val=4, height=32, width=32)
+    pack(few, folder / "few", shard_bytes=20_000)
+    names = (*few.class_names, *(f"more{i}" for i in range(14)))
+    palette = tuple((i, i, i) for i in range(20))
+    pack(OtherClasses(scenes=few, class_names=names, palette=palette, targets=range(6)), folder / "many")
+    return folder / "few", folder / "many"
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+def test_classes_are_sampled_where_a_data_set_has_only_the_first_of_them(
+    many: tuple[Path, Path], fraction: float
+) -> None:
+    data = mix_of(*many, sampling="class_balanced", fraction=fraction)
+    found = open_run_data(data)
+    plan = training_plan(data, TRAIN, found.manifest)
+    assert isinstance(plan, MixedPlan)
+    counts = np.array(found.manifest.split("train").class_samples)
+    assert counts.shape[1] == 20
+    assert counts[:, :6].sum() > 0
+    assert not counts[:, 6:].any()
+
+
+def test_an_id_that_was_no_class_when_it_was_packed_stays_a_bad_sample(tmp_path: Path) -> None:
+    """Among the classes of all data sets it would be another one's, and of merged classes be ignored in silence."""
+    mask = scene(1, 40, 56)[1] % 5
+    mask[7, 9] = 5
+    bad = replace(scene_sample(1, height=40, width=56), key="bad", target=encode(mask, "PNG"))
+    whole = [replace(scene_sample(i, height=40, width=56), target=encode(mask % 5, "PNG")) for i in range(2, 9)]
+    packed = write_dataset(tmp_path, [bad, *whole])
+    small = replace(packed.manifest, class_names=tuple("abcde"), palette=((0, 0, 0),) * 5)
+    split = replace(small.split("train"), class_pixels=(1,) * 5)
+    small = replace(small, splits={"train": split})
+    more = replace(small, class_names=tuple("abcdefgh"), palette=((0, 0, 0),) * 8)
+    more = replace(more, splits={"train": replace(split, class_pixels=(1,) * 8)})
+    wide = united({"x": small, "y": more})
+    for manifest in (small, map_classes(small, {"a": "b"}, "m"), wide):
+        mixed = MixedStorage(members={"x": packed.storage, "y": packed.storage})
+        reader = ShardReader(mixed if manifest is wide else packed.storage, manifest, "train")
+        assert why_undecodable(reader.read(0, 0)) == "mask: class id 5, for 5 classes"
+        assert why_undecodable(reader.read(0, 1)) is None
+
+
+def test_more_classes_than_ids_are_refused() -> None:
+    def wide(letter: str) -> Manifest:
+        names = tuple(f"{letter}{i}" for i in range(128))
+        return Manifest(class_names=names, palette=((0, 0, 0),) * 128, splits={})
+
+    with pytest.raises(ConfigError, match="256 classes together, at most 255"):
+        united({"a": wide("a"), "b": wide("b")})
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "rare_class"])
+def test_a_data_set_without_the_training_split_is_refused_by_name(
+    synthetic_shards: Path, tmp_path: Path, sampling: str
+) -> None:
+    pack(SyntheticSource(num_train=4, num_val=4, height=32, width=32), tmp_path / "other")
+    manifest = load_run_data(DataConfig(shards=str(tmp_path / "other"))).manifest
+    alone = replace(manifest, splits={"val": manifest.split("val")})
+    (tmp_path / "other" / "manifest.json").write_text(alone.to_json())
+    with pytest.raises(DataError, match=r"data\.mix: b .* has no samples of split train; it has val"):
+        open_run_data(mix_of(synthetic_shards, tmp_path / "other", sampling=sampling))

@@ -195,6 +195,17 @@ def test_run_of_the_same_settings_is_taken_up(folder: RunFolder) -> None:
     check_same_run(folder, dataclasses.replace(Config(), eval=dataclasses.replace(Config().eval, flip=True)), "abc")
 
 
+def test_data_that_lies_elsewhere_now_is_the_same_run_whether_mixed_or_not(folder: RunFolder) -> None:
+    def of_mix(*places: str) -> Config:
+        members = ", ".join(f"{{name: m{i}, shards: {place}}}" for i, place in enumerate(places))
+        return load_config([], [f"data.mix=[{members}]"])
+
+    folder.write_text("config.yaml", to_yaml(of_mix("here/a", "here/b")))
+    check_same_run(folder, of_mix("there/a", "there/b"), "abc")
+    with pytest.raises(ConfigError, match=r"data\.mix"):
+        check_same_run(folder, of_mix("there/a", "there/b", "there/c"), "abc")
+
+
 def test_run_of_other_settings_or_data_is_refused_with_the_differences(folder: RunFolder) -> None:
     other = dataclasses.replace(Config(), optim=dataclasses.replace(Config().optim, lr=0.5))
     with pytest.raises(ConfigError) as caught:
