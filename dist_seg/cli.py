@@ -105,8 +105,9 @@ def _run_merge(options: argparse.Namespace, argv: list[str]) -> int:
 
 _INDEX_DETAILS = """\
 a sample is KEY.jpg, .jpeg or .png with KEY.seg.png, an 8-bit grey PNG of class ids, as the webdataset library groups
-them. Written are manifest.json, index.json, and beside each tar .idx and .samples; the tars are only read. Splits go by
-the names of tars and folders (train, val, test), classes by --classes or a classes.txt in FOLDER, else by the masks
+them. Written are manifest.json, index.dist-seg.json, and beside each tar .idx and .samples; the tars are only read.
+Splits go by the names of tars and folders (train, val, test), classes by --classes or a classes.txt in FOLDER, else by
+the masks
 """
 
 

@@ -1,7 +1,7 @@
 """Indexing WebDataset tars that others wrote: a manifest, and an index beside each tar. The tars stay as they are.
 
-What was indexed is kept while its tar has the same size and time; `index.json` beside the manifest, and `.index/` while
-it is not finished, hold what that takes.
+What was indexed is kept while its tar has the same size and time; `index.dist-seg.json` beside the manifest, and
+`.index/` while it is not finished, hold what that takes.
 """
 
 import hashlib

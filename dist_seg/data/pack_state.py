@@ -20,8 +20,8 @@ from dist_seg.errors import DataError
 
 RECORD_NAME = "pack.json"
 """In a finished data set: the record of every shard, for a later run."""
-INDEX_NAME = "index.json"
-"""The same of tars that others wrote and that were indexed; none of them is ours to write over or remove."""
+INDEX_NAME = "index.dist-seg.json"
+"""The same of tars that others wrote and that were indexed. `index.json` is the list of shards of WebDataset's wids."""
 UNFINISHED_NAME = ".pack"
 """A folder with a record for every shard that is whole, until the data set is finished."""
 

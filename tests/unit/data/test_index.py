@@ -152,6 +152,17 @@ def test_files_of_others_are_never_written_over(tmp_path: Path) -> None:
         (tmp_path / name).unlink()
 
 
+def test_a_list_of_shards_by_webdataset_stays(tmp_path: Path) -> None:
+    """Its wids calls it index.json; ours lies beside it."""
+    _write_tar(tmp_path / "train-0.tar", _samples(1))
+    theirs = json.dumps({"wids_version": 1, "shardlist": [{"url": "train-0.tar", "nsamples": 1}]})
+    (tmp_path / "index.json").write_text(theirs)
+    for kept in (0, 1):
+        assert index(tmp_path).kept_tars == kept
+        assert (tmp_path / "index.json").read_text() == theirs
+        assert verify(tmp_path) == []
+
+
 def test_indexing_again_reads_only_what_is_new(tmp_path: Path) -> None:
     _write_tar(tmp_path / "train-0.tar", _samples(2))
     first = index(tmp_path)
