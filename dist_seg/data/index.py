@@ -90,8 +90,8 @@ def index(
         raise DataError(f"{root}: no such folder")
     tars = _tars(root, splits, reading)
     with locked(root), unfinished_folder(root):
-        earlier = _refuse_other_data(root)
-        done = _read_all(root, tars, reading, [*earlier, *unfinished_records(root)], skip_bad, workers, progress)
+        earlier = [*_refuse_other_data(root), *unfinished_records(root)]
+        done = _read_all(root, tars, reading, earlier, skip_bad, workers, progress)
         records = [record for record, _ in done]
         if not skip_bad:
             _refuse_bad(records)
@@ -131,10 +131,12 @@ def _read_all(
     progress: Callable[[int, int], None] | None,
 ) -> list[tuple[PackedShard, bool]]:
     """The tars' records, and whether each was there."""
-    known = {record.info.name: record for record in earlier}
+    known: dict[str, list[PackedShard]] = {}
+    for record in earlier:
+        known.setdefault(record.info.name, []).append(record)
     counter = _Progress(sum(tar.path.stat().st_size for tar in tars), progress)
     with ThreadPoolExecutor(max(1, workers)) as pool:  # decoding and hashing let other threads run
-        work = [pool.submit(_indexed, root, tar, reading, known.get(tar.name), skip_bad, counter) for tar in tars]
+        work = [pool.submit(_indexed, root, tar, reading, known.get(tar.name, []), skip_bad, counter) for tar in tars]
         try:
             return [future.result() for future in work]
         except BaseException:
@@ -168,23 +170,31 @@ def _refuse_other_data(root: Path) -> list[PackedShard]:
     try:
         manifest = parse_manifest((root / MANIFEST_NAME).read_bytes(), str(root / MANIFEST_NAME))
     except FileNotFoundError:
-        return []
+        return read_records(
+            root / INDEX_NAME
+        )  # where placing was cut off there is no manifest, and ours lie beside tars
     if not all(shard.indexed for split in manifest.splits.values() for shard in split.shards):
         raise DataError(f"{root}: holds a data set that was packed or merged, with an index of its own")
     return read_records(root / INDEX_NAME)
 
 
 def _indexed(
-    root: Path, tar: IndexedTar, reading: Reading, earlier: PackedShard | None, skip_bad: bool, progress: "_Progress"
+    root: Path,
+    tar: IndexedTar,
+    reading: Reading,
+    earlier: Sequence[PackedShard],
+    skip_bad: bool,
+    progress: "_Progress",
 ) -> tuple[PackedShard, bool]:
     """The tar's record, with pixels by number for classes, and whether it was there."""
-    if earlier and earlier.fingerprint == tar.fingerprint and not (earlier.skipped and not skip_bad):
-        places = zip(
-            tar.beside, tar.staged(root), (earlier.info.index_sha256, earlier.info.sidecar_sha256), strict=True
-        )
-        if not earlier.info.samples or all(file_sha256(b) == sha or file_sha256(s) == sha for b, s, sha in places):
+    for record in reversed(earlier):
+        if record.fingerprint != tar.fingerprint or (record.skipped and not skip_bad):
+            continue
+        hashes = (record.info.index_sha256, record.info.sidecar_sha256)
+        places = zip(tar.beside, tar.staged(root), hashes, strict=True)
+        if not record.info.samples or all(file_sha256(b) == sha or file_sha256(s) == sha for b, s, sha in places):
             progress.add(tar.path.stat().st_size)
-            return replace(earlier, split=tar.split), True
+            return replace(record, split=tar.split), True
     contents = read_tar(tar.path, str(tar.path), reading, progress.add)
     is_good = skip_bad or not contents.refusals
     hashes = stage(root, tar, contents, earlier) if is_good and contents.entries else ("", "")
@@ -206,7 +216,7 @@ def _indexed(
     )
     if is_good:
         with atomic_write(tar.hidden(root, "json")) as file:
-            file.write(records_text([record]))
+            file.write(records_text([*earlier, record]))  # of any of them an index may lie beside the tar
     return record, False
 
 

@@ -60,18 +60,22 @@ def unfinished_records(root: Path) -> list[PackedShard]:
     return [record for path in (root / _UNFINISHED_NAME).glob("*.json") for record in read_records(path)]
 
 
-def stage(root: Path, tar: IndexedTar, contents: TarContents, earlier: PackedShard | None) -> tuple[str, str]:
+def stage(root: Path, tar: IndexedTar, contents: TarContents, earlier: Sequence[PackedShard]) -> tuple[str, str]:
     """Write what is to lie beside the tar, and say what its hashes will be. An index by DALI's tool may stay.
 
-    Ours notes of every number in the masks which samples hold it; `settle` cuts that to the classes there are.
+    earlier: all records of the tar; what has one of their hashes may be written over. Ours notes of every number in the
+    masks which samples hold it; `settle` cuts that to the classes there are.
     """
     ours = (dali_index(contents.entries), Sidecar.of(contents.entries, num_classes=MAX_CLASSES).to_bytes())
-    known = (earlier.info.index_sha256, earlier.info.sidecar_sha256) if earlier else ("", "")
+    known = (
+        {record.info.index_sha256 for record in earlier},
+        {record.info.sidecar_sha256 for record in earlier},
+    )
     hashes = []
-    for path, staged, data, was in zip(tar.beside, tar.staged(root), ours, known, strict=True):
+    for path, staged, data, were in zip(tar.beside, tar.staged(root), ours, known, strict=True):
         there = path.read_bytes() if path.is_file() else data
         sha256 = hashlib.sha256(there).hexdigest()
-        is_ours = there == data or sha256 == was or (path.suffix == ".samples" and _is_sidecar(there))
+        is_ours = there == data or sha256 in were or (path.suffix == ".samples" and _is_sidecar(there))
         if not is_ours:
             if path.suffix != ".idx" or there.count(b"\n") != data.count(b"\n") or not there.startswith(b"v1."):
                 raise DataError(f"{path}: was written by others and is not the index of {tar.path}; move it away")

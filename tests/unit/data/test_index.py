@@ -309,6 +309,35 @@ def test_a_failed_indexing_leaves_what_was_there_as_it_was(tmp_path: Path) -> No
     assert verify(tmp_path) == []
 
 
+@pytest.mark.parametrize("cut_at", [1, 2, 3, 4])
+def test_indexing_that_was_cut_off_while_placing_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut_at: int
+) -> None:
+    """Of tars that have grown since they were indexed, and grow once more before it goes on."""
+    for number in range(2):
+        _write_tar(tmp_path / f"train-{number}.tar", _samples(2, 10 * number))
+    index(tmp_path)
+    for count in (3, 4):
+        for number in range(2):
+            _write_tar(tmp_path / f"train-{number}.tar", _samples(count, 10 * number))
+        real, placed = Path.replace, []
+
+        def cut_off(path: Path, target: Path) -> Path:
+            if Path(target).suffix in (".idx", ".samples") and Path(target).parent == tmp_path:
+                placed.append(target)  # noqa: B023  # called in this round alone
+                if len(placed) == cut_at:  # noqa: B023
+                    raise KeyboardInterrupt
+            return real(path, target)  # noqa: B023
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "replace", cut_off)
+            with pytest.raises(KeyboardInterrupt):
+                index(tmp_path)
+    assert index(tmp_path).manifest.split("train").num_samples == 8
+    assert verify(tmp_path) == []
+    assert not (tmp_path / ".index").exists()
+
+
 def test_splits_go_by_names_or_by_patterns(tmp_path: Path) -> None:
     for i, name in enumerate(("train/000.tar", "imagenet-val-0001.tar", "Testing_1.tar")):
         _write_tar(tmp_path / name, _samples(1, i))
