@@ -1,6 +1,7 @@
 """What indexing writes: beside each tar its indexes, first where nobody sees them, and a record for a later run."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -10,13 +11,15 @@ from dist_seg.data.index_tar import TarContents
 from dist_seg.data.manifest import MANIFEST_NAME, MAX_CLASSES, Manifest
 from dist_seg.data.pack_shard import PackedShard
 from dist_seg.data.pack_state import INDEX_NAME, file_sha256, read_records, records_text
-from dist_seg.data.shards import atomic_write, dali_index
+from dist_seg.data.shards import PARTIAL_MARK, atomic_write, dali_index
 from dist_seg.data.sidecar import Sidecar
 from dist_seg.errors import DataError
 from dist_seg.runtime.files import path_errors
 from dist_seg.runtime.storage import StorageError
 
 _UNFINISHED_NAME = ".index"
+_HIDDEN = re.compile(rf"[0-9a-f]{{24}}\.(idx|samples|json)($|{re.escape(PARTIAL_MARK)})")
+"""What is ours in that folder: a tar's files, or halves of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +138,8 @@ def finish(root: Path, earlier: Sequence[PackedShard], records: Sequence[PackedS
     with atomic_write(root / MANIFEST_NAME) as file:
         file.write(manifest.to_json().encode())
     for path in (root / _UNFINISHED_NAME).iterdir():
-        path.unlink()
+        if _HIDDEN.match(path.name):
+            path.unlink()
     names = {record.info.name for record in records}
     for record in earlier:  # of tars that are gone
         info = record.info

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -70,8 +70,10 @@ class PackState:
         with atomic_write(self.out / self.document) as file:
             file.write(text.encode())
         for path in (self.out / UNFINISHED_NAME).iterdir():
-            path.unlink()
-        (self.out / UNFINISHED_NAME).rmdir()
+            if _is_hidden(path.name.partition(PARTIAL_MARK)[0]):
+                path.unlink()
+        with suppress(OSError):  # another's file lies in it
+            (self.out / UNFINISHED_NAME).rmdir()
 
 
 def records_text(shards: Sequence[PackedShard]) -> bytes:
@@ -163,11 +165,12 @@ def _own_shards(out: Path) -> set[str] | None:
     Names alone prove nothing: other tools, too, write `train-000000.tar`.
     """
     names = {record.info.name for record in read_records(out / RECORD_NAME)}
-    names |= {record.info.name for record in _unfinished_records(out)} | _names_written(out)
+    written = _names_written(out)
+    names |= {record.info.name for record in _unfinished_records(out)} | (written or set())
     try:
         manifest = parse_manifest((out / MANIFEST_NAME).read_bytes(), MANIFEST_NAME)
     except (FileNotFoundError, DataError):
-        is_ours = bool(names) or (out / UNFINISHED_NAME).is_dir() or _holds_part(out)
+        is_ours = bool(names) or written is not None or _holds_part(out)
     else:
         is_ours = True
         names |= {shard.name for split in manifest.splits.values() for shard in split.shards}
@@ -182,11 +185,17 @@ def _holds_part(out: Path) -> bool:
     return True
 
 
-def _names_written(out: Path) -> set[str]:
+def _names_written(out: Path) -> set[str] | None:
     try:
-        return {str(name) for name in json.loads((out / UNFINISHED_NAME / _NAMES_NAME).read_bytes())}
-    except (FileNotFoundError, ValueError, TypeError):
-        return set()
+        names = json.loads((out / UNFINISHED_NAME / _NAMES_NAME).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return set(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a file in the folder of what is not finished is one that packing writes there."""
+    return name == _NAMES_NAME or name.endswith(".tar.json")
 
 
 def _files_of(shards: Iterable[str]) -> set[str]:
@@ -219,7 +228,7 @@ def _clear(out: Path, *, own: set[str], planned: set[str]) -> None:
     files = _files_of(own) | {RECORD_NAME, *_DOCUMENTS}
     for path in [*out.iterdir(), *(out / UNFINISHED_NAME).iterdir()]:
         name, mark, _ = path.name.partition(PARTIAL_MARK)
-        if mark and (name in files or path.parent != out):
+        if mark and (name in files if path.parent == out else _is_hidden(name)):
             path.unlink(missing_ok=True)
     for shard in own - planned:
         for file in _files_of([shard]):

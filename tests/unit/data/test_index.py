@@ -338,6 +338,14 @@ def test_indexing_that_was_cut_off_while_placing_goes_on(
     assert not (tmp_path / ".index").exists()
 
 
+def test_files_of_others_in_the_hidden_folder_stay(tmp_path: Path) -> None:
+    _write_tar(tmp_path / "train-0.tar", _samples(1))
+    (tmp_path / ".index" / "folder").mkdir(parents=True)
+    (tmp_path / ".index" / "notes.json").write_text("mine")
+    index(tmp_path)
+    assert sorted(path.name for path in (tmp_path / ".index").iterdir()) == ["folder", "notes.json"]
+
+
 def test_splits_go_by_names_or_by_patterns(tmp_path: Path) -> None:
     for i, name in enumerate(("train/000.tar", "imagenet-val-0001.tar", "Testing_1.tar")):
         _write_tar(tmp_path / name, _samples(1, i))

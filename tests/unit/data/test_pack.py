@@ -23,6 +23,7 @@ from dist_seg.data.manifest import load_manifest
 from dist_seg.data.pack import pack
 from dist_seg.data.pack_state import PackState
 from dist_seg.data.shard_plan import plan_shards
+from dist_seg.data.shards import PARTIAL_MARK
 from dist_seg.data.sidecar import Sidecar
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import StorageError, open_storage
@@ -254,6 +255,23 @@ def test_another_tool_s_shards_beside_ours_are_never_touched(tmp_path: Path) -> 
     with pytest.raises(DataError, match=r"train-000007\.tar"):
         pack(ArraySource({f"k{i}": _mask() for i in range(9)}), tmp_path, shard_bytes=1, overwrite=True)
     assert (tmp_path / "train-000007.tar").read_text() == "not ours"
+
+
+@pytest.mark.parametrize("theirs", ["notes", "names"])
+def test_a_hidden_folder_of_others_makes_nothing_ours(tmp_path: Path, theirs: str) -> None:
+    (tmp_path / ".pack").mkdir()
+    (tmp_path / ".pack" / theirs).write_text("mine")
+    (tmp_path / "train-000000.tar").write_text("mine")
+    with pytest.raises(DataError, match=r"not packed here \(train-000000\.tar\)"):
+        pack(ArraySource({"x": _mask()}), tmp_path, overwrite=True)
+    assert [path.read_text() for path in (tmp_path / ".pack" / theirs, tmp_path / "train-000000.tar")] == ["mine"] * 2
+
+
+def test_files_of_others_in_the_hidden_folder_stay(tmp_path: Path) -> None:
+    (tmp_path / ".pack" / "folder").mkdir(parents=True)
+    (tmp_path / ".pack" / f"notes.json{PARTIAL_MARK}1").write_text("mine")
+    pack(ArraySource({"x": _mask()}), tmp_path)
+    assert [path.name for path in sorted((tmp_path / ".pack").iterdir())] == ["folder", "notes.json.partial-1"]
 
 
 def test_a_shard_that_was_written_and_not_yet_recorded_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
