@@ -20,7 +20,7 @@ from dist_seg.data.manifest import FORMAT_VERSION, MANIFEST_NAME, ChannelStatist
 from dist_seg.data.object_counts import ShardObjects
 from dist_seg.data.pack import SHARD_BYTES, PackResult, result_of
 from dist_seg.data.pack_shard import MAX_REFUSALS, ImageKind, PackedShard, encode_instance_sample, encode_sample
-from dist_seg.data.pack_state import RECORD_NAME, open_state, read_records, refuse_indexed
+from dist_seg.data.pack_state import open_state, read_finished, refuse_indexed
 from dist_seg.data.pack_writing import Writing, identity_of, kind_of, manifest_of, write_jobs
 from dist_seg.data.recount import shard_channels, shard_objects, summed
 from dist_seg.data.same_kind import check_same_kind
@@ -77,7 +77,7 @@ def append(
     )
     check_same_kind(out, manifest, "what is to be appended", kind_of(source, manifest.image))
     known = samples_by_key(source.samples())
-    before = _old_shards(storage, manifest, read_records(out / RECORD_NAME))
+    before = _old_shards(storage, manifest, read_finished(out))
     _check_splits(out, before, known)
     old = _compared(storage, before, known, source, writing)
     new = _new_samples(old, known)

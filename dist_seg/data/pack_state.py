@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +18,8 @@ from dist_seg.data.pack_part import FOLDER_NAME, PART_NAME, read_part
 from dist_seg.data.pack_shard import PackedShard, Refusal
 from dist_seg.data.shards import PARTIAL_MARK, atomic_write
 from dist_seg.errors import DataError
+from dist_seg.runtime.files import path_errors
+from dist_seg.runtime.storage import StorageError
 
 RECORD_NAME = "pack.json"
 """In a finished data set: the record of every shard, for a later run."""
@@ -28,6 +31,9 @@ UNFINISHED_NAME = ".pack"
 _LOCK_NAME = ".pack.lock"
 _NAMES_NAME = "names"
 """In the folder above: the shards that may lie there, from before the first is written."""
+_WAITING = "records-"
+"""There, too, and with the hash of the document that they are waiting for: records that become `pack.json` then."""
+_WAITING_NAME = re.compile(rf"{_WAITING}[0-9a-f]{{64}}")
 _HASH_CHUNK = 2**20
 _DOCUMENTS = (MANIFEST_NAME, PART_NAME)
 
@@ -61,14 +67,22 @@ class PackState:
             file.write(json.dumps([asdict(shard)]).encode())
 
     def finish(self, shards: Sequence[PackedShard] | None, text: str) -> None:
-        """Write the records, if there are any, and the document, the document last: with it the data set is there."""
+        """Write the records, if there are any, and the document: with it the data set is there.
+
+        The records of before go with the document of before. So the new ones wait for theirs under its hash, by which
+        `read_finished` finds them should we be cut off.
+        """
+        waiting = self.out / UNFINISHED_NAME / f"{_WAITING}{hashlib.sha256(text.encode()).hexdigest()}"
         if shards is None:
             (self.out / RECORD_NAME).unlink(missing_ok=True)
         else:
-            with atomic_write(self.out / RECORD_NAME) as file:
+            with atomic_write(waiting) as file:
                 file.write(records_text(shards))
         with atomic_write(self.out / self.document) as file:
             file.write(text.encode())
+        if shards is not None:
+            with path_errors(self.out / RECORD_NAME, kind=StorageError):
+                waiting.replace(self.out / RECORD_NAME)
         for path in (self.out / UNFINISHED_NAME).iterdir():
             if _is_hidden(path.name.partition(PARTIAL_MARK)[0]):
                 path.unlink()
@@ -101,6 +115,7 @@ def open_state(
     except OSError as error:
         raise DataError(f"{out}: cannot be made a folder: {error.strerror}") from error
     with locked(out):
+        _complete(out)
         finished = read_records(out / RECORD_NAME)
         planned, own = {name for name, _ in plan}, _own_shards(out)
         _refuse_foreign(out, own, planned)
@@ -126,6 +141,30 @@ def open_state(
         yield PackState(
             out=out, document=document, records={record.info.name: record for record in [*finished, *unfinished]}
         )
+
+
+def read_finished(out: Path) -> list[PackedShard]:
+    """The records of the document that is there, wherever they lie."""
+    return read_records(_waiting_records(out) or out / RECORD_NAME)
+
+
+def _waiting_records(out: Path) -> Path | None:
+    """Records whose document was written, and then finishing was cut off."""
+    for name in _DOCUMENTS:
+        path = out / UNFINISHED_NAME / f"{_WAITING}{file_sha256(out / name)}"
+        if path.is_file():
+            return path
+    return None
+
+
+def _complete(out: Path) -> None:
+    """Finish what was cut off between document and records; records whose document was not written are of no use."""
+    if waiting := _waiting_records(out):
+        with path_errors(out / RECORD_NAME, kind=StorageError):
+            waiting.replace(out / RECORD_NAME)
+    for path in (out / UNFINISHED_NAME).glob(f"{_WAITING}*"):
+        if _is_hidden(path.name):
+            path.unlink()
 
 
 def file_sha256(path: Path) -> str | None:
@@ -195,7 +234,7 @@ def _names_written(out: Path) -> set[str] | None:
 
 def _is_hidden(name: str) -> bool:
     """Whether a file in the folder of what is not finished is one that packing writes there."""
-    return name == _NAMES_NAME or name.endswith(".tar.json")
+    return name == _NAMES_NAME or name.endswith(".tar.json") or _WAITING_NAME.fullmatch(name) is not None
 
 
 def _files_of(shards: Iterable[str]) -> set[str]:

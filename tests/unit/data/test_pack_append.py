@@ -106,6 +106,35 @@ def test_an_interrupted_appending_goes_on_and_leaves_the_old_manifest_till_then(
     assert _files(tmp_path / "out") == _files(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("last", ["records", "manifest.json"])
+@pytest.mark.parametrize("mended", [True, False])
+def test_appending_that_was_cut_off_while_finishing_counts_what_is_left_out_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str, mended: bool
+) -> None:
+    masks = {"good": _mask(1), "bad": _mask(9)}
+    for name in ("out", "whole"):
+        pack(ArraySource(masks), tmp_path / name, skip_bad=True)
+    now = {**masks, "bad": _mask(2)} if mended else {**masks, "new": _mask(2), "worse": _mask(9)}
+    source = ArraySource(now, versions={"bad": "new"} if mended else {})
+    real = Path.replace
+
+    def cut_off(path: Path, target: Path) -> Path:
+        if path.name.startswith("records-" if last == "manifest.json" else "manifest.json") and Path(target).suffix:
+            raise KeyboardInterrupt
+        return real(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            append(source, tmp_path / "out", skip_bad=True, shard_bytes=1)
+    resumed = append(source, tmp_path / "out", skip_bad=True, shard_bytes=1)
+    whole = append(source, tmp_path / "whole", skip_bad=True, shard_bytes=1)
+    assert resumed.manifest.split("train").skipped_samples == (0 if mended else 2)
+    assert resumed.manifest == whole.manifest
+    assert _files(tmp_path / "out") == _files(tmp_path / "whole")
+    assert not (tmp_path / "out" / ".pack").exists()
+
+
 def test_a_sample_that_has_changed_is_named(tmp_path: Path) -> None:
     pack(ArraySource({"a": _mask(1), "b": _mask(2)}), tmp_path)
     before = _files(tmp_path)
