@@ -21,13 +21,11 @@ from dist_seg.data.manifest import (
     Manifest,
     ShardInfo,
     Split,
-    parse_manifest,
-    recorded_hash,
 )
 from dist_seg.data.object_counts import ShardObjects
 from dist_seg.data.pack_part import FOLDER_NAME, PART_NAME, PackedPart, read_part
 from dist_seg.data.pack_shard import PackedShard
-from dist_seg.data.pack_state import RECORD_NAME, open_state, read_records
+from dist_seg.data.pack_state import RECORD_NAME, open_state, read_manifest, read_records
 from dist_seg.data.pack_writing import manifest_of
 from dist_seg.data.recount import shard_channels, shard_objects, summed
 from dist_seg.data.same_kind import check_same_kind
@@ -221,7 +219,7 @@ def _check_parts(parts: Sequence[tuple[Path, PackedPart]]) -> None:
 
 
 def _merged_sets(folders: Sequence[Path]) -> _Merged:
-    sets = [(folder, _manifest_in(folder)) for folder in folders]
+    sets = [(folder, read_manifest(folder)) for folder in folders]
     for folder, manifest in sets[1:]:
         check_same_kind(*sets[0], folder, manifest)
     shards: list[_Shard] = []
@@ -240,18 +238,6 @@ def _merged_sets(folders: Sequence[Path]) -> _Merged:
         shards += numbered
     kind = replace(sets[0][1], format_version=FORMAT_VERSION, splits=splits)
     return _Merged(shards=shards, manifest=kind, records=(), parts=0)
-
-
-def _manifest_in(folder: Path) -> Manifest:
-    path = folder / MANIFEST_NAME
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    manifest = parse_manifest(data, str(path))
-    if recorded_hash(data) != manifest.hash:
-        raise DataError(f"{path}: was changed after it was packed; run verify, or pack it again")
-    return manifest
 
 
 def _objects_of(shard: _Shard, num_classes: int) -> ShardObjects:

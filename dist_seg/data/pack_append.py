@@ -16,11 +16,11 @@ from PIL import Image
 from dist_seg.data.arrays import ArrayLayout
 from dist_seg.data.channel_statistics import channel_statistics
 from dist_seg.data.formats import AnySource, SampleRef, Source, check_source, is_instances
-from dist_seg.data.manifest import FORMAT_VERSION, MANIFEST_NAME, ChannelStatistics, Manifest, ShardInfo, load_manifest
+from dist_seg.data.manifest import FORMAT_VERSION, MANIFEST_NAME, ChannelStatistics, Manifest, ShardInfo
 from dist_seg.data.object_counts import ShardObjects
 from dist_seg.data.pack import SHARD_BYTES, PackResult, result_of
 from dist_seg.data.pack_shard import MAX_REFUSALS, ImageKind, PackedShard, encode_instance_sample, encode_sample
-from dist_seg.data.pack_state import open_state, read_finished, refuse_indexed
+from dist_seg.data.pack_state import open_state, read_finished, read_manifest, refuse_indexed
 from dist_seg.data.pack_writing import Writing, identity_of, kind_of, manifest_of, write_jobs
 from dist_seg.data.recount import shard_channels, shard_objects, summed
 from dist_seg.data.same_kind import check_same_kind
@@ -66,7 +66,7 @@ def append(
         raise UserError(f"{out}: holds no finished data set to append to; pack without --append")
     refuse_indexed(out)
     storage = open_storage(out)
-    manifest = load_manifest(storage)
+    manifest = read_manifest(out)
     writing = Writing(
         workers=workers,
         skip_bad=skip_bad,

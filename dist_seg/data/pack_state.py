@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from dist_seg.data.channel_statistics import ShardChannels
-from dist_seg.data.manifest import MANIFEST_NAME, Manifest, ShardInfo, parse_manifest
+from dist_seg.data.manifest import MANIFEST_NAME, Manifest, ShardInfo, parse_manifest, recorded_hash
 from dist_seg.data.object_counts import ShardObjects
 from dist_seg.data.pack_part import FOLDER_NAME, PART_NAME, read_part
 from dist_seg.data.pack_shard import PackedShard, Refusal
@@ -141,6 +141,19 @@ def open_state(
         yield PackState(
             out=out, document=document, records={record.info.name: record for record in [*finished, *unfinished]}
         )
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Of a finished data set that more is made of. Raises `DataError` for one that was changed since."""
+    path = folder / MANIFEST_NAME
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    manifest = parse_manifest(data, str(path))
+    if recorded_hash(data) != manifest.hash:
+        raise DataError(f"{path}: was changed after it was packed; run verify, or pack it again")
+    return manifest
 
 
 def read_finished(out: Path) -> list[PackedShard]:

@@ -228,6 +228,16 @@ def test_there_must_be_something_to_append_to(tmp_path: Path) -> None:
         append(_FEW, tmp_path / "new")
 
 
+def test_a_manifest_that_was_edited_is_not_made_good(tmp_path: Path) -> None:
+    pack(ArraySource({"a": _mask()}), tmp_path)
+    path = tmp_path / "manifest.json"
+    path.write_text(path.read_text().replace('"ignored_pixels": 0', '"ignored_pixels": 7'))
+    before = _files(tmp_path)
+    with pytest.raises(DataError, match=r"manifest\.json: was changed after it was packed"):
+        append(ArraySource({"b": _mask()}), tmp_path)
+    assert _files(tmp_path) == before
+
+
 def test_another_tool_s_tar_in_the_way_is_kept(tmp_path: Path) -> None:
     pack(ArraySource({"a": _mask()}), tmp_path)
     (tmp_path / "train-000001.tar").write_text("not ours")
