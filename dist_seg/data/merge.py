@@ -25,7 +25,7 @@ from dist_seg.data.manifest import (
 from dist_seg.data.object_counts import ShardObjects
 from dist_seg.data.pack_part import FOLDER_NAME, PART_NAME, PackedPart, read_part
 from dist_seg.data.pack_shard import PackedShard
-from dist_seg.data.pack_state import RECORD_NAME, open_state, read_manifest, read_records
+from dist_seg.data.pack_state import RECORD_NAME, Options, open_state, read_manifest, read_records
 from dist_seg.data.pack_writing import manifest_of
 from dist_seg.data.recount import shard_channels, shard_objects, summed
 from dist_seg.data.same_kind import check_same_kind
@@ -82,6 +82,8 @@ class _Merged:
     records: Sequence[PackedShard]
     """Of parts; of data sets there are none for the whole."""
     parts: int
+    options: Options | None = None
+    """Of parts; all have the same."""
 
 
 def merge(
@@ -143,7 +145,7 @@ def _transfer(out: Path, merged: _Merged, progress: Callable[[int, int], None] |
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-        state.finish(merged.records or None, text)
+        state.finish(merged.records or None, text, merged.options)
     return counts[Transfer.LINKED], counts[Transfer.COPIED]
 
 
@@ -190,6 +192,7 @@ def _merged_parts(folders: Sequence[Path]) -> _Merged:
         manifest=manifest_of(first.kind, records),
         records=records,
         parts=len(parts),
+        options=first.options,
     )
 
 

@@ -16,7 +16,7 @@ from dist_seg.data.manifest import MANIFEST_NAME, Manifest
 from dist_seg.data.pack_part import PART_NAME, PackedPart, Part, plan_digest
 from dist_seg.data.pack_shard import PackedShard, Refusal, find_kind
 from dist_seg.data.pack_state import open_state, records_text, refuse_indexed
-from dist_seg.data.pack_writing import Writing, identity_of, kind_of, manifest_of, write_jobs
+from dist_seg.data.pack_writing import Writing, identity_of, kind_of, manifest_of, options_of, write_jobs
 from dist_seg.data.shard_plan import plan_shards
 
 SHARD_BYTES = 64 * 2**20
@@ -77,7 +77,7 @@ def pack(
         shards = [written.by_name[job.name] for job in jobs]
         kind = kind_of(source, writing.images.array)
         manifest = manifest_of(kind, shards, whole=part is None)
-        text = manifest.to_json()
+        text, options = manifest.to_json(), options_of(writing, shard_bytes)
         if part:
             text = PackedPart(
                 part=part,
@@ -85,10 +85,10 @@ def pack(
                 plan=plan_digest(plan),
                 plan_shards=len(plan),
                 plan_samples=sum(len(job.samples) for job in plan),
-                options={"--shard-mb": shard_bytes / 1e6, "--max-pixels": max_pixels, "--max-side": max_side},
-                records_sha256=hashlib.sha256(records_text(shards)).hexdigest(),
+                options=options,
+                records_sha256=hashlib.sha256(records_text(shards, options)).hexdigest(),
             ).to_json()
-        state.finish(shards, text)
+        state.finish(shards, text, options)
     return result_of(manifest, shards, kept=written.kept)
 
 

@@ -20,7 +20,7 @@ from dist_seg.data.manifest import FORMAT_VERSION, MANIFEST_NAME, ChannelStatist
 from dist_seg.data.object_counts import ShardObjects
 from dist_seg.data.pack import SHARD_BYTES, PackResult, result_of
 from dist_seg.data.pack_shard import MAX_REFUSALS, ImageKind, PackedShard, encode_instance_sample, encode_sample
-from dist_seg.data.pack_state import open_state, read_finished, read_manifest, refuse_indexed
+from dist_seg.data.pack_state import Options, open_state, read_finished, read_manifest, read_options, refuse_indexed
 from dist_seg.data.pack_writing import Writing, identity_of, kind_of, manifest_of, write_jobs
 from dist_seg.data.recount import shard_channels, shard_objects, summed
 from dist_seg.data.same_kind import check_same_kind
@@ -76,10 +76,12 @@ def append(
         progress=progress,
     )
     check_same_kind(out, manifest, "what is to be appended", kind_of(source, manifest.image))
+    options = read_options(out)
+    _check_side(out, options, max_side)
     known = samples_by_key(source.samples())
     before = _old_shards(storage, manifest, read_finished(out))
     _check_splits(out, before, known)
-    old = _compared(storage, before, known, source, writing)
+    old = _compared(storage, before, known, source, writing, options)
     new = _new_samples(old, known)
     first = {split: next_number(split, [shard.info.name for shard in old]) for split in known}
     jobs = plan_shards(new, shard_bytes, identity_of(source, writing), first) if new else []
@@ -89,9 +91,31 @@ def append(
         added = [written.by_name[job.name] for job in jobs]
         total = _total(storage, manifest, before, old, added)
         records = [shard.record for shard in old if shard.record and (shard.keys or shard.record.skipped)]
-        state.finish([*records, *added], total.to_json())
+        state.finish([*records, *added], total.to_json(), options)
     present = sum(map(len, known.values())) - len(new)
     return replace(result_of(total, added, kept=written.kept), present_samples=present)
+
+
+def _check_side(out: Path, options: Options | None, max_side: int | None) -> None:
+    """Images of old and new shards are shrunk alike. The other options do not change what a sample becomes."""
+    if options is None or (packed := options.get("--max-side")) == max_side:
+        return
+    if packed is None:
+        raise UserError(f"{out}: was packed without --max-side; append without --max-side {max_side}, too")
+    given = f"not --max-side {max_side}" if max_side else "too"
+    raise UserError(f"{out}: was packed with --max-side {packed}; append with --max-side {packed}, {given}")
+
+
+def _options_advice(options: Options | None, writing: Writing) -> str:
+    """Where samples differ: whether other options may be the reason."""
+    if options is None:
+        return "if it was packed with options such as --max-side or --max-pixels, give them here, too; else "
+    pixels = options.get("--max-pixels")
+    if pixels != writing.max_pixels:
+        return (
+            f"it was packed with --max-pixels {pixels}, and now that is {writing.max_pixels}; give the same, or else "
+        )
+    return ""
 
 
 def _old_shards(storage: Storage, manifest: Manifest, records: Sequence[PackedShard]) -> list[_Old]:
@@ -128,7 +152,14 @@ def _check_splits(out: Path, old: Sequence[_Old], known: _Known) -> None:
                     )
 
 
-def _compared(storage: Storage, old: Sequence[_Old], known: _Known, source: AnySource, writing: Writing) -> list[_Old]:
+def _compared(
+    storage: Storage,
+    old: Sequence[_Old],
+    known: _Known,
+    source: AnySource,
+    writing: Writing,
+    options: Options | None,
+) -> list[_Old]:
     """The shards, with records of today's files. What was left out and may have been mended is no more in them.
 
     Sizes and times tell of most files that they are what was packed. Of the others the content is compared.
@@ -144,9 +175,8 @@ def _compared(storage: Storage, old: Sequence[_Old], known: _Known, source: AnyS
         more = f"\n  and {len(reasons) - MAX_REFUSALS} more" if len(reasons) > MAX_REFUSALS else ""
         raise DataError(
             f"{len(reasons)} sample{'s are' if len(reasons) > 1 else ' is'} not what was packed, and old shards stay "
-            "as they are:\n  "
-            + "\n  ".join(reasons[:MAX_REFUSALS])
-            + f"{more}\npack everything anew (--overwrite), or rename what has changed, to add it beside the old"
+            "as they are:\n  " + "\n  ".join(reasons[:MAX_REFUSALS]) + f"{more}\n{_options_advice(options, writing)}"
+            "pack everything anew (--overwrite), or rename what has changed, to add it beside the old"
         )
     names = {shard.info.name for shard in doubtful}
     return [

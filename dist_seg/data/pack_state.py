@@ -28,6 +28,8 @@ INDEX_NAME = "index.dist-seg.json"
 UNFINISHED_NAME = ".pack"
 """A folder with a record for every shard that is whole, until the data set is finished."""
 
+Options = dict[str, object]
+
 _LOCK_NAME = ".pack.lock"
 _NAMES_NAME = "names"
 """In the folder above: the shards that may lie there, from before the first is written."""
@@ -66,7 +68,7 @@ class PackState:
         with atomic_write(_record_path(self.out, shard.info.name)) as file:
             file.write(json.dumps([asdict(shard)]).encode())
 
-    def finish(self, shards: Sequence[PackedShard] | None, text: str) -> None:
+    def finish(self, shards: Sequence[PackedShard] | None, text: str, options: Options | None = None) -> None:
         """Write the records, if there are any, and the document: with it the data set is there.
 
         The records of before go with the document of before. So the new ones wait for theirs under its hash, by which
@@ -77,7 +79,7 @@ class PackState:
             (self.out / RECORD_NAME).unlink(missing_ok=True)
         else:
             with atomic_write(waiting) as file:
-                file.write(records_text(shards))
+                file.write(records_text(shards, options))
         with atomic_write(self.out / self.document) as file:
             file.write(text.encode())
         if shards is not None:
@@ -90,9 +92,12 @@ class PackState:
             (self.out / UNFINISHED_NAME).rmdir()
 
 
-def records_text(shards: Sequence[PackedShard]) -> bytes:
-    """Of `pack.json`."""
-    return (json.dumps([asdict(shard) for shard in shards], indent=1) + "\n").encode()
+def records_text(shards: Sequence[PackedShard], options: Options | None = None) -> bytes:
+    """Of `pack.json`. options: with which all of the data set was packed, where that is known."""
+    records = [asdict(shard) for shard in shards]
+    return (
+        json.dumps(records if options is None else {"options": options, "shards": records}, indent=1) + "\n"
+    ).encode()
 
 
 @contextmanager
@@ -159,6 +164,17 @@ def read_manifest(folder: Path) -> Manifest:
 def read_finished(out: Path) -> list[PackedShard]:
     """The records of the document that is there, wherever they lie."""
     return read_records(_waiting_records(out) or out / RECORD_NAME)
+
+
+def read_options(out: Path) -> Options | None:
+    """With which all of the finished data set was packed, by the names that the user knows; None where nobody knows."""
+    try:
+        match json.loads((_waiting_records(out) or out / RECORD_NAME).read_bytes()):
+            case {"options": dict(options)}:
+                return options
+    except (OSError, ValueError):
+        pass
+    return None
 
 
 def _waiting_records(out: Path) -> Path | None:
@@ -299,7 +315,8 @@ def _unfinished_records(out: Path) -> list[PackedShard]:
 def read_records(path: Path) -> list[PackedShard]:
     """The records in a file of ours. What is not there or cannot be read counts as not packed."""
     try:
-        return [_record(fields) for fields in json.loads(path.read_bytes())]
+        records = json.loads(path.read_bytes())
+        return [_record(fields) for fields in (records["shards"] if isinstance(records, dict) else records)]
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return []
 

@@ -13,7 +13,7 @@ from dist_seg.data.manifest import ChannelStatistics, Manifest, Split
 from dist_seg.data.object_counts import object_counts
 from dist_seg.data.pack_pool import pack_shards
 from dist_seg.data.pack_shard import PICTURES, ImageKind, PackedShard
-from dist_seg.data.pack_state import PackState
+from dist_seg.data.pack_state import Options, PackState
 from dist_seg.data.shard_plan import ShardJob
 from dist_seg.errors import DataError, UserError
 
@@ -62,6 +62,11 @@ def identity_of(source: AnySource, writing: Writing) -> tuple[object, ...]:
     if writing.images.array:
         identity = (*identity, str(writing.images.array))
     return identity if writing.max_side is None else (*identity, {"max_side": writing.max_side})
+
+
+def options_of(writing: Writing, shard_bytes: int) -> Options:
+    """What else decides shards, by the names that the user knows."""
+    return {"--shard-mb": shard_bytes / 1e6, "--max-pixels": writing.max_pixels, "--max-side": writing.max_side}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Appending: old shards stay to the byte, new samples come into new shards, and nothing changed slips by."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from dist_seg.data.manifest import Manifest, load_manifest
 from dist_seg.data.merge import merge
 from dist_seg.data.pack import pack
 from dist_seg.data.pack_append import append
+from dist_seg.data.pack_part import Part
 from dist_seg.data.pack_state import PackState
 from dist_seg.data.shard_plan import next_number
 from dist_seg.data.sidecar import Sidecar
@@ -236,6 +238,48 @@ def test_a_manifest_that_was_edited_is_not_made_good(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"manifest\.json: was changed after it was packed"):
         append(ArraySource({"b": _mask()}), tmp_path)
     assert _files(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "message"),
+    [
+        (3, None, "was packed with --max-side 3; append with --max-side 3, too"),
+        (3, 4, "was packed with --max-side 3; append with --max-side 3, not --max-side 4"),
+        (None, 4, "was packed without --max-side; append without --max-side 4, too"),
+    ],
+)
+@pytest.mark.parametrize("merged", [False, True])
+def test_images_are_shrunk_as_those_that_are_there(
+    tmp_path: Path, then: int | None, now: int | None, message: str, merged: bool
+) -> None:
+    out = tmp_path / "out"
+    source, more = (ArraySource({name: _mask(1) for name in names}) for names in ("a", "ab"))
+    pack(source, tmp_path / "part" if merged else out, max_side=then, part=Part(number=1, count=1) if merged else None)
+    if merged:
+        merge(out, [tmp_path / "part"])
+    for _ in range(2):  # appending keeps the option in mind
+        with pytest.raises(UserError, match=message):
+            append(more, out, max_side=now)
+        append(more, out, max_side=then)
+    assert _keys(out) == ["a", "b"]
+
+
+def test_where_options_are_not_known_the_advice_speaks_of_them(tmp_path: Path) -> None:
+    """Records of an earlier version are a list of shards alone."""
+    source = ArraySource({"a": _mask(1)})
+    pack(source, tmp_path, max_side=3)
+    path = tmp_path / "pack.json"
+    path.write_text(json.dumps(json.loads(path.read_text())["shards"]))
+    with pytest.raises(DataError, match=r"a\.jpg: differs(?s:.*)packed with options such as --max-side"):
+        append(source, tmp_path)
+    assert append(source, tmp_path, max_side=3).present_samples == 1
+
+
+def test_another_limit_of_pixels_is_named_where_samples_differ(tmp_path: Path) -> None:
+    source = ArraySource({"a": _mask(1)})
+    pack(source, tmp_path)
+    with pytest.raises(DataError, match=r"packed with --max-pixels 178956970, and now that is 10; give the same"):
+        append(source, tmp_path, max_pixels=10)
 
 
 def test_another_tool_s_tar_in_the_way_is_kept(tmp_path: Path) -> None:
