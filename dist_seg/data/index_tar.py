@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dist_seg.data.decode import decode_mask
 from dist_seg.data.formats.images import check_image
+from dist_seg.data.formats.listing import files_below
 from dist_seg.data.headers import MAX_PIXELS, UndecodableError, check_pair
 from dist_seg.data.pack_shard import Refusal, checked_class_ids
 from dist_seg.data.png import value_counts
@@ -192,10 +193,12 @@ def _bytes_of(file: BinaryIO, member: _Found) -> bytes:
 
 
 def tar_files(root: Path) -> Iterator[Path]:
-    """The tars under a folder, hidden ones and folders apart. Raises `DataError` for one that is packed."""
-    for path in sorted(root.rglob("*.tar*")):
-        parts = path.relative_to(root).parts
-        if any(part.startswith(".") for part in parts) or not path.is_file():
+    """The tars under a folder, those that are hidden apart; links to folders are followed once.
+
+    Raises `DataError` for one that is packed.
+    """
+    for path in files_below(root):
+        if ".tar" not in path.name or not path.is_file():
             continue
         if path.name.endswith(".tar"):
             yield path

@@ -346,6 +346,19 @@ def test_files_of_others_in_the_hidden_folder_stay(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / ".index").iterdir()) == ["folder", "notes.json"]
 
 
+def test_linked_folders_are_indexed_once(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    _write_tar(folder / "train-0.tar", _samples(1))
+    _write_tar(tmp_path / "disk2" / "train-1.tar", _samples(1, 5))
+    for link, target in (("b", tmp_path / "disk2"), ("c", tmp_path / "disk2"), ("loop", folder)):
+        (folder / link).symlink_to(target, target_is_directory=True)
+    names = [shard.name for shard in index(folder).manifest.split("train").shards]
+    assert names == ["b/train-1.tar", "train-0.tar"]
+    assert sorted(_read(folder)) == ["s000", "s005"]
+    assert verify(folder) == []
+    assert index(folder).kept_tars == 2
+
+
 def test_splits_go_by_names_or_by_patterns(tmp_path: Path) -> None:
     for i, name in enumerate(("train/000.tar", "imagenet-val-0001.tar", "Testing_1.tar")):
         _write_tar(tmp_path / name, _samples(1, i))
