@@ -36,6 +36,7 @@ from dist_seg.errors import DataError, UserError
 from dist_seg.runtime.storage import open_storage
 
 _THREADS = 4
+_OCCUPIED = "a data set that was not merged from these folders as they are now; merge into a new folder"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +136,7 @@ def _transfer(out: Path, merged: _Merged, progress: Callable[[int, int], None] |
     fingerprints = {record.info.name: record.fingerprint for record in merged.records}
     plan = [(shard.name, fingerprints.get(shard.name, shard.info.sha256)) for shard in merged.shards]
     is_there = _text_at(out / MANIFEST_NAME) == text  # merged before: what is missing or damaged is mended
-    with open_state(out, plan, overwrite=is_there) as state, ThreadPoolExecutor(_THREADS) as pool:
+    with open_state(out, plan, overwrite=is_there, occupied=_OCCUPIED) as state, ThreadPoolExecutor(_THREADS) as pool:
         transfers = [pool.submit(_transfer_shard, out, shard) for shard in merged.shards]
         try:
             for done, transfer in enumerate(transfers, 1):

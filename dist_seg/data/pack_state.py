@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from dist_seg.data.channel_statistics import ShardChannels
-from dist_seg.data.manifest import MANIFEST_NAME, Manifest, ShardInfo, parse_manifest, recorded_hash
+from dist_seg.data.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, ShardInfo, parse_manifest, recorded_hash
 from dist_seg.data.object_counts import ShardObjects
 from dist_seg.data.pack_part import FOLDER_NAME, PART_NAME, read_part
 from dist_seg.data.pack_shard import PackedShard, Refusal
@@ -108,12 +108,14 @@ def open_state(
     overwrite: bool,
     document: str = MANIFEST_NAME,
     extends: Manifest | None = None,
+    occupied: str | None = None,
 ) -> Iterator[PackState]:
     """Take the folder for packing shards of these (name, fingerprint) pairs, and clear what does not belong there.
 
     document: what is written last, `manifest.json` or `part.json`. extends: of a data set that stays, its manifest; its
-    shards are part of the plan. Raises `DataError` for a folder that holds files of
-    others, another finished data set (unless `overwrite`), or that is being packed into by another process.
+    shards are part of the plan. occupied: of a folder that holds another finished data set, what it holds and what to
+    do. Raises `DataError` for such a folder (unless `overwrite`), for one that holds files of others, or that is being
+    packed into by another process.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -126,15 +128,10 @@ def open_state(
         _refuse_foreign(out, own, planned)
         same = [(record.info.name, record.fingerprint) for record in finished] == list(plan)
         there = [name for name in _DOCUMENTS if (out / name).exists()]
-        if extends is not None and _hash_in(out) != extends.hash:
+        if extends is not None and _manifest_in(out) != extends:
             raise DataError(f"{out}: its manifest has changed meanwhile; run the same command again")
         if there and not (overwrite or extends or (same and there == [document])):
-            what = "a part of a data set" if PART_NAME in there else "a data set"
-            raise DataError(
-                f"{out}: holds {what} that was packed from another source, or with other options, or whose "
-                "source has changed since; pack into another folder, add what is new (--append), or replace it "
-                "(--overwrite)"
-            )
+            raise DataError(f"{out}: holds {occupied or _occupied(out, there)}")
         (out / UNFINISHED_NAME).mkdir(exist_ok=True)
         with atomic_write(out / UNFINISHED_NAME / _NAMES_NAME) as file:
             file.write(json.dumps(sorted(planned.union(own or ()))).encode())
@@ -196,6 +193,25 @@ def _complete(out: Path) -> None:
             path.unlink()
 
 
+def _occupied(out: Path, there: Sequence[str]) -> str:
+    """What a folder holds in the way of packing another data set, and what to do."""
+    if PART_NAME in there:
+        return (
+            "a part of a data set that was packed from another source, or with other options, or whose source has "
+            "changed since; pack into another folder, or replace it (--overwrite)"
+        )
+    manifest = _manifest_in(out)
+    if manifest and manifest.format_version < FORMAT_VERSION:
+        return (
+            "a data set that an earlier version of dist-seg packed, which is not packed on; use it as it is, add what "
+            "is new (--append), or pack everything anew (--overwrite)"
+        )
+    return (
+        "a data set that was packed from another source, or with other options, or whose source has changed since; "
+        "pack into another folder, add what is new (--append), or replace it (--overwrite)"
+    )
+
+
 def file_sha256(path: Path) -> str | None:
     """In hexadecimal; None for a file that is not there."""
     digest = hashlib.sha256()
@@ -220,9 +236,9 @@ def refuse_indexed(out: Path) -> None:
         )
 
 
-def _hash_in(out: Path) -> str | None:
+def _manifest_in(out: Path) -> Manifest | None:
     try:
-        return parse_manifest((out / MANIFEST_NAME).read_bytes(), MANIFEST_NAME).hash
+        return parse_manifest((out / MANIFEST_NAME).read_bytes(), MANIFEST_NAME)
     except (OSError, DataError):
         return None
 

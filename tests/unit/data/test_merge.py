@@ -263,6 +263,16 @@ def test_what_cannot_be_merged_is_said(tmp_path: Path) -> None:
         merge(tmp_path / "out", [tmp_path / "a"])
 
 
+def test_a_folder_with_another_data_set_is_not_merged_into(tmp_path: Path) -> None:
+    for number, name in enumerate(("a", "out")):
+        pack(SyntheticSource(num_train=1 + number, num_val=0, height=32, width=32), tmp_path / name)
+    before = _files(tmp_path / "out")
+    with pytest.raises(DataError, match="out: holds a data set that was not merged from these") as told:
+        merge(tmp_path / "out", [tmp_path / "a"])
+    assert "--" not in str(told.value)  # merging has no such options
+    assert _files(tmp_path / "out") == before
+
+
 def test_a_link_to_a_shard_is_followed(tmp_path: Path) -> None:
     (tmp_path / "real").write_text("x")
     (tmp_path / "link").symlink_to(tmp_path / "real")

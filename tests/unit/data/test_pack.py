@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -230,6 +230,20 @@ def test_a_finished_data_set_is_replaced_only_on_demand(tmp_path: Path) -> None:
         "train-000000.samples",
         "train-000000.tar",
     ]
+
+
+def test_data_of_an_earlier_version_is_said_to_be_that(tmp_path: Path) -> None:
+    source = ArraySource({"k": _mask()})
+    manifest = pack(source, tmp_path).manifest
+    earlier = replace(manifest, format_version=1).to_json()
+    (tmp_path / "manifest.json").write_text(earlier)
+    record = tmp_path / "pack.json"
+    fingerprint = json.loads(record.read_text())["shards"][0]["fingerprint"]
+    record.write_text(record.read_text().replace(fingerprint, "0" * 64))  # the version is part of it
+    with pytest.raises(DataError, match=r"that an earlier version of dist-seg packed.*use it as it is.*--overwrite"):
+        pack(source, tmp_path)
+    assert (tmp_path / "manifest.json").read_text() == earlier
+    assert pack(source, tmp_path, overwrite=True).manifest == manifest
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
