@@ -24,8 +24,9 @@ from dist_seg.data.manifest import (
 )
 from dist_seg.data.object_counts import ShardObjects
 from dist_seg.data.pack_part import FOLDER_NAME, PART_NAME, PackedPart, read_part
+from dist_seg.data.pack_records import Options, read_records
 from dist_seg.data.pack_shard import PackedShard
-from dist_seg.data.pack_state import RECORD_NAME, Options, open_state, read_manifest, read_records
+from dist_seg.data.pack_state import RECORD_NAME, open_state, read_manifest
 from dist_seg.data.pack_writing import manifest_of
 from dist_seg.data.recount import shard_channels, shard_objects, summed
 from dist_seg.data.same_kind import check_same_kind

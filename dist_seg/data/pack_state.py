@@ -11,11 +11,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from dist_seg.data.channel_statistics import ShardChannels
-from dist_seg.data.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, ShardInfo, parse_manifest, recorded_hash
-from dist_seg.data.object_counts import ShardObjects
+from dist_seg.data.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, parse_manifest, recorded_hash
 from dist_seg.data.pack_part import FOLDER_NAME, PART_NAME, read_part
-from dist_seg.data.pack_shard import PackedShard, Refusal
+from dist_seg.data.pack_records import Options, read_records, records_text
+from dist_seg.data.pack_shard import PackedShard
 from dist_seg.data.shards import PARTIAL_MARK, atomic_write
 from dist_seg.errors import DataError
 from dist_seg.runtime.files import path_errors
@@ -27,8 +26,6 @@ INDEX_NAME = "index.dist-seg.json"
 """The same of tars that others wrote and that were indexed. `index.json` is the list of shards of WebDataset's wids."""
 UNFINISHED_NAME = ".pack"
 """A folder with a record for every shard that is whole, until the data set is finished."""
-
-Options = dict[str, object]
 
 _LOCK_NAME = ".pack.lock"
 _NAMES_NAME = "names"
@@ -90,14 +87,6 @@ class PackState:
                 path.unlink()
         with suppress(OSError):  # another's file lies in it
             (self.out / UNFINISHED_NAME).rmdir()
-
-
-def records_text(shards: Sequence[PackedShard], options: Options | None = None) -> bytes:
-    """Of `pack.json`. options: with which all of the data set was packed, where that is known."""
-    records = [asdict(shard) for shard in shards]
-    return (
-        json.dumps(records if options is None else {"options": options, "shards": records}, indent=1) + "\n"
-    ).encode()
 
 
 @contextmanager
@@ -326,63 +315,6 @@ def _record_path(out: Path, shard: str) -> Path:
 
 def _unfinished_records(out: Path) -> list[PackedShard]:
     return [record for path in sorted((out / UNFINISHED_NAME).glob("*.json")) for record in read_records(path)]
-
-
-def read_records(path: Path) -> list[PackedShard]:
-    """The records in a file of ours. What is not there or cannot be read counts as not packed."""
-    try:
-        records = json.loads(path.read_bytes())
-        return [_record(fields) for fields in (records["shards"] if isinstance(records, dict) else records)]
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return []
-
-
-def _record(fields: dict[str, object]) -> PackedShard:
-    match fields:
-        case {"split": str(split), "fingerprint": str(fingerprint), "info": dict(info), "skipped": list(skipped)}:
-            return PackedShard(
-                split=split,
-                fingerprint=fingerprint,
-                info=_shard(info),
-                class_pixels=_counts(fields["class_pixels"]),
-                ignored_pixels=sum(_counts([fields["ignored_pixels"]])),
-                skipped=tuple(Refusal(**refusal) for refusal in skipped),
-                objects=_objects(fields.get("objects")),
-                channels=_channels(fields.get("channels")),
-            )
-    raise ValueError("not a record of a packed shard")
-
-
-def _shard(fields: dict[str, object]) -> ShardInfo:
-    classes = fields.get("class_samples")
-    known = {**fields, "class_samples": None if classes is None else _counts(classes)}
-    return ShardInfo(**known)  # type: ignore[arg-type]  # what was written by asdict of the same class
-
-
-def _objects(fields: object) -> ShardObjects | None:
-    match fields:
-        case None:
-            return None
-        case dict():
-            lists = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-            return ShardObjects(**lists)  # type: ignore[arg-type]  # what was written by asdict of the same class
-    raise ValueError("not the counts of a shard's objects")
-
-
-def _channels(fields: object) -> ShardChannels | None:
-    match fields:
-        case None:
-            return None
-        case {"pixels": int(pixels), "sums": sums, "square_sums": squares, "histograms": str(histograms)}:
-            return ShardChannels(pixels=pixels, sums=_counts(sums), square_sums=_counts(squares), histograms=histograms)
-    raise ValueError("not the statistics of a shard's channels")
-
-
-def _counts(values: object) -> tuple[int, ...]:
-    match values:
-        case list():
-            return tuple(int(value) for value in values)
-    raise ValueError("not a list of counts")
 
 
 @contextmanager

@@ -12,8 +12,9 @@ from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.data.manifest import ChannelStatistics, Manifest, Split
 from dist_seg.data.object_counts import object_counts
 from dist_seg.data.pack_pool import pack_shards
+from dist_seg.data.pack_records import Options
 from dist_seg.data.pack_shard import PICTURES, ImageKind, PackedShard
-from dist_seg.data.pack_state import Options, PackState
+from dist_seg.data.pack_state import PackState
 from dist_seg.data.shard_plan import ShardJob
 from dist_seg.errors import DataError, UserError
 
