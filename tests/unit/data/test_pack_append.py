@@ -282,6 +282,18 @@ def test_another_limit_of_pixels_is_named_where_samples_differ(tmp_path: Path) -
         append(source, tmp_path, max_pixels=10)
 
 
+def test_old_shards_of_an_earlier_version_are_not_brought_up_to_date(tmp_path: Path) -> None:
+    manifest = pack(ArraySource({"a": _mask(1)}), tmp_path).manifest
+    split = manifest.split("train")
+    shards = tuple(replace(shard, class_samples=None) for shard in split.shards)
+    earlier = replace(manifest, format_version=1, splits={"train": replace(split, shards=shards)})
+    (tmp_path / "manifest.json").write_text(earlier.to_json())
+    total = append(ArraySource({"b": _mask(2)}), tmp_path).manifest
+    assert total.format_version == manifest.format_version
+    assert [shard.class_samples for shard in total.split("train").shards] == [None, (1, 0, 1)]
+    assert load_manifest(open_storage(tmp_path)) == total
+
+
 def test_another_tool_s_tar_in_the_way_is_kept(tmp_path: Path) -> None:
     pack(ArraySource({"a": _mask()}), tmp_path)
     (tmp_path / "train-000001.tar").write_text("not ours")
