@@ -51,7 +51,8 @@ class IndexedTar:
 def unfinished_folder(root: Path) -> Iterator[None]:
     """The folder of what is not finished; where nothing can be gone on from, it is not left behind."""
     folder = root / _UNFINISHED_NAME
-    folder.mkdir(exist_ok=True)
+    with path_errors(folder, kind=DataError):
+        folder.mkdir(exist_ok=True)
     try:
         yield
     finally:

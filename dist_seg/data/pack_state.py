@@ -121,7 +121,8 @@ def open_state(
             raise DataError(f"{out}: its manifest has changed meanwhile; run the same command again")
         if there and not (overwrite or extends or (same and there == [document])):
             raise DataError(f"{out}: holds {occupied or _occupied(out, there)}")
-        (out / UNFINISHED_NAME).mkdir(exist_ok=True)
+        with path_errors(out / UNFINISHED_NAME, kind=DataError):
+            (out / UNFINISHED_NAME).mkdir(exist_ok=True)
         with atomic_write(out / UNFINISHED_NAME / _NAMES_NAME) as file:
             file.write(json.dumps(sorted(planned.union(own or ()))).encode())
         for name in there:

@@ -338,6 +338,14 @@ def test_indexing_that_was_cut_off_while_placing_goes_on(
     assert not (tmp_path / ".index").exists()
 
 
+def test_a_file_where_the_hidden_folder_is_needed_is_named(tmp_path: Path) -> None:
+    _write_tar(tmp_path / "train-0.tar", _samples(1))
+    (tmp_path / ".index").write_text("mine")
+    with pytest.raises(DataError, match=r"\.index: cannot be written: a file lies where a folder is needed"):
+        index(tmp_path)
+    assert (tmp_path / ".index").read_text() == "mine"
+
+
 def test_files_of_others_in_the_hidden_folder_stay(tmp_path: Path) -> None:
     _write_tar(tmp_path / "train-0.tar", _samples(1))
     (tmp_path / ".index" / "folder").mkdir(parents=True)

@@ -281,6 +281,13 @@ def test_a_hidden_folder_of_others_makes_nothing_ours(tmp_path: Path, theirs: st
     assert [path.read_text() for path in (tmp_path / ".pack" / theirs, tmp_path / "train-000000.tar")] == ["mine"] * 2
 
 
+def test_a_file_where_the_hidden_folder_is_needed_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".pack").write_text("mine")
+    with pytest.raises(DataError, match=r"\.pack: cannot be written: a file lies where a folder is needed"):
+        pack(ArraySource({"x": _mask()}), tmp_path)
+    assert (tmp_path / ".pack").read_text() == "mine"
+
+
 def test_files_of_others_in_the_hidden_folder_stay(tmp_path: Path) -> None:
     (tmp_path / ".pack" / "folder").mkdir(parents=True)
     (tmp_path / ".pack" / f"notes.json{PARTIAL_MARK}1").write_text("mine")
