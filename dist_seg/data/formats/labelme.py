@@ -164,13 +164,13 @@ def _read_all(
     """The files, and the labels in them."""
     listed: list[Listed] = []
     labels: set[str] = set()
-    file_of: dict[Path, Path] = {}
+    file_of: dict[str, Path] = {}
     for number, file in enumerate(files, 1):
         stem = unicodedata.normalize("NFC", file.relative_to(root).with_suffix("").as_posix())
         try:
             contents = read_labelme(file)
             image = _image_path(root, file, contents)
-            if not contents.image_data and (other := file_of.setdefault(image, file)) != file:
+            if not contents.image_data and (other := file_of.setdefault(os.path.abspath(image), file)) != file:
                 raise DataError(f"{file}: is of {image}, as is {other}; an image must have one file")
         except DataError as error:
             listed.append(Listed(stem=stem, file=file, fault=str(error)))
@@ -187,7 +187,8 @@ def _image_path(root: Path, file: Path, contents: LabelmeFile) -> Path:
     path = Path(os.path.normpath(file.parent / contents.image_path))
     if contents.image_data is not None:
         return path
-    if "\0" in contents.image_path or not path.is_relative_to(os.path.normpath(root)):
+    is_below = Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root))  # of `.` every relative path would be
+    if "\0" in contents.image_path or not is_below:
         raise DataError(f"{file}: its imagePath {contents.image_path!r} leads out of {root}; pack the folder of both")
     if not path.is_file():
         raise DataError(f"{file}: there is no file {path}, which is its imagePath")
@@ -196,12 +197,12 @@ def _image_path(root: Path, file: Path, contents: LabelmeFile) -> Path:
 
 def _lone_images(root: Path, paths: Iterable[Path], listed: Iterable[Listed]) -> list[Listed]:
     """The images that no file is of."""
-    known = {unicodedata.normalize("NFC", str(item.image)) for item in listed if item.image}
+    known = {unicodedata.normalize("NFC", os.path.abspath(item.image)) for item in listed if item.image}
     images = (path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
     return [
         Listed(stem=path.relative_to(root).as_posix(), file=path, fault=f"{path}: no JSON file is of this image")
         for path in images
-        if unicodedata.normalize("NFC", os.path.normpath(path)) not in known
+        if unicodedata.normalize("NFC", os.path.abspath(path)) not in known
     ]
 
 

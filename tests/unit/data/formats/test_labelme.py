@@ -339,6 +339,27 @@ class TestDataSet:
         (refusal,) = result.skipped
         assert re.search(message, refusal.reason)
 
+    @pytest.mark.parametrize("path", ["../secret.png", "x/../../secret.png", "../data/../secret.png", "a\0.png"])
+    def test_an_image_outside_the_working_directory_is_refused_when_that_is_packed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+    ) -> None:
+        write_image(tmp_path / "secret.png", picture(HEIGHT, WIDTH))
+        _write(tmp_path / "data", "b", _shape())
+        _write(tmp_path / "data", "a", _shape(), image=False, imagePath=path)
+        monkeypatch.chdir(tmp_path / "data")
+        with pytest.raises(DataError, match=r"a\.json: its imagePath .* leads out of \.;"):
+            _open(Path()).samples()
+
+    def test_the_working_directory_may_be_packed_whichever_way_its_images_are_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        _write(Path(), "labels/a", _shape(), image=False, imagePath="../x.png")
+        _write(Path(), "b", _shape(), image=False, imagePath=str(tmp_path / "y.png"))
+        for name in ("x.png", "y.png"):
+            write_image(tmp_path / name, picture(HEIGHT, WIDTH))
+        assert {sample.key for sample in _open(Path()).samples()} == {"labels/a", "b"}
+
     def test_image_data_that_is_no_base64_is_a_bad_sample(self, tmp_path: Path) -> None:
         _write(tmp_path, "a", _shape(), image=False, imageData="~~~~")
         with pytest.raises(DataError, match=r"a\.json: its imageData is not base64"):
