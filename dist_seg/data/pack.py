@@ -15,7 +15,7 @@ from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.data.manifest import MANIFEST_NAME, Manifest
 from dist_seg.data.pack_part import PART_NAME, PackedPart, Part, plan_digest
 from dist_seg.data.pack_records import records_text
-from dist_seg.data.pack_shard import PackedShard, Refusal, find_kind
+from dist_seg.data.pack_shard import PackedShard, Refusal, check_kinds, find_kind
 from dist_seg.data.pack_state import open_state, refuse_indexed
 from dist_seg.data.pack_writing import Writing, identity_of, kind_of, manifest_of, options_of, write_jobs
 from dist_seg.data.shard_plan import plan_shards
@@ -56,7 +56,7 @@ def pack(
 
     See `Writing` for the options that decide how. A folder that holds another finished data set is refused unless
     `overwrite`. A part gets no manifest: see `merge`. Raises `DataError` that names the first files that cannot be
-    packed; with `skip_bad` they are left out and counted.
+    packed; with `skip_bad` they are left out and counted, unless most would be for being of another kind.
     """
     check_source(source)
     refuse_indexed(out)
@@ -76,6 +76,7 @@ def pack(
     with open_state(out, names, overwrite=overwrite, document=document) as state:
         written = write_jobs(state, jobs, source, writing)
         shards = [written.by_name[job.name] for job in jobs]
+        check_kinds(shards, writing.images)
         kind = kind_of(source, writing.images.array)
         manifest = manifest_of(kind, shards, whole=part is None)
         text, options = manifest.to_json(), options_of(writing, shard_bytes)

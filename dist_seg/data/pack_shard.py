@@ -38,6 +38,8 @@ Raw = TypeVar("Raw", bound=RawSample | RawInstances)
 
 MAX_REFUSALS = 20
 """A shard's samples that are named when packing fails; the rest would only be more of the same."""
+_VOTES, _LOOKED_AT = 20, 100
+"""Of a listing's first samples: how many decide what kind the images are, and how many are tried for that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,8 @@ class Refusal:
     key: str
     reason: str
     """Names the file."""
+    other_kind: bool = False
+    """It could be packed, with others of its kind."""
 
     def __str__(self) -> str:
         return self.reason
@@ -54,12 +58,17 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageKind:
-    """What the first sample of a data set is, and so all others have to be."""
+    """What all images of a data set have to be."""
 
     array: ArrayLayout | None
     """None for pictures."""
     where: str
-    """The first sample."""
+    """What holds such images, as the subject of a sentence."""
+
+    @property
+    def images(self) -> str:
+        """In words."""
+        return f"images of {self.array}" if self.array else "pictures of 8-bit RGB or grey"
 
 
 PICTURES = ImageKind(array=None, where="")
@@ -84,6 +93,10 @@ class PackedShard:
     def left_out(self) -> bool:
         """Whether anything bad was: samples, or annotations of samples that were kept."""
         return bool(self.skipped or (self.objects and self.objects.skipped_annotations))
+
+
+class OtherKindError(DataError):
+    """An image of another kind than those of its data set."""
 
 
 class RefusedSamplesError(Exception):
@@ -130,7 +143,8 @@ def pack_shard(
             except StorageError:
                 raise
             except DataError as error:
-                refusals.append(Refusal(key=shard_key(sample.key), reason=str(error)))
+                other_kind = isinstance(error, OtherKindError)
+                refusals.append(Refusal(key=shard_key(sample.key), reason=str(error), other_kind=other_kind))
                 if not skip_bad and len(refusals) == MAX_REFUSALS:
                     break
             else:
@@ -169,24 +183,49 @@ def pack_shard(
 
 
 def find_kind(samples: Sequence[SampleRef], source: AnySource, max_pixels: int) -> ImageKind:
-    """What the first sample that can be read is. Where none can, what is wrong is said when they are packed."""
-    for sample in samples:
+    """What most of the first samples that can be read are; of two kinds with as many, that of the earlier sample.
+
+    Of the listing alone, so that every machine and every run finds the same. Where none of the first can be read, those
+    that follow are tried, and where none can be read at all, what is wrong is said when they are packed.
+    """
+    votes: dict[ArrayLayout | None, list[str]] = {}
+    for number, sample in enumerate(samples):
+        if votes and number >= _LOOKED_AT:
+            break
         try:
             raw: RawSample | RawInstances = _loaded(sample, partial(source.load, sample))
-            return ImageKind(array=check_image(raw.image, sample.where, max_pixels).array, where=sample.where)
+            array = check_image(raw.image, sample.where, max_pixels).array
+        except StorageError:
+            raise
         except DataError:
             continue
-    return PICTURES
+        votes.setdefault(array, []).append(sample.where)
+        if len(votes[array]) > _VOTES // 2 or sum(map(len, votes.values())) == _VOTES:
+            break
+    if not votes:
+        return PICTURES
+    array = max(votes, key=lambda kind: len(votes[kind]))  # the first of those with the most
+    return ImageKind(array=array, where=f"the data set (by most of its first images, such as {votes[array][0]})")
+
+
+def check_kinds(shards: Sequence[PackedShard], kind: ImageKind) -> None:
+    """Raises `DataError` where more samples are left out for being of another kind than are packed."""
+    others = [refusal for shard in shards for refusal in shard.skipped if refusal.other_kind]
+    kept = sum(shard.info.samples for shard in shards)
+    if len(others) > kept:
+        raise DataError(
+            f"{len(others)} samples are of another kind than the {kept} that can be packed, which are {kind.images}; "
+            f"the first: {others[0].reason}"
+        )
 
 
 def _checked_image(image: bytes | Values, sample: SampleRef, max_pixels: int, kind: ImageKind) -> CheckedImage:
-    """Raises `DataError` for one that cannot be used, or is of another kind than the first of the data set."""
+    """Raises `DataError` for one that cannot be used, or is of another kind than those of the data set."""
     checked = check_image(image, sample.where, max_pixels)
     if checked.array != kind.array:
-        found, wanted = (array or "a picture of 8-bit RGB or grey" for array in (checked.array, kind.array))
-        raise DataError(
-            f"{sample.where}: is {found}, the first image of the data set, {kind.where}, is {wanted}; all must be "
-            "alike: convert what differs, or pack it as a data set of its own"
+        raise OtherKindError(
+            f"{sample.where}: is {checked.array or 'a picture of 8-bit RGB or grey'}, {kind.where} holds "
+            f"{kind.images}; all must be alike: convert what differs, or pack it as a data set of its own"
         )
     return checked
 

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from dist_seg.data.merge import merge
 from dist_seg.data.pack import pack
 from dist_seg.data.pack_append import append
 from dist_seg.data.pack_part import Part
+from dist_seg.data.pack_shard import find_kind
 from dist_seg.data.reader import BadSampleError, ShardReader
 from dist_seg.data.sample_sheet import sample_sheet
 from dist_seg.data.verify import verify
@@ -92,11 +94,51 @@ def test_any_number_of_workers_and_an_interruption_give_the_same_bytes(tmp_path:
 def test_an_image_of_another_kind_is_refused_with_both_named(tmp_path: Path, other: Array, words: str) -> None:
     source = _source()
     source.images = [*source.images[:3], other, *source.images[4:]]
-    message = f"image 3: {words}, the first image of the data set, image 0, is 16 bits and 5 channels; all must be"
-    with pytest.raises(DataError, match=message):
+    kind = "the data set (by most of its first images, such as image 0) holds images of 16 bits and 5 channels"
+    message = f"image 3: {words}, {kind}; all must be"
+    with pytest.raises(DataError, match=re.escape(message)):
         pack(source, tmp_path / "a")
     result = pack(source, tmp_path / "b", skip_bad=True)
     assert [str(refusal).partition(" alike")[0] for refusal in result.skipped] == [message]
+
+
+_ODD, _USUAL, _BROKEN = noise("uint8", 3), noise("uint16", 5), np.zeros((2, 2, 2, 2), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("images", "channels"),
+    [
+        ([_ODD, *[_USUAL] * 5], 5),
+        ([_BROKEN, _ODD, _BROKEN, _USUAL, _USUAL], 5),
+        ([_USUAL, _ODD], 5),
+        ([_ODD, _USUAL], None),
+        ([_ODD] * 9 + [_USUAL] * 11 + [_ODD] * 9, 5),
+        ([_ODD] * 10 + [_USUAL] * 10 + [_USUAL], None),
+        ([_BROKEN] * 120 + [_USUAL, _ODD, _ODD], 5),
+        ([_BROKEN] * 3, None),
+    ],
+)
+def test_most_of_the_first_images_that_can_be_read_decide_the_kind(images: list[Array], channels: int | None) -> None:
+    source = ArraySource(images)
+    kind = find_kind(source.samples(), source, 10**6)
+    assert (kind.array and kind.array.channels) == channels
+
+
+def test_one_odd_image_at_the_head_of_the_listing_is_the_one_that_is_left_out(tmp_path: Path) -> None:
+    result = pack(ArraySource([_ODD, *[_USUAL] * 8]), tmp_path, skip_bad=True)
+    assert [refusal.key for refusal in result.skipped] == ["0"]
+    assert sum(split.num_samples for split in result.manifest.splits.values()) == 8
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_leaving_out_more_for_their_kind_than_are_kept_is_an_error(tmp_path: Path, workers: int) -> None:
+    source = ArraySource([_ODD] * 12 + [_USUAL] * 13)
+    for _ in range(2):  # the second finds what the first wrote
+        with pytest.raises(DataError, match=r"^13 samples are of another kind than the 12 that .*RGB or grey; the fi"):
+            pack(source, tmp_path, skip_bad=True, workers=workers, shard_bytes=20_000)
+    assert not (tmp_path / "manifest.json").exists()
+    even = ArraySource([_ODD] * 12 + [_USUAL] * 12 + [_BROKEN] * 9)
+    assert len(pack(even, tmp_path, skip_bad=True).skipped) == 21
 
 
 def test_a_folder_of_16_bit_grey_pngs_is_packed_without_the_extra(tmp_path: Path) -> None:
@@ -210,5 +252,7 @@ def test_arrays_that_come_later_are_appended_with_the_statistics_of_all(tmp_path
         assert grown.split(name).channels == whole.split(name).channels
     assert verify(tmp_path / "grown") == []
     other = ArraySource([*source.images, noise("uint16", 3)])
-    with pytest.raises(DataError, match=r"image 12: is 16 bits and 3 channels, the first image .*grown"):
+    with pytest.raises(
+        DataError, match=r"image 12: is 16 bits and 3 channels, .*grown holds images of 16 bits and 5 channels"
+    ):
         append(other, tmp_path / "grown")
