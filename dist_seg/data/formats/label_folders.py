@@ -4,6 +4,7 @@ A class's mask is 0 where the class is not and one other number, 1 or 255, where
 """
 
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,13 @@ from dist_seg.data.formats import RawSample, SampleRef, check_classes
 from dist_seg.data.formats.classes import grey_values, read_classes
 from dist_seg.data.formats.folder import CLASSES_NAME, file_beside
 from dist_seg.data.formats.images import read_file, read_mask
-from dist_seg.data.formats.listing import file_version, files_by_stem, named
+from dist_seg.data.formats.listing import check_no_fault, fault_ref, file_version, files_by_stem, named
 from dist_seg.data.formats.splitting import Division, divide
 from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.data.label_layers import PRESENT
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
 from dist_seg.drawing import default_palette
-from dist_seg.errors import DataError
+from dist_seg.errors import DataError, UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,15 +45,16 @@ class LabelFolders:
     ignore_index: ClassVar[int] = IGNORE_INDEX
 
     def samples(self) -> Sequence[SampleRef]:
-        images, by_class = _files(self.images, self.masks, self.class_names)
-        _check_complete(self.masks, images, by_class, missing_is_fine=self.missing_is_absent or self.skip_bad)
-        splits = self.division.splits(list(images))
-        return [
-            self._ref(stem, image, [files.get(stem) for files in by_class.values()], split)
-            for (stem, image), split in zip(images.items(), splits, strict=True)
-        ]
+        files = _files(self.images, self.masks, self.class_names, may_be_empty=self.missing_is_absent)
+        _check_complete(files, missing_is_absent=self.missing_is_absent, skip_bad=self.skip_bad)
+        splits = self.division.splits(list(files.images))
+        of_lone = self.division.split if self.division.split in splits else splits[0]
+        refs = [self._ref(stem, files, split) for stem, split in zip(files.images, splits, strict=True)]
+        faults = (f"{path}: a mask that has no image" for path in files.lone.values())
+        return refs + [fault_ref(fault, of_lone, fault) for fault in faults]
 
     def load(self, sample: SampleRef) -> RawSample:
+        check_no_fault(sample)
         image = read_file(Path(sample.where))
         files: list[str | None] = json.loads(sample.payload)
         missing = [name for name, file in zip(self.class_names, files, strict=True) if file is None]
@@ -85,7 +87,8 @@ class LabelFolders:
             )
         return np.where(known, (values != 0) * PRESENT, IGNORE_INDEX).astype(np.uint8)
 
-    def _ref(self, stem: str, image: Path, masks: Sequence[Path | None], split: str) -> SampleRef:
+    def _ref(self, stem: str, files: "_Files", split: str) -> SampleRef:
+        image, masks = files.images[stem], [of_class.get(stem) for of_class in files.masks.values()]
         num_bytes, version = file_version(image, *(path for path in masks if path))
         options = f"{self.class_names} {self.unknown} {[path is not None for path in masks]}"
         return SampleRef(
@@ -119,13 +122,11 @@ def open_label_folders(
     neither. missing_is_absent: an image without a mask of some class does not show it; else that is an error. val,
     group_by, split: see `divide`.
     """
-    if not masks.is_dir():
-        raise DataError(f"{masks}: no such folder")
-    folders = sorted(path.name for path in masks.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not folders:
-        raise DataError(f"{masks}: holds no folders; multi-label masks lie in a folder for every class, MASKS/CLASS/")
+    if unknown is not None and not 0 <= unknown <= 255:
+        raise UserError(f"--unknown {unknown}: give the number of pixels that are not known, from 0 to 255")
+    folders = list(_class_folders(masks))
     classes = classes or file_beside(images, masks, CLASSES_NAME)
-    names = read_classes(classes).names if classes else tuple(folders)
+    names = tuple(_composed(name) for name in read_classes(classes).names) if classes else tuple(folders)
     notes = [f"classes from {classes}" if classes else f"classes by their folders: {', '.join(names)}"]
     if missing := [name for name in names if name not in folders]:
         raise DataError(
@@ -134,17 +135,19 @@ def open_label_folders(
     if others := [name for name in folders if name not in names]:
         notes.append(f"folders that are no classes and passed over: {', '.join(others)}")
     check_classes(names, str(masks))
-    files, by_class = _files(images, masks, names)
-    _check_complete(masks, files, by_class, missing_is_fine=missing_is_absent or skip_bad)
-    without = sum(stem not in of_class for of_class in by_class.values() for stem in files)
-    if without and missing_is_absent:
-        notes.append(f"{without} masks are missing: their images are taken not to show the class")
+    files = _files(images, masks, names, may_be_empty=missing_is_absent)
+    _check_complete(files, missing_is_absent=missing_is_absent, skip_bad=skip_bad)
+    if missing_is_absent:
+        empty = [name for name, of_class in files.masks.items() if not of_class]
+        notes += [f"{files.folders[name]} holds no masks: no image is taken to show the class" for name in empty]
+        without = sum(stem not in of_class for of_class in files.masks.values() if of_class for stem in files.images)
+        notes += [f"{without} masks are missing: their images are taken not to show the class"] if without else []
     return LabelFolders(
         images=images,
         masks=masks,
         class_names=names,
         palette=default_palette(len(names) + 1)[1:],
-        division=divide(images, list(files), val=val, group_by=group_by, split=split),
+        division=divide(images, list(files.images), val=val, group_by=group_by, split=split),
         unknown=unknown,
         missing_is_absent=missing_is_absent,
         max_pixels=max_pixels,
@@ -153,22 +156,62 @@ def open_label_folders(
     )
 
 
-def _files(images: Path, masks: Path, names: Sequence[str]) -> tuple[dict[str, Path], dict[str, dict[str, Path]]]:
-    """The images by their stems, in order, and the masks of every class."""
+@dataclass(frozen=True, kw_only=True)
+class _Files:
+    """What lies in the folders."""
+
+    images: Mapping[str, Path]
+    """By their stems, in order."""
+    masks: Mapping[str, Mapping[str, Path]]
+    """Of every class, by their stems."""
+    folders: Mapping[str, Path]
+    """Of every class."""
+
+    @property
+    def lone(self) -> dict[str, Path]:
+        """By their stems, the first masks of those that no image has."""
+        found = {s: path for of_class in reversed([*self.masks.values()]) for s, path in of_class.items()}
+        return {stem: found[stem] for stem in sorted(found.keys() - self.images.keys())}
+
+
+def _files(images: Path, masks: Path, names: Sequence[str], *, may_be_empty: bool) -> _Files:
+    """may_be_empty: the folder of a class."""
     found, _ = files_by_stem(images, "", apart_from=masks)
-    by_class = {name: files_by_stem(masks / name, "", apart_from=images)[0] for name in names}
-    return dict(sorted(found.items())), by_class
+    all_folders = _class_folders(masks)
+    folders = {name: all_folders[name] for name in names}
+    by_class = {
+        name: files_by_stem(folder, "", apart_from=images, may_be_empty=may_be_empty)[0]
+        for name, folder in folders.items()
+    }
+    return _Files(images=dict(sorted(found.items())), masks=by_class, folders=folders)
 
 
-def _check_complete(
-    masks: Path, images: Mapping[str, Path], by_class: Mapping[str, Mapping[str, Path]], *, missing_is_fine: bool
-) -> None:
-    for name, files in by_class.items():
-        if without_image := [path for stem, path in files.items() if stem not in images]:
+def _class_folders(masks: Path) -> dict[str, Path]:
+    """By the names of the classes, in order. Raises `DataError` where there is none."""
+    if not masks.is_dir():
+        raise DataError(f"{masks}: no such folder")
+    folders: dict[str, Path] = {}
+    for path in sorted(path for path in masks.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        if (other := folders.setdefault(_composed(path.name), path)) != path:
+            raise DataError(f"{other} and {path} have the same name in two spellings of Unicode; rename one")
+    if not folders:
+        raise DataError(f"{masks}: holds no folders; multi-label masks lie in a folder for every class, MASKS/CLASS/")
+    return dict(sorted(folders.items()))
+
+
+def _composed(name: str) -> str:
+    """Some systems store the letters of a file's name and their accents apart."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _check_complete(files: _Files, *, missing_is_absent: bool, skip_bad: bool) -> None:
+    for name, of_class in files.masks.items():
+        without_image = [path for stem, path in of_class.items() if stem not in files.images]
+        if without_image and not skip_bad:
             raise DataError(f"no image for {named(without_image)}")
-        without_mask = [path for stem, path in images.items() if stem not in files]
-        if without_mask and not missing_is_fine:
+        without_mask = [path for stem, path in files.images.items() if stem not in of_class]
+        if without_mask and not (missing_is_absent or skip_bad):
             raise DataError(
-                f"no mask in {masks / name} for {named(without_mask)}; if that means that they do not show the class, "
-                "say so (--missing-is-absent)"
+                f"no mask in {files.folders[name]} for {named(without_mask)}; if that means that they do not show the "
+                "class, say so (--missing-is-absent)"
             )

@@ -78,13 +78,14 @@ def refuse_faults(faults: Sequence[str], to_mend: str) -> None:
 
 def fault_ref(key: str, split: str, fault: str) -> SampleRef:
     """Something listed that cannot be used: a bad sample, as `check_no_fault` raises `DataError` with these words."""
-    return SampleRef(key=key, split=split, where=fault, num_bytes=1, version=fault, payload=_FAULT + fault.encode())
+    payload = _FAULT + fault.encode(errors="surrogatepass")  # it may name a file whose name is not UTF-8
+    return SampleRef(key=key, split=split, where=fault, num_bytes=1, version=fault, payload=payload)
 
 
 def check_no_fault(sample: SampleRef) -> None:
     """Raises `DataError` for a sample made by `fault_ref`."""
     if sample.payload.startswith(_FAULT):
-        raise DataError(sample.payload.removeprefix(_FAULT).decode())
+        raise DataError(sample.payload.removeprefix(_FAULT).decode(errors="surrogatepass"))
 
 
 def read_pair(sample: SampleRef) -> tuple[bytes, bytes]:
@@ -106,11 +107,13 @@ def file_version(*paths: Path) -> tuple[int, str]:
     return sum(stat.st_size for stat in stats), " ".join(f"{stat.st_size}@{stat.st_mtime_ns}" for stat in stats)
 
 
-def files_by_stem(folder: Path, ending: str = "", apart_from: Path | None = None) -> tuple[dict[str, Path], list[Path]]:
+def files_by_stem(
+    folder: Path, ending: str = "", apart_from: Path | None = None, *, may_be_empty: bool = False
+) -> tuple[dict[str, Path], list[Path]]:
     """The images under a folder by their paths below it, without ending and suffix, and the files of other kinds.
 
-    apart_from: a folder that is not entered. Raises `DataError` for a folder that is missing or without images, and for
-    two files of one stem.
+    apart_from: a folder that is not entered. Raises `DataError` for a folder that is missing or (unless it
+    `may_be_empty`) without images, and for two files of one stem.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
@@ -124,7 +127,7 @@ def files_by_stem(folder: Path, ending: str = "", apart_from: Path | None = None
         if stem in found:
             raise DataError(f"{found[stem]} and {path} have the same name up to the suffix; rename or remove one")
         found[stem] = path
-    if not found:
+    if not (found or may_be_empty):
         named = f" whose names end with {ending}" if ending else ""
         raise DataError(f"{folder}: holds no images{named} ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return found, others

@@ -1,6 +1,7 @@
 """A folder of masks for every class, and layers out of objects: packed as they lie there, mistakes named."""
 
 import io
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from dist_seg.data.manifest import load_manifest
 from dist_seg.data.pack import pack
 from dist_seg.data.reader import ShardReader
 from dist_seg.data.verify import verify
-from dist_seg.errors import DataError
+from dist_seg.errors import DataError, UserError
 from dist_seg.runtime.storage import open_storage
 
 from ..coco_data import annotation, square, write_coco
@@ -121,11 +122,49 @@ def test_masks_that_cannot_be_are_named(tmp_path: Path, masks: dict[str, NDArray
         pack(opened(tmp_path), tmp_path / "out")
 
 
-def test_a_mask_without_an_image_is_an_error(tmp_path: Path) -> None:
-    write_labels(tmp_path, "a", {"wet": box(0, 0, 4, 4)})
-    Image.fromarray(box(0, 0, 1, 1)).save(tmp_path / "masks" / "wet" / "b.png")
+@pytest.mark.parametrize("stem", ["b", "train/b"])
+def test_a_mask_without_an_image_is_an_error_or_left_out_and_counted(tmp_path: Path, stem: str) -> None:
+    for there in ("train/a", "val/a"):
+        write_labels(tmp_path, there, {"wet": box(0, 0, 4, 4), "road": box(0, 0, 4, 4)})
+    write_labels(tmp_path, stem, {"wet": box(0, 0, 1, 1), "road": box(0, 0, 1, 1)})
+    (tmp_path / "images" / f"{stem}.png").unlink()
     with pytest.raises(DataError, match=r"no image for .*b\.png"):
         opened(tmp_path)
+    result = pack(opened(tmp_path, skip_bad=True), tmp_path / "out", skip_bad=True)
+    lone = tmp_path / "masks" / "road" / f"{stem}.png"
+    assert [str(refusal) for refusal in result.skipped] == [f"{lone}: a mask that has no image"]
+    splits = result.manifest.splits
+    assert {name: (split.num_samples, split.skipped_samples) for name, split in splits.items()} == {
+        "train": (1, 1),
+        "val": (1, 0),
+    }
+
+
+def test_a_class_without_any_mask_is_absent_everywhere_where_missing_means_that(tmp_path: Path) -> None:
+    write_labels(tmp_path, "a", {"wet": box(0, 0, 4, 4)})
+    (tmp_path / "masks" / "road").mkdir()
+    with pytest.raises(DataError, match="road: holds no images"):
+        opened(tmp_path)
+    source = opened(tmp_path, missing_is_absent=True)
+    assert source.notes[1:] == (f"{tmp_path / 'masks' / 'road'} holds no masks: no image is taken to show the class",)
+    pack(source, tmp_path / "out")
+    assert np.array_equal(packed(tmp_path / "out")["a"], np.stack([box(0, 0, 0, 0), box(0, 0, 4, 4)]))
+
+
+@pytest.mark.parametrize("unknown", [-1, 256])
+def test_a_number_of_unknown_pixels_that_no_mask_can_hold_is_refused(tmp_path: Path, unknown: int) -> None:
+    write_labels(tmp_path, "a", {"wet": box(0, 0, 4, 4)})
+    with pytest.raises(UserError, match=rf"^--unknown {unknown}: .* 0 to 255$"):
+        opened(tmp_path, unknown=unknown)
+
+
+@pytest.mark.parametrize(("of_folder", "of_file"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_a_class_is_the_same_in_both_spellings_of_unicode(tmp_path: Path, of_folder: str, of_file: str) -> None:
+    name = unicodedata.normalize("NFC", "Gebäude")
+    write_labels(tmp_path, "a", {unicodedata.normalize(of_folder, name): box(0, 0, 4, 4)})  # type: ignore[arg-type]
+    (tmp_path / "classes.txt").write_text(unicodedata.normalize(of_file, name))  # type: ignore[arg-type]
+    assert pack(opened(tmp_path), tmp_path / "out").manifest.class_names == (name,)
+    assert packed(tmp_path / "out")["a"].sum() == 16
 
 
 def test_a_changed_mask_of_any_class_is_packed_anew(tmp_path: Path) -> None:
