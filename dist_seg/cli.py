@@ -1,6 +1,7 @@
 """The command line. Nothing heavy is imported before a command runs, so that --help answers at once."""
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -20,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if arguments is None else arguments)
     options = _parse(argv)
     _set_up_logging()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # Names of files may not be UTF-8: shown as stderr shows them.
+        sys.stdout.reconfigure(errors="backslashreplace")
     if "" not in sys.path:  # The user's own modules lie in the working directory; last, so that they shadow nothing.
         sys.path.append("")
     run: Callable[[argparse.Namespace, list[str]], int] = options.run

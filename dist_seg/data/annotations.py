@@ -76,7 +76,8 @@ class ImageAnnotations:
                 for o in self.objects
             ],
         }
-        return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+        text = json.dumps(document, separators=(",", ":"), ensure_ascii=False)
+        return text.encode(errors="backslashreplace")  # of a file name that is not UTF-8: JSON's own escapes
 
 
 def parse_annotations(data: bytes) -> ImageAnnotations:

@@ -1,6 +1,7 @@
 """`pack` on every layout of public data sets and labelling tools, as a user calls it."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -117,3 +118,37 @@ def test_a_mistake_is_told_without_a_traceback(
     result = dist_seg("pack", *arguments, cwd=tmp_path)
     assert (result.returncode, words in result.stderr) == (code, True), result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("layout", ["folder", "instances", "labels", "labelme"])
+def test_names_of_files_that_are_not_utf8_are_packed_and_told(tmp_path: Path, layout: str) -> None:
+    masks = tmp_path / "masks" / ("cat" if layout == "labels" else "")
+    for folder in (tmp_path / "images", masks):
+        folder.mkdir(parents=True)
+    picture = encode(np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8), "PNG")
+    mask = encode(np.eye(24, 32, dtype=np.uint8), "PNG")
+    shape = {"label": "cat", "points": [[1, 1], [9, 1], [9, 9]], "shape_type": "polygon"}
+    labels = {"shapes": [shape], "imagePath": "good.png", "imageHeight": 24, "imageWidth": 32}
+    try:
+        for name in (b"good", b"good\xff", b"bad\xff"):
+            stem = os.fsdecode(name)
+            is_good = name.startswith(b"good")
+            (tmp_path / "images" / f"{stem}.png").write_bytes(picture if is_good else b"")
+            (masks / f"{stem}.png").write_bytes(mask)
+        (masks / os.fsdecode(b"lone\xff.png")).write_bytes(mask)
+        (tmp_path / "images" / "good.json").write_text(json.dumps(labels))
+        (tmp_path / "images" / os.fsdecode(b"bad\xff.json")).write_text(json.dumps({**labels, "imagePath": "\ud800"}))
+    except OSError:
+        pytest.skip("the file system takes no such names")
+    folders = ["images"] if layout == "labelme" else ["images", "masks"]
+    arguments = ["pack", layout, *folders, "out", "--skip-bad", "--val", "0"]
+    packed = dist_seg(*arguments, cwd=tmp_path)
+    assert packed.returncode == 0, packed.stderr
+    assert r"bad\udcff" in packed.stderr
+    good = 1 if layout == "labelme" else 2
+    left_out = 3 if layout == "labelme" else 2
+    assert f"{good} samples in 1 shards, {left_out} left out" in packed.stdout
+    if layout in ("folder", "instances"):
+        assert r"images/bad\udcff.json the first" in packed.stdout
+    assert dist_seg("verify", "out", cwd=tmp_path).returncode == 0
+    assert "were there already" in dist_seg(*arguments, cwd=tmp_path).stdout

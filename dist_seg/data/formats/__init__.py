@@ -198,9 +198,19 @@ def check_source(source: AnySource) -> None:
 
 
 def check_classes(names: Sequence[str], where: str) -> None:
-    """Raises `DataError` for no class, too many, or the same name twice."""
+    """Raises `DataError` for no class, too many, the same name twice, or one that is no text."""
     if not 1 <= len(names) <= 255:
         raise DataError(f"{where}: {len(names)} classes; there must be 1 to 255")
     for name in names:
         if list(names).count(name) > 1:
             raise DataError(f"{where}: class {name!r} stands there twice; give every class its own name")
+        if not _is_text(name):
+            raise DataError(f"{where}: the class name {name!r} is not UTF-8; rename it")
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
