@@ -14,6 +14,7 @@ from PIL import Image
 
 from dist_seg.data.arrays import Values, decode_npy, encode_npy
 from dist_seg.data.formats.images import CheckedImage, encode_image
+from dist_seg.data.formats.pillow_limit import own_limit
 from dist_seg.data.instances import RawObject
 from dist_seg.rle import decode_mask, encode_masks
 
@@ -35,7 +36,7 @@ def shrink_image(image: CheckedImage, size: Size) -> CheckedImage:
     if image.array:
         values = decode_npy(image.data, image.array, image.height, image.width)
         return replace(image, data=encode_npy(_shrunk_values(values, size)), height=height, width=width)
-    with Image.open(io.BytesIO(image.data)) as decoded:
+    with own_limit(), Image.open(io.BytesIO(image.data)) as decoded:
         smaller = decoded.resize((width, height), Image.Resampling.LANCZOS)
     data = encode_image(np.asarray(smaller), image.suffix)
     return replace(image, data=data, height=height, width=width)

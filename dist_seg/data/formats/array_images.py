@@ -18,6 +18,7 @@ from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from dist_seg.data.arrays import MAX_CHANNELS, Values
+from dist_seg.data.formats.pillow_limit import own_limit
 from dist_seg.data.headers import PNG_SIGNATURE, UndecodableError, png_chunks, read_header
 from dist_seg.errors import DataError, UserError
 
@@ -114,7 +115,7 @@ def _read_png(data: bytes, where: str, max_pixels: int) -> Values:
     channels = {0: 1, 2: 3, 4: 2, 6: 4}[data[_PNG_COLOR_AT]]
     check_size(header.height, header.width, channels, where, max_pixels)
     if header.is_plain_grey and not list(png_chunks(data, b"tRNS")):
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:  # the one form that Pillow reads whole
+        with own_limit(), Image.open(io.BytesIO(data), formats=("PNG",)) as image:  # the one that Pillow reads whole
             values: Values = np.asarray(image).astype(np.uint16)[..., None]
     else:
         values = _optional("imagecodecs").png_decode(data).reshape(header.height, header.width, -1)

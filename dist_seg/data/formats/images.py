@@ -29,6 +29,7 @@ from dist_seg.data.formats.array_images import (
     is_array_file,
     read_array,
 )
+from dist_seg.data.formats.pillow_limit import own_limit
 from dist_seg.data.headers import MAX_PIXELS, UndecodableError, read_header
 from dist_seg.data.manifest import Rgb
 from dist_seg.data.png import encode_grey
@@ -117,7 +118,7 @@ def _passed_jpeg(data: bytes, max_pixels: int) -> CheckedImage | None:
         header = read_header(data)
         if header.bits != 8 or header.height * header.width > max_pixels:
             return None
-        with warnings.catch_warnings(), _own_limit():
+        with warnings.catch_warnings(), own_limit():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
                 is_plain = image.format == "JPEG" and image.mode in ("RGB", "L") and _orientation(image) is None
@@ -192,7 +193,7 @@ def _opened(data: bytes, where: str, max_pixels: int, *, previews: bool = False)
     """
     if not data:
         raise DataError(f"{where}: the file is empty")
-    with warnings.catch_warnings(), _own_limit():
+    with warnings.catch_warnings(), own_limit():
         warnings.simplefilter("ignore")
         try:
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
@@ -216,17 +217,6 @@ def _opened(data: bytes, where: str, max_pixels: int, *, previews: bool = False)
             raise DataError(f"{where}: holds {frames} pictures; save the one that is meant as a file of its own")
         with image:
             yield image
-
-
-@contextmanager
-def _own_limit() -> Iterator[None]:
-    """Pillow's limit is global, and fixed: step aside for the caller's."""
-    before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
 
 
 def _orientation(image: Image.Image) -> int | None:

@@ -121,6 +121,23 @@ def test_a_packed_image_lies_under_its_mask(tmp_path: Path) -> None:
     assert np.array_equal(image[1:-1, 1:-1] > 127, mask[1:-1, 1:-1] == 1)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "I;16"])
+def test_images_over_pillow_s_own_limit_are_packed_and_shrunk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """The limit is 179 million pixels: a smaller one stands for it, as for an error at twice as many."""
+
+    class _Many(_Large):
+        def load(self, sample: SampleRef) -> RawSample:
+            return RawSample(image=encoded(Image.new(mode, (90, 60), 7), "PNG"), mask=np.zeros((60, 90), np.uint8))
+
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    for max_side in (None, 30):
+        manifest = pack(_Many(), tmp_path / str(max_side), max_side=max_side).manifest
+        assert manifest.split("train").num_samples == 1
+    assert Image.MAX_IMAGE_PIXELS == 1000
+
+
 def test_the_limit_is_part_of_what_was_packed(tmp_path: Path) -> None:
     pack(_Large(), tmp_path / "30", max_side=30)
     with pytest.raises(DataError, match="other options"):
