@@ -38,6 +38,8 @@ Raw = TypeVar("Raw", bound=RawSample | RawInstances)
 
 MAX_REFUSALS = 20
 """A shard's samples that are named when packing fails; the rest would only be more of the same."""
+MAX_MEMBER_BYTES = 2**32 - 1
+"""Of a file in a shard: its index has 32 bits for a length."""
 _VOTES, _LOOKED_AT = 20, 100
 """Of a listing's first samples: how many decide what kind the images are, and how many are tried for that."""
 
@@ -286,6 +288,7 @@ def encode_instance_sample(
         target=encoded.layers,
         annotations=encoded.annotations.to_json(),
     )
+    _check_lengths(members, sample.where)
     return members, _Instances(encoded=encoded, problems=raw.problems)
 
 
@@ -345,7 +348,17 @@ def encode_sample(
         target=encode_labels(mask) if is_multilabel else encode_mask(mask),
         target_suffix="multi.png" if is_multilabel else "seg.png",
     )
+    _check_lengths(members, sample.where)
     return members, mask
+
+
+def _check_lengths(members: EncodedMembers, where: str) -> None:
+    for suffix, data in members.members:
+        if len(data) > MAX_MEMBER_BYTES:
+            raise DataError(
+                f"{where}: {members.width}x{members.height} pixels take {len(data)} bytes as .{suffix}, a file in a "
+                f"shard can have {MAX_MEMBER_BYTES}; shrink the image (--max-side), or cut it into several"
+            )
 
 
 def _check_mask_type(mask: object, where: str) -> None:

@@ -141,6 +141,18 @@ def test_leaving_out_more_for_their_kind_than_are_kept_is_an_error(tmp_path: Pat
     assert len(pack(even, tmp_path, skip_bad=True).skipped) == 21
 
 
+def test_an_image_too_long_for_a_shard_s_index_is_refused_unless_it_is_shrunk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = 128 + 20 * 30 * 5 * 2  # stands for 4 GiB
+    monkeypatch.setattr("dist_seg.data.pack_shard.MAX_MEMBER_BYTES", most)
+    source = ArraySource([*[_USUAL] * 3, noise("uint16", 5, width=31)])
+    with pytest.raises(DataError, match=rf"image 3: 31x20 pixels take 6328 bytes as \.npy.* {most}; .*\(--max-side\)"):
+        pack(source, tmp_path / "a")
+    assert [refusal.key for refusal in pack(source, tmp_path / "b", skip_bad=True).skipped] == ["3"]
+    assert pack(source, tmp_path / "c", max_side=30).skipped == ()
+
+
 def test_a_folder_of_16_bit_grey_pngs_is_packed_without_the_extra(tmp_path: Path) -> None:
     images = [noise("uint16", 1, seed=seed) for seed in range(4)]
     files = []
