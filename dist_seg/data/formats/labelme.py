@@ -6,13 +6,13 @@ The image is in the file (imageData), or lies where its imagePath says, relative
 import os
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from dist_seg.data.formats import RawSample, SampleRef, check_classes
 from dist_seg.data.formats.classes import IGNORED_NAMES, text_lines
-from dist_seg.data.formats.images import IMAGE_SUFFIXES, read_file
+from dist_seg.data.formats.images import IMAGE_SUFFIXES, check_image, read_file
 from dist_seg.data.formats.labelme_shapes import LabelmeFile, draw_shapes, embedded_image, read_labelme
 from dist_seg.data.formats.listing import check_no_fault, fault_ref, file_version, files_below, refuse_faults
 from dist_seg.data.formats.splitting import divide
@@ -93,6 +93,9 @@ class LabelmeSource:
             )
         data = file.image_data
         image = read_file(Path(sample.where)) if data is None else embedded_image(data, sample.mask_where)
+        if not (file.height and file.width):
+            upright = check_image(image, sample.where, self.max_pixels)
+            file = replace(file, height=file.height or upright.height, width=file.width or upright.width)
         classes = self.classes
         return RawSample(image=image, mask=draw_shapes(file, classes.ids, classes.unlabelled, sample.mask_where))
 

@@ -42,7 +42,7 @@ class LabelmeFile:
 
     height: int
     width: int
-    """Of the upright image."""
+    """Of the upright image; 0 where the file does not say, as those of LabelMe 3."""
     shapes: tuple[Shape, ...]
     """Later ones lie on top."""
     image_path: str
@@ -83,7 +83,7 @@ def embedded_image(data: str, where: str) -> bytes:
 
 
 def draw_shapes(file: LabelmeFile, classes: Mapping[str, int], unlabelled: int, where: str) -> NDArray[np.uint8]:
-    """(H, W) class ids; `unlabelled` where there is no shape.
+    """(H, W) class ids; `unlabelled` where there is no shape. The file must say its size.
 
     Raises `DataError` naming `where` and the shape, for a label without a class, another kind of shape, and points
     outside the image.
@@ -145,6 +145,8 @@ def _point(point: object, where: str) -> Point:
 
 
 def _side(value: object, name: str, path: Path) -> int:
+    if value is None:
+        return 0
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise DataError(f"{path}: its {name} is {value!r}, must be a number of pixels")
     return value

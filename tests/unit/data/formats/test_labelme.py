@@ -284,6 +284,25 @@ class TestImages:
         with pytest.raises(DataError, match=r"a\.json: the mask is 20x30 .* 30x20 upright \(is it drawn on"):
             pack(_open(tmp_path, apart_from=tmp_path / "out"), tmp_path / "other")
 
+    @pytest.mark.parametrize("size", [{}, {"imageHeight": None, "imageWidth": None}, {"imageHeight": HEIGHT}])
+    @pytest.mark.parametrize("embedded", [False, True])
+    def test_a_file_without_a_size_has_that_of_the_upright_image(
+        self, tmp_path: Path, size: dict[str, object], embedded: bool
+    ) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = 6  # turned by a quarter
+        jpeg = encoded(Image.fromarray(picture(WIDTH, HEIGHT)), "JPEG", exif=exif.tobytes())
+        data = base64.b64encode(jpeg).decode() if embedded else None
+        file = _write(tmp_path, "a", _shape(), image=False, imagePath="a.jpg", imageData=data)
+        if not embedded:
+            (tmp_path / "a.jpg").write_bytes(jpeg)
+        document = json.loads(file.read_text())
+        del document["imageHeight"], document["imageWidth"]
+        file.write_text(json.dumps({**document, **size}))
+        assert pack(_open(tmp_path), tmp_path / "out").manifest.splits["train"].class_pixels == (564, 36)
+        with pytest.raises(DataError, match=r"20x30 pixels are more than the allowed 599"):
+            _mask(_open(tmp_path, max_pixels=599, apart_from=tmp_path / "out"))
+
     def test_the_limit_of_pixels_is_checked_before_drawing(self, tmp_path: Path) -> None:
         _write(tmp_path, "a", _shape(), imageHeight=10**6, imageWidth=10**6)
         with pytest.raises(DataError, match=r"a\.json: 1000000x1000000 pixels are more than the allowed 178956970"):
@@ -322,7 +341,8 @@ class TestDataSet:
             ({"shapes": [_shape(points=[[1, float("nan")]])]}, r"a\.json: shape 1: a point must be two finite numbers"),
             ({"shapes": [_shape(points=[[1, 10**400]])]}, r"a\.json: shape 1: a point must be two finite numbers"),
             ({"imagePath": "b.png\0"}, r"a\.json: its imagePath 'b\.png\\x00' leads out of"),
-            ({"imageHeight": None}, r"a\.json: its imageHeight is None, must be a number of pixels"),
+            ({"imageHeight": 0}, r"a\.json: its imageHeight is 0, must be a number of pixels"),
+            ({"imageWidth": "30"}, r"a\.json: its imageWidth is '30', must be"),
             ({"imageWidth": -3}, r"a\.json: its imageWidth is -3, must be"),
             ({"imageData": 7}, r"a\.json: its imageData is a int, must be text or null"),
         ],
