@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dist_seg import __version__
-from dist_seg.cli_pack import Commands, add_pack, command
+from dist_seg.cli_pack import Commands, add_pack, at_least_one, command
 from dist_seg.errors import ConfigError, RunFailedError, UserError
 from dist_seg.runtime.startup import STARTUP
 
@@ -131,13 +131,15 @@ def _add_index(commands: Commands) -> None:
         "--image-suffix", action="append", metavar="TEXT", help="of the images (jpg, jpeg, png); may be repeated"
     )
     contents.add_argument("--mask-suffix", default="seg.png", metavar="TEXT", help="of the masks (%(default)s)")
-    contents.add_argument("--workers", type=int, default=None, metavar="N", help="threads (default: the cores)")
+    contents.add_argument(
+        "--workers", type=at_least_one, default=None, metavar="N", help="threads (default: the cores)"
+    )
     faults = parser.add_argument_group("faults")
     faults.add_argument(
         "--skip-bad", action="store_true", help="do not list samples that cannot be used, and count them"
     )
     faults.add_argument(
-        "--max-pixels", type=int, default=None, metavar="N", help="refuse images and masks with more pixels"
+        "--max-pixels", type=at_least_one, default=None, metavar="N", help="refuse images and masks with more pixels"
     )
     parser.set_defaults(run=_run_index)
 

@@ -18,6 +18,14 @@ def command(commands: Commands, name: str, summary: str, details: str = "") -> a
     )
 
 
+def at_least_one(text: str) -> int:
+    """The value of an option that counts something. argparse names the option in front of what this raises."""
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give a whole number from 1")
+    return number
+
+
 _COCO_DETAILS = """\
 found without --split: annotations/instances_NAME.json with its images in NAME/ or images/NAME/; train2017 becomes
 the split train. Class ids follow the order of the category ids, which are kept for results.
@@ -121,7 +129,9 @@ def add_pack(commands: Commands) -> None:
     for kind, parser_of_kind in kinds.items():
         parser_of_kind.add_argument("out", type=Path, metavar="OUT", help="folder to write the shards to")
         writing = parser_of_kind.add_argument_group("writing")
-        writing.add_argument("--workers", type=int, default=None, metavar="N", help="processes (default: the cores)")
+        writing.add_argument(
+            "--workers", type=at_least_one, default=None, metavar="N", help="processes (default: the cores)"
+        )
         writing.add_argument("--shard-mb", type=float, default=64, metavar="MB", help="size of a shard (%(default)s)")
         onto = writing.add_mutually_exclusive_group()
         onto.add_argument(
@@ -139,7 +149,11 @@ def add_pack(commands: Commands) -> None:
             "--skip-bad", action="store_true", help="leave unusable samples and annotations out and count them"
         )
         faults.add_argument(
-            "--max-pixels", type=int, default=None, metavar="N", help="refuse images and masks with more pixels"
+            "--max-pixels",
+            type=at_least_one,
+            default=None,
+            metavar="N",
+            help="refuse images and masks with more pixels",
         )
         parser_of_kind.set_defaults(run=_run_pack, format=kind)
 
