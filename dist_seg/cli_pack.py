@@ -127,35 +127,40 @@ def add_pack(commands: Commands) -> None:
     kinds = {"camvid": camvid, "folder": folder, "coco": coco, "instances": ids, "cityscapes-instances": cityscapes}
     kinds |= {"labels": labels, "synthetic": synthetic, "reader": own, **_add_published(formats)}
     for kind, parser_of_kind in kinds.items():
-        parser_of_kind.add_argument("out", type=Path, metavar="OUT", help="folder to write the shards to")
-        writing = parser_of_kind.add_argument_group("writing")
-        writing.add_argument(
-            "--workers", type=at_least_one, default=None, metavar="N", help="processes (default: the cores)"
-        )
-        writing.add_argument("--shard-mb", type=float, default=64, metavar="MB", help="size of a shard (%(default)s)")
-        onto = writing.add_mutually_exclusive_group()
-        onto.add_argument(
-            "--part", dest="part_of", metavar="I/N", help="pack part I of N, into OUT/part-I-of-N; then `merge`"
-        )
-        onto.add_argument(
-            "--append", action="store_true", help="add shards for what OUT has not; its shards stay as they are"
-        )
-        onto.add_argument("--overwrite", action="store_true", help="replace another data set in OUT")
-        writing.add_argument(
-            "--max-side", type=int, default=None, metavar="N", help="shrink images with a longer side than N pixels"
-        )
-        faults = parser_of_kind.add_argument_group("faults")
-        faults.add_argument(
-            "--skip-bad", action="store_true", help="leave unusable samples and annotations out and count them"
-        )
-        faults.add_argument(
-            "--max-pixels",
-            type=at_least_one,
-            default=None,
-            metavar="N",
-            help="refuse images and masks with more pixels",
-        )
+        _add_writing(parser_of_kind)
         parser_of_kind.set_defaults(run=_run_pack, format=kind)
+
+
+def _add_writing(parser: argparse.ArgumentParser) -> None:
+    """What all formats have in common: where the shards go, and how."""
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write the shards to")
+    writing = parser.add_argument_group("writing")
+    writing.add_argument(
+        "--workers", type=at_least_one, default=None, metavar="N", help="processes (default: the cores)"
+    )
+    writing.add_argument("--shard-mb", type=float, default=64, metavar="MB", help="size of a shard (%(default)s)")
+    onto = writing.add_mutually_exclusive_group()
+    onto.add_argument(
+        "--part", dest="part_of", metavar="I/N", help="pack part I of N, into OUT/part-I-of-N; then `merge`"
+    )
+    onto.add_argument(
+        "--append", action="store_true", help="add shards for what OUT has not; its shards stay as they are"
+    )
+    onto.add_argument("--overwrite", action="store_true", help="replace another data set in OUT")
+    writing.add_argument(
+        "--max-side", type=int, default=None, metavar="N", help="shrink images with a longer side than N pixels"
+    )
+    faults = parser.add_argument_group("faults")
+    faults.add_argument(
+        "--skip-bad", action="store_true", help="leave unusable samples and annotations out and count them"
+    )
+    faults.add_argument(
+        "--max-pixels",
+        type=at_least_one,
+        default=None,
+        metavar="N",
+        help="refuse images and masks with more pixels",
+    )
 
 
 def _add_published(formats: Commands) -> dict[str, argparse.ArgumentParser]:

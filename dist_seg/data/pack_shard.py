@@ -150,19 +150,14 @@ def pack_shard(
                 if not skip_bad and len(refusals) == MAX_REFUSALS:
                     break
             else:
-                counts = np.zeros(256, np.int64)
                 if objects is not None:
                     objects.add(found.encoded.annotations, found.problems)
-                    counts[:num_classes] = found.encoded.class_pixels
+                    pixels[:num_classes] += found.encoded.class_pixels
                     classes = found.encoded.annotations.classes
-                elif is_multilabel:
-                    counts[:num_classes] = np.count_nonzero(mask == PRESENT, axis=(1, 2))
-                    counts[source.ignore_index] = np.count_nonzero(mask == source.ignore_index)
-                    classes = tuple(np.flatnonzero(counts[:num_classes]).tolist())
                 else:
-                    counts[:] = value_counts(mask)
+                    counts = _layer_counts(mask, source.ignore_index) if is_multilabel else value_counts(mask)
                     classes = tuple(np.flatnonzero(counts[:num_classes]).tolist())
-                pixels[:] += counts
+                    pixels[:] += counts
                 if channels is not None and kind.array:
                     channels.add(decode_npy(members.image, kind.array, members.height, members.width))
                 yield replace(members, classes=classes)
@@ -182,6 +177,14 @@ def pack_shard(
         objects=None if objects is None else objects.counts(),
         channels=None if channels is None else channels.counts(),
     )
+
+
+def _layer_counts(labels_KHW: NDArray[np.uint8], ignore_index: int) -> NDArray[np.int64]:
+    """(256,) pixels of each label, and at the ignore index those that are not known, of all layers together."""
+    counts = np.zeros(256, np.int64)
+    counts[: len(labels_KHW)] = np.count_nonzero(labels_KHW == PRESENT, axis=(1, 2))
+    counts[ignore_index] = np.count_nonzero(labels_KHW == ignore_index)
+    return counts
 
 
 def find_kind(samples: Sequence[SampleRef], source: AnySource, max_pixels: int) -> ImageKind:

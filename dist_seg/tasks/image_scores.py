@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from dist_seg.data.batch import BadSample
-from dist_seg.metrics.confusion import bootstrap_interval, mean_iou
+from dist_seg.metrics.confusion import SegmentationScores, bootstrap_interval, mean_iou
+from dist_seg.metrics.multilabel import MultiLabelScores
 from dist_seg.runtime.collectives import gather_json, gather_rows
+from dist_seg.tasks.task import EvalResult
 
 _NUM_EXTREMES = 6
+_HEADLINE = ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "mean_dice")
 
 
 class ImageScores:
@@ -69,3 +72,37 @@ class GatheredScores:
             "worst": [{"key": key, "miou": score} for score, key in ranked[:_NUM_EXTREMES]],
             "best": [{"key": key, "miou": score} for score, key in ranked[::-1][:_NUM_EXTREMES]],
         }
+
+
+def scored_result(
+    scores: SegmentationScores | MultiLabelScores,
+    class_names: Sequence[str],
+    images: GatheredScores,
+    *,
+    interval: tuple[float, float],
+    own: Mapping[str, float],
+    by_class_fields: Sequence[str],
+    counts: Mapping[str, object],
+) -> EvalResult:
+    """What an evaluation by pixels amounts to. own: numbers of the user's metrics. counts: what the scores are made of,
+    for the document."""
+    by_class = {field: dict(zip(class_names, getattr(scores, field), strict=True)) for field in by_class_fields}
+    headline = {field: getattr(scores, field) for field in _HEADLINE} | dict(own)
+    document = {
+        **{name: finite(value) for name, value in headline.items()},
+        "miou_interval": [finite(bound) for bound in interval],
+        "class_names": list(class_names),
+        **by_class,
+        "absent_classes": [class_names[class_id] for class_id in scores.absent],
+        **counts,
+        "images": len(images.keys),
+        "left_out": list(images.left_out),
+        "per_image": images.extremes(),
+    }
+    by_name = {f"iou/{name}": iou for name, iou in by_class["iou"].items() if iou is not None}
+    return EvalResult(headline={**headline, **by_name}, score_name="miou", document=document, images=len(images.keys))
+
+
+def finite(value: float) -> float | None:
+    """None, as JSON knows it, for what is not a number."""
+    return value if math.isfinite(value) else None

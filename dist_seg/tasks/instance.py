@@ -27,7 +27,8 @@ from dist_seg.models.rpn import full_precision
 from dist_seg.models.targets import Detections
 from dist_seg.rle import encode_masks
 from dist_seg.runtime.collectives import on_main
-from dist_seg.tasks.semantic import SemanticMetric, finite
+from dist_seg.tasks.image_scores import finite
+from dist_seg.tasks.semantic import SemanticMetric
 from dist_seg.tasks.task import ClassInfo, Drawing, EvalResult, Forward, Prediction
 
 _BACKGROUND_NAME = "background"

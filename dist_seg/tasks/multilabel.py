@@ -17,9 +17,8 @@ from dist_seg.metrics.custom import AdditiveMetric, MetricSums, build_metrics
 from dist_seg.metrics.multilabel import label_counts, multilabel_scores
 from dist_seg.models import build_model
 from dist_seg.runtime.collectives import sum_over_ranks
-from dist_seg.tasks.image_scores import ImageScores
+from dist_seg.tasks.image_scores import ImageScores, scored_result
 from dist_seg.tasks.logits import blank_images, checked_logits
-from dist_seg.tasks.semantic import finite
 from dist_seg.tasks.task import ClassInfo, Drawing, EvalResult, Forward, Prediction
 
 
@@ -118,37 +117,19 @@ class MultiLabelMetric:
         self._images.leave_out(bad)
 
     def reduce(self) -> EvalResult:
-        names = self._classes.names
         counts = sum_over_ranks(self._counts).numpy()
         images = self._images.gather()
-        low, high = images.interval(num_resamples=self._bootstrap_samples, seed=self._seed)
-        result = multilabel_scores(counts)
-        by_class = {
-            field: dict(zip(names, getattr(result, field), strict=True))
-            for field in ("iou", "dice", "class_accuracy", "precision")
-        }
-        headline = {
-            field: getattr(result, field)
-            for field in ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "mean_dice")
-        }
-        headline |= self._own.reduce()
         fields = ("true_positives", "false_positives", "false_negatives", "true_negatives")
-        document = {
-            **{name: finite(value) for name, value in headline.items()},
-            "miou_interval": [finite(low), finite(high)],
-            "class_names": list(names),
-            **by_class,
-            "absent_classes": [names[label] for label in result.absent],
-            "label_counts": {
-                name: dict(zip(fields, row, strict=True)) for name, row in zip(names, counts.tolist(), strict=True)
-            },
-            "images": len(images.keys),
-            "left_out": list(images.left_out),
-            "per_image": images.extremes(),
-        }
-        by_name = {f"iou/{name}": iou for name, iou in by_class["iou"].items() if iou is not None}
-        return EvalResult(
-            headline={**headline, **by_name}, score_name="miou", document=document, images=len(images.keys)
+        rows = zip(self._classes.names, counts.tolist(), strict=True)
+        by_label = {name: dict(zip(fields, row, strict=True)) for name, row in rows}
+        return scored_result(
+            multilabel_scores(counts),
+            self._classes.names,
+            images,
+            interval=images.interval(num_resamples=self._bootstrap_samples, seed=self._seed),
+            own=self._own.reduce(),
+            by_class_fields=("iou", "dice", "class_accuracy", "precision"),
+            counts={"label_counts": by_label},
         )
 
 

@@ -1,6 +1,5 @@
 """Semantic segmentation: one class for every pixel."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -17,7 +16,7 @@ from dist_seg.metrics.confusion import confusion_matrix, intersection_and_union,
 from dist_seg.metrics.custom import AdditiveMetric, MetricSums, build_metrics
 from dist_seg.models import build_model
 from dist_seg.runtime.collectives import sum_over_ranks
-from dist_seg.tasks.image_scores import ImageScores
+from dist_seg.tasks.image_scores import ImageScores, scored_result
 from dist_seg.tasks.logits import blank_images, checked_logits
 from dist_seg.tasks.task import ClassInfo, Drawing, EvalResult, Forward, Prediction
 
@@ -115,34 +114,12 @@ class SemanticMetric:
     def reduce(self) -> EvalResult:
         matrix = sum_over_ranks(self._matrix).numpy()
         images = self._images.gather()
-        low, high = images.interval(num_resamples=self._bootstrap_samples, seed=self._seed)
-        result = scores(matrix)
-        by_class = {
-            field: dict(zip(self._classes.names, getattr(result, field), strict=True))
-            for field in ("iou", "dice", "class_accuracy")
-        }
-        headline = {
-            field: getattr(result, field)
-            for field in ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "mean_dice")
-        }
-        headline |= self._own.reduce()
-        document = {
-            **{name: finite(value) for name, value in headline.items()},
-            "miou_interval": [finite(low), finite(high)],
-            "class_names": list(self._classes.names),
-            **by_class,
-            "absent_classes": [self._classes.names[c] for c in result.absent],
-            "confusion_matrix": matrix.tolist(),
-            "images": len(images.keys),
-            "left_out": list(images.left_out),
-            "per_image": images.extremes(),
-        }
-        by_name = {f"iou/{name}": iou for name, iou in by_class["iou"].items() if iou is not None}
-        return EvalResult(
-            headline={**headline, **by_name}, score_name="miou", document=document, images=len(images.keys)
+        return scored_result(
+            scores(matrix),
+            self._classes.names,
+            images,
+            interval=images.interval(num_resamples=self._bootstrap_samples, seed=self._seed),
+            own=self._own.reduce(),
+            by_class_fields=("iou", "dice", "class_accuracy"),
+            counts={"confusion_matrix": matrix.tolist()},
         )
-
-
-def finite(value: float) -> float | None:
-    """None, as JSON knows it, for what is not a number."""
-    return value if math.isfinite(value) else None
