@@ -138,6 +138,7 @@ class Bar:
 
 
 def _source(options: argparse.Namespace) -> AnySource:
+    max_pixels, skip_bad = options.max_pixels or MAX_PIXELS, options.skip_bad
     match options.format:
         case "folder":
             with Bar("read masks") as bar:
@@ -149,8 +150,8 @@ def _source(options: argparse.Namespace) -> AnySource:
                     val=options.val,
                     group_by=options.group_by,
                     split=options.split,
-                    max_pixels=options.max_pixels or MAX_PIXELS,
-                    skip_bad=options.skip_bad,
+                    max_pixels=max_pixels,
+                    skip_bad=skip_bad,
                     progress=bar.show,
                 )
             for note in source.notes:
@@ -160,13 +161,13 @@ def _source(options: argparse.Namespace) -> AnySource:
             return CamvidSource(
                 root=options.source,
                 dev_prefix=options.dev_prefix,
-                max_pixels=options.max_pixels or MAX_PIXELS,
-                skip_bad=options.skip_bad,
+                max_pixels=max_pixels,
+                skip_bad=skip_bad,
             )
         case "coco":
             root: Path = options.source
             parts = [(name, root / images, root / annotations) for name, images, annotations in options.splits]
-            coco = open_coco(root, parts, max_pixels=options.max_pixels or MAX_PIXELS, skip_bad=options.skip_bad)
+            coco = open_coco(root, parts, max_pixels=max_pixels, skip_bad=skip_bad)
             return ObjectLabels(instances=coco) if options.multi_label else coco
         case "labels":
             labels = open_label_folders(
@@ -178,8 +179,8 @@ def _source(options: argparse.Namespace) -> AnySource:
                 val=options.val,
                 group_by=options.group_by,
                 split=options.split,
-                max_pixels=options.max_pixels or MAX_PIXELS,
-                skip_bad=options.skip_bad,
+                max_pixels=max_pixels,
+                skip_bad=skip_bad,
             )
             for note in labels.notes:
                 print(note)
@@ -193,16 +194,14 @@ def _source(options: argparse.Namespace) -> AnySource:
                 val=options.val,
                 group_by=options.group_by,
                 split=options.split,
-                max_pixels=options.max_pixels or MAX_PIXELS,
-                skip_bad=options.skip_bad,
+                max_pixels=max_pixels,
+                skip_bad=skip_bad,
             )
             for note in ids.notes:
                 print(note)
             return ids
         case "cityscapes-instances":
-            return CityscapesInstances(
-                root=options.source, max_pixels=options.max_pixels or MAX_PIXELS, skip_bad=options.skip_bad
-            )
+            return CityscapesInstances(root=options.source, max_pixels=max_pixels, skip_bad=skip_bad)
         case "synthetic":
             height, width = options.size
             scenes = SyntheticSource(
