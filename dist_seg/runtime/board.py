@@ -102,10 +102,12 @@ class Board:
 
     def end_for_good(self, text: str) -> None:
         """Whatever starts the ranks again within this launch, `final_error` tells them that it is of no use."""
-        self._store.set(_FINAL, text)
+        self._store.compare_set(_FINAL, "", json.dumps({"starts_before": self.starts_before, "text": text}))
 
     def final_error(self) -> str | None:
-        return self._store.get(_FINAL).decode() if self._store.check([_FINAL]) else None
+        """What an earlier start was ended by for good; not what a peer of this one has met a moment ago."""
+        told = json.loads(self._store.get(_FINAL)) if self._store.check([_FINAL]) else None
+        return str(told["text"]) if told is not None and told["starts_before"] < self.starts_before else None
 
 
 def _cause_of_json(told: bytes) -> FirstCause:
