@@ -1,4 +1,4 @@
-"""Spreading shards over worker processes."""
+"""Spreading shards over this process and others."""
 
 import multiprocessing
 import multiprocessing.connection
@@ -6,8 +6,9 @@ import os
 import pickle
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
@@ -20,6 +21,8 @@ from dist_seg.data.shard_plan import ShardJob
 from dist_seg.errors import DataError, UserError
 
 _POLL_S = 0.2
+
+_Submit = Callable[[ShardJob], Future[PackedShard]]
 
 
 def pack_shards(
@@ -49,22 +52,29 @@ def pack_shards(
     _check_picklable(source)
     context = multiprocessing.get_context("spawn")
     done: Synchronized[int] = context.Value("q", 0)
-    stop = context.Event()
-    executor = ProcessPoolExecutor(
-        min(workers, len(jobs)), mp_context=context, initializer=_start_worker, initargs=(setup, done, stop)
-    )
+    worker = _Worker(setup=setup, done=done, stop=context.Event())
+    others = min(workers, len(jobs)) - 1
+    # This process packs too, in a thread: it need not be started, which takes a second, nor need the libraries again.
+    here = ThreadPoolExecutor(1)
+    elsewhere = ProcessPoolExecutor(others, mp_context=context, initializer=_start_worker, initargs=(worker,))
+
+    def submit_here(job: ShardJob) -> Future[PackedShard]:
+        return here.submit(worker.pack, job)
+
+    def submit_elsewhere(job: ShardJob) -> Future[PackedShard]:
+        return elsewhere.submit(_pack_in_worker, job)
+
     try:
-        futures = {executor.submit(_pack_in_worker, job) for job in jobs}
-        yield from _completed(futures, lambda: on_progress(done.value))
-        on_progress(done.value)
+        yield from _completed(jobs, [submit_here, *others * [submit_elsewhere]], lambda: on_progress(done.value))
     except BrokenProcessPool as error:
         raise DataError(
             "a packing process ended without a word, killed for memory perhaps; run again with fewer workers: "
             "what is packed stays"
         ) from error
     finally:
-        stop.set()
-        executor.shutdown(wait=True, cancel_futures=True)
+        worker.stop.set()
+        here.shutdown(wait=True)
+        elsewhere.shutdown(wait=True)
 
 
 def _check_picklable(source: AnySource) -> None:
@@ -94,21 +104,24 @@ def _packed_here(
             raise _refused(list(error.refusals)) from None
 
 
-def _completed(futures: set[Future[PackedShard]], poll: Callable[[], None]) -> Iterator[PackedShard]:
-    """The futures' results as they come. After a refusal no new shard begins, those under way end and are yielded."""
+def _completed(jobs: Sequence[ShardJob], places: Sequence[_Submit], poll: Callable[[], None]) -> Iterator[PackedShard]:
+    """Each job's shard as it is done; a place has one at a time. After a refusal no new shard begins, those under way
+    end and are yielded."""
+    waiting, free = deque(jobs), deque(places)
+    under_way: dict[Future[PackedShard], _Submit] = {}
     refusals: list[Refusal] = []
-    while futures:
-        finished, futures = wait(futures, timeout=_POLL_S, return_when=FIRST_COMPLETED)
-        for future in finished:
-            if future.cancelled():
-                continue
+    while True:
+        while waiting and free and not refusals:
+            submit = free.popleft()
+            under_way[submit(waiting.popleft())] = submit
+        if not under_way:
+            break
+        for future in wait(under_way, timeout=_POLL_S, return_when=FIRST_COMPLETED).done:
+            free.append(under_way.pop(future))
             try:
                 yield future.result()
             except RefusedSamplesError as error:
                 refusals.extend(error.refusals)
-        if refusals:
-            for future in futures:
-                future.cancel()
         poll()
     if refusals:
         raise _refused(refusals)
@@ -148,11 +161,22 @@ class _Setup:
 
 @dataclass(frozen=True, kw_only=True)
 class _Worker:
-    """What a worker process keeps between shards."""
+    """What packs, and keeps between shards."""
 
     setup: _Setup
     done: "Synchronized[int]"
+    """The samples of all workers."""
     stop: Event
+    """Set when the packing process gives up."""
+
+    def pack(self, job: ShardJob) -> PackedShard:
+        def on_sample() -> None:
+            with self.done.get_lock():
+                self.done.value += 1
+            if self.stop.is_set():
+                raise _StoppedError
+
+        return self.setup.pack(job, on_sample)
 
 
 class _StoppedError(Exception):
@@ -163,9 +187,9 @@ class _StoppedError(Exception):
 _worker: _Worker | None = None
 
 
-def _start_worker(setup: _Setup, done: "Synchronized[int]", stop: Event) -> None:
+def _start_worker(worker: _Worker) -> None:
     global _worker
-    _worker = _Worker(setup=setup, done=done, stop=stop)
+    _worker = worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the packing process decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -179,13 +203,5 @@ def _end_with_parent() -> None:
 
 
 def _pack_in_worker(job: ShardJob) -> PackedShard:
-    worker = _worker
-    assert worker is not None
-
-    def on_sample() -> None:
-        with worker.done.get_lock():
-            worker.done.value += 1
-        if worker.stop.is_set():
-            raise _StoppedError
-
-    return worker.setup.pack(job, on_sample)
+    assert _worker is not None
+    return _worker.pack(job)

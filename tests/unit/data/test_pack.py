@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -192,6 +193,26 @@ def test_the_workers_of_a_killed_packing_end(tmp_path: Path) -> None:
     while any(Path(f"/proc/{pid}/cwd").exists() for pid in workers):
         assert time.monotonic() < deadline, "a worker lives on"
         time.sleep(0.05)
+
+
+class _DiesElsewhere(SyntheticSource):
+    """Its reader brings down any process but the one that packs, and is slow enough there for another to start."""
+
+    def load(self, sample: SampleRef) -> RawSample:
+        time.sleep(0.05)
+        if multiprocessing.parent_process() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().load(sample)
+
+
+def test_a_worker_that_dies_ends_packing_with_advice_and_what_is_packed_stays(tmp_path: Path) -> None:
+    parts = {"num_train": 200, "num_val": 4, "height": 16, "width": 16}
+    with pytest.raises(DataError, match="ended without a word, killed for memory perhaps"):
+        pack(_DiesElsewhere(**parts), tmp_path / "out", workers=2, shard_bytes=10_000)
+    result = pack(SyntheticSource(**parts), tmp_path / "out", shard_bytes=10_000)
+    assert result.kept_shards >= 1
+    pack(SyntheticSource(**parts), tmp_path / "whole", shard_bytes=10_000)
+    assert _contents(tmp_path / "out") == _contents(tmp_path / "whole")
 
 
 def test_two_packings_into_one_folder_are_refused(tmp_path: Path) -> None:
