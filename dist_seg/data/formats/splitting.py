@@ -9,21 +9,25 @@ from pathlib import Path
 from dist_seg.errors import DataError, UserError
 
 DEFAULT_VAL = 0.1
-_SPLIT_FOLDERS = frozenset({"train", "val", "test"})
+# A year may follow, as in COCO's train2017.
+_SPLIT_FOLDER = re.compile(r"(?:(train|training)|(val|valid|validation)|(test|testing))(?:\d{4})?", re.IGNORECASE)
+_SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Division:
     """Made by `divide`."""
 
+    by_folders: bool
+    """Each stem begins with the folder of its split."""
     val: float
     group_by: str | None
     split: str
 
     def splits(self, stems: Sequence[str]) -> list[str]:
         """The split of each stem."""
-        if _split_folders(stems):
-            splits = [stem.split("/")[0] for stem in stems]
+        if self.by_folders:
+            splits = [_split_of_folder(stem) or self.split for stem in stems]
             if self.group_by is not None:
                 below = [stem.split("/", 1)[1] for stem in stems]
                 check_divided_groups(group_names(below, self.group_by), splits)
@@ -45,14 +49,28 @@ def divide(
 ) -> Division:
     """How the images below a folder, of these stems, are divided.
 
+    They are divided already where all lie in sub-folders named after splits (train, training, val, valid,
+    validation, test, testing, with or without a year) and there are at least two of these.
+
     val: share of the images for the split `val`, 0 for none; None takes 0.1 where the folder is not divided and `split`
     is `train`. group_by: regular expression on an image's path below `images` without its suffix (below the splits'
     folders, where there are such, whose division is then checked); images with the same match stay together. split:
     name of the split of all the rest, `train` where it is None. Raises `UserError` for options that would have no
-    effect, and what `Division.splits` raises.
+    effect, `DataError` where some images lie in such sub-folders and others beside them, unless `val` or `split` says
+    what all are to be, and what `Division.splits` raises.
     """
-    share = _share_for_validation(images, _split_folders(stems), val, group_by, split)
-    division = Division(val=share, group_by=group_by, split=split or "train")
+    folders = _split_folders(stems)
+    beside = [stem for stem in stems if _split_of_folder(stem) is None] if folders else []
+    if beside and val is None and split is None:
+        more = f" and {len(beside) - 1} more" if len(beside) > 1 else ""
+        raise DataError(
+            f"{images}: {' and '.join(folders)} hold the splits, but {beside[0]}{more} lies beside them; move it into "
+            "one of them or away, or say with --val what share of all images, in whatever folder, is for validation"
+        )
+    if beside:
+        folders = []
+    share = _share_for_validation(images, folders, val, group_by, split)
+    division = Division(by_folders=bool(folders), val=share, group_by=group_by, split=split or "train")
     division.splits(stems)
     return division
 
@@ -116,13 +134,13 @@ def _place(group: str) -> float:
 
 
 def _share_for_validation(
-    images: Path, divided: frozenset[str], val: float | None, group_by: str | None, split: str | None
+    images: Path, divided: Sequence[str], val: float | None, group_by: str | None, split: str | None
 ) -> float:
     """What `val` stands for. Raises `UserError` where it and the other options do not go together."""
     if divided and (val or split is not None):
         given = "a share for validation (--val)" if val else "a name for the split (--split)"
         raise UserError(
-            f"{images}: is divided into {', '.join(sorted(divided))} already, so that {given} has no effect; leave it "
+            f"{images}: is divided into {', '.join(divided)} already, so that {given} has no effect; leave it "
             "out, or give one of the folders"
         )
     if divided:
@@ -142,7 +160,14 @@ def _share_for_validation(
     return val
 
 
-def _split_folders(stems: Sequence[str]) -> frozenset[str]:
-    """The splits, where every file lies in a sub-folder named after one and there are at least two."""
-    tops = frozenset(stem.split("/")[0] if "/" in stem else "" for stem in stems)
-    return tops if len(tops) > 1 and tops <= _SPLIT_FOLDERS else frozenset()
+def _split_folders(stems: Sequence[str]) -> list[str]:
+    """The sub-folders that are named after splits, where these are at least two splits."""
+    folders = {stem.split("/")[0]: split for stem in stems if (split := _split_of_folder(stem))}
+    return sorted(folders) if len(set(folders.values())) > 1 else []
+
+
+def _split_of_folder(stem: str) -> str | None:
+    """The split after which the first folder on a path is named."""
+    folder, _, below = stem.partition("/")
+    match = _SPLIT_FOLDER.fullmatch(folder)
+    return _SPLITS[match.lastindex - 1] if below and match and match.lastindex else None

@@ -1,10 +1,12 @@
 """Dividing into training and validation by group."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_seg.data.formats.splitting import check_divided_groups, group_names, validation_groups
+from dist_seg.data.formats.splitting import check_divided_groups, divide, group_names, validation_groups
 from dist_seg.errors import DataError, UserError
 
 _groups = st.lists(st.text("abcdefg", min_size=1, max_size=2), min_size=2, max_size=200).filter(
@@ -86,3 +88,38 @@ def test_a_stem_that_does_not_match_is_named() -> None:
 def test_a_bad_expression_is_named() -> None:
     with pytest.raises(UserError, match="no regular expression"):
         group_names(["a"], "(")
+
+
+@pytest.mark.parametrize(
+    ("folders", "splits"),
+    [
+        (["train", "val", "test"], ["train", "val", "test"]),
+        (["training", "validation"], ["train", "val"]),
+        (["Train", "VALID"], ["train", "val"]),
+        (["train2017", "val2017"], ["train", "val"]),
+        (["train", "valid", "val"], ["train", "val", "val"]),
+    ],
+)
+def test_folders_named_after_splits_are_these(folders: list[str], splits: list[str]) -> None:
+    stems = [f"{folder}/below/{name}" for folder in folders for name in ("a", "b")]
+    expected = [split for split in splits for _ in range(2)]
+    assert divide(Path("images"), stems).splits(stems) == expected
+
+
+@pytest.mark.parametrize("folders", [["train"], ["test2017", "testing"], ["trains", "val"], ["train-1", "values"]])
+def test_other_folders_are_no_division(folders: list[str]) -> None:
+    stems = [f"{folder}/{number}" for folder in folders for number in range(40)]
+    assert set(divide(Path("images"), stems).splits(stems)) == {"train", "val"}
+    assert set(divide(Path("images"), stems, val=0).splits(stems)) == {"train"}
+
+
+@pytest.mark.parametrize("stray", ["stray", "extra/stray", "train"])
+def test_an_image_beside_the_splits_is_refused_by_name(stray: str) -> None:
+    """To divide all of them anew instead would put training images among those of validation."""
+    stems = [stray, "train/a", "train/b", "val/c"]
+    with pytest.raises(DataError, match=rf"^images: train and val hold the splits, but {stray} lies beside them; move"):
+        divide(Path("images"), stems)
+    with pytest.raises(DataError, match=rf"but {stray} and 1 more lies beside"):
+        divide(Path("images"), [*stems, "other"])
+    assert set(divide(Path("images"), stems, split="test").splits(stems)) == {"test"}
+    assert set(divide(Path("images"), stems, val=0.5).splits(stems)) == {"train", "val"}
