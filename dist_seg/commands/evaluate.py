@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
@@ -39,7 +40,8 @@ def run_eval(options: argparse.Namespace) -> int:
     with StopSignal() as stop, process_group(world, _TIMEOUT_S):
         # Chosen once: a run that is still training may commit a newer checkpoint between two ranks' looks.
         checkpoint = str(on_main(lambda: pick_checkpoint(folder, options.checkpoint)))
-        trained = on_every_rank(lambda: load_trained(checkpoint, options.weights, world.device, options.settings))
+        settings = _settings(options)
+        trained = on_every_rank(lambda: load_trained(checkpoint, options.weights, world.device, settings))
         make_deterministic(trained.config, world.device)
         data_config = _data_config(trained, options)
         data = open_run_data(data_config)
@@ -111,6 +113,17 @@ def _evaluate(
         )
 
 
+def _settings(options: argparse.Namespace) -> list[str]:
+    """Those of the command line; classes that are given for other data take the place of all that a mix has."""
+    if options.data is None or not _gives_classes(options):
+        return list(options.settings)
+    return [*options.settings, "data.mix=[]", f"data.shards={json.dumps(str(options.data))}"]
+
+
+def _gives_classes(options: argparse.Namespace) -> bool:
+    return any(setting.startswith("data.class_map") for setting in options.settings)
+
+
 def _data_config(trained: TrainedModel, options: argparse.Namespace) -> DataConfig:
     """The run's, or with `--data` what of it holds for other data."""
     _refuse_without_effect(options)
@@ -121,11 +134,14 @@ def _data_config(trained: TrainedModel, options: argparse.Namespace) -> DataConf
         # A split that no fold divides needs no indexes to find folds by.
         return dataclasses.replace(data, fraction=1.0, folds=None, fold=None, fold_by=None)
     other = dataclasses.replace(data, shards=options.data, mix=(), fraction=1.0, folds=None, fold=None, fold_by=None)
-    if any(setting.startswith("data.class_map") for setting in options.settings):
+    if _gives_classes(options):
         return other
+    storage = open_storage(options.data, retry_s=data.retry_s)
+    for member in data.mix:
+        if open_storage(member.shards, retry_s=data.retry_s).url == storage.url:
+            return dataclasses.replace(other, class_map=member.class_map)
     # The run's own renaming goes along, as far as the other data has such classes: it may be packed like the
     # training data, or with the new names already.
-    storage = open_storage(options.data, retry_s=data.retry_s)
     there = on_every_rank(lambda: load_manifest(storage)).class_names
     ambiguous = sorted(data.class_map.keys() & set(data.class_map.values()) & set(there))
     if ambiguous:

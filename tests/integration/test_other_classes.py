@@ -16,7 +16,7 @@ from dist_seg.errors import UserError
 from dist_seg.runtime.world import World
 from dist_seg.tasks.task import ClassInfo, Task
 from tests.distributed.ranks import run_ranks
-from tests.distributed.training import losses, train_on
+from tests.distributed.training import SMALL, losses, train_on
 from tests.integration.commands import dist_seg
 from tests.other_classes import pack_other
 
@@ -125,16 +125,54 @@ def test_settings_without_effect_in_eval_are_refused(
     assert message in result.stderr
 
 
-def test_names_that_are_old_and_new_are_not_guessed(both: tuple[Path, list[object]], synthetic_shards: Path) -> None:
-    trained = TrainedModel(
+def trained_on(*settings: str) -> TrainedModel:
+    return TrainedModel(
         model=nn.Identity(),
         task=cast(Task, None),
-        config=load_config([], ["data.class_map={disk: square, square: disk}"]),
+        config=load_config([], settings),
         classes=ClassInfo(names=("square", "disk"), palette=((0, 0, 0),) * 2, ignore_index=255),
         step=1,
         weights="raw",
         manifest_hash="",
     )
+
+
+def test_a_data_set_of_a_mix_is_given_its_own_classes(synthetic_shards: Path, tmp_path: Path) -> None:
+    pack_other(tmp_path / "other", NAMES, CLASS_MAP)
+    members = [
+        {"name": "one", "shards": str(synthetic_shards), "class_map": CLASS_MAP},
+        {"name": "two", "shards": str(tmp_path / "other"), "class_map": {"round": "disk"}},
+    ]
+    trained = trained_on(f"data.mix={json.dumps(members)}")
+    for data, expected in ((synthetic_shards, CLASS_MAP), (tmp_path / "other", {"round": "disk"})):
+        chosen = _data_config(trained, argparse.Namespace(data=str(data), settings=[], split=None))
+        assert (chosen.shards, chosen.mix, chosen.class_map) == (str(data), (), expected)
+
+
+def test_eval_of_a_mixed_run_takes_other_data_by_name_or_as_told(synthetic_shards: Path, tmp_path: Path) -> None:
+    pack_other(tmp_path / "other", NAMES, CLASS_MAP)
+    members = [
+        {"name": "one", "shards": str(synthetic_shards), "class_map": CLASS_MAP},
+        {"name": "two", "shards": str(tmp_path / "other")},
+    ]
+    base = ["data.mix=" + json.dumps(members), f"run.dir={tmp_path / 'run'}", "train.max_steps=1"]
+    trained = dist_seg("train", *SMALL, *base, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    confusion = {}
+    for what, data, settings in (
+        ("by itself", synthetic_shards, []),
+        ("told", synthetic_shards, [f"data.class_map={json.dumps(CLASS_MAP)}"]),
+        ("new names", tmp_path / "other", []),
+    ):
+        arguments = ["eval", tmp_path / "run", "--data", data, *settings, "--out", tmp_path / "eval.json"]
+        result = dist_seg(*arguments, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        confusion[what] = json.loads((tmp_path / "eval.json").read_text())["confusion_matrix"]
+    assert confusion["by itself"] == confusion["told"] == confusion["new names"]
+
+
+def test_names_that_are_old_and_new_are_not_guessed(both: tuple[Path, list[object]], synthetic_shards: Path) -> None:
+    trained = trained_on("data.class_map={disk: square, square: disk}")
     options = argparse.Namespace(data=str(synthetic_shards), settings=[], split=None)
     with pytest.raises(UserError, match="disk, square: an old and a new name"):
         _data_config(trained, options)
