@@ -53,6 +53,9 @@ def unfinished_folder(root: Path) -> Iterator[None]:
     folder = root / _UNFINISHED_NAME
     with path_errors(folder, kind=DataError):
         folder.mkdir(exist_ok=True)
+        for name in (INDEX_NAME, MANIFEST_NAME):  # halves of them, from indexing that was cut off
+            for path in root.glob(f"{name}{PARTIAL_MARK}*"):
+                path.unlink()
     try:
         yield
     finally:

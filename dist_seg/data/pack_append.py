@@ -92,7 +92,8 @@ def append(
         added = [written.by_name[job.name] for job in jobs]
         total = _total(storage, manifest, before, old, added)
         records = [shard.record for shard in old if shard.record and (shard.keys or shard.record.skipped)]
-        state.finish([*records, *added], total.to_json(), options)
+        in_order = sorted([*records, *added], key=lambda record: (record.split, record.info.name))
+        state.finish(in_order, total.to_json(), options)
     present = sum(map(len, known.values())) - len(new)
     return replace(result_of(total, added, kept=written.kept), present_samples=present)
 

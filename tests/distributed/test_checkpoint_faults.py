@@ -17,8 +17,8 @@ from dist_seg.runtime.world import World
 from dist_seg.telemetry.events import CheckpointFailed, CheckpointSaved, Event, StepDone
 from dist_seg.telemetry.jsonl import read_events
 from tests.distributed.training import assert_equal_bits, train_on
+from tests.failpoints import Failpoints, killed
 from tests.integration.commands import ROOT, environment
-from tests.unit.checkpoint.failpoints import Failpoints, killed
 
 MAX_STEPS = 6
 EVERY_STEP = [f"train.max_steps={MAX_STEPS}", "checkpoint.interval_steps=1", "checkpoint.keep_last=20"]

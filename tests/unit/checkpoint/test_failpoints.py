@@ -10,9 +10,9 @@ from dist_seg.checkpoint.reading import load_checkpoint, verify_checkpoint
 from dist_seg.checkpoint.store import CheckpointStore, Retention
 from dist_seg.errors import CheckpointError
 from dist_seg.runtime import storage as storage_module
+from tests.failpoints import Failpoints, killed
 from tests.faulty_store import Store
 from tests.integration.commands import ROOT, environment
-from tests.unit.checkpoint.failpoints import Failpoints, killed
 from tests.unit.checkpoint.states import differences, state_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks and kills")

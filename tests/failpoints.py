@@ -5,6 +5,7 @@ The functions of the operating system that the package calls are replaced in the
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import IO, cast
 
 
 class Failpoints:
-    """Counts opens for writing, writes, fsyncs, renames and new folders below `root`; at number `die_at`, counted from
-    1, the process dies before it is done, or in the middle of a write.
+    """Counts opens for writing, writes, fsyncs, renames, links, removals and new folders below `root`; at number
+    `die_at`, counted from 1, the process dies before it is done, or in the middle of a write.
 
     power_cut: what was not synchronised is lost with it: contents that were written and names that were changed.
     """
@@ -21,9 +22,11 @@ class Failpoints:
     def __init__(self, root: Path, die_at: int, *, power_cut: bool) -> None:
         self._root, self._die_at, self._power_cut = str(root), die_at, power_cut
         self.count = 0
+        self._lock = threading.Lock()
         self._paths: dict[int, str] = {}
         self._unsynced: set[str] = set()
-        self._renames: list[tuple[str, str]] = []
+        self._renames: list[tuple[str, str, bytes | None]] = []
+        """What was renamed to what, and what was there before, if that was a file."""
 
     def install(self) -> None:
         """Replaces the functions for the rest of this process's life."""
@@ -65,13 +68,14 @@ class Failpoints:
 
     def _replace_renames(self) -> None:
         real = {"rename": os.rename, "replace": os.replace}
-        real_mkdir = os.mkdir
+        real_mkdir, real_link, real_unlink = os.mkdir, os.link, os.unlink
 
         def renaming(name: str) -> Callable[[str | Path, str | Path], None]:
             def rename(source: str | Path, target: str | Path) -> None:
                 self._at(str(target))
+                replaced = Path(target).read_bytes() if os.path.isfile(target) else None
                 real[name](source, target)
-                self._renamed(str(source), str(target))
+                self._renamed(str(source), str(target), replaced)
 
             return rename
 
@@ -79,6 +83,15 @@ class Failpoints:
             self._at(str(path))
             real_mkdir(path, mode)
 
+        def link(source: str | Path, target: str | Path, **named: bool) -> None:
+            self._at(str(target))
+            real_link(source, target, **named)
+
+        def unlink(path: str | Path, **named: int) -> None:
+            self._at(str(path))
+            real_unlink(path, **named)
+
+        os.link, os.unlink = link, unlink  # type: ignore[assignment]  # as far as the package uses them
         os.rename, os.replace = renaming("rename"), renaming("replace")  # type: ignore[assignment]  # likewise
         os.mkdir = mkdir  # type: ignore[assignment]  # likewise
 
@@ -88,16 +101,22 @@ class Failpoints:
             for path in self._unsynced:
                 if os.path.exists(path):
                     os.truncate(path, os.path.getsize(path) // 2)
-            for source, target in reversed(self._renames):
+            for source, target, replaced in reversed(self._renames):
                 if os.path.exists(target) and not os.path.exists(source):
+                    if not os.path.isdir(folder := os.path.dirname(source)):
+                        _REAL_MKDIR(folder)  # To remove it was a change that is lost, too.
                     _REAL_RENAME(target, source)
+                    if replaced is not None:
+                        Path(target).write_bytes(replaced)
         os.kill(os.getpid(), signal.SIGKILL)
 
     def _at(self, path: str, half: Callable[[], object] = lambda: None) -> None:
         if not path.startswith(self._root):
             return
-        self.count += 1
-        if self.count == self._die_at:
+        with self._lock:
+            self.count += 1
+            dies = self.count == self._die_at
+        if dies:
             half()
             self.die()
 
@@ -111,16 +130,16 @@ class Failpoints:
 
     def _synced(self, path: str) -> None:
         self._unsynced.discard(path)
-        self._renames = [(source, target) for source, target in self._renames if os.path.dirname(target) != path]
+        self._renames = [rename for rename in self._renames if os.path.dirname(rename[1]) != path]
 
-    def _renamed(self, source: str, target: str) -> None:
+    def _renamed(self, source: str, target: str, replaced: bytes | None) -> None:
         if target.startswith(self._root):
             moved = {path for path in self._unsynced if path == source or path.startswith(f"{source}/")}
             self._unsynced = (self._unsynced - moved) | {target + path[len(source) :] for path in moved}
-            self._renames.append((source, target))
+            self._renames.append((source, target, replaced))
 
 
-_REAL_RENAME = os.rename
+_REAL_RENAME, _REAL_MKDIR = os.rename, os.mkdir
 
 
 def killed(work: Callable[[], object]) -> bool:
