@@ -114,7 +114,7 @@ def _prepare(config: Config, options: TrainOptions, world: World, num_threads: i
             aside = folder.move_aside()
             if aside is not None:
                 _log.info("the old run was moved to %s", aside)
-            elsewhere = folder.checkpoints.begin_at(0) if config.checkpoint.dir else []
+            elsewhere = _set_aside(folder) if config.checkpoint.dir else []
             if elsewhere:
                 _log.info("%s: checkpoints of steps %s were set aside", config.checkpoint.dir, elsewhere)
         return {"config": to_tree(settled), "bad_shards": bad_shards}
@@ -127,6 +127,12 @@ def _prepare(config: Config, options: TrainOptions, world: World, num_threads: i
         manifest=manifest,
         bad_shards=cast(dict[str, str], found["bad_shards"]),
     )
+
+
+def _set_aside(folder: RunFolder) -> list[int]:
+    """The steps of checkpoints that made room for a new run's."""
+    with folder.locked():
+        return folder.checkpoints.begin_at(0)
 
 
 def _settle(

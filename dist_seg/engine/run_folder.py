@@ -18,6 +18,7 @@ from dist_seg.config.load import config_from_tree, differences, load_config
 from dist_seg.config.schema import Config
 from dist_seg.errors import CheckpointError, ConfigError
 from dist_seg.runtime.files import path_errors, process_lock, write_whole
+from dist_seg.runtime.storage import is_remote
 
 # Settings that may change between a run and its resumption without changing what is trained.
 _HARMLESS = (
@@ -86,16 +87,20 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps a second process from training in the folder; raises CheckpointError where one does, or where no run
-        can be written."""
+        """Keeps a second process from training in the folder, or from writing to the same local folder of checkpoints;
+        raises CheckpointError where one does, or where no run can be written."""
+        places = [(self.path / "run.lock", "trains in this folder", "run.dir")]
+        if self.checkpoint_dir is not None and not is_remote(self.checkpoint_dir):
+            lock = Path(self.checkpoints.root) / "checkpoints.lock"
+            places.append((lock, "writes its checkpoints there", "checkpoint.dir"))
         with ExitStack() as stack:
-            with path_errors(self.path, "no run can be written there", CheckpointError, "; give another run.dir"):
-                self.path.mkdir(parents=True, exist_ok=True)
-                held = stack.enter_context(process_lock(self.path / "run.lock"))
-            if not held:
-                raise CheckpointError(
-                    f"{self.path}: another process trains in this folder; wait for its end, or give another run.dir"
-                )
+            for lock, doing, setting in places:
+                remedy = f"give another {setting}"
+                with path_errors(lock.parent, "no run can be written there", CheckpointError, f"; {remedy}"):
+                    lock.parent.mkdir(parents=True, exist_ok=True)
+                    held = stack.enter_context(process_lock(lock))
+                if not held:
+                    raise CheckpointError(f"{lock.parent}: another process {doing}; wait for its end, or {remedy}")
             yield
 
     def check_writable(self) -> None:

@@ -23,7 +23,7 @@ import os, sys, time
 from pathlib import Path
 from dist_seg.engine.run_folder import RunFolder
 
-with RunFolder(path=Path(sys.argv[1])).locked():
+with RunFolder(path=Path(sys.argv[1]), checkpoint_dir=sys.argv[2] or None).locked():
     worker = os.fork()
     if worker:
         print(worker, flush=True)
@@ -32,9 +32,10 @@ with RunFolder(path=Path(sys.argv[1])).locked():
 
 
 @contextmanager
-def another_process_training_in(path: Path) -> Iterator[subprocess.Popen[str]]:
+def another_process_training_in(path: Path, checkpoint_dir: str = "") -> Iterator[subprocess.Popen[str]]:
     """A process that holds the folder's lock, as does a worker that it has forked."""
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True)
+    arguments = [sys.executable, "-c", HOLDER, str(path), checkpoint_dir]
+    holder = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     worker = int(holder.stdout.readline())
     try:
@@ -70,6 +71,21 @@ def test_second_process_is_refused_while_the_first_trains(tmp_path: Path) -> Non
         RunFolder(path=tmp_path / "run").locked(),
     ):
         pass
+
+
+def test_second_run_is_refused_a_folder_of_checkpoints_that_another_writes_to(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    with another_process_training_in(tmp_path / "first", str(shared)) as holder:
+        for given in (str(shared), f"file://{shared}"):
+            second = RunFolder(path=tmp_path / "second", checkpoint_dir=given)
+            with pytest.raises(CheckpointError, match=r"shared: another process writes its checkpoints there; .*\.dir"):
+                second.locked().__enter__()
+        with RunFolder(path=tmp_path / "second", checkpoint_dir=str(tmp_path / "other")).locked():
+            pass
+        holder.kill()
+        holder.wait()
+        with second.locked():
+            pass
 
 
 def test_lock_of_a_killed_process_is_free_though_its_workers_live(tmp_path: Path) -> None:
