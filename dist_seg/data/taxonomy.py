@@ -117,25 +117,35 @@ def _remapped(
     category_ids: tuple[int, ...] | None,
     ignore_index: int,
 ) -> Manifest:
-    """targets: for every class of the manifest, which is of one data set, its new id; None for one that is ignored."""
-    before = (manifest.class_ids or {}).get(ONLY, tuple(range(len(targets))))
-    class_ids = tuple(IGNORE_INDEX if old == IGNORE_INDEX or (new := targets[old]) is None else new for old in before)
-    # Where classes are only called otherwise, ids stay as they are, and their number.
-    changed = class_ids != tuple(range(len(names))) or manifest.ignore_index != ignore_index
-    changed |= manifest.class_ids is not None
+    """targets: for every class of the manifest its new id; None for one that is ignored."""
+    identity = tuple(range(len(targets)))
+    class_ids, packed_ignore = {}, {}
+    for dataset in _datasets(manifest):
+        before = (manifest.class_ids or {}).get(dataset, identity)
+        ids = tuple(IGNORE_INDEX if old == IGNORE_INDEX or (new := targets[old]) is None else new for old in before)
+        # Where classes are only called otherwise, ids stay as they are, and their number.
+        changed = ids != tuple(range(len(names))) or manifest.ignore_index != ignore_index
+        if changed or dataset in (manifest.class_ids or {}):
+            class_ids[dataset], packed_ignore[dataset] = ids, packed_ignore_index(manifest, dataset)
     return replace(
         manifest,
         class_names=names,
         palette=palette,
         ignore_index=ignore_index,
         category_ids=category_ids,
-        class_ids={ONLY: class_ids} if changed else None,
-        packed_ignore={ONLY: packed_ignore_index(manifest, None)} if changed else None,
+        class_ids=class_ids or None,
+        packed_ignore=packed_ignore or None,
         splits={
             name: _remapped_split(split, targets, len(names), is_multilabel=manifest.task == "multilabel")
             for name, split in manifest.splits.items()
         },
     )
+
+
+def _datasets(manifest: Manifest) -> list[str]:
+    """The keys of `Manifest.class_ids` of all data sets that it speaks of."""
+    of_shards = [shard.dataset or ONLY for split in manifest.splits.values() for shard in split.shards]
+    return list(dict.fromkeys([*of_shards, *(manifest.class_ids or {})])) or [ONLY]
 
 
 def _remapped_split(split: Split, targets: Sequence[int | None], num_classes: int, *, is_multilabel: bool) -> Split:

@@ -23,7 +23,7 @@ from dist_seg.data.mixed_plan import MixedPlan
 from dist_seg.data.pack import pack
 from dist_seg.data.reader import ShardReader
 from dist_seg.data.run_data import load_run_data, open_run_data
-from dist_seg.data.taxonomy import map_classes
+from dist_seg.data.taxonomy import align_classes, map_classes
 from dist_seg.data.training_plan import training_plan
 from dist_seg.errors import ConfigError, DataError
 from tests.loader_cases import (
@@ -78,15 +78,24 @@ def test_classes_are_united_by_name_in_the_order_of_their_first_appearance(
     assert found.packed_ignore == {"a": 255, "b": 255}
 
 
-def test_samples_have_the_keys_and_masks_of_their_data_set(synthetic_shards: Path, others: Path) -> None:
+@pytest.mark.parametrize("names", [NAMES, (*NAMES[::-1], "another"), ("another", *NAMES[3:], *NAMES[:3])])
+@pytest.mark.parametrize("ignore_index", [255, 200])
+def test_samples_have_the_keys_and_masks_of_their_data_set(
+    synthetic_shards: Path, others: Path, names: tuple[str, ...], ignore_index: int
+) -> None:
+    """Also with the classes of a model that has them in another order, and more."""
     run = load_run_data(mix_of(synthetic_shards, others))
-    whole = evaluate(PackedData(run.storage, run.manifest), config(), split="val", batch=1)
+    manifest = align_classes(run.manifest, names, tuple((i, i, i) for i in range(len(names))), None, ignore_index)
+    pixels = dict(zip(run.manifest.class_names, run.manifest.split("val").class_pixels, strict=True))
+    assert manifest.split("val").class_pixels == tuple(pixels.get(name, 0) for name in names)
+    whole = evaluate(PackedData(run.storage, manifest), config(), split="val", batch=1)
     batches = {batch.keys[0]: batch for group in whole for batch in group}
     assert len(batches) == 16
     for dataset, shards in (("a", synthetic_shards), ("b", others)):
         alone = load_run_data(DataConfig(shards=str(shards)))
         reader = ShardReader(alone.storage, alone.manifest, "val")
-        ids = np.array([NAMES.index(name) for name in alone.manifest.class_names] + [255] * 256, np.int64)[:256]
+        of_classes = [names.index(name) for name in alone.manifest.class_names]
+        ids = np.array(of_classes + [ignore_index] * 256, np.int64)[:256]
         for shard, count in enumerate(reader.shard_samples):
             for index in range(count):
                 sample = reader.read(shard, index)
