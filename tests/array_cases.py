@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_seg.data.batch import Batch
-from dist_seg.data.formats import RawSample, SampleRef
+from dist_seg.data.formats import RawInstances, RawSample, SampleRef
 from dist_seg.data.formats.images import encode_mask
+from dist_seg.data.instances import RawObject
 from dist_seg.data.pack import pack
+from dist_seg.rle import encode_masks
 from dist_seg.runtime.storage import open_storage
 from tests.loader_cases import AUGMENTATIONS, PackedData, scene
 
@@ -102,6 +104,41 @@ class ArraySource:
     def load(self, sample: SampleRef) -> RawSample:
         image = self.images[int(sample.key.removeprefix(self.prefix))]
         return RawSample(image=image, mask=np.resize(MASK, image.shape[:2]))
+
+
+class LabelledArrays(ArraySource):
+    """Each with two layers that overlap, and with pixels of which one is not known."""
+
+    task = "multilabel"
+
+    def load(self, sample: SampleRef) -> RawSample:
+        image = self.images[int(sample.key)]
+        layers = np.zeros((3, *image.shape[:2]), np.uint8)
+        layers[0, :20], layers[2, 10:, 5:30], layers[2, -8:, -8:] = 1, 1, 255
+        return RawSample(image=image, mask=layers)
+
+
+class ArraysWithObjects(ArraySource):
+    """Each with three objects, of which two overlap: so there are two layers."""
+
+    task = "instance"
+    category_ids = (1, 2, 3)
+
+    def load(self, sample: SampleRef) -> RawInstances:  # type: ignore[override]
+        image = self.images[int(sample.key)]
+        height, width = image.shape[:2]
+        masks = np.zeros((3, height, width), bool)
+        masks[0, 2:20, 3:25], masks[1, 12:30, 15:35], masks[2, -10:-1, -12:-2] = True, True, True
+        return RawInstances(
+            image=image,
+            objects=tuple(
+                RawObject(id=i + 1, class_id=i, crowd=False, rle=rle) for i, (rle, _) in enumerate(encode_masks(masks))
+            ),
+            height=height,
+            width=width,
+            image_id=int(sample.key),
+            file_name=f"{sample.key}.npy",
+        )
 
 
 def packed(folder: Path, images: Sequence[Array]) -> PackedData:

@@ -144,6 +144,8 @@ class DaliGraph:
         self._recipe, self._max_batch, self._num_threads, self._places = recipe, max_batch, num_threads, places
         # Arrays are not decoded: only where DALI also places them does it see them.
         self._feeds_images = places or recipe.array is None
+        layered = recipe.instances or recipe.labels
+        self._feeds_regions = self._feeds_images or not layered
         device_id = None
         if device.type == "cuda":
             device_id = torch.cuda.current_device() if device.index is None else device.index
@@ -222,8 +224,9 @@ class DaliGraph:
         elif self._feeds_images:
             feed("image", [np.frombuffer(sample.encoded.image, np.uint8) for sample in samples])
         feed("target", [np.frombuffer(sample.encoded.target, np.uint8) for sample in samples])
-        feed("roi_start", np.array([t.roi[:2] for t in transforms], np.int32))
-        feed("roi_shape", np.array([t.roi[2:] for t in transforms], np.int32))
+        if self._feeds_regions:
+            feed("roi_start", np.array([t.roi[:2] for t in transforms], np.int32))
+            feed("roi_shape", np.array([t.roi[2:] for t in transforms], np.int32))
         if not self._places:
             return
         if self._recipe.instances or self._recipe.labels:

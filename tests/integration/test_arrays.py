@@ -135,7 +135,7 @@ def test_objects_in_16_bit_grey_are_trained_and_found(tmp_path: Path) -> None:
     assert packed.returncode == 0, packed.stderr
     heads = ["mask_rcnn.fpn_channels=16", "mask_rcnn.box_channels=32", "mask_rcnn.mask_channels=16"]
     few = ["mask_rcnn.roi_samples=32", "mask_rcnn.score_threshold=0.0", "mask_rcnn.detections_per_image=20"]
-    own = [*heads, *few, "data.loader=torch", "data.num_threads=0", "train.max_steps=1"]
+    own = [*heads, *few, "train.max_steps=1"]
     trained = dist_seg(*tiny_training(tmp_path / "packed", tmp_path / "run", own), cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     found = dist_seg("predict", "run", "raw/images/0.tif", "--out", "out", "--min-score", 0, cwd=tmp_path)

@@ -1,6 +1,7 @@
 """Arrays through both loaders: pixels in are pixels out, and what augmentation makes of them is the same."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,13 @@ import torch
 
 from dist_seg.config.schema import AugmentConfig
 from dist_seg.data.arrays import encode_npy
+from dist_seg.data.batch import Batch
+from dist_seg.data.pack import pack
 from dist_seg.data.torch_loader import SegmentationDataset
 from dist_seg.errors import ConfigError
-from tests.array_cases import COLORLESS, assert_close, noise, packed, smooth
+from dist_seg.runtime.storage import open_storage
+from tests.array_cases import COLORLESS, ArraysWithObjects, LabelledArrays, assert_close, noise, packed, smooth
+from tests.instance_cases import assert_same_objects
 from tests.loader_cases import (
     AUGMENTATIONS,
     PackedData,
@@ -84,6 +89,34 @@ def test_dali_equals_torch_to_the_bit_on_the_cpu(scenes: PackedData, name: str) 
 def test_dalis_own_operators_equal_torch(scenes: PackedData, name: str, dali_places: None) -> None:
     reference, other = (train(scenes, config(COLORLESS[name], loader=kind), UNITS) for kind in ("torch", "dali"))
     assert_close(reference, other, 0.02)
+
+
+@pytest.fixture(scope="module", params=[LabelledArrays, ArraysWithObjects], ids=["labels", "objects"])
+def layered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PackedData:
+    folder = tmp_path_factory.mktemp("layered")
+    manifest = pack(request.param([smooth(seed, *_SIZES[seed % 4]) for seed in range(12)]), folder).manifest
+    return PackedData(open_storage(folder), manifest)
+
+
+def _assert_same_layered(reference: Sequence[Batch], other: Sequence[Batch], most: float) -> None:
+    assert_close(reference, other, most)
+    if any(batch.objects for batch in reference):
+        assert_same_objects(reference, other)
+
+
+@pytest.mark.parametrize("name", list(COLORLESS))
+@pytest.mark.parametrize("most", [0.0, 0.02], ids=["placed_by_torch", "placed_by_dali"])
+def test_both_loaders_give_arrays_with_layers(
+    layered: PackedData, name: str, most: float, request: pytest.FixtureRequest
+) -> None:
+    pytest.importorskip("nvidia.dali")
+    if most:
+        request.getfixturevalue("dali_places")
+    reference, other = (train(layered, config(COLORLESS[name], loader=kind), UNITS) for kind in ("torch", "dali"))
+    _assert_same_layered(reference, other, most)
+    seen = [evaluate(layered, config(loader=kind)) for kind in ("torch", "dali")]
+    for a, b in zip(*seen, strict=True):
+        _assert_same_layered(a, b, most)
 
 
 @pytest.mark.parametrize("input_scale", [None, 0.5, 1.7])
