@@ -25,6 +25,7 @@ from dist_seg.data.run_data import open_run_data
 from dist_seg.data.training_plan import training_plan
 from dist_seg.engine.run import TrainingOutcome, check_lanes, class_info, find_checkpoint, run_training
 from dist_seg.engine.run_folder import RunFolder, check_same_run
+from dist_seg.engine.start_classes import in_order_of_start, start_classes
 from dist_seg.engine.stop import StopSignal
 from dist_seg.errors import CheckpointError, ConfigError, DataError, UserError
 from dist_seg.models.norm import NormKind, check_norm
@@ -106,11 +107,15 @@ def _prepare(config: Config, options: TrainOptions, world: World, num_threads: i
         raise ConfigError(f"{storage.url} is packed for the task {manifest.task!r}, but task={config.task}")
     config = dataclasses.replace(config, task=cast(Literal["semantic", "multilabel", "instance"], manifest.task))
     folder = RunFolder(path=run_dir_of(config), checkpoint_dir=config.checkpoint.dir)
+    # Not again when the launcher restarts the ranks: what lies there then is the run itself.
+    is_fresh = options.fresh and not world.restarts
+    names = cast(list[str] | None, on_main(lambda: start_classes(config, folder, fresh=is_fresh)))
+    if names is not None:
+        manifest = in_order_of_start(manifest, tuple(names), log=world.is_main)
 
     def settle() -> dict[str, object]:
         settled, bad_shards = _settle(config, options, folder, storage, manifest, world, num_threads)
-        # Not again when the launcher restarts the ranks: what lies there then is the run itself.
-        if options.fresh and not (options.dry_run or options.print_config or world.restarts):
+        if is_fresh and not (options.dry_run or options.print_config):
             aside = folder.move_aside()
             if aside is not None:
                 _log.info("the old run was moved to %s", aside)

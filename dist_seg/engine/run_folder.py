@@ -74,7 +74,7 @@ class RunFolder:
             there = self.config_file.is_file()
         if there:
             return load_config([self.config_file])
-        meta = _newest_meta(self.checkpoints)
+        meta = newest_meta(self.checkpoints)
         return config_from_tree(meta.config, f"{self.checkpoints.path(meta.step)}/meta.json") if meta else None
 
     def write_json(self, name: str, content: Mapping[str, object]) -> Path:
@@ -140,7 +140,7 @@ def open_run_folder(path: Path, *, must_exist: bool = False) -> RunFolder:
 def check_same_run(folder: RunFolder, config: Config, manifest_hash: str) -> None:
     """Raises ConfigError with the list of differences if the folder holds a run of another configuration or data."""
     old = folder.stored_config()
-    meta = _newest_meta(folder.checkpoints)
+    meta = newest_meta(folder.checkpoints)
     if old is not None and meta is None:
         _check_not_left_behind(folder, old)
     if old is None or meta is None:  # Nothing has been trained yet that could be mixed up.
@@ -175,7 +175,7 @@ def _check_not_left_behind(folder: RunFolder, old: Config) -> None:
         )
 
 
-def _newest_meta(checkpoints: CheckpointStore) -> CheckpointMeta | None:
+def newest_meta(checkpoints: CheckpointStore) -> CheckpointMeta | None:
     """Of the newest checkpoint whose description can be read."""
     for step in reversed(checkpoints.steps()):
         try:

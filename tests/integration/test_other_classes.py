@@ -7,17 +7,22 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+import torch
 from torch import nn
 
 from dist_seg.commands.evaluate import _data_config
 from dist_seg.config.load import load_config
+from dist_seg.config.schema import DataConfig
+from dist_seg.data.run_data import load_run_data
 from dist_seg.engine.restore import TrainedModel
+from dist_seg.engine.start_classes import in_order_of_start
 from dist_seg.errors import UserError
 from dist_seg.runtime.world import World
 from dist_seg.tasks.task import ClassInfo, Task
 from tests.distributed.ranks import run_ranks
 from tests.distributed.training import SMALL, losses, train_on
 from tests.integration.commands import dist_seg
+from tests.loader_cases import PackedData, config, evaluate
 from tests.other_classes import pack_other
 
 CLASS_MAP = {"disk": "round", "ring": "round", "square": None}
@@ -108,6 +113,56 @@ def test_resuming_with_other_classes_is_refused(both: tuple[Path, list[object]],
     )
     assert result.returncode == 2
     assert "data.class_map: {'disk': 'round', 'ring': 'round', 'square': None} there" in result.stderr
+
+
+ORDERED = ("cross", "background", "round", "triangle")
+
+
+def test_weights_of_the_same_classes_in_another_order_keep_their_meaning(
+    both: tuple[Path, list[object]], tmp_path: Path
+) -> None:
+    checkpoint = both[0] / "packed" / "checkpoints" / "step-00000002"
+    pack_other(tmp_path / "data", ORDERED, CLASS_MAP)
+    begun = [
+        *SMALL,
+        f"data.shards={tmp_path / 'data'}",
+        f"run.dir={tmp_path / 'run'}",
+        f"checkpoint.resume={checkpoint}",
+    ]
+    for _ in range(2):  # The second time it goes on from its own, and is no run of other data.
+        result = dist_seg("train", *begun, "train.max_steps=3", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert "the classes are taken in the order of the checkpoint: background, round" in result.stderr
+        document = json.loads((tmp_path / "run" / "result.json").read_text())
+        assert document["class_names"] == list(NAMES)
+
+
+def test_the_truth_follows_where_classes_are_put_in_the_order_of_weights(tmp_path: Path) -> None:
+    pack_other(tmp_path / "named", NAMES, CLASS_MAP)
+    pack_other(tmp_path / "ordered", ORDERED, CLASS_MAP)
+    named, ordered = (load_run_data(DataConfig(shards=str(tmp_path / name))) for name in ("named", "ordered"))
+    found = in_order_of_start(ordered.manifest, NAMES, log=False)
+    assert (found.class_names, found.palette) == (
+        NAMES,
+        tuple(ordered.manifest.palette[ORDERED.index(n)] for n in NAMES),
+    )
+    assert found.split("val").class_pixels == named.manifest.split("val").class_pixels
+    expected, seen = (
+        evaluate(PackedData(storage, manifest), config(), split="val")
+        for storage, manifest in ((named.storage, named.manifest), (ordered.storage, found))
+    )
+    for a, b in zip(expected, seen, strict=True):
+        for one, two in zip(a, b, strict=True):
+            assert one.keys == two.keys and torch.equal(one.targets, two.targets)
+
+
+def test_weights_of_other_classes_are_taken_with_a_warning(both: tuple[Path, list[object]], tmp_path: Path) -> None:
+    checkpoint = both[0] / "packed" / "checkpoints" / "step-00000002"
+    renamed = "data.class_map.round=disk"
+    data = [f"data.shards={both[0] / 'data'}", f"run.dir={tmp_path / 'run'}", renamed]
+    result = dist_seg("train", *SMALL, *data, f"checkpoint.resume={checkpoint}", "train.max_steps=3", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "the weights are of the classes background, round, triangle, cross, the data has" in result.stderr
 
 
 @pytest.mark.parametrize(
