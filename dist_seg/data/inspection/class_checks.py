@@ -16,7 +16,7 @@ def class_findings(manifest: Manifest, splits: Sequence[str], table: SampleTable
     """Of some of the manifest's splits, and of the samples where they were looked at."""
     yield from _absent(manifest, splits)
     if table is not None and len(table) >= _MIN_SAMPLES:
-        yield from _seen_once(manifest, table)
+        yield from _seen_once(manifest, splits, table)
 
 
 def cooccurrence(table: SampleTable, split: str) -> NDArray[np.int64]:
@@ -51,15 +51,34 @@ def _absent(manifest: Manifest, splits: Sequence[str]) -> Iterator[Finding]:
             )
 
 
-def _seen_once(manifest: Manifest, table: SampleTable) -> Iterator[Finding]:
-    classes = np.flatnonzero(table.present.sum(axis=0) == 1)
+def _seen_once(manifest: Manifest, splits: Sequence[str], table: SampleTable) -> Iterator[Finding]:
+    seen = table.present.sum(axis=0)
+    samples = _samples_by_class(manifest, splits, table)
+    if samples is None:
+        return
+    classes = np.flatnonzero((samples == 1) & (seen <= 1))
     if len(classes):
-        rows = [int(np.flatnonzero(table.present[:, i])[0]) for i in classes]
+        shown = [int(i) for i in classes if seen[i]]  # Where some samples were looked at, it need not be among them.
+        rows = [int(np.flatnonzero(table.present[:, i])[0]) for i in shown]
+        unseen = ", ".join(manifest.class_names[i] for i in classes if not seen[i])
         yield Finding(
             kind="class_seen_once",
             severity=Severity.WARNING,
-            what="classes are in a single sample",
+            what=f"classes are in a single sample{f' (of them not looked at: {unseen})' * bool(unseen)}",
             count=len(classes),
-            examples=table.examples(rows, (manifest.class_names[i] for i in classes)),
+            examples=table.examples(rows, (manifest.class_names[i] for i in shown)),
             advice="a slip of labelling perhaps; a class needs many samples to be learned",
         )
+
+
+def _samples_by_class(manifest: Manifest, splits: Sequence[str], table: SampleTable) -> NDArray[np.int64] | None:
+    """Of all samples, in how many each class is; None where that is not known, as only some were looked at."""
+    parts = [manifest.split(name) for name in splits]
+    if len(table) == sum(part.num_samples for part in parts):
+        return table.present.astype(np.int64).sum(axis=0)
+    listed = [shard.class_samples for part in parts for shard in part.shards]
+    known = [counts for counts in listed if counts is not None]
+    if len(known) < len(listed):
+        return None
+    total: NDArray[np.int64] = np.array(known, np.int64).sum(axis=0)
+    return total

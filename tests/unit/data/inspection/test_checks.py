@@ -82,6 +82,25 @@ class TestClasses:
         (finding,) = [finding for finding in trouble.findings if finding.kind == "class_seen_once"]
         assert finding.examples[0].what == "ring"
 
+    @pytest.mark.parametrize("number", [1, 2])
+    def test_where_some_samples_are_looked_at_the_manifest_says_how_many_have_a_class(
+        self, tmp_path: Path, number: int
+    ) -> None:
+        scenes = {name: (image, np.where(mask == 4, 0, mask)) for name, (image, mask) in _scenes(20).items()}
+        for name in list(scenes)[:number]:
+            scenes[name][1][:3, :3] = 4
+        folder = packed(tmp_path, scenes)
+        for limit in (10, 12, 15, 19):
+            named = [
+                finding for finding in find_trouble(folder, limit=limit).findings if finding.kind == "class_seen_once"
+            ]
+            assert len(named) == (number == 1)
+            for finding in named:
+                assert finding.count == 1
+                assert [example.what for example in finding.examples] == [
+                    "ring"
+                ] or "not looked at: ring" in finding.what
+
     def test_cooccurrence_is_that_of_the_masks(self, tmp_path: Path) -> None:
         scenes = _scenes(5)
         storage = open_storage(packed(tmp_path, scenes))
