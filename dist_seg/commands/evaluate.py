@@ -45,7 +45,7 @@ def run_eval(options: argparse.Namespace) -> int:
         make_deterministic(trained.config, world.device)
         data_config = _data_config(trained, options)
         data = open_run_data(data_config)
-        manifest = on_every_rank(lambda: _with_classes_of(trained, data))
+        manifest = on_every_rank(lambda: _with_classes_of(trained, data, data_config.class_map))
         storage, shards = data.storage, str(options.data or data_config.place)
         split = options.split or data_config.scored_split
         wanted = trained.config.data.num_threads
@@ -164,21 +164,30 @@ def _refuse_without_effect(options: argparse.Namespace) -> None:
         raise ConfigError(f"{keys}: has no effect in {where}; leave it out")
 
 
-def _with_classes_of(trained: TrainedModel, data: RunData) -> Manifest:
-    """The data with the model's classes in the model's order. It may lack some; it must not have others."""
+def _with_classes_of(trained: TrainedModel, data: RunData, class_map: Mapping[str, str | None]) -> Manifest:
+    """The data with the model's classes in the model's order. It may lack some; it must not have others.
+
+    class_map: what has been applied; the advice goes on from it.
+    """
     manifest, classes = data.manifest, trained.classes
     if manifest.task != trained.config.task:
         raise UserError(f"{data.storage.url} is packed for the task {manifest.task!r}, the model {trained.config.task}")
     check_images(trained.config.data, manifest, data.storage.url)
     unknown = unknown_classes(manifest, classes.names)
     if unknown:
-        ignored = ", ".join(f"{name}: null" for name in unknown)
+        whole = {**class_map, **dict.fromkeys(_old_names(unknown, class_map))}
+        ignored = ", ".join(f"{old}: {'null' if new is None else new}" for old, new in whole.items())
         raise UserError(
             f"{data.storage.url} has classes that the model does not know: {', '.join(unknown)}; it was trained for "
             f"{', '.join(classes.names)}. Say which of these they are with {SETTING}, or leave them out of the score: "
             f"'{SETTING}={{{ignored}}}'"
         )
     return align_classes(manifest, classes.names, classes.palette, classes.category_ids, classes.ignore_index)
+
+
+def _old_names(names: Sequence[str], class_map: Mapping[str, str | None]) -> list[str]:
+    """What the data itself calls classes that have become these names."""
+    return [old for name in names for old in ([old for old, new in class_map.items() if new == name] or [name])]
 
 
 def _write(out: Path, document: dict[str, object]) -> None:

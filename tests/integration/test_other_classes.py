@@ -94,6 +94,17 @@ def test_eval_refuses_classes_that_the_model_does_not_know_unless_told_what_they
     assert json.loads((tmp_path / "eval.json").read_text())["confusion_matrix"] == mapped["confusion_matrix"]
 
 
+def test_evals_advice_keeps_what_the_run_calls_otherwise(both: tuple[Path, list[object]], tmp_path: Path) -> None:
+    left_out = dict.fromkeys(["square", "triangle", "ring"])
+    pack_other(tmp_path / "data", ("background", "disk", "lorry"), {**left_out, "cross": "lorry"})
+    arguments = ["eval", both[0] / "mapped", "--data", tmp_path / "data", "--out", tmp_path / "eval.json"]
+    refused = dist_seg(*arguments, cwd=tmp_path)
+    assert refused.returncode == 2
+    advice = refused.stderr.split("'")[1]
+    assert advice == "data.class_map={disk: round, lorry: null}"
+    assert dist_seg(*arguments, advice, cwd=tmp_path).returncode == 0
+
+
 def test_eval_carries_the_runs_renaming_over_to_other_data(
     both: tuple[Path, list[object]], synthetic_shards: Path, tmp_path: Path
 ) -> None:

@@ -75,7 +75,8 @@ def _samples_by_class(manifest: Manifest, splits: Sequence[str], table: SampleTa
     """Of all samples, in how many each class is; None where that is not known, as only some were looked at."""
     parts = [manifest.split(name) for name in splits]
     if len(table) == sum(part.num_samples for part in parts):
-        return table.present.astype(np.int64).sum(axis=0)
+        seen: NDArray[np.int64] = table.present.sum(axis=0, dtype=np.int64)
+        return seen
     listed = [shard.class_samples for part in parts for shard in part.shards]
     known = [counts for counts in listed if counts is not None]
     if len(known) < len(listed):
