@@ -27,7 +27,7 @@ from dist_seg.data.inspection.samples import Looked
 from dist_seg.data.inspection.table import SampleTable
 from dist_seg.data.inspection.trouble import find_trouble
 from dist_seg.data.manifest import Manifest, load_manifest
-from dist_seg.data.sample_sheet import shard_index
+from dist_seg.data.opened import open_data, shard_index
 from dist_seg.runtime.storage import open_storage
 
 _FOLDS = 5
@@ -163,7 +163,7 @@ def _cost(shards: str, split: str, members: Sequence[list[bytes]], turns: int) -
     ratios, ours, peers = [], [], []
     for _ in range(turns):
         started = time.perf_counter()
-        find_trouble(shards, split=split, workers=1)
+        find_trouble(open_data(shards), split=split, workers=1)
         ours.append((time.perf_counter() - started) / len(members) * 1000)
         started = time.perf_counter()
         for image, target, *_ in members:

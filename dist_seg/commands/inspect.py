@@ -11,6 +11,7 @@ from dist_seg.data.inspection.findings import Severity
 from dist_seg.data.inspection.suspect_sheet import save_suspects
 from dist_seg.data.inspection.text import trouble_text
 from dist_seg.data.inspection.trouble import Trouble, find_trouble
+from dist_seg.data.opened import OpenedData, open_data
 from dist_seg.errors import UserError
 from dist_seg.runtime.machine import visible_cores
 from dist_seg.runtime.storage import StorageError
@@ -20,14 +21,15 @@ def run_inspect(options: argparse.Namespace) -> int:
     """The command: 1 if with `--strict` something is found that is worse than a note."""
     suspects: Path = options.suspects or options.out.with_name("suspects.png")
     _check(options, suspects)
+    data = open_data(options.shards)
     with Bar("inspect") as bar:
         inspection = inspect(
-            options.shards, split=options.split, out_png=options.out, num_images=options.samples, progress=bar.show
+            data, split=options.split, out_png=options.out, num_images=options.samples, progress=bar.show
         )
-    trouble = _find_trouble(options)
+    trouble = _find_trouble(data, options)
     print(f"{inspection.to_text()}\n{trouble_text(trouble)}")
     print(f"contact sheet: {options.out}")
-    if save_suspects(options.shards, trouble, suspects):
+    if save_suspects(data, trouble, suspects):
         print(f"suspects: {suspects}")
     elif suspects.exists():
         print(f"suspects: none to show; {suspects} is of an earlier look")
@@ -57,7 +59,7 @@ def _check(options: argparse.Namespace, suspects: Path) -> None:
             raise UserError(f"{path}: named by {option} and by {other}; give each a file of its own")
 
 
-def _find_trouble(options: argparse.Namespace) -> Trouble:
+def _find_trouble(data: OpenedData, options: argparse.Namespace) -> Trouble:
     with Bar("look at samples") as looking, Bar("search for copies") as searching, Bar("compare images") as comparing:
 
         def search(done: int, total: int) -> None:
@@ -69,7 +71,7 @@ def _find_trouble(options: argparse.Namespace) -> Trouble:
             comparing.show(done, total)
 
         return find_trouble(
-            options.shards,
+            data,
             split=options.split,
             limit=options.look,
             workers=options.workers or visible_cores(),

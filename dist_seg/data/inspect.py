@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from dist_seg.data.arrays import ArrayLayout
-from dist_seg.data.manifest import SIDE_PERCENTILES, Manifest, ObjectCounts, Rgb, Split, load_manifest
-from dist_seg.data.sample_sheet import sample_sheet, shard_index
+from dist_seg.data.manifest import SIDE_PERCENTILES, Manifest, ObjectCounts, Rgb, Split
+from dist_seg.data.opened import OpenedData
+from dist_seg.data.sample_sheet import sample_sheet
 from dist_seg.errors import UserError
-from dist_seg.runtime.storage import StorageError, open_storage
+from dist_seg.runtime.storage import StorageError
 
 _NUM_COMMON_SIZES = 5
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -83,14 +84,14 @@ class Inspection:
 
 
 def inspect(
-    root: str | Path,
+    data: OpenedData,
     *,
     split: str | None = None,
     out_png: Path | None = None,
     num_images: int = 12,
     progress: Callable[[int, int], None] | None = None,
 ) -> Inspection:
-    """Sum up the data set at a folder or URL, or one split of it, from the manifest and the indexes.
+    """Sum up the data set, or one split of it, from the manifest and the indexes.
 
     out_png: where to write a contact sheet of `num_images` images beside their masks, spread over each split.
     `progress` is told shards looked at and in all. Raises `DataError` for a split that is not there and
@@ -100,28 +101,27 @@ def inspect(
         check_output(out_png, SHEET_SUFFIXES)
         if num_images < 1:
             raise UserError(f"{num_images} images on the contact sheet; give at least 1 (--samples)")
-    storage = open_storage(root)
-    manifest = load_manifest(storage)
+    manifest = data.manifest
     chosen = {split: manifest.split(split)} if split else manifest.splits
     total, done = sum(len(part.shards) for part in chosen.values()), 0
     inspected = []
     for name, part in chosen.items():
         sizes: Counter[tuple[int, int]] = Counter()
         for shard in part.shards:
-            sidecar = shard_index(storage, shard)
+            sidecar = data.index(shard)
             sizes.update(zip(sidecar.heights.tolist(), sidecar.widths.tolist(), strict=True))
             done += 1
             if progress:
                 progress(done, total)
         inspected.append(_inspect_split(name, part, manifest, sizes))
     if out_png:
-        sheet = sample_sheet(storage, manifest, chosen, num_images)
+        sheet = sample_sheet(data, chosen, num_images)
         try:
             sheet.save(out_png)
         except OSError as error:
             raise StorageError(f"{out_png}: cannot be written: {error.strerror or error}") from error
     return Inspection(
-        url=storage.url,
+        url=data.url,
         task=manifest.task,
         manifest_hash=manifest.hash,
         class_names=manifest.class_names,

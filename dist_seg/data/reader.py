@@ -1,7 +1,5 @@
 """Encoded samples by their place in the shards, checked against the checksums that were taken while packing."""
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,14 +11,13 @@ from dist_seg.data.arrays import check_members
 from dist_seg.data.bad_shards import BadShardError, read_index, why_other_length
 from dist_seg.data.batch import BadSample, EncodedSample
 from dist_seg.data.headers import MAX_PIXELS, UndecodableError
+from dist_seg.data.index_cache import MAX_INDEX_BYTES, IndexCache
 from dist_seg.data.manifest import Manifest
 from dist_seg.data.sidecar import Member, Sidecar, crc32c
 from dist_seg.data.taxonomy import class_id_table, mapped_annotations, num_packed_classes, packed_ignore_index
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import Storage, StorageError
 
-_MAX_INDEX_BYTES = 64 << 20
-"""Of the indexes that are kept: of about half a million samples, in however small shards."""
 _LARGEST_GAP = 64 << 10
 """Bytes between two members that are rather read along than skipped by a second request."""
 _LOOKED_AT = 9
@@ -47,7 +44,7 @@ class SampleInfo:
     width: int
 
 
-_NOT_PICKLED = frozenset({"_lock", "_changes", "_unreadable", "_indexes", "_index_bytes"})
+_NOT_PICKLED = frozenset({"_changes", "_unreadable", "_indexes"})
 """What `_reset` makes anew."""
 
 
@@ -85,11 +82,9 @@ class ShardReader:
         self._reset()
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
         self._changes: dict[int, str | None] = {}
         self._unreadable: set[int] = set()
-        self._indexes: OrderedDict[int, _Index] = OrderedDict()
-        self._index_bytes = 0
+        self._indexes: IndexCache[int, _Index] = IndexCache(MAX_INDEX_BYTES)
 
     def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in vars(self).items() if name not in _NOT_PICKLED}
@@ -249,21 +244,12 @@ class ShardReader:
         )
 
     def _index(self, shard: int) -> "_Index":
-        with self._lock:
-            if shard in self._indexes:
-                self._indexes.move_to_end(shard)
-                return self._indexes[shard]
+        return self._indexes.get(shard, lambda: self._read_index(shard))
+
+    def _read_index(self, shard: int) -> "_Index":
         sidecar = read_index(self._storage, self._shards[shard])
         chosen = None if self._selection is None else self._selection.indices(shard)
-        index = _Index(sidecar=sidecar, chosen=chosen)
-        with self._lock:
-            if shard not in self._indexes:  # another thread may have been faster
-                self._indexes[shard] = index
-                self._index_bytes += index.num_bytes
-            while self._index_bytes > _MAX_INDEX_BYTES and len(self._indexes) > 1:
-                _, dropped = self._indexes.popitem(last=False)
-                self._index_bytes -= dropped.num_bytes
-        return index
+        return _Index(sidecar=sidecar, chosen=chosen)
 
 
 @dataclass(frozen=True, kw_only=True)

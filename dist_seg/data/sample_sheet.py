@@ -13,12 +13,12 @@ from dist_seg.data.decode import decode_labels, decode_mask
 from dist_seg.data.headers import UndecodableError
 from dist_seg.data.inspection.decoded import picture_of, read_members
 from dist_seg.data.label_layers import PRESENT
-from dist_seg.data.manifest import Manifest, Rgb, ShardInfo, Split
-from dist_seg.data.sidecar import Sidecar
+from dist_seg.data.manifest import Rgb, ShardInfo, Split
+from dist_seg.data.opened import OpenedData
 from dist_seg.drawing import IGNORED_COLOR, colorize, contact_sheet, default_palette, overlay_labels
 from dist_seg.errors import DataError
 from dist_seg.rle import decode_mask as decode_run_lengths
-from dist_seg.runtime.storage import Storage, StorageError
+from dist_seg.runtime.storage import StorageError
 
 CELL_WIDTH = 240
 """Of a picture on the sheet, in pixels."""
@@ -30,21 +30,22 @@ _HATCH = 6
 _FILL = 0.5
 
 
-def sample_sheet(storage: Storage, manifest: Manifest, splits: Mapping[str, Split], num_images: int) -> Image.Image:
+def sample_sheet(data: OpenedData, splits: Mapping[str, Split], num_images: int) -> Image.Image:
     """Images beside their masks or objects, `num_images` of each split, evenly spread over it.
 
     Those that are damaged or cannot be decoded are left out, and the title says how many.
     """
+    manifest = data.manifest
     shown, left_out = [], 0
     for name, split in splits.items():
         for shard, index in _spread(split.shards, num_images):
             try:
-                shown.append(draw_sample(storage, manifest, name, shard, index))
+                shown.append(draw_sample(data, name, shard, index))
             except StorageError:
                 raise
             except DataError:
                 left_out += 1
-    title = f"{storage.url}: " + ", ".join(f"{split.num_samples} {name}" for name, split in splits.items())
+    title = f"{data.url}: " + ", ".join(f"{split.num_samples} {name}" for name, split in splits.items())
     if left_out:
         title += f"; {left_out} that cannot be drawn are left out"
     legend = list(zip(manifest.class_names, manifest.palette, strict=True))
@@ -87,11 +88,6 @@ def draw_annotations(
     return np.rint(drawn).astype(np.uint8)
 
 
-def shard_index(storage: Storage, shard: ShardInfo) -> Sidecar:
-    """What lies where in a shard."""
-    return Sidecar.parse(storage.read(shard.sidecar_name), f"{storage.url}/{shard.sidecar_name}")
-
-
 @dataclass(frozen=True, kw_only=True)
 class DrawnSample:
     """A sample on the sheet."""
@@ -102,15 +98,15 @@ class DrawnSample:
     """Of its objects."""
 
 
-def draw_sample(storage: Storage, manifest: Manifest, split: str, shard: ShardInfo, index: int) -> DrawnSample:
+def draw_sample(data: OpenedData, split: str, shard: ShardInfo, index: int) -> DrawnSample:
     """A sample's image and mask, shrunk here, or a sheet would have to hold every one at its full size.
 
     Raises `DataError` for one that is damaged or cannot be decoded.
     """
-    sidecar = shard_index(storage, shard)
+    manifest, sidecar = data.manifest, data.index(shard)
     key, height, width = sidecar.key(index), sidecar.height(index), sidecar.width(index)
     caption = f"{split}  {key}  {width}x{height}"
-    encoded, target, *others = read_members(storage, shard, sidecar, index)
+    encoded, target, *others = read_members(data.storage, shard, sidecar, index)
     layers = MAX_LAYERS if others else 0
     try:
         num_labels = manifest.num_classes if manifest.task == "multilabel" else 0
@@ -133,7 +129,7 @@ def draw_sample(storage: Storage, manifest: Manifest, split: str, shard: ShardIn
         )
     except UndecodableError as error:
         raise DataError(
-            f"{storage.url}/{shard.name}: sample {key} cannot be decoded: {error}; pack the data again"
+            f"{data.url}/{shard.name}: sample {key} cannot be decoded: {error}; pack the data again"
         ) from error
 
 

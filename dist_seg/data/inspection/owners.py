@@ -18,9 +18,7 @@ from dist_seg.data.inspection.alignment import (
 )
 from dist_seg.data.inspection.decoded import read_members, view_sample
 from dist_seg.data.inspection.findings import Finding, Place
-from dist_seg.data.manifest import Manifest
-from dist_seg.data.sample_sheet import shard_index
-from dist_seg.runtime.storage import Storage
+from dist_seg.data.opened import OpenedData
 
 _MOST_SUSPECTS = 48
 """They are decoded once more, held together, and compared each with each."""
@@ -38,10 +36,10 @@ class _Suspect:
     outlines: Outlines
 
 
-def with_owners(storage: Storage, manifest: Manifest, finding: Finding) -> Finding:
+def with_owners(data: OpenedData, finding: Finding) -> Finding:
     """The finding, of masks that do not fit, saying of which other one of them the mask would fit."""
     some = finding.examples[:_MOST_SUSPECTS]
-    suspects = [_suspect(storage, manifest, example.places[0]) for example in some]
+    suspects = [_suspect(data, example.places[0]) for example in some]
     named = list(finding.examples)
     for number, suspect in enumerate(suspects):
         other = _best_other(suspects, number)
@@ -56,11 +54,11 @@ def with_owners(storage: Storage, manifest: Manifest, finding: Finding) -> Findi
     return replace(finding, examples=tuple(named))
 
 
-def _suspect(storage: Storage, manifest: Manifest, place: Place) -> _Suspect:
-    shard = manifest.split(place.split).shards[place.shard]
-    sidecar = shard_index(storage, shard)
+def _suspect(data: OpenedData, place: Place) -> _Suspect:
+    shard = data.manifest.split(place.split).shards[place.shard]
+    sidecar = data.index(shard)
     height, width = sidecar.height(place.index), sidecar.width(place.index)
-    view = view_sample(read_members(storage, shard, sidecar, place.index), manifest, height, width)
+    view = view_sample(read_members(data.storage, shard, sidecar, place.index), data.manifest, height, width)
     factor = shrinkage(height, width)
     size = (round(height / factor), round(width / factor))
     image, layers = view.image, view.layers

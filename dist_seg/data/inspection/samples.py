@@ -13,7 +13,7 @@ from dist_seg.data.inspection.findings import Place
 from dist_seg.data.inspection.measures import MEASURES, measure
 from dist_seg.data.inspection.workers import Workers
 from dist_seg.data.manifest import Manifest, ShardInfo, Split
-from dist_seg.data.sample_sheet import shard_index
+from dist_seg.data.opened import shard_index
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import Storage, StorageError
 

@@ -9,23 +9,22 @@ from PIL import Image
 
 from dist_seg.data.inspection.findings import Example, Finding, Severity
 from dist_seg.data.inspection.trouble import Trouble
-from dist_seg.data.manifest import Manifest, load_manifest
+from dist_seg.data.opened import OpenedData
 from dist_seg.data.sample_sheet import CELL_WIDTH, draw_sample
 from dist_seg.drawing import IGNORED_COLOR, contact_sheet
-from dist_seg.runtime.storage import Storage, StorageError, open_storage
+from dist_seg.runtime.storage import StorageError
 
 _OF_ONE_FINDING = {Severity.ERROR: 12, Severity.WARNING: 8, Severity.NOTE: 4}
 _IN_ALL = 80
 _CANNOT_BE_DRAWN = "unreadable"
 
 
-def save_suspects(root: str | Path, trouble: Trouble, path: Path) -> bool:
-    """Draw the sheet of the data set at a folder or URL; False where there is nothing to draw, and no file.
+def save_suspects(data: OpenedData, trouble: Trouble, path: Path) -> bool:
+    """Draw the sheet of the data set; False where there is nothing to draw, and no file.
 
     Raises `StorageError` where it cannot be written.
     """
-    storage = open_storage(root)
-    sheet = suspect_sheet(storage, load_manifest(storage), trouble.findings)
+    sheet = suspect_sheet(data, trouble.findings)
     if sheet is None:
         return False
     try:
@@ -35,7 +34,7 @@ def save_suspects(root: str | Path, trouble: Trouble, path: Path) -> bool:
     return True
 
 
-def suspect_sheet(storage: Storage, manifest: Manifest, findings: Sequence[Finding]) -> Image.Image | None:
+def suspect_sheet(data: OpenedData, findings: Sequence[Finding]) -> Image.Image | None:
     """The first few examples of every finding, the worst finding first; None where there is nothing to draw."""
     chosen = [
         (finding, example)
@@ -45,23 +44,24 @@ def suspect_sheet(storage: Storage, manifest: Manifest, findings: Sequence[Findi
     ][:_IN_ALL]
     if not chosen:
         return None
-    rows = [_pictures(storage, manifest, example) for _, example in chosen]
+    rows = [_pictures(data, example) for _, example in chosen]
     captions = [_caption(finding, example) for finding, example in chosen]
+    manifest = data.manifest
     legend = list(zip(manifest.class_names, manifest.palette, strict=True)) if manifest.task == "semantic" else []
     return contact_sheet(
         rows,
         captions,
         legend=[*legend, ("ignored", IGNORED_COLOR)] if legend else (),
-        title=f"{storage.url}: suspects",
+        title=f"{data.url}: suspects",
         cell_width=CELL_WIDTH,
         columns=2,
     )
 
 
-def _pictures(storage: Storage, manifest: Manifest, example: Example) -> list[NDArray[np.uint8]]:
+def _pictures(data: OpenedData, example: Example) -> list[NDArray[np.uint8]]:
     """Image and mask of one sample, the images of two."""
     drawn = [
-        draw_sample(storage, manifest, place.split, manifest.split(place.split).shards[place.shard], place.index)
+        draw_sample(data, place.split, data.manifest.split(place.split).shards[place.shard], place.index)
         for place in example.places
     ]
     if len(drawn) == 1:

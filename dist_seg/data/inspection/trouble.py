@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from dist_seg.data.inspection.class_checks import class_findings, cooccurrence
 from dist_seg.data.inspection.duplicates import find_duplicates
@@ -16,8 +15,8 @@ from dist_seg.data.inspection.samples import Looked, look_at_samples
 from dist_seg.data.inspection.sequences import name_in_split
 from dist_seg.data.inspection.table import SampleTable
 from dist_seg.data.inspection.workers import Workers
-from dist_seg.data.manifest import Manifest, load_manifest
-from dist_seg.runtime.storage import open_storage
+from dist_seg.data.manifest import Manifest
+from dist_seg.data.opened import OpenedData
 
 Progress = Callable[[int, int], None]
 
@@ -47,7 +46,7 @@ class Trouble:
 
 
 def find_trouble(
-    root: str | Path,
+    data: OpenedData,
     *,
     split: str | None = None,
     limit: int | None = None,
@@ -56,15 +55,14 @@ def find_trouble(
     searching: Progress | None = None,
     comparing: Progress | None = None,
 ) -> Trouble:
-    """Look at the samples of the data set at a folder or URL, or of one split of it, each once.
+    """Look at the samples of the data set, or of one split of it, each once.
 
     limit: at most so many of each split, evenly spread over it; 0 for none, where only the manifest is gone by. Memory
     grows by about 5 kB a sample. `looking` is told samples looked at, then `searching` hashes compared with all others,
     then `comparing` pairs of images compared, and in all. Raises `DataError` for a split that is not there, and
     `StorageError`.
     """
-    storage = open_storage(root)
-    manifest = load_manifest(storage)
+    manifest = data.manifest
     chosen = {split: manifest.split(split)} if split else dict(manifest.splits)
     totals = {name: part.num_samples for name, part in chosen.items()}
     if limit == 0:
@@ -75,7 +73,7 @@ def find_trouble(
             cooccurrence={},
         )
     with Workers(workers) as pool:
-        looked = look_at_samples(storage, manifest, chosen, limit=limit, workers=pool, progress=looking)
+        looked = look_at_samples(data.storage, manifest, chosen, limit=limit, workers=pool, progress=looking)
         table = SampleTable.of(looked, manifest.num_classes)
         records = table.records
         duplicates = find_duplicates(
@@ -91,7 +89,7 @@ def find_trouble(
             comparing=comparing,
         )
     findings = [*_unreadable(looked), *duplicate_findings(table, duplicates), *_checks(manifest, table, looked)]
-    findings = [with_owners(storage, manifest, f) if f.kind == MISFIT else f for f in findings]
+    findings = [with_owners(data, f) if f.kind == MISFIT else f for f in findings]
     return Trouble(
         class_names=manifest.class_names,
         looked_at={name: (len(found.keys) + len(found.unreadable), totals[name]) for name, found in looked.items()},

@@ -18,6 +18,7 @@ from dist_seg.data.index import index
 from dist_seg.data.inspect import inspect
 from dist_seg.data.manifest import load_manifest
 from dist_seg.data.merge import merge
+from dist_seg.data.opened import open_data
 from dist_seg.data.pack import pack
 from dist_seg.data.reader import ShardReader
 from dist_seg.data.sidecar import Sidecar
@@ -102,7 +103,7 @@ def test_counts_are_those_of_the_masks(tmp_path: Path) -> None:
     sidecar = Sidecar.parse((tmp_path / shard.sidecar_name).read_bytes())
     assert [sidecar.classes(i) for i in range(5)] == held
     assert shard.class_samples == tuple(sum(c in classes for classes in held) for c in range(3))
-    inspected = inspect(tmp_path, out_png=tmp_path / "sheet.png", num_images=2)
+    inspected = inspect(open_data(tmp_path), out_png=tmp_path / "sheet.png", num_images=2)
     assert inspected.splits[0].num_samples == 5
 
 

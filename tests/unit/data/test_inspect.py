@@ -18,6 +18,7 @@ from dist_seg.data.formats.coco import open_coco
 from dist_seg.data.formats.synthetic import SyntheticSource
 from dist_seg.data.inspect import inspect
 from dist_seg.data.manifest import load_manifest
+from dist_seg.data.opened import open_data
 from dist_seg.data.pack import pack
 from dist_seg.errors import DataError, UserError
 from dist_seg.runtime.storage import StorageError, open_storage
@@ -55,39 +56,39 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_counts_and_sizes(packed: Path) -> None:
-    train = inspect(packed).splits[0]
+    train = inspect(open_data(packed)).splits[0]
     assert (train.name, train.num_samples, train.num_sizes) == ("train", 3, 2)
     assert (train.height_min_median_max, train.width_min_median_max) == ((10, 10, 40), (8, 20, 20))
     assert train.common_sizes == ((10, 20, 2), (40, 8, 1))
 
 
 def test_fractions_are_of_the_pixels_with_a_class(packed: Path) -> None:
-    train = inspect(packed).splits[0]
+    train = inspect(open_data(packed)).splits[0]
     assert train.class_pixels == (80 + 80 + 152, 100 + 100 + 160, 0)
     assert train.class_fractions == pytest.approx((312 / 672, 360 / 672, 0))
     assert train.ignored_fraction == pytest.approx(48 / 720)
 
 
 def test_absent_classes_are_named(packed: Path) -> None:
-    inspection = inspect(packed, split="val")
+    inspection = inspect(open_data(packed), split="val")
     assert [split.absent_classes for split in inspection.splits] == [("never",)]
     assert "no pixel in val: never" in inspection.to_text()
 
 
 def test_json_holds_the_same(packed: Path) -> None:
-    document = json.loads(inspect(packed).to_json())
+    document = json.loads(inspect(open_data(packed)).to_json())
     assert document["class_names"] == ["half", "other", "never"]
     assert document["splits"][1]["num_samples"] == 1
 
 
 def test_text_shows_splits_and_classes(packed: Path) -> None:
-    text = inspect(packed).to_text()
+    text = inspect(open_data(packed)).to_text()
     assert "8 x 10 to 20 x 40, 2 sizes" in text
     assert any(line.split() == ["0", "half", "46.43%", "44.44%"] for line in text.splitlines())
 
 
 def test_the_contact_sheet_shows_images_beside_their_masks(packed: Path, tmp_path: Path) -> None:
-    inspect(packed, out_png=tmp_path / "sheet.png", num_images=4)
+    inspect(open_data(packed), out_png=tmp_path / "sheet.png", num_images=4)
     with Image.open(tmp_path / "sheet.png") as sheet:
         colors = {color for _, color in sheet.convert("RGB").getcolors(2**20) or []}
     assert {(10, 20, 30), (200, 0, 0)} <= colors
@@ -96,7 +97,7 @@ def test_the_contact_sheet_shows_images_beside_their_masks(packed: Path, tmp_pat
 def test_pictures_over_pil_s_own_limit_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pack(SyntheticSource(num_train=1, num_val=0, height=300, width=300), tmp_path / "large")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)  # which PIL doubles, and applies to text as well
-    inspect(tmp_path / "large", out_png=tmp_path / "sheet.png")
+    inspect(open_data(tmp_path / "large"), out_png=tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").is_file()
 
 
@@ -109,7 +110,7 @@ def test_pictures_are_shrunk_as_they_are_read(tmp_path: Path, monkeypatch: pytes
 
     pack(SyntheticSource(num_train=2, num_val=0, height=400, width=900), tmp_path / "large")
     monkeypatch.setattr(sheet_module, "contact_sheet", sheet)
-    inspect(tmp_path / "large", out_png=tmp_path / "sheet.png")
+    inspect(open_data(tmp_path / "large"), out_png=tmp_path / "sheet.png")
     assert len(held) == 4 and max(held) <= 240
 
 
@@ -127,7 +128,7 @@ def test_a_sheet_that_cannot_be_written_is_refused_before_anything_is_read(
 ) -> None:
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(UserError, match=message):
-        inspect(tmp_path / "no data at all", out_png=tmp_path / name)
+        inspect(open_data(tmp_path / "no data at all"), out_png=tmp_path / name)
 
 
 def test_a_full_disk_is_named(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +137,7 @@ def test_a_full_disk_is_named(packed: Path, tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(StorageError, match=r"sheet\.png: cannot be written: No space left on device"):
-        inspect(packed, out_png=tmp_path / "sheet.png")
+        inspect(open_data(packed), out_png=tmp_path / "sheet.png")
 
 
 def test_what_cannot_be_drawn_is_a_finding_and_the_rest_is_drawn(
@@ -163,19 +164,19 @@ def test_two_outputs_with_one_name_are_refused_before_anything_is_read(
 
 def test_an_unknown_split_is_refused(packed: Path) -> None:
     with pytest.raises(DataError, match="no split 'test'"):
-        inspect(packed, split="test")
+        inspect(open_data(packed), split="test")
 
 
 def test_progress_counts_shards(packed: Path) -> None:
     seen: list[tuple[int, int]] = []
-    inspect(packed, progress=lambda done, total: seen.append((done, total)))
+    inspect(open_data(packed), progress=lambda done, total: seen.append((done, total)))
     assert seen[-1][0] == seen[-1][1] == len(list(packed.glob("*.tar")))
 
 
 class TestInstances:
     def test_counts_are_those_of_the_manifest(self, instance_shards: Path) -> None:
         manifest = load_manifest(open_storage(instance_shards))
-        for split in inspect(instance_shards).splits:
+        for split in inspect(open_data(instance_shards)).splits:
             expected = manifest.split(split.name).objects
             assert split.objects == expected is not None
             assert split.objects_per_image == pytest.approx(expected.total / split.num_samples)
@@ -183,7 +184,7 @@ class TestInstances:
     def test_text_shows_objects_by_split_and_class(self, instance_shards: Path) -> None:
         objects = load_manifest(open_storage(instance_shards)).split("val").objects
         assert objects is not None
-        lines = [line.split() for line in inspect(instance_shards, split="val").to_text().splitlines()]
+        lines = [line.split() for line in inspect(open_data(instance_shards), split="val").to_text().splitlines()]
         assert ["3", "ring", str(objects.class_objects[3])] in lines
         (row,) = (line for line in lines if line[:2] == ["val", str(objects.total)])
         assert row[2:6] == ["0", f"{objects.total / 8:.1f}", str(objects.max_objects), "0"]
@@ -192,19 +193,19 @@ class TestInstances:
     def test_overlaps_beyond_the_layers_are_told(self, tmp_path: Path) -> None:
         write_coco(tmp_path, [annotation(i) for i in range(4)])
         pack(open_coco(tmp_path), tmp_path / "out")
-        text = inspect(tmp_path / "out").to_text()
+        text = inspect(open_data(tmp_path / "out")).to_text()
         assert "train: 1 objects lie under more others than there are layers; 25 of their pixels" in text
         assert "no object in train: nucleus" in text
 
     def test_a_split_without_objects_is_shown(self, tmp_path: Path) -> None:
         write_coco(tmp_path, [])
         pack(open_coco(tmp_path), tmp_path / "out")
-        inspection = inspect(tmp_path / "out", out_png=tmp_path / "sheet.png")
+        inspection = inspect(open_data(tmp_path / "out"), out_png=tmp_path / "sheet.png")
         assert inspection.splits[0].objects_per_image == 0
         assert any(
             line.split() == ["train", "0", "0", "0.0", "0", "0", "-"] for line in inspection.to_text().split("\n")
         )
 
     def test_json_holds_the_objects(self, instance_shards: Path) -> None:
-        document = json.loads(inspect(instance_shards).to_json())
+        document = json.loads(inspect(open_data(instance_shards)).to_json())
         assert set(document["splits"][0]["objects"]) >= {"class_objects", "crowd_objects", "max_objects", "sides"}

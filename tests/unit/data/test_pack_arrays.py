@@ -15,6 +15,7 @@ from dist_seg.data.arrays import ArrayLayout, decode_npy
 from dist_seg.data.formats.folder import open_folder
 from dist_seg.data.manifest import Manifest, parse_manifest
 from dist_seg.data.merge import merge
+from dist_seg.data.opened import open_data
 from dist_seg.data.pack import pack
 from dist_seg.data.pack_append import append
 from dist_seg.data.pack_part import Part
@@ -216,7 +217,7 @@ def test_the_sheet_shows_an_array_by_its_first_three_channels(tmp_path: Path) ->
     values = np.zeros((20, 30, 4), np.uint16)
     values[:, :10, 0], values[:, 10:20, 1], values[:, 20:, 2] = 1000, 2000, 3000
     manifest: Manifest = pack(ArraySource([values] * 2), tmp_path).manifest
-    sheet = np.asarray(sample_sheet(open_storage(tmp_path), manifest, manifest.splits, 1))
+    sheet = np.asarray(sample_sheet(open_data(tmp_path), manifest.splits, 1))
     colors = {tuple(color) for color in sheet.reshape(-1, 3).tolist()}
     # The percentile that becomes white is the largest value of its bin.
     assert {(254, 0, 0), (0, 254, 0), (0, 0, 254)} <= colors

@@ -12,6 +12,7 @@ from dist_seg.data.annotations import ImageAnnotations, ObjectAnnotation
 from dist_seg.data.headers import UndecodableError
 from dist_seg.data.inspect import inspect
 from dist_seg.data.manifest import load_manifest
+from dist_seg.data.opened import open_data
 from dist_seg.data.sample_sheet import draw_annotations
 from dist_seg.rle import encode_masks
 from dist_seg.runtime.storage import open_storage
@@ -90,7 +91,7 @@ def test_a_mask_of_another_size_is_named() -> None:
 
 
 def test_the_sheet_of_instances_shows_outlines_of_their_classes(instance_shards: Path, tmp_path: Path) -> None:
-    inspect(instance_shards, out_png=tmp_path / "sheet.png", num_images=12)
+    inspect(open_data(instance_shards), out_png=tmp_path / "sheet.png", num_images=12)
     palette = load_manifest(open_storage(instance_shards)).palette
     with Image.open(tmp_path / "sheet.png") as sheet:
         counts = {color: count for count, color in sheet.convert("RGB").getcolors(2**20) or []}

@@ -12,6 +12,7 @@ import pytest
 
 from dist_seg.data.inspect import inspect
 from dist_seg.data.manifest import load_manifest
+from dist_seg.data.opened import open_data
 from dist_seg.data.sidecar import Sidecar
 from dist_seg.data.verify import verify
 from dist_seg.errors import DataError
@@ -160,7 +161,7 @@ def test_a_data_set_on_a_web_server_is_verified_and_inspected(shards: Path) -> N
         try:
             url = f"http://127.0.0.1:{server.server_port}"
             assert [problem.name for problem in verify(url)] == [f"{_SHARD}.tar"]
-            assert inspect(url).splits[0].num_samples == 24
+            assert inspect(open_data(url)).splits[0].num_samples == 24
         finally:
             server.shutdown()
             thread.join()

@@ -13,6 +13,7 @@ from dist_seg.data.formats import RawSample, SampleRef
 from dist_seg.data.formats.synthetic import draw_scene
 from dist_seg.data.inspection.trouble import Trouble, find_trouble
 from dist_seg.data.manifest import IGNORE_INDEX
+from dist_seg.data.opened import open_data
 from dist_seg.data.pack import pack
 from dist_seg.drawing import default_palette
 from dist_seg.runtime.streams import generator
@@ -76,7 +77,7 @@ def packed(folder: Path, scenes: Mapping[str, Scene], shard_bytes: int = 10_000_
 
 
 def trouble_of(folder: Path, scenes: Mapping[str, Scene]) -> Trouble:
-    return find_trouble(packed(folder, scenes))
+    return find_trouble(open_data(packed(folder, scenes)))
 
 
 def found(trouble: Trouble) -> dict[str, list[tuple[str, ...]]]:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from dist_seg.data.formats.camvid import CamvidSource
 from dist_seg.data.inspection.trouble import Trouble, find_trouble
+from dist_seg.data.opened import open_data
 from dist_seg.data.pack import pack
 
 from .scenes import cropped, found, jpeg, scaled
@@ -58,7 +59,7 @@ def planted(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
         Image.fromarray(_changed(image, change, is_mask=False)).save(root / "train" / f"{name}.jpg", quality=95)
         Image.fromarray(_changed(mask, change, is_mask=True)).save(root / "trainannot" / f"{name}.png")
     pack(CamvidSource(root=root), root / "packed", workers=2)
-    return originals, find_trouble(root / "packed", workers=2)
+    return originals, find_trouble(open_data(root / "packed"), workers=2)
 
 
 def test_at_least_18_of_20_copies_are_found(planted: tuple[dict[str, str], Trouble]) -> None:

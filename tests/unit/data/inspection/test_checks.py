@@ -23,8 +23,8 @@ from dist_seg.data.inspection.text import trouble_text
 from dist_seg.data.inspection.trouble import Trouble, find_trouble
 from dist_seg.data.inspection.workers import Workers
 from dist_seg.data.manifest import load_manifest
+from dist_seg.data.opened import open_data, shard_index
 from dist_seg.data.pack import pack
-from dist_seg.data.sample_sheet import shard_index
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import open_storage
 from tests.loader_cases import scene_sample, write_dataset
@@ -180,7 +180,7 @@ class TestObjects:
             tmp_path, [polygon(1, 2, 2, 1, 1), polygon(2, 5, 1, 1, 12), *(polygon(n, 8, 3, 6, 5) for n in (3, 4))]
         )
         pack(open_coco(tmp_path), tmp_path / "out")
-        trouble = find_trouble(tmp_path / "out")
+        trouble = find_trouble(open_data(tmp_path / "out"))
         assert _finding(trouble, "specks") == ("WARNING", 1)
         assert _finding(trouble, "slivers") == ("NOTE", 1)
         assert _finding(trouble, "twins") == ("WARNING", 1)
@@ -203,17 +203,17 @@ class TestObjects:
     def test_images_without_objects(self, tmp_path: Path) -> None:
         write_coco(tmp_path, [])
         pack(open_coco(tmp_path), tmp_path / "out")
-        assert _finding(find_trouble(tmp_path / "out"), "no_objects") == ("NOTE", 1)
+        assert _finding(find_trouble(open_data(tmp_path / "out")), "no_objects") == ("NOTE", 1)
 
     def test_good_instances_have_no_faults(self, instance_shards: Path) -> None:
-        trouble = find_trouble(instance_shards)
+        trouble = find_trouble(open_data(instance_shards))
         assert not [finding.kind for finding in trouble.findings if finding.severity > Severity.NOTE]
 
 
 class TestSamples:
     def test_any_number_of_workers_finds_the_same(self, synthetic_shards: Path) -> None:
-        one = find_trouble(synthetic_shards, workers=1)
-        assert find_trouble(synthetic_shards, workers=2) == one
+        one = find_trouble(open_data(synthetic_shards), workers=1)
+        assert find_trouble(open_data(synthetic_shards), workers=2) == one
         assert one.looked_at == {"train": (24, 24), "val": (8, 8)}
 
     def test_a_limit_is_kept_and_spread(self, synthetic_shards: Path) -> None:
@@ -224,17 +224,17 @@ class TestSamples:
             looked = look_at_samples(storage, manifest, manifest.splits, limit=6, workers=workers, progress=None)
         whole = every["train"].keys
         assert looked["train"].keys == whole[::4]
-        assert find_trouble(synthetic_shards, limit=6).looked_at == {"train": (6, 24), "val": (6, 8)}
+        assert find_trouble(open_data(synthetic_shards), limit=6).looked_at == {"train": (6, 24), "val": (6, 8)}
 
     def test_with_a_limit_of_0_nothing_is_decoded(self, tmp_path: Path) -> None:
         write_dataset(tmp_path, [replace(scene_sample(0), image=b"no picture")])
-        trouble = find_trouble(tmp_path, limit=0)
+        trouble = find_trouble(open_data(tmp_path), limit=0)
         assert trouble.looked_at == {"train": (0, 1)} and trouble.cooccurrence == {}
         assert not [finding for finding in trouble.findings if finding.kind == "unreadable"]
 
     def test_what_cannot_be_decoded_is_an_error_and_the_rest_is_looked_at(self, tmp_path: Path) -> None:
         write_dataset(tmp_path, [scene_sample(0), replace(scene_sample(1), image=b"no picture"), scene_sample(2)])
-        trouble = find_trouble(tmp_path)
+        trouble = find_trouble(open_data(tmp_path))
         assert _finding(trouble, "unreadable") == ("ERROR", 1)
         (example,) = trouble.findings[0].examples
         assert example.what == "image: neither a JPEG nor a PNG"
@@ -244,7 +244,7 @@ class TestSamples:
         self, synthetic_shards: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(decoded, "MAX_PIXELS", 96 * 128 - 1)
-        trouble = find_trouble(synthetic_shards, split="val")
+        trouble = find_trouble(open_data(synthetic_shards), split="val")
         assert _finding(trouble, "unreadable") == ("ERROR", 8)
         assert "128x96 pixels; no more than 12287" in trouble.findings[0].examples[0].what
 
@@ -253,7 +253,7 @@ class TestSamples:
         pack(scenes, tmp_path)
         storage = open_storage(tmp_path)
         manifest = load_manifest(storage)
-        trouble = find_trouble(tmp_path)
+        trouble = find_trouble(open_data(tmp_path))
         assert not [finding.kind for finding in trouble.findings if finding.severity > Severity.NOTE]
         labels = [scenes.load(sample).mask > 0 for sample in scenes.samples() if sample.split == "val"]
         present = np.array([label.any(axis=(1, 2)) for label in labels]).astype(int)
@@ -267,19 +267,19 @@ class TestSamples:
         data = bytearray((folder / "train-000000.tar").read_bytes())
         data[700] ^= 1
         (folder / "train-000000.tar").write_bytes(data)
-        trouble = find_trouble(folder)
+        trouble = find_trouble(open_data(folder))
         assert _finding(trouble, "unreadable") == ("ERROR", 1)
         assert "is damaged; run verify" in trouble.findings[0].examples[0].what
 
     def test_an_unknown_split_is_refused(self, synthetic_shards: Path) -> None:
         with pytest.raises(DataError, match="it has train, val"):
-            find_trouble(synthetic_shards, split="test")
+            find_trouble(open_data(synthetic_shards), split="test")
 
     def test_every_progress_comes_to_its_end(self, tmp_path: Path) -> None:
         scenes = {**_scenes(5), "val/copy": scene(2), "val/mirrored": (scene(1)[0][:, ::-1], scene(1)[1])}
         told: dict[str, list[tuple[int, int]]] = {"looking": [], "searching": [], "comparing": []}
         find_trouble(
-            packed(tmp_path, scenes),
+            open_data(packed(tmp_path, scenes)),
             looking=lambda done, total: told["looking"].append((done, total)),
             searching=lambda done, total: told["searching"].append((done, total)),
             comparing=lambda done, total: told["comparing"].append((done, total)),
@@ -353,10 +353,10 @@ class TestOutput:
         assert len(counts) == 6 and counts[0][0] == 17
 
     def test_suspects_are_drawn(self, trouble: tuple[Path, Trouble], tmp_path: Path) -> None:
-        assert save_suspects(trouble[0], trouble[1], tmp_path / "suspects.png")
+        assert save_suspects(open_data(trouble[0]), trouble[1], tmp_path / "suspects.png")
         with Image.open(tmp_path / "suspects.png") as sheet:
             assert sheet.width > 4 * 240 and sheet.height > 3 * 180
 
     def test_without_suspects_there_is_no_sheet(self, trouble: tuple[Path, Trouble], tmp_path: Path) -> None:
-        assert not save_suspects(trouble[0], replace(trouble[1], findings=()), tmp_path / "suspects.png")
+        assert not save_suspects(open_data(trouble[0]), replace(trouble[1], findings=()), tmp_path / "suspects.png")
         assert not (tmp_path / "suspects.png").exists()
