@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from dist_seg.commands.data import Bar, count_of, print_summary
+from dist_seg.commands.bar import Bar
+from dist_seg.commands.data import count_of, print_summary
 from dist_seg.data.formats.classes import read_classes
 from dist_seg.data.formats.folder import CLASSES_NAME
 from dist_seg.data.headers import MAX_PIXELS

@@ -5,7 +5,7 @@ import json
 from itertools import combinations
 from pathlib import Path
 
-from dist_seg.commands.data import Bar
+from dist_seg.commands.bar import Bar
 from dist_seg.data.inspect import SHEET_SUFFIXES, check_output, inspect
 from dist_seg.data.inspection.findings import Severity
 from dist_seg.data.inspection.suspect_sheet import save_suspects

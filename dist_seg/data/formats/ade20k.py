@@ -11,7 +11,7 @@ from pathlib import Path
 from dist_seg.data.formats import RawSample, SampleRef, check_classes
 from dist_seg.data.formats.classes import ClassTable, read_class_ids
 from dist_seg.data.formats.listing import pair_files, pair_ref, read_pair
-from dist_seg.data.headers import MAX_PIXELS
+from dist_seg.data.formats.raw_reading import RawReading
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
 from dist_seg.drawing import default_palette
 from dist_seg.errors import DataError
@@ -42,10 +42,7 @@ class Ade20kSource:
 
     root: Path
     classes: ClassTable
-    max_pixels: int = MAX_PIXELS
-    """Of a mask."""
-    skip_bad: bool = False
-    """An image without a mask, or a mask without an image, is a bad sample instead of an error."""
+    reading: RawReading = RawReading()
     notes: tuple[str, ...] = ()
     """What the user should see before packing."""
     ignore_index: int = IGNORE_INDEX
@@ -69,16 +66,17 @@ class Ade20kSource:
         refs = []
         for name in folders:
             images, masks = self.root / "images" / name, self.root / "annotations" / name
-            pairs, _ = pair_files(images, masks, keep_lone=self.skip_bad)
+            pairs, _ = pair_files(images, masks, keep_lone=self.reading.skip_bad)
             refs += [pair_ref(pair, _SPLITS[name]) for pair in pairs]
         return refs
 
     def load(self, sample: SampleRef) -> RawSample:
         image, mask_file = read_pair(sample)
-        return RawSample(image=image, mask=read_class_ids(mask_file, sample.mask_where, self.classes, self.max_pixels))
+        mask = read_class_ids(mask_file, sample.mask_where, self.classes, self.reading.max_pixels)
+        return RawSample(image=image, mask=mask)
 
 
-def open_ade20k(root: Path, *, max_pixels: int = MAX_PIXELS, skip_bad: bool = False) -> Ade20kSource:
+def open_ade20k(root: Path, *, reading: RawReading = RawReading()) -> Ade20kSource:
     """The data set below `root`, with the names in its `objectInfo150.txt` where there is one."""
     info = root / _INFO_NAME
     names = _read_names(info) if info.is_file() else ADE20K_NAMES
@@ -87,7 +85,7 @@ def open_ade20k(root: Path, *, max_pixels: int = MAX_PIXELS, skip_bad: bool = Fa
         names=names, palette=default_palette(_NUM_CLASSES), values={0: IGNORE_INDEX, **values}, numbered=True
     )
     notes = (f"classes from {info}",) if info.is_file() else ()
-    return Ade20kSource(root=root, classes=table, max_pixels=max_pixels, skip_bad=skip_bad, notes=notes)
+    return Ade20kSource(root=root, classes=table, reading=reading, notes=notes)
 
 
 def _read_names(info: Path) -> tuple[str, ...]:

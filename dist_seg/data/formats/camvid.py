@@ -11,7 +11,7 @@ from typing import ClassVar
 from dist_seg.data.formats import RawSample, SampleRef
 from dist_seg.data.formats.images import read_mask
 from dist_seg.data.formats.listing import pair_files, pair_ref, read_pair
-from dist_seg.data.headers import MAX_PIXELS
+from dist_seg.data.formats.raw_reading import RawReading
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
 from dist_seg.errors import DataError
 
@@ -26,10 +26,7 @@ class CamvidSource:
     root: Path
     dev_prefix: str = ""
     """Training images whose names begin with this become the split `dev`: `0006R0`, say, keeps a sequence apart."""
-    max_pixels: int = MAX_PIXELS
-    """Of a mask."""
-    skip_bad: bool = False
-    """An image without a mask, or a mask without an image, is a bad sample instead of an error."""
+    reading: RawReading = RawReading()
 
     class_names: ClassVar[tuple[str, ...]] = (
         *("sky", "building", "pole", "road", "pavement", "tree", "sign_symbol", "fence", "car"),
@@ -57,7 +54,7 @@ class CamvidSource:
         return refs
 
     def _split_samples(self, split: str) -> list[SampleRef]:
-        pairs, _ = pair_files(self.root / split, self._mask_folder(split), keep_lone=self.skip_bad)
+        pairs, _ = pair_files(self.root / split, self._mask_folder(split), keep_lone=self.reading.skip_bad)
         return [pair_ref(pair, "dev" if split == "train" and self._is_apart(pair.stem) else split) for pair in pairs]
 
     def _is_apart(self, stem: str) -> bool:
@@ -65,7 +62,7 @@ class CamvidSource:
 
     def load(self, sample: SampleRef) -> RawSample:
         image, mask_file = read_pair(sample)
-        raw = read_mask(mask_file, sample.mask_where, self.max_pixels)
+        raw = read_mask(mask_file, sample.mask_where, self.reading.max_pixels)
         if raw.is_color:
             raise DataError(f"{sample.mask_where}: a mask in colours; CamVid's masks here are grey class ids")
         mask = raw.values.copy()

@@ -18,7 +18,7 @@ from dist_seg.data.formats.classes import ClassTable
 from dist_seg.data.formats.images import read_mask
 from dist_seg.data.formats.instance_ids import IdRule, load_instance_ids
 from dist_seg.data.formats.listing import pair_files, pair_ref, read_pair
-from dist_seg.data.headers import MAX_PIXELS
+from dist_seg.data.formats.raw_reading import RawReading
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
 from dist_seg.errors import DataError
 
@@ -74,21 +74,18 @@ class CityscapesSource:
     """The masks of classes below `root`."""
 
     root: Path
-    max_pixels: int = MAX_PIXELS
-    """Of a mask."""
-    skip_bad: bool = False
-    """An image without a mask, or a mask without an image, is a bad sample instead of an error."""
+    reading: RawReading = RawReading()
 
     class_names: ClassVar[tuple[str, ...]] = _TABLE.names
     palette: ClassVar[tuple[Rgb, ...]] = _TABLE.palette
     ignore_index: ClassVar[int] = IGNORE_INDEX
 
     def samples(self) -> Sequence[SampleRef]:
-        return _samples(self.root, "_gtFine_labelIds", skip_bad=self.skip_bad)
+        return _samples(self.root, "_gtFine_labelIds", skip_bad=self.reading.skip_bad)
 
     def load(self, sample: SampleRef) -> RawSample:
         image, mask_file = read_pair(sample)
-        mask = read_mask(mask_file, sample.mask_where, self.max_pixels)
+        mask = read_mask(mask_file, sample.mask_where, self.reading.max_pixels)
         if mask.is_color:
             raise DataError(f"{sample.mask_where}: a mask in colours; Cityscapes' labelIds are grey label ids")
         labels = np.where(mask.values == _LICENSE_PLATE, _LICENSE_PLATE_IN_8_BITS, mask.values)
@@ -100,10 +97,7 @@ class CityscapesInstances:
     """The objects below `root`."""
 
     root: Path
-    max_pixels: int = MAX_PIXELS
-    """Of a mask."""
-    skip_bad: bool = False
-    """An image without a mask, or a mask without an image, is a bad sample instead of an error."""
+    reading: RawReading = RawReading()
 
     task: ClassVar[Literal["instance"]] = "instance"
     class_names: ClassVar[tuple[str, ...]] = tuple(name for name, _, _ in _OBJECTS)
@@ -112,10 +106,10 @@ class CityscapesInstances:
     ignore_index: ClassVar[int] = IGNORE_INDEX
 
     def samples(self) -> Sequence[SampleRef]:
-        return _samples(self.root, "_gtFine_instanceIds", skip_bad=self.skip_bad)
+        return _samples(self.root, "_gtFine_instanceIds", skip_bad=self.reading.skip_bad)
 
     def load(self, sample: SampleRef) -> RawInstances:
-        return load_instance_ids(sample, _RULE, _images(self.root), self.max_pixels)
+        return load_instance_ids(sample, _RULE, _images(self.root), self.reading.max_pixels)
 
 
 def _images(root: Path) -> Path:

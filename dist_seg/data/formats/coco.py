@@ -17,7 +17,7 @@ from dist_seg.data.formats.coco_objects import raw_object
 from dist_seg.data.formats.coco_splits import CocoSplit, found_splits, index_splits
 from dist_seg.data.formats.images import read_file
 from dist_seg.data.formats.listing import file_version, refuse_faults
-from dist_seg.data.headers import MAX_PIXELS
+from dist_seg.data.formats.raw_reading import RawReading
 from dist_seg.data.instances import RawObject
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
 from dist_seg.drawing import default_palette
@@ -34,11 +34,9 @@ class CocoSource:
     category_ids: tuple[int, ...]
     indexes: tuple[CocoIndex, ...] = field(repr=False)
     """Of each split's annotations. Not sent to worker processes: what a sample needs of them is its payload."""
-    max_pixels: int = MAX_PIXELS
-    """Of an image that annotations are for."""
-    skip_bad: bool = False
-    """Images that are annotated and not there or wrongly listed, annotations of no image, and ids that come again are
-    bad samples and annotations instead of an error."""
+    reading: RawReading = RawReading()
+    """Bad are images that are annotated and not there or wrongly listed, annotations of no image, and ids that come
+    again."""
 
     task: ClassVar[Literal["instance"]] = "instance"
     ignore_index: ClassVar[int] = IGNORE_INDEX
@@ -61,8 +59,8 @@ class CocoSource:
         info, entries = _read_entries(Path(sample.mask_where), payload)
         name, where = str(info["file_name"]), f"{sample.mask_where}: image {info['id']} ({info['file_name']})"
         height, width = _side(info, "height", where), _side(info, "width", where)
-        if height * width > self.max_pixels:
-            raise DataError(f"{where}: {width}x{height} pixels are more than the allowed {self.max_pixels}")
+        if height * width > self.reading.max_pixels:
+            raise DataError(f"{where}: {width}x{height} pixels are more than the allowed {self.reading.max_pixels}")
         classes = {category: index for index, category in enumerate(self.category_ids)}
         repeated = cast(Sequence[int], payload["repeated"])
         objects: list[RawObject] = []
@@ -85,7 +83,7 @@ class CocoSource:
         )
 
     def _split_samples(self, split: CocoSplit, index: CocoIndex) -> Iterator[SampleRef]:
-        if not self.skip_bad:
+        if not self.reading.skip_bad:
             repeated_ids = (f"{index.file}: annotations has the id {number} twice" for number in index.repeated)
             refuse_faults([*index.faults, *repeated_ids], "the file")
         for number, fault in enumerate(index.faults):
@@ -101,7 +99,7 @@ class CocoSource:
             for image in index.images():
                 path = split.images / image.file_name
                 there = path.is_file()
-                if not (there or self.skip_bad):
+                if not (there or self.reading.skip_bad):
                     raise DataError(_missing(image, path, split))
                 digest = _digest(data[begin:end] for begin, end in (image.span, *image.annotations))
                 num_bytes, version = file_version(path) if there else (1, "")
@@ -129,8 +127,7 @@ def open_coco(
     root: Path,
     splits: Sequence[tuple[str, Path, Path]] = (),
     *,
-    max_pixels: int = MAX_PIXELS,
-    skip_bad: bool = False,
+    reading: RawReading = RawReading(),
 ) -> CocoSource:
     """The data set below `root`, or the given splits: name, folder of images, annotation file, each.
 
@@ -148,8 +145,7 @@ def open_coco(
         class_names=names,
         category_ids=tuple(ids),
         indexes=indexes,
-        max_pixels=max_pixels,
-        skip_bad=skip_bad,
+        reading=reading,
     )
 
 

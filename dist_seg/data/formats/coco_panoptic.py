@@ -19,7 +19,7 @@ from dist_seg.data.formats.coco_index import CocoIndex, opened
 from dist_seg.data.formats.coco_splits import CocoSplit, found_splits, index_splits
 from dist_seg.data.formats.images import read_mask
 from dist_seg.data.formats.listing import Pair, fault_ref, leads_out, pair_ref, read_pair, refuse_faults
-from dist_seg.data.headers import MAX_PIXELS
+from dist_seg.data.formats.raw_reading import RawReading
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
 from dist_seg.drawing import default_palette
 from dist_seg.errors import DataError, UserError
@@ -40,10 +40,8 @@ class PanopticSource:
     """Class id of every category id."""
     indexes: tuple[CocoIndex, ...] = field(repr=False)
     """Of each split's annotations. Not sent to worker processes: what a sample needs of them is its payload."""
-    max_pixels: int = MAX_PIXELS
-    """Of a mask."""
-    skip_bad: bool = False
-    """Images and annotations that cannot be used are bad samples instead of an error."""
+    reading: RawReading = RawReading()
+    """Bad are images and annotations that cannot be used."""
     ignore_index: int = IGNORE_INDEX
 
     def __getstate__(self) -> dict[str, object]:
@@ -63,14 +61,14 @@ class PanopticSource:
             for ref, fault in self._split_samples(split, masks, index):
                 refs.append(ref)
                 faults += [fault] if fault else []
-        if not self.skip_bad:
+        if not self.reading.skip_bad:
             refuse_faults(faults, "the file")
         return refs
 
     def load(self, sample: SampleRef) -> RawSample:
         image, mask_file = read_pair(sample)
         segments = cast(Sequence[tuple[int, int]], json.loads(sample.payload))
-        mask = read_mask(mask_file, sample.mask_where, self.max_pixels)
+        mask = read_mask(mask_file, sample.mask_where, self.reading.max_pixels)
         if not mask.is_color:
             raise DataError(
                 f"{sample.mask_where}: not in colours; a panoptic PNG is RGB, its colours the segments' ids"
@@ -101,8 +99,7 @@ def open_coco_panoptic(
     parts: Sequence[tuple[str, Path, Path, Path]] = (),
     *,
     merge_things: bool = False,
-    max_pixels: int = MAX_PIXELS,
-    skip_bad: bool = False,
+    reading: RawReading = RawReading(),
 ) -> PanopticSource:
     """The data set below `root`, or the given parts: split, folder of images, annotation file, folder of PNGs, each.
 
@@ -129,8 +126,7 @@ def open_coco_panoptic(
         class_names=names,
         classes={**dict.fromkeys(things, 0), **{number: i for i, number in enumerate(kept, first)}},
         indexes=indexes,
-        max_pixels=max_pixels,
-        skip_bad=skip_bad,
+        reading=reading,
     )
 
 

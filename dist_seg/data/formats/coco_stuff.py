@@ -15,7 +15,7 @@ from dist_seg.data.formats.classes import ClassTable, read_class_ids, read_class
 from dist_seg.data.formats.coco_splits import check_split_names, images_of, split_name
 from dist_seg.data.formats.images import read_file
 from dist_seg.data.formats.listing import pair_files, pair_ref, read_pair
-from dist_seg.data.headers import MAX_PIXELS
+from dist_seg.data.formats.raw_reading import RawReading
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
 from dist_seg.drawing import default_palette
 from dist_seg.errors import DataError
@@ -69,10 +69,7 @@ class CocoStuffSource:
 
     parts: tuple[CocoStuffPart, ...]
     classes: ClassTable
-    max_pixels: int = MAX_PIXELS
-    """Of a mask."""
-    skip_bad: bool = False
-    """An image without a mask, or a mask without an image, is a bad sample instead of an error."""
+    reading: RawReading = RawReading()
     notes: tuple[str, ...] = ()
     """What the user should see before packing."""
     ignore_index: int = IGNORE_INDEX
@@ -89,13 +86,13 @@ class CocoStuffSource:
         version = self.classes.version
         refs = []
         for part in self.parts:
-            pairs, _ = pair_files(part.images, part.masks, keep_lone=self.skip_bad)
+            pairs, _ = pair_files(part.images, part.masks, keep_lone=self.reading.skip_bad)
             refs += [pair_ref(pair, part.name, version) for pair in pairs]
         return refs
 
     def load(self, sample: SampleRef) -> RawSample:
         image, mask_file = read_pair(sample)
-        mask = read_class_ids(mask_file, sample.mask_where, self.classes, self.max_pixels)
+        mask = read_class_ids(mask_file, sample.mask_where, self.classes, self.reading.max_pixels)
         return RawSample(image=image, mask=mask)
 
 
@@ -105,8 +102,7 @@ def open_coco_stuff(
     *,
     numbering: Numbering,
     categories: Path | None = None,
-    max_pixels: int = MAX_PIXELS,
-    skip_bad: bool = False,
+    reading: RawReading = RawReading(),
 ) -> CocoStuffSource:
     """The data set below `root`, or the given parts: split, folder of images, folder of masks, each.
 
@@ -119,8 +115,7 @@ def open_coco_stuff(
     return CocoStuffSource(
         parts=tuple(found or _found_parts(root)),
         classes=_table(names, numbering, str(categories)),
-        max_pixels=max_pixels,
-        skip_bad=skip_bad,
+        reading=reading,
         notes=(note,),
     )
 

@@ -12,8 +12,8 @@ from dist_seg.data.formats import RawSample, SampleRef
 from dist_seg.data.formats.classes import ClassTable, found_classes, mask_numbers, read_classes, read_colors
 from dist_seg.data.formats.images import read_file, read_mask
 from dist_seg.data.formats.listing import Pair, pair_files, pair_ref, read_pair
-from dist_seg.data.formats.splitting import Division, divide
-from dist_seg.data.headers import MAX_PIXELS
+from dist_seg.data.formats.raw_reading import RawReading
+from dist_seg.data.formats.splitting import Dividing, Division, divide
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
 from dist_seg.errors import DataError
 
@@ -28,8 +28,7 @@ class FolderSource:
     masks: Path
     classes: ClassTable
     division: Division
-    max_pixels: int = MAX_PIXELS
-    skip_bad: bool = False
+    reading: RawReading = RawReading()
     notes: tuple[str, ...] = field(default=())
     """What the user should see before packing: where the classes come from, which files are passed over."""
     ignore_index: int = IGNORE_INDEX
@@ -43,13 +42,13 @@ class FolderSource:
         return self.classes.palette
 
     def samples(self) -> Sequence[SampleRef]:
-        pairs, _ = pair_files(self.images, self.masks, keep_lone=self.skip_bad)
+        pairs, _ = pair_files(self.images, self.masks, keep_lone=self.reading.skip_bad)
         splits = self.division.splits([pair.stem for pair in pairs])
         return [pair_ref(pair, split, self.classes.version) for pair, split in zip(pairs, splits, strict=True)]
 
     def load(self, sample: SampleRef) -> RawSample:
         image, mask_file = read_pair(sample)
-        mask = read_mask(mask_file, sample.mask_where, self.max_pixels)
+        mask = read_mask(mask_file, sample.mask_where, self.reading.max_pixels)
         return RawSample(image=image, mask=self.classes.class_ids(mask, sample.mask_where))
 
 
@@ -59,22 +58,18 @@ def open_folder(
     *,
     classes: Path | None = None,
     colors: Path | None = None,
-    val: float | None = None,
-    group_by: str | None = None,
-    split: str | None = None,
-    max_pixels: int = MAX_PIXELS,
-    skip_bad: bool = False,
+    dividing: Dividing = Dividing(),
+    reading: RawReading = RawReading(),
     progress: Callable[[int, int], None] | None = None,
 ) -> FolderSource:
     """The data set in two folders. Files are paired here; masks are read only where no file tells the classes.
 
     classes, colors: text files; None takes `classes.txt` and `colors.txt` from the masks' folder, or beside it or the
-    images' folder, where there are any. val, group_by, split: see `divide`. skip_bad: an image without a mask and a
-    mask without an image are bad samples instead of an error. `progress` is told masks read and in all. Raises
-    `UserError` for options that would have no effect.
+    images' folder, where there are any. `progress` is told masks read and in all. Raises `UserError` for options that
+    would have no effect.
     """
-    pairs, others = pair_files(images, masks, keep_lone=skip_bad)
-    division = divide(images, [pair.stem for pair in pairs], val=val, group_by=group_by, split=split)
+    pairs, others = pair_files(images, masks, keep_lone=reading.skip_bad)
+    division = divide(images, [pair.stem for pair in pairs], dividing)
     classes = classes or file_beside(images, masks, CLASSES_NAME)
     colors = colors or file_beside(images, masks, _COLORS_NAME)
     notes = []
@@ -82,11 +77,11 @@ def open_folder(
         table = read_colors(colors, read_classes(classes) if classes else None)
     elif classes:
         table = read_classes(classes)
-        if table.is_unnumbered_pair and _numbers_found(pairs, max_pixels, progress)[0] == {0, IGNORE_INDEX}:
+        if table.is_unnumbered_pair and _numbers_found(pairs, reading.max_pixels, progress)[0] == {0, IGNORE_INDEX}:
             table = replace(table, values={0: 0, IGNORE_INDEX: 1})
             notes.append(f"the masks hold 0 and 255 only: 255 is {table.names[1]}")
     else:
-        numbers, palette = _numbers_found(pairs, max_pixels, progress)
+        numbers, palette = _numbers_found(pairs, reading.max_pixels, progress)
         table = found_classes(sorted(numbers), palette, str(masks))
         listed = (f"{value} {table.names[i]}" for value, i in sorted(table.values.items()) if i != IGNORE_INDEX)
         notes.append(f"no {CLASSES_NAME}: classes found in the masks, by their numbers: {', '.join(listed)}")
@@ -99,8 +94,7 @@ def open_folder(
         masks=masks,
         classes=table,
         division=division,
-        max_pixels=max_pixels,
-        skip_bad=skip_bad,
+        reading=reading,
         notes=tuple(notes),
     )
 

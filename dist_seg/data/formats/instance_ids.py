@@ -18,8 +18,8 @@ from dist_seg.data.formats.classes import read_classes
 from dist_seg.data.formats.folder import CLASSES_NAME, file_beside
 from dist_seg.data.formats.images import read_mask
 from dist_seg.data.formats.listing import pair_files, pair_ref, read_pair
-from dist_seg.data.formats.splitting import Division, divide
-from dist_seg.data.headers import MAX_PIXELS
+from dist_seg.data.formats.raw_reading import RawReading
+from dist_seg.data.formats.splitting import Dividing, Division, divide
 from dist_seg.data.instances import RawObject
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
 from dist_seg.drawing import default_palette
@@ -78,8 +78,7 @@ class InstanceIdSource:
     category_ids: tuple[int, ...]
     rule: IdRule
     division: Division
-    max_pixels: int = MAX_PIXELS
-    skip_bad: bool = False
+    reading: RawReading = RawReading()
     notes: tuple[str, ...] = ()
     """What the user should see before packing."""
 
@@ -91,13 +90,13 @@ class InstanceIdSource:
         return default_palette(len(self.class_names) + 1)[1:]  # the first is the background's
 
     def samples(self) -> Sequence[SampleRef]:
-        pairs, _ = pair_files(self.images, self.masks, keep_lone=self.skip_bad)
+        pairs, _ = pair_files(self.images, self.masks, keep_lone=self.reading.skip_bad)
         splits = self.division.splits([pair.stem for pair in pairs])
         version = hashlib.sha256(repr(self.rule).encode()).hexdigest()[:16]
         return [pair_ref(pair, split, version) for pair, split in zip(pairs, splits, strict=True)]
 
     def load(self, sample: SampleRef) -> RawInstances:
-        return load_instance_ids(sample, self.rule, self.images, self.max_pixels)
+        return load_instance_ids(sample, self.rule, self.images, self.reading.max_pixels)
 
 
 def load_instance_ids(sample: SampleRef, rule: IdRule, images: Path, max_pixels: int) -> RawInstances:
@@ -127,21 +126,17 @@ def open_instance_ids(
     *,
     classes: Path | None = None,
     divisor: int | None = None,
-    val: float | None = None,
-    group_by: str | None = None,
-    split: str | None = None,
-    max_pixels: int = MAX_PIXELS,
-    skip_bad: bool = False,
+    dividing: Dividing = Dividing(),
+    reading: RawReading = RawReading(),
 ) -> InstanceIdSource:
     """The data set in two folders. Masks are read when they are packed.
 
     classes: a text file; None takes a `classes.txt` from the masks' folder, or beside it or the images' folder, where
     there is one. Without `divisor` it holds one name at most; with it, which needs one, the classes by their numbers.
-    val, group_by, split: see `divide`. skip_bad: an image without a mask and a mask without an image are bad samples
-    instead of an error. Raises `UserError` for options that do not go together.
+    Raises `UserError` for options that do not go together.
     """
-    pairs, others = pair_files(images, masks, keep_lone=skip_bad)
-    division = divide(images, [pair.stem for pair in pairs], val=val, group_by=group_by, split=split)
+    pairs, others = pair_files(images, masks, keep_lone=reading.skip_bad)
+    division = divide(images, [pair.stem for pair in pairs], dividing)
     classes = classes or file_beside(images, masks, CLASSES_NAME)
     names: tuple[str, ...] = (_ONE_CLASS,)
     numbers: tuple[int, ...] = (1,)
@@ -165,8 +160,7 @@ def open_instance_ids(
         category_ids=numbers,
         rule=rule,
         division=division,
-        max_pixels=max_pixels,
-        skip_bad=skip_bad,
+        reading=reading,
         notes=tuple(notes),
     )
 

@@ -18,8 +18,8 @@ from dist_seg.data.formats.classes import grey_values, read_classes
 from dist_seg.data.formats.folder import CLASSES_NAME, file_beside
 from dist_seg.data.formats.images import read_file, read_mask
 from dist_seg.data.formats.listing import check_no_fault, fault_ref, file_version, files_by_stem, named
-from dist_seg.data.formats.splitting import Division, divide
-from dist_seg.data.headers import MAX_PIXELS
+from dist_seg.data.formats.raw_reading import RawReading
+from dist_seg.data.formats.splitting import Dividing, Division, divide
 from dist_seg.data.label_layers import PRESENT
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
 from dist_seg.drawing import default_palette
@@ -37,8 +37,7 @@ class LabelFolders:
     division: Division
     unknown: int | None
     missing_is_absent: bool
-    max_pixels: int = MAX_PIXELS
-    skip_bad: bool = False
+    reading: RawReading = RawReading()
     notes: tuple[str, ...] = ()
     """What the user should see before packing."""
     task: ClassVar[Literal["multilabel"]] = "multilabel"
@@ -46,7 +45,7 @@ class LabelFolders:
 
     def samples(self) -> Sequence[SampleRef]:
         files = _files(self.images, self.masks, self.class_names, may_be_empty=self.missing_is_absent)
-        _check_complete(files, missing_is_absent=self.missing_is_absent, skip_bad=self.skip_bad)
+        _check_complete(files, missing_is_absent=self.missing_is_absent, skip_bad=self.reading.skip_bad)
         splits = self.division.splits(list(files.images))
         of_lone = self.division.split if self.division.split in splits else splits[0]
         refs = [self._ref(stem, files, split) for stem, split in zip(files.images, splits, strict=True)]
@@ -76,7 +75,7 @@ class LabelFolders:
 
     def _layer(self, file: str) -> NDArray[np.uint8]:
         """(H, W) of 0, 1 and 255."""
-        values = grey_values(read_mask(read_file(Path(file)), file, self.max_pixels), file)
+        values = grey_values(read_mask(read_file(Path(file)), file, self.reading.max_pixels), file)
         known = np.ones_like(values, bool) if self.unknown is None else values != self.unknown
         numbers = np.unique(values[known & (values != 0)]).tolist()
         if len(numbers) > 1 or not set(numbers) <= {1, 255}:
@@ -109,18 +108,14 @@ def open_label_folders(
     classes: Path | None = None,
     unknown: int | None = None,
     missing_is_absent: bool = False,
-    val: float | None = None,
-    group_by: str | None = None,
-    split: str | None = None,
-    max_pixels: int = MAX_PIXELS,
-    skip_bad: bool = False,
+    dividing: Dividing = Dividing(),
+    reading: RawReading = RawReading(),
 ) -> LabelFolders:
     """The data set in a folder of images and one of a folder for every class.
 
     classes: a text file of the classes, which are the names of the folders, in the order wanted; None takes
     `classes.txt` in or beside the masks' folder, or the folders by their names. unknown: the number of pixels that are
-    neither. missing_is_absent: an image without a mask of some class does not show it; else that is an error. val,
-    group_by, split: see `divide`.
+    neither. missing_is_absent: an image without a mask of some class does not show it; else that is an error.
     """
     if unknown is not None and not 0 <= unknown <= 255:
         raise UserError(f"--unknown {unknown}: give the number of pixels that are not known, from 0 to 255")
@@ -136,7 +131,7 @@ def open_label_folders(
         notes.append(f"folders that are no classes and passed over: {', '.join(others)}")
     check_classes(names, str(masks))
     files = _files(images, masks, names, may_be_empty=missing_is_absent)
-    _check_complete(files, missing_is_absent=missing_is_absent, skip_bad=skip_bad)
+    _check_complete(files, missing_is_absent=missing_is_absent, skip_bad=reading.skip_bad)
     if missing_is_absent:
         empty = [name for name, of_class in files.masks.items() if not of_class]
         notes += [f"{files.folders[name]} holds no masks: no image is taken to show the class" for name in empty]
@@ -147,11 +142,10 @@ def open_label_folders(
         masks=masks,
         class_names=names,
         palette=default_palette(len(names) + 1)[1:],
-        division=divide(images, list(files.images), val=val, group_by=group_by, split=split),
+        division=divide(images, list(files.images), dividing),
         unknown=unknown,
         missing_is_absent=missing_is_absent,
-        max_pixels=max_pixels,
-        skip_bad=skip_bad,
+        reading=reading,
         notes=tuple(notes),
     )
 

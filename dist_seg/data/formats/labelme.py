@@ -15,8 +15,8 @@ from dist_seg.data.formats.classes import IGNORED_NAMES, text_lines
 from dist_seg.data.formats.images import IMAGE_SUFFIXES, check_image, read_file
 from dist_seg.data.formats.labelme_shapes import LabelmeFile, draw_shapes, embedded_image, read_labelme
 from dist_seg.data.formats.listing import check_no_fault, fault_ref, file_version, files_below, refuse_faults
-from dist_seg.data.formats.splitting import divide
-from dist_seg.data.headers import MAX_PIXELS
+from dist_seg.data.formats.raw_reading import RawReading
+from dist_seg.data.formats.splitting import Dividing, divide
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
 from dist_seg.drawing import default_palette
 from dist_seg.errors import DataError
@@ -59,11 +59,8 @@ class LabelmeSource:
     listed: tuple[tuple[str, Listed], ...] = field(repr=False)
     """Every file with its split. Not sent to worker processes, which need none of them."""
     classes: LabelmeClasses
-    max_pixels: int = MAX_PIXELS
-    """Of an image."""
-    skip_bad: bool = False
-    """An image without a file, a file without an image, and one that is none of LabelMe's are bad samples instead of an
-    error."""
+    reading: RawReading = RawReading()
+    """Bad are an image without a file, a file without an image, and one that is none of LabelMe's."""
     notes: tuple[str, ...] = ()
     """What the user should see before packing."""
     ignore_index: int = IGNORE_INDEX
@@ -80,21 +77,21 @@ class LabelmeSource:
         return default_palette(len(self.class_names))
 
     def samples(self) -> Sequence[SampleRef]:
-        if not self.skip_bad:
+        if not self.reading.skip_bad:
             refuse_faults([item.fault for _, item in self.listed if item.fault], "the files")
         return [self._sample(split, item) for split, item in self.listed]
 
     def load(self, sample: SampleRef) -> RawSample:
         check_no_fault(sample)
-        file = read_labelme(Path(sample.mask_where))
-        if file.height * file.width > self.max_pixels:
+        file, max_pixels = read_labelme(Path(sample.mask_where)), self.reading.max_pixels
+        if file.height * file.width > max_pixels:
             raise DataError(
-                f"{sample.mask_where}: {file.width}x{file.height} pixels are more than the allowed {self.max_pixels}"
+                f"{sample.mask_where}: {file.width}x{file.height} pixels are more than the allowed {max_pixels}"
             )
         data = file.image_data
         image = read_file(Path(sample.where)) if data is None else embedded_image(data, sample.mask_where)
         if not (file.height and file.width):
-            upright = check_image(image, sample.where, self.max_pixels)
+            upright = check_image(image, sample.where, max_pixels)
             file = replace(file, height=file.height or upright.height, width=file.width or upright.width)
         classes = self.classes
         return RawSample(image=image, mask=draw_shapes(file, classes.ids, classes.unlabelled, sample.mask_where))
@@ -119,11 +116,8 @@ def open_labelme(
     *,
     classes: Path | None = None,
     unlabelled: Unlabelled = "background",
-    val: float | None = None,
-    group_by: str | None = None,
-    split: str | None = None,
-    max_pixels: int = MAX_PIXELS,
-    skip_bad: bool = False,
+    dividing: Dividing = Dividing(),
+    reading: RawReading = RawReading(),
     apart_from: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LabelmeSource:
@@ -131,9 +125,8 @@ def open_labelme(
 
     classes: a text file with a label a line, in the order of the ids; None takes `labels.txt` or `classes.txt` from
     `root` or beside it, else the labels found, sorted. unlabelled: whether pixels under no shape are a class of their
-    own (`_background_`, the first unless the file has it elsewhere) or ignored. val, group_by, split: see `divide`.
-    apart_from: a folder below `root` that is not entered. `progress` is told files read and in all. Raises `DataError`
-    for a folder without files.
+    own (`_background_`, the first unless the file has it elsewhere) or ignored. apart_from: a folder below
+    `root` that is not entered. `progress` is told files read and in all. Raises `DataError` for a folder without files.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
@@ -144,7 +137,7 @@ def open_labelme(
     listed, labels = _read_all(root, files, progress)
     listed += _lone_images(root, paths, listed)
     stems = [item.stem for item in listed]
-    splits = divide(root, stems, val=val, group_by=group_by, split=split).splits(stems)
+    splits = divide(root, stems, dividing).splits(stems)
     classes = classes or _labels_file(root)
     if not (classes or labels):
         refuse_faults([item.fault for item in listed if item.fault], "the files")
@@ -155,8 +148,7 @@ def open_labelme(
     return LabelmeSource(
         listed=tuple(zip(splits, listed, strict=True)),
         classes=table,
-        max_pixels=max_pixels,
-        skip_bad=skip_bad,
+        reading=reading,
         notes=(f"classes from {classes}" if classes else found,),
     )
 

@@ -15,6 +15,20 @@ _SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Dividing:
+    """How samples become splits, where the folders do not say it."""
+
+    val: float | None = None
+    """Share of the images for the split `val`, 0 for none; None takes 0.1 where the folder is not divided and `split`
+    is `train`."""
+    group_by: str | None = None
+    """Regular expression on an image's path below the folder of images without its suffix (below the splits' folders,
+    where there are such, whose division is then checked); images with the same match stay together."""
+    split: str | None = None
+    """Name of the split of all the rest, `train` where it is None."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Division:
     """Made by `divide`."""
 
@@ -39,29 +53,18 @@ class Division:
         return ["val" if group in chosen else self.split for group in groups]
 
 
-def divide(
-    images: Path,
-    stems: Sequence[str],
-    *,
-    val: float | None = None,
-    group_by: str | None = None,
-    split: str | None = None,
-) -> Division:
+def divide(images: Path, stems: Sequence[str], dividing: Dividing = Dividing()) -> Division:
     """How the images below a folder, of these stems, are divided.
 
     They are divided already where all lie in sub-folders named after splits (train, training, val, valid,
     validation, test, testing, with or without a year) and there are at least two of these.
 
-    val: share of the images for the split `val`, 0 for none; None takes 0.1 where the folder is not divided and `split`
-    is `train`. group_by: regular expression on an image's path below `images` without its suffix (below the splits'
-    folders, where there are such, whose division is then checked); images with the same match stay together. split:
-    name of the split of all the rest, `train` where it is None. Raises `UserError` for options that would have no
-    effect, `DataError` where some images lie in such sub-folders and others beside them, unless `val` or `split` says
-    what all are to be, and what `Division.splits` raises.
+    Raises `UserError` for options that would have no effect, `DataError` where some images lie in such sub-folders and
+    others beside them, unless `val` or `split` says what all are to be, and what `Division.splits` raises.
     """
     folders = _split_folders(stems)
     beside = [stem for stem in stems if _split_of_folder(stem) is None] if folders else []
-    if beside and val is None and split is None:
+    if beside and dividing.val is None and dividing.split is None:
         more = f" and {len(beside) - 1} more" if len(beside) > 1 else ""
         raise DataError(
             f"{images}: {' and '.join(folders)} hold the splits, but {beside[0]}{more} lies beside them; move it into "
@@ -69,8 +72,10 @@ def divide(
         )
     if beside:
         folders = []
-    share = _share_for_validation(images, folders, val, group_by, split)
-    division = Division(by_folders=bool(folders), val=share, group_by=group_by, split=split or "train")
+    share = _share_for_validation(images, folders, dividing)
+    division = Division(
+        by_folders=bool(folders), val=share, group_by=dividing.group_by, split=dividing.split or "train"
+    )
     division.splits(stems)
     return division
 
@@ -133,10 +138,9 @@ def _place(group: str) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
-def _share_for_validation(
-    images: Path, divided: Sequence[str], val: float | None, group_by: str | None, split: str | None
-) -> float:
+def _share_for_validation(images: Path, divided: Sequence[str], dividing: Dividing) -> float:
     """What `val` stands for. Raises `UserError` where it and the other options do not go together."""
+    val, group_by, split = dividing.val, dividing.group_by, dividing.split
     if divided and (val or split is not None):
         given = "a share for validation (--val)" if val else "a name for the split (--split)"
         raise UserError(

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from dist_seg.data.formats import RawSample, SampleRef
 from dist_seg.data.formats.listing import fault_ref, pair_ref, read_pair, refuse_faults
-from dist_seg.data.formats.splitting import divide
+from dist_seg.data.formats.raw_reading import RawReading
+from dist_seg.data.formats.splitting import Dividing, divide
 from dist_seg.data.formats.voc_labels import VocClasses, read_voc_classes, voc_classes
 from dist_seg.data.formats.voc_lists import LISTS_NAME, ListedPair, read_list, voc_files
-from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
 from dist_seg.errors import DataError, UserError
 
@@ -30,10 +30,8 @@ class VocSource:
     listed: tuple[tuple[str, ListedPair], ...] = field(repr=False)
     """Every line of the lists with its split. Not sent to worker processes, which need none of them."""
     classes: VocClasses
-    max_pixels: int = MAX_PIXELS
-    """Of a mask."""
-    skip_bad: bool = False
-    """A line whose image or mask is missing, or that comes twice, is a bad sample instead of an error."""
+    reading: RawReading = RawReading()
+    """Bad is a line whose image or mask is missing, or that comes twice."""
     notes: tuple[str, ...] = ()
     """What the user should see before packing."""
     ignore_index: int = IGNORE_INDEX
@@ -50,7 +48,7 @@ class VocSource:
         return self.classes.numbers.palette
 
     def samples(self) -> Sequence[SampleRef]:
-        if not self.skip_bad:
+        if not self.reading.skip_bad:
             refuse_faults([line.fault for _, line in self.listed if line.fault], "the list")
         version = self.classes.version
         return [
@@ -60,7 +58,8 @@ class VocSource:
 
     def load(self, sample: SampleRef) -> RawSample:
         image, mask_file = read_pair(sample)
-        return RawSample(image=image, mask=self.classes.class_ids(mask_file, sample.mask_where, self.max_pixels))
+        mask = self.classes.class_ids(mask_file, sample.mask_where, self.reading.max_pixels)
+        return RawSample(image=image, mask=mask)
 
 
 def open_voc(
@@ -69,25 +68,22 @@ def open_voc(
     *,
     masks: str = MASKS_NAME,
     classes: Path | None = None,
-    val: float | None = None,
-    group_by: str | None = None,
-    split: str | None = None,
-    max_pixels: int = MAX_PIXELS,
-    skip_bad: bool = False,
+    dividing: Dividing = Dividing(),
+    reading: RawReading = RawReading(),
 ) -> VocSource:
     """The data set below `root`.
 
     parts: the name of a split and of its list in `ImageSets/Segmentation/` each; none takes the lists called train and
     val. masks: the folder of masks below `root`. classes: see `read_voc_classes`; None takes `labelmap.txt` where there
-    is one, else VOC's. val, group_by, split: of a data set with one list that is not named after a split (CVAT's
-    `default.txt`), see `divide`. Raises `DataError` naming what is missing, and `UserError` for options without effect.
+    is one, else VOC's. dividing: of a data set with one list that is not named after a split (CVAT's `default.txt`).
+    Raises `DataError` naming what is missing, and `UserError` for options without effect.
     """
     files = voc_files(root, masks)
     lists = {path.stem: path for path in sorted((root / LISTS_NAME).glob("*.txt"))}
     chosen = _chosen(root / LISTS_NAME, lists, parts)
     notes: list[str] = []
     if chosen:
-        if val is not None or group_by is not None or split is not None:
+        if dividing != Dividing():
             raise UserError(
                 f"{root}: its lists say which image is in which split, so that --val, --group-by and --split have no "
                 "effect; leave them out"
@@ -101,7 +97,7 @@ def open_voc(
         (only,) = lists.values()
         lines = read_list(only, files)
         stems = [line.pair.stem for line in lines]
-        division = divide(only, stems, val=val, group_by=group_by, split=split)
+        division = divide(only, stems, dividing)
         listed = list(zip(division.splits(stems), lines, strict=True))
     if classes is None and (root / _LABEL_MAP_NAME).is_file():
         classes = root / _LABEL_MAP_NAME
@@ -109,8 +105,7 @@ def open_voc(
     return VocSource(
         listed=tuple(listed),
         classes=read_voc_classes(classes) if classes else voc_classes(),
-        max_pixels=max_pixels,
-        skip_bad=skip_bad,
+        reading=reading,
         notes=tuple(notes),
     )
 

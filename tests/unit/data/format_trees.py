@@ -22,6 +22,7 @@ from dist_seg.data.formats.coco_panoptic import open_coco_panoptic
 from dist_seg.data.formats.coco_stuff import open_coco_stuff
 from dist_seg.data.formats.folder import open_folder
 from dist_seg.data.formats.labelme import open_labelme
+from dist_seg.data.formats.splitting import Dividing
 from dist_seg.data.formats.voc import open_voc
 
 from .raw_data import write_image
@@ -65,7 +66,7 @@ def _folder(root: Path, samples: Samples) -> Source:
         sample.write(root / "images", stem)
         write_image(root / "masks" / f"{stem}.png", sample.ids)
     (root / "classes.txt").write_text("\n".join(f"c{i}" for i in range(9)))
-    return open_folder(root / "images", root / "masks", val=0.0)
+    return open_folder(root / "images", root / "masks", dividing=Dividing(val=0.0))
 
 
 def _folder_of_colors(root: Path, samples: Samples) -> Source:
@@ -75,7 +76,7 @@ def _folder_of_colors(root: Path, samples: Samples) -> Source:
     names = {**{i: f"c{i}" for i in range(9)}, 255: "void"}
     lines = (f"{' '.join(map(str, _COLORS[i]))} {name}" for i, name in names.items())
     (root / "colors.txt").write_text("\n".join(lines))
-    return open_folder(root / "images", root / "masks", val=0.0)
+    return open_folder(root / "images", root / "masks", dividing=Dividing(val=0.0))
 
 
 def _camvid(root: Path, samples: Samples) -> Source:
@@ -178,7 +179,7 @@ def _labelme(root: Path, samples: Samples) -> Source:
         document = {"shapes": shapes, "imagePath": name, "imageData": data, **size}
         (root / f"{stem}.json").write_text(json.dumps(document))
     (root / "labels.txt").write_text("__ignore__\n" + "\n".join(f"c{i}" for i in range(9)))
-    return open_labelme(root, unlabelled="ignore", val=0.0)
+    return open_labelme(root, unlabelled="ignore", dividing=Dividing(val=0.0))
 
 
 @dataclass(frozen=True)

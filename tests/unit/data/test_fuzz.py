@@ -15,6 +15,8 @@ from PIL import Image, ImageOps
 
 from dist_seg.data.decode import decode_image, decode_mask
 from dist_seg.data.formats.folder import open_folder
+from dist_seg.data.formats.raw_reading import RawReading
+from dist_seg.data.formats.splitting import Dividing
 from dist_seg.data.manifest import Manifest
 from dist_seg.data.pack import PackResult, pack
 from dist_seg.data.plan import TrainPlan
@@ -74,7 +76,7 @@ def mutants(
     """The raw folder, its stems, and what packing with `--skip-bad` made of them, into `out` below it."""
     root = tmp_path_factory.mktemp("mutants")
     stems = write_mutants(root, request.param)
-    source = open_folder(root / "images", root / "masks", val=0.0, skip_bad=True)
+    source = open_folder(root / "images", root / "masks", dividing=Dividing(val=0.0), reading=RawReading(skip_bad=True))
     return root, stems, pack(source, root / "out", skip_bad=True, shard_bytes=200_000)
 
 

@@ -14,6 +14,7 @@ from dist_seg.data.annotations import ImageAnnotations
 from dist_seg.data.decode import decode_instances
 from dist_seg.data.formats import RawInstances, RawSample, SampleRef
 from dist_seg.data.formats.coco import open_coco
+from dist_seg.data.formats.raw_reading import RawReading
 from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticSource
 from dist_seg.data.instances import RawObject
 from dist_seg.data.manifest import ObjectCounts, load_manifest
@@ -195,8 +196,9 @@ def test_a_real_data_set_is_read_back_object_by_object(shared_data: Path, tmp_pa
 
 def test_annotations_left_out_are_refused_again_without_leave(tmp_path: Path) -> None:
     write_coco(tmp_path, [annotation(1), annotation(2, bbox=[0, 0, 0, 0])])
-    pack(open_coco(tmp_path, skip_bad=True), tmp_path / "out", skip_bad=True)
-    assert pack(open_coco(tmp_path, skip_bad=True), tmp_path / "out", skip_bad=True).written_shards == 0
+    lenient = RawReading(skip_bad=True)
+    pack(open_coco(tmp_path, reading=lenient), tmp_path / "out", skip_bad=True)
+    assert pack(open_coco(tmp_path, reading=lenient), tmp_path / "out", skip_bad=True).written_shards == 0
     with pytest.raises(DataError, match=r"annotation 2 of 1\.jpg"):
         pack(open_coco(tmp_path), tmp_path / "out")
 

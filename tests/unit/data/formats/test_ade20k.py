@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dist_seg.data.formats.ade20k import ADE20K_NAMES, open_ade20k
+from dist_seg.data.formats.raw_reading import RawReading
 from dist_seg.data.pack import pack
 from dist_seg.errors import DataError
 
@@ -92,7 +93,7 @@ def test_a_lone_image_is_named_or_left_out(tmp_path: Path) -> None:
     write_image(tmp_path / "images/training/b.jpg", picture(2, 3))
     with pytest.raises(DataError, match=r"no mask in .*annotations/training for .*b\.jpg"):
         open_ade20k(tmp_path).samples()
-    result = pack(open_ade20k(tmp_path, skip_bad=True), tmp_path / "out", skip_bad=True)
+    result = pack(open_ade20k(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", skip_bad=True)
     assert [str(refusal) for refusal in result.skipped] == [f"{tmp_path / 'images/training/b.jpg'}: has no mask"]
 
 
@@ -104,7 +105,7 @@ def test_a_mask_in_colours_is_refused(tmp_path: Path) -> None:
 
 def test_the_limit_of_pixels_holds_for_masks(tmp_path: Path) -> None:
     _write(tmp_path, np.ones((2, 3), np.uint8))
-    source = open_ade20k(tmp_path, max_pixels=5)
+    source = open_ade20k(tmp_path, reading=RawReading(max_pixels=5))
     with pytest.raises(DataError, match=r"\.png: 3x2 pixels are more than the allowed 5"):
         source.load(source.samples()[0])
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from dist_seg.data.formats.camvid import CamvidSource
+from dist_seg.data.formats.raw_reading import RawReading
 from dist_seg.errors import DataError
 
 from ..raw_data import picture
@@ -43,7 +44,7 @@ def test_a_sequence_may_be_kept_apart(tmp_path: Path) -> None:
 
 def test_the_limit_of_pixels_holds_for_masks_too(tmp_path: Path) -> None:
     _write(tmp_path, "train", "a", [[0, 1, 2]])
-    source = CamvidSource(root=tmp_path, max_pixels=2)
+    source = CamvidSource(root=tmp_path, reading=RawReading(max_pixels=2))
     with pytest.raises(DataError, match=r"trainannot/a\.png: 3x1 pixels are more than the allowed 2"):
         source.load(source.samples()[0])
 
@@ -54,7 +55,7 @@ def test_an_image_without_a_mask_is_named_or_a_bad_sample(tmp_path: Path) -> Non
     (tmp_path / "trainannot" / "b.png").unlink()
     with pytest.raises(DataError, match=r"no mask in .*trainannot for .*train/b\.png"):
         CamvidSource(root=tmp_path).samples()
-    source = CamvidSource(root=tmp_path, skip_bad=True)
+    source = CamvidSource(root=tmp_path, reading=RawReading(skip_bad=True))
     with pytest.raises(DataError, match=r"train/b\.png: has no mask"):
         source.load(source.samples()[1])
 

@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dist_seg.data.formats.cityscapes import CityscapesInstances, CityscapesSource
+from dist_seg.data.formats.raw_reading import RawReading
 from dist_seg.data.pack import pack
 from dist_seg.errors import DataError
 
@@ -86,14 +87,14 @@ def test_an_image_without_labels_is_named_or_left_out(tmp_path: Path) -> None:
     mask.unlink()
     with pytest.raises(DataError, match=r"no mask in .*gtFine/train for .*bremen_1_leftImg8bit\.png"):
         CityscapesSource(root=tmp_path).samples()
-    result = pack(CityscapesSource(root=tmp_path, skip_bad=True), tmp_path / "out", skip_bad=True)
+    result = pack(CityscapesSource(root=tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", skip_bad=True)
     (refusal,) = result.skipped
     assert "bremen_1_leftImg8bit.png: has no mask" in refusal.reason
 
 
 def test_the_limit_of_pixels_holds_for_masks(tmp_path: Path) -> None:
     _write(tmp_path, np.full((3, 4), 7, np.uint8))
-    source = CityscapesSource(root=tmp_path, max_pixels=11)
+    source = CityscapesSource(root=tmp_path, reading=RawReading(max_pixels=11))
     with pytest.raises(DataError, match=r"labelIds\.png: 4x3 pixels are more than the allowed 11"):
         source.load(source.samples()[0])
 

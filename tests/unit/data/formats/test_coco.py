@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 
 from dist_seg.data.formats import RawInstances
 from dist_seg.data.formats.coco import open_coco
+from dist_seg.data.formats.raw_reading import RawReading
 from dist_seg.data.instances import RawObject
 from dist_seg.data.pack import PackResult, pack
 from dist_seg.errors import DataError
@@ -25,7 +26,7 @@ from ..raw_data import encoded, picture
 
 
 def _load(root: Path, *, skip_bad: bool = False) -> list[RawInstances]:
-    source = open_coco(root, skip_bad=skip_bad)
+    source = open_coco(root, reading=RawReading(skip_bad=skip_bad))
     worker = pickle.loads(pickle.dumps(source))
     return [worker.load(sample) for sample in source.samples()]
 
@@ -203,7 +204,7 @@ class TestDataSet:
 
     def test_a_file_that_changes_while_it_is_packed_is_no_bad_sample(self, tmp_path: Path) -> None:
         file = write_coco(tmp_path, [annotation(1)])
-        source = open_coco(tmp_path, skip_bad=True)
+        source = open_coco(tmp_path, reading=RawReading(skip_bad=True))
         (sample,) = source.samples()
         file.write_text(file.read_text().replace("25.0", "26.0"))
         with pytest.raises(StorageError, match=r"instances_train2017\.json: was changed while it was being packed"):
@@ -257,7 +258,7 @@ class TestBadAnnotations:
     def test_is_left_out_and_counted_if_allowed(self, tmp_path: Path, kind: str) -> None:
         changes, _ = _BAD_ANNOTATIONS[kind]
         write_coco(tmp_path, [annotation(1), annotation(5, **changes)])
-        result = pack(open_coco(tmp_path, skip_bad=True), tmp_path / "out", skip_bad=True)
+        result = pack(open_coco(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", skip_bad=True)
         (left_out,) = result.skipped_annotations
         assert f"instances_train2017.json: annotation {changes.get('id', 5)} of 1.jpg: " in left_out
         counts = result.manifest.splits["train"].objects
@@ -276,7 +277,7 @@ class TestBadAnnotations:
 
 
 def _packed_leaving_out(root: Path) -> PackResult:
-    return pack(open_coco(root, skip_bad=True), root / "out", skip_bad=True)
+    return pack(open_coco(root, reading=RawReading(skip_bad=True)), root / "out", skip_bad=True)
 
 
 class TestBadImages:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dist_seg.data.formats.coco_panoptic import PanopticSource, open_coco_panoptic
+from dist_seg.data.formats.raw_reading import RawReading
 from dist_seg.data.pack import pack
 from dist_seg.errors import DataError, UserError
 
@@ -105,7 +106,7 @@ class TestMasks:
     def test_the_limit_of_pixels_holds_for_masks(self, tmp_path: Path) -> None:
         _write(tmp_path)
         with pytest.raises(DataError, match=r"1\.png: 3x2 pixels are more than the allowed 5"):
-            _mask(open_coco_panoptic(tmp_path, max_pixels=5))
+            _mask(open_coco_panoptic(tmp_path, reading=RawReading(max_pixels=5)))
 
 
 class TestDataSet:
@@ -133,7 +134,7 @@ class TestDataSet:
         _write(tmp_path, [*annotations, _annotation(2)], images=images)
         with pytest.raises(DataError, match=r"panoptic_train2017\.json: .*" + message + r"(?s:.*)\(--skip-bad\)"):
             open_coco_panoptic(tmp_path).samples()
-        result = pack(open_coco_panoptic(tmp_path, skip_bad=True), tmp_path / "out", skip_bad=True)
+        result = pack(open_coco_panoptic(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", skip_bad=True)
         (refusal,) = result.skipped
         assert re.search(message, refusal.reason) and "has no mask" not in refusal.reason
 

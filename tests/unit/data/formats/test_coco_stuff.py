@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dist_seg.data.formats.coco_stuff import COCO_STUFF_LABELS, CocoStuffSource, Numbering, open_coco_stuff
+from dist_seg.data.formats.raw_reading import RawReading
 from dist_seg.data.pack import pack
 from dist_seg.errors import DataError
 
@@ -132,14 +133,14 @@ class TestDataSet:
         write_image(tmp_path / "images/train2017/2.jpg", picture(2, 3))
         with pytest.raises(DataError, match=r"no mask in .*annotations/train2017 for .*2\.jpg"):
             open_coco_stuff(tmp_path, numbering="category-ids").samples()
-        source = open_coco_stuff(tmp_path, numbering="category-ids", skip_bad=True)
+        source = open_coco_stuff(tmp_path, numbering="category-ids", reading=RawReading(skip_bad=True))
         result = pack(source, tmp_path / "out", skip_bad=True)
         assert [str(refusal) for refusal in result.skipped] == [f"{tmp_path / 'images/train2017/2.jpg'}: has no mask"]
 
     def test_the_limit_of_pixels_holds_for_masks(self, tmp_path: Path) -> None:
         _write(tmp_path, np.ones((2, 3), np.uint8))
         with pytest.raises(DataError, match=r"1\.png: 3x2 pixels are more than the allowed 5"):
-            _mask(open_coco_stuff(tmp_path, numbering="category-ids", max_pixels=5))
+            _mask(open_coco_stuff(tmp_path, numbering="category-ids", reading=RawReading(max_pixels=5)))
 
     def test_the_other_numbering_is_another_version_of_the_samples(self, tmp_path: Path) -> None:
         _write(tmp_path, np.ones((2, 3), np.uint8))

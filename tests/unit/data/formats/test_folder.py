@@ -9,14 +9,16 @@ import pytest
 from PIL import Image
 
 from dist_seg.data.formats.folder import FolderSource, open_folder
+from dist_seg.data.formats.raw_reading import RawReading
+from dist_seg.data.formats.splitting import Dividing
 from dist_seg.data.pack import pack
 from dist_seg.errors import DataError, UserError
 
 from ..raw_data import picture, write_pair
 
 
-def _open(root: Path, **options: object) -> FolderSource:
-    return open_folder(root / "images", root / "masks", **{"val": 0.0, **options})  # type: ignore[arg-type]
+def _open(root: Path, *, dividing: Dividing = Dividing(val=0.0), **options: object) -> FolderSource:
+    return open_folder(root / "images", root / "masks", dividing=dividing, **options)  # type: ignore[arg-type]
 
 
 def _splits(source: FolderSource) -> dict[str, str]:
@@ -50,7 +52,7 @@ def test_classes_file_is_found_beside_the_masks(tmp_path: Path) -> None:
 def test_masks_inside_the_images_folder_are_no_images(tmp_path: Path) -> None:
     write_pair(tmp_path, "a")
     shutil.move(tmp_path / "masks", tmp_path / "images" / "masks")
-    source = open_folder(tmp_path / "images", tmp_path / "images" / "masks", val=0)
+    source = open_folder(tmp_path / "images", tmp_path / "images" / "masks", dividing=Dividing(val=0))
     assert [ref.key for ref in source.samples()] == ["a"]
 
 
@@ -175,7 +177,7 @@ def test_a_coloured_mask_among_grey_ones_is_left_out_and_counted(tmp_path: Path)
     write_pair(tmp_path, "b", np.array([[0, 1]], np.uint8))
     with pytest.raises(DataError, match=r"masks/a\.png: a mask in colours"):
         pack(_open(tmp_path), tmp_path / "out")
-    result = pack(_open(tmp_path, skip_bad=True), tmp_path / "out", skip_bad=True)
+    result = pack(_open(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", skip_bad=True)
     split = result.manifest.splits["train"]
     assert (result.manifest.class_names, split.num_samples, split.skipped_samples) == (("class_0", "class_1"), 1, 1)
 
@@ -185,7 +187,7 @@ def test_a_missing_mask_and_a_missing_image_are_left_out_and_counted(tmp_path: P
         write_pair(tmp_path, stem)
     (tmp_path / "masks" / "b.png").unlink()
     (tmp_path / "images" / "c.jpg").unlink()
-    result = pack(_open(tmp_path, skip_bad=True), tmp_path / "out", skip_bad=True)
+    result = pack(_open(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", skip_bad=True)
     assert (result.manifest.splits["train"].num_samples, result.manifest.splits["train"].skipped_samples) == (1, 2)
     reasons = sorted(refusal.reason for refusal in result.skipped)
     assert reasons == [f"{tmp_path}/images/b.jpg: has no mask", f"{tmp_path}/masks/c.png: a mask that has no image"]
@@ -195,7 +197,7 @@ def test_names_that_never_match_are_no_bad_samples(tmp_path: Path) -> None:
     write_pair(tmp_path, "a")
     (tmp_path / "masks" / "a.png").rename(tmp_path / "masks" / "a_mask.png")
     with pytest.raises(DataError, match="its image's name up to the suffix"):
-        _open(tmp_path, skip_bad=True)
+        _open(tmp_path, reading=RawReading(skip_bad=True))
 
 
 def test_a_mask_of_too_large_numbers_is_named(tmp_path: Path) -> None:
@@ -222,7 +224,7 @@ def test_a_group_is_never_on_both_sides(tmp_path: Path) -> None:
     stems = [f"slide{slide}_{i}" for slide in range(10) for i in range(3)]
     for stem in stems:
         write_pair(tmp_path, stem, np.zeros((2, 2), np.uint8))
-    splits = _splits(_open(tmp_path, val=0.2, group_by=r"^(slide\d+)_"))
+    splits = _splits(_open(tmp_path, dividing=Dividing(val=0.2, group_by=r"^(slide\d+)_")))
     by_group = {stem.split("_")[0]: {splits[s] for s in stems if s.startswith(stem.split("_")[0])} for stem in stems}
     assert all(len(found) == 1 for found in by_group.values())
     assert 0 < list(splits.values()).count("val") <= 15
@@ -232,65 +234,65 @@ def test_a_single_group_shows_before_packing(tmp_path: Path) -> None:
     write_pair(tmp_path, "slide1_a")
     write_pair(tmp_path, "slide1_b")
     with pytest.raises(DataError, match="one group"):
-        _open(tmp_path, val=0.5, group_by=r"^(slide\d+)_")
+        _open(tmp_path, dividing=Dividing(val=0.5, group_by=r"^(slide\d+)_"))
 
 
 def test_sub_folders_named_after_splits_are_the_splits(tmp_path: Path) -> None:
     for stem in ("train/a", "train/b", "val/a"):
         write_pair(tmp_path, stem)
-    assert _splits(_open(tmp_path, val=None)) == {"train/a": "train", "train/b": "train", "val/a": "val"}
+    assert _splits(_open(tmp_path, dividing=Dividing())) == {"train/a": "train", "train/b": "train", "val/a": "val"}
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("dividing", "message"),
     [
-        ({"val": 0.1}, r"divided into train, val already.*\(--val\) has no effect"),
-        ({"split": "test"}, r"divided into train, val already.*\(--split\) has no effect"),
+        (Dividing(val=0.1), r"divided into train, val already.*\(--val\) has no effect"),
+        (Dividing(val=0.0, split="test"), r"divided into train, val already.*\(--split\) has no effect"),
     ],
 )
 def test_options_that_divided_folders_leave_without_effect_are_refused(
-    tmp_path: Path, options: dict[str, object], message: str
+    tmp_path: Path, dividing: Dividing, message: str
 ) -> None:
     for stem in ("train/a", "val/b"):
         write_pair(tmp_path, stem)
     with pytest.raises(UserError, match=message):
-        _open(tmp_path, **options)
+        _open(tmp_path, dividing=dividing)
 
 
 def test_groups_of_divided_folders_are_checked(tmp_path: Path) -> None:
     for stem in ("train/slide1_a", "train/slide2_a", "val/slide3_a"):
         write_pair(tmp_path, stem)
-    by_slide = {"val": None, "group_by": r"^(.*)_"}
-    assert set(_splits(_open(tmp_path, **by_slide)).values()) == {"train", "val"}
+    by_slide = Dividing(group_by=r"^(.*)_")
+    assert set(_splits(_open(tmp_path, dividing=by_slide)).values()) == {"train", "val"}
     write_pair(tmp_path, "val/slide2_b")
     with pytest.raises(DataError, match="group 'slide2' has samples in train and in val"):
-        _open(tmp_path, **by_slide)
+        _open(tmp_path, dividing=by_slide)
 
 
 def test_groups_without_a_share_are_refused(tmp_path: Path) -> None:
     write_pair(tmp_path, "slide1_a")
-    for options in ({"val": 0.0}, {"val": None, "split": "test"}):
+    for dividing in (Dividing(val=0.0, group_by="^(slide"), Dividing(split="test", group_by="^(slide")):
         with pytest.raises(UserError, match=r"--group-by '\^\(slide' has no effect.*give --val"):
-            _open(tmp_path, group_by="^(slide", **options)
+            _open(tmp_path, dividing=dividing)
 
 
 def test_a_rest_that_is_called_val_beside_a_share_is_refused(tmp_path: Path) -> None:
     write_pair(tmp_path, "a")
     with pytest.raises(UserError, match=r"--split val and --val 0\.1 would both be called val"):
-        _open(tmp_path, val=0.1, split="val")
-    assert _splits(_open(tmp_path, val=None, split="val")) == {"a": "val"}
+        _open(tmp_path, dividing=Dividing(val=0.1, split="val"))
+    assert _splits(_open(tmp_path, dividing=Dividing(split="val"))) == {"a": "val"}
 
 
 def test_a_tenth_is_for_validation_unless_said_otherwise(tmp_path: Path) -> None:
     for i in range(60):
         write_pair(tmp_path, f"{i}", np.zeros((2, 2), np.uint8))
-    assert 2 <= list(_splits(_open(tmp_path, val=None)).values()).count("val") <= 12
-    assert set(_splits(_open(tmp_path, val=None, split="test")).values()) == {"test"}
+    assert 2 <= list(_splits(_open(tmp_path, dividing=Dividing())).values()).count("val") <= 12
+    assert set(_splits(_open(tmp_path, dividing=Dividing(split="test"))).values()) == {"test"}
 
 
 def test_the_only_split_may_be_named(tmp_path: Path) -> None:
     write_pair(tmp_path, "a")
-    assert _splits(_open(tmp_path, split="test")) == {"a": "test"}
+    assert _splits(_open(tmp_path, dividing=Dividing(val=0.0, split="test"))) == {"a": "test"}
 
 
 def test_links_in_a_circle_and_broken_ones(tmp_path: Path) -> None:
@@ -307,7 +309,7 @@ def test_links_in_a_circle_and_broken_ones(tmp_path: Path) -> None:
 def test_file_names_that_are_no_utf8(tmp_path: Path) -> None:
     for stem in ("caf\udce9", "b"):
         write_pair(tmp_path, stem)
-    result = pack(_open(tmp_path, val=0.5), tmp_path / "out")
+    result = pack(_open(tmp_path, dividing=Dividing(val=0.5)), tmp_path / "out")
     assert sum(split.num_samples for split in result.manifest.splits.values()) == 2
 
 

@@ -9,6 +9,8 @@ from PIL import Image
 
 from dist_seg.data.formats.cityscapes import CityscapesInstances
 from dist_seg.data.formats.instance_ids import InstanceIdSource, open_instance_ids
+from dist_seg.data.formats.raw_reading import RawReading
+from dist_seg.data.formats.splitting import Dividing
 from dist_seg.data.manifest import load_manifest
 from dist_seg.data.pack import pack
 from dist_seg.errors import DataError, UserError
@@ -35,10 +37,12 @@ def _write(root: Path, stem: str, ids: NDArray[np.generic], image_suffix: str = 
         Image.fromarray(array).save(path)
 
 
-def _open(root: Path, classes: str | None = None, **options: object) -> InstanceIdSource:
+def _open(
+    root: Path, classes: str | None = None, *, dividing: Dividing = Dividing(val=0.0), **options: object
+) -> InstanceIdSource:
     if classes is not None:
         (root / "classes.txt").write_text(classes)
-    return open_instance_ids(root / "images", root / "masks", **{"val": 0.0, **options})  # type: ignore[arg-type]
+    return open_instance_ids(root / "images", root / "masks", dividing=dividing, **options)  # type: ignore[arg-type]
 
 
 def _objects(source: InstanceIdSource | CityscapesInstances) -> list[tuple[int, int, bool]]:
@@ -140,7 +144,7 @@ def test_a_lone_image_may_be_left_out_and_is_counted(tmp_path: Path) -> None:
     (tmp_path / "masks" / "b.png").unlink()
     with pytest.raises(DataError, match=r"no mask in .* for .*b\.png"):
         _open(tmp_path)
-    result = pack(_open(tmp_path, skip_bad=True), tmp_path / "out", skip_bad=True)
+    result = pack(_open(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", skip_bad=True)
     assert [str(refusal) for refusal in result.skipped] == [f"{tmp_path / 'images' / 'b.png'}: has no mask"]
 
 
@@ -148,7 +152,7 @@ def test_groups_stay_on_one_side(tmp_path: Path) -> None:
     for slide in range(6):
         for tile in range(3):
             _write(tmp_path, f"slide{slide}_{tile}", _ids(1))
-    source = _open(tmp_path, val=0.4, group_by=r"^(slide\d)_")
+    source = _open(tmp_path, dividing=Dividing(val=0.4, group_by=r"^(slide\d)_"))
     sides = {(sample.key.split("_")[0], sample.split) for sample in source.samples()}
     assert len(sides) == 6
     assert {split for _, split in sides} == {"train", "val"}

@@ -15,6 +15,8 @@ from PIL import Image, ImageDraw
 
 from dist_seg.data.formats.labelme import LabelmeSource, open_labelme
 from dist_seg.data.formats.labelme_shapes import LabelmeFile, Shape, draw_shapes
+from dist_seg.data.formats.raw_reading import RawReading
+from dist_seg.data.formats.splitting import Dividing
 from dist_seg.data.pack import pack
 from dist_seg.errors import DataError
 
@@ -50,8 +52,8 @@ def _write(root: Path, stem: str, *shapes: Entry, image: bool = True, **changes:
     return file
 
 
-def _open(root: Path, **options: object) -> LabelmeSource:
-    return open_labelme(root, **{"val": 0.0, **options})  # type: ignore[arg-type]
+def _open(root: Path, *, dividing: Dividing = Dividing(val=0.0), **options: object) -> LabelmeSource:
+    return open_labelme(root, dividing=dividing, **options)  # type: ignore[arg-type]
 
 
 def _mask(source: LabelmeSource) -> NDArray[np.integer]:
@@ -166,7 +168,7 @@ class TestShapes:
         _write(tmp_path, "b", _shape())
         with pytest.raises(DataError, match=r"a\.json: .*" + message):
             pack(_open(tmp_path), tmp_path / "out")
-        result = pack(_open(tmp_path, skip_bad=True), tmp_path / "out", skip_bad=True)
+        result = pack(_open(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", skip_bad=True)
         assert [refusal.key for refusal in result.skipped] == ["a"]
         assert result.manifest.splits["train"].num_samples == 1
 
@@ -301,7 +303,7 @@ class TestImages:
         file.write_text(json.dumps({**document, **size}))
         assert pack(_open(tmp_path), tmp_path / "out").manifest.splits["train"].class_pixels == (564, 36)
         with pytest.raises(DataError, match=r"20x30 pixels are more than the allowed 599"):
-            _mask(_open(tmp_path, max_pixels=599, apart_from=tmp_path / "out"))
+            _mask(_open(tmp_path, reading=RawReading(max_pixels=599), apart_from=tmp_path / "out"))
 
     def test_the_limit_of_pixels_is_checked_before_drawing(self, tmp_path: Path) -> None:
         _write(tmp_path, "a", _shape(), imageHeight=10**6, imageWidth=10**6)
@@ -314,7 +316,7 @@ class TestDataSet:
         for group in "abcdef":
             for number in range(3):
                 _write(tmp_path, f"{group}_{number}", _shape())
-        samples = open_labelme(tmp_path, val=0.4, group_by="^(.)_").samples()
+        samples = open_labelme(tmp_path, dividing=Dividing(val=0.4, group_by="^(.)_")).samples()
         sides = {(sample.key[0], sample.split) for sample in samples}
         assert len(sides) == 6 and {split for _, split in sides} == {"train", "val"}
 
@@ -355,7 +357,7 @@ class TestDataSet:
             _write(tmp_path, stem, _shape())
         with pytest.raises(DataError, match=message + r"(?s:.*)\(--skip-bad\)"):
             _open(tmp_path).samples()
-        result = pack(_open(tmp_path, skip_bad=True), tmp_path / "out", skip_bad=True)
+        result = pack(_open(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", skip_bad=True)
         (refusal,) = result.skipped
         assert re.search(message, refusal.reason)
 
@@ -395,7 +397,7 @@ class TestDataSet:
         write_image(tmp_path / "lone.jpg", picture())
         with pytest.raises(DataError, match=r"lone\.jpg: no JSON file is of this image(?s:.*)\(--skip-bad\)"):
             _open(tmp_path).samples()
-        result = pack(_open(tmp_path, skip_bad=True), tmp_path / "out", skip_bad=True)
+        result = pack(_open(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", skip_bad=True)
         (refusal,) = result.skipped
         assert str(refusal) == f"{tmp_path / 'lone.jpg'}: no JSON file is of this image"
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_seg.data.formats.splitting import check_divided_groups, divide, group_names, validation_groups
+from dist_seg.data.formats.splitting import Dividing, check_divided_groups, divide, group_names, validation_groups
 from dist_seg.errors import DataError, UserError
 
 _groups = st.lists(st.text("abcdefg", min_size=1, max_size=2), min_size=2, max_size=200).filter(
@@ -110,7 +110,7 @@ def test_folders_named_after_splits_are_these(folders: list[str], splits: list[s
 def test_other_folders_are_no_division(folders: list[str]) -> None:
     stems = [f"{folder}/{number}" for folder in folders for number in range(40)]
     assert set(divide(Path("images"), stems).splits(stems)) == {"train", "val"}
-    assert set(divide(Path("images"), stems, val=0).splits(stems)) == {"train"}
+    assert set(divide(Path("images"), stems, Dividing(val=0)).splits(stems)) == {"train"}
 
 
 @pytest.mark.parametrize("stray", ["stray", "extra/stray", "train"])
@@ -121,5 +121,5 @@ def test_an_image_beside_the_splits_is_refused_by_name(stray: str) -> None:
         divide(Path("images"), stems)
     with pytest.raises(DataError, match=rf"but {stray} and 1 more lies beside"):
         divide(Path("images"), [*stems, "other"])
-    assert set(divide(Path("images"), stems, split="test").splits(stems)) == {"test"}
-    assert set(divide(Path("images"), stems, val=0.5).splits(stems)) == {"train", "val"}
+    assert set(divide(Path("images"), stems, Dividing(split="test")).splits(stems)) == {"test"}
+    assert set(divide(Path("images"), stems, Dividing(val=0.5)).splits(stems)) == {"train", "val"}

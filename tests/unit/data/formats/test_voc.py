@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from dist_seg.data.formats.raw_reading import RawReading
+from dist_seg.data.formats.splitting import Dividing
 from dist_seg.data.formats.voc import VocSource, open_voc
 from dist_seg.data.formats.voc_labels import VOC_NAMES, voc_classes, voc_colors
 from dist_seg.data.pack import pack
@@ -138,17 +140,17 @@ class TestLists:
         for stem in stems:
             _write(tmp_path, stem)
         _lists(tmp_path, default=stems)
-        splits = _splits(open_voc(tmp_path, val=0.4, group_by="^(.)_"))
+        splits = _splits(open_voc(tmp_path, dividing=Dividing(val=0.4, group_by="^(.)_")))
         assert set(splits) == {"train", "val"}
         groups = {split: {key[0] for key in keys} for split, keys in splits.items()}
         assert not groups["train"] & groups["val"] and len(groups["train"] | groups["val"]) == 6
-        assert _splits(open_voc(tmp_path, split="test")) == {"test": stems}
+        assert _splits(open_voc(tmp_path, dividing=Dividing(split="test"))) == {"test": stems}
 
     def test_dividing_what_is_divided_is_refused(self, tmp_path: Path) -> None:
         _write(tmp_path, "a")
         _lists(tmp_path, train=["a"])
         with pytest.raises(UserError, match=r"--val, --group-by and --split have no effect"):
-            open_voc(tmp_path, val=0.1)
+            open_voc(tmp_path, dividing=Dividing(val=0.1))
 
     @pytest.mark.parametrize(
         ("lines", "message"),
@@ -166,7 +168,7 @@ class TestLists:
         _lists(tmp_path, train=lines)
         with pytest.raises(DataError, match=message + r"(?s:.*)\(--skip-bad\)"):
             open_voc(tmp_path).samples()
-        result = pack(open_voc(tmp_path, skip_bad=True), tmp_path / "out", skip_bad=True)
+        result = pack(open_voc(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", skip_bad=True)
         assert result.manifest.splits["train"].num_samples == 1
         (refusal,) = result.skipped
         assert re.search(message, refusal.reason) and "has no mask" not in refusal.reason
