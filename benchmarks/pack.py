@@ -34,7 +34,7 @@ from dist_seg.data.formats.images import check_image, encode_mask, read_mask
 from dist_seg.data.formats.listing import read_pair
 from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.data.pack import pack
-from dist_seg.data.pack_shard import checked_class_ids, encode_sample
+from dist_seg.data.pack_sample import checked_class_ids, encode_sample
 from dist_seg.data.png import value_counts
 from dist_seg.data.sidecar import crc32c
 

@@ -13,7 +13,7 @@ from dist_seg.data.formats.coco import open_coco
 from dist_seg.data.formats.images import MAX_PIXELS
 from dist_seg.data.instances import RawObject, encode_instances
 from dist_seg.data.objects import ImageObjects
-from dist_seg.data.pack_shard import encode_instance_sample
+from dist_seg.data.pack_sample import encode_instance_sample
 from dist_seg.data.shards import EncodedMembers
 from dist_seg.rle import encode_masks
 from tests.loader_cases import scene_sample

@@ -14,7 +14,8 @@ from dist_seg.data.decode import decode_mask
 from dist_seg.data.formats.images import check_image
 from dist_seg.data.formats.listing import files_below
 from dist_seg.data.headers import MAX_PIXELS, UndecodableError, check_pair
-from dist_seg.data.pack_shard import Refusal, checked_class_ids
+from dist_seg.data.pack_sample import checked_class_ids
+from dist_seg.data.pack_shard import Refusal
 from dist_seg.data.png import value_counts
 from dist_seg.data.sidecar import Member, SampleEntry, crc32c
 from dist_seg.data.tar_headers import TarWalk, cut_name, member_fault

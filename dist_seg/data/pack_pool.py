@@ -16,7 +16,8 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 
 from dist_seg.data.formats import AnySource
-from dist_seg.data.pack_shard import MAX_REFUSALS, ImageKind, PackedShard, Refusal, RefusedSamplesError, pack_shard
+from dist_seg.data.image_kind import ImageKind
+from dist_seg.data.pack_shard import MAX_REFUSALS, PackedShard, Refusal, RefusedSamplesError, pack_shard
 from dist_seg.data.shard_plan import ShardJob
 from dist_seg.errors import DataError, UserError
 

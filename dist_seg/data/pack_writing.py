@@ -9,11 +9,12 @@ from dist_seg.data.arrays import ArrayLayout
 from dist_seg.data.channel_statistics import channel_statistics
 from dist_seg.data.formats import AnySource, is_instances, task_of
 from dist_seg.data.headers import MAX_PIXELS
+from dist_seg.data.image_kind import PICTURES, ImageKind
 from dist_seg.data.manifest import ChannelStatistics, Manifest, Split
 from dist_seg.data.object_counts import object_counts
 from dist_seg.data.pack_pool import pack_shards
 from dist_seg.data.pack_records import Options
-from dist_seg.data.pack_shard import PICTURES, ImageKind, PackedShard
+from dist_seg.data.pack_shard import PackedShard
 from dist_seg.data.pack_state import PackState
 from dist_seg.data.shard_plan import ShardJob
 from dist_seg.errors import DataError, UserError

@@ -13,13 +13,13 @@ from PIL import Image
 
 from dist_seg.data.arrays import ArrayLayout, decode_npy
 from dist_seg.data.formats.folder import open_folder
+from dist_seg.data.image_kind import find_kind
 from dist_seg.data.manifest import Manifest, parse_manifest
 from dist_seg.data.merge import merge
 from dist_seg.data.opened import open_data
 from dist_seg.data.pack import pack
 from dist_seg.data.pack_append import append
 from dist_seg.data.pack_part import Part
-from dist_seg.data.pack_shard import find_kind
 from dist_seg.data.reader import BadSampleError, ShardReader
 from dist_seg.data.sample_sheet import sample_sheet
 from dist_seg.data.verify import verify
@@ -146,7 +146,7 @@ def test_an_image_too_long_for_a_shard_s_index_is_refused_unless_it_is_shrunk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     most = 128 + 20 * 30 * 5 * 2  # stands for 4 GiB
-    monkeypatch.setattr("dist_seg.data.pack_shard.MAX_MEMBER_BYTES", most)
+    monkeypatch.setattr("dist_seg.data.pack_sample.MAX_MEMBER_BYTES", most)
     source = ArraySource([*[_USUAL] * 3, noise("uint16", 5, width=31)])
     with pytest.raises(DataError, match=rf"image 3: 31x20 pixels take 6328 bytes as \.npy.* {most}; .*\(--max-side\)"):
         pack(source, tmp_path / "a")
