@@ -28,9 +28,10 @@ from dist_seg.data.index_state import (
 )
 from dist_seg.data.index_tar import Reading, read_tar, tar_files
 from dist_seg.data.manifest import MANIFEST_NAME, Manifest, ShardInfo, check_name, parse_manifest
+from dist_seg.data.pack_files import INDEX_NAME, file_sha256
+from dist_seg.data.pack_lock import locked
 from dist_seg.data.pack_records import read_records, records_text
 from dist_seg.data.pack_shard import MAX_REFUSALS, PackedShard, Refusal
-from dist_seg.data.pack_state import INDEX_NAME, file_sha256, locked
 from dist_seg.data.pack_writing import manifest_of
 from dist_seg.data.shards import atomic_write
 from dist_seg.data.sidecar import SUFFIX

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from dist_seg.data.index_tar import TarContents
 from dist_seg.data.manifest import MANIFEST_NAME, MAX_CLASSES, Manifest
+from dist_seg.data.pack_files import INDEX_NAME, file_sha256
 from dist_seg.data.pack_records import read_records, records_text
 from dist_seg.data.pack_shard import PackedShard
-from dist_seg.data.pack_state import INDEX_NAME, file_sha256
 from dist_seg.data.shards import PARTIAL_MARK, atomic_write, dali_index
 from dist_seg.data.sidecar import Sidecar
 from dist_seg.errors import DataError

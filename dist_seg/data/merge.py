@@ -14,19 +14,14 @@ from pathlib import Path
 from dist_seg.data.arrays import ArrayLayout
 from dist_seg.data.channel_statistics import channel_statistics
 from dist_seg.data.link import Transfer, link_or_copy
-from dist_seg.data.manifest import (
-    FORMAT_VERSION,
-    MANIFEST_NAME,
-    ChannelStatistics,
-    Manifest,
-    ShardInfo,
-    Split,
-)
+from dist_seg.data.manifest import FORMAT_VERSION, MANIFEST_NAME, ChannelStatistics, Manifest, ShardInfo, Split
 from dist_seg.data.object_counts import ShardObjects
+from dist_seg.data.pack_files import RECORD_NAME
+from dist_seg.data.pack_finished import read_manifest
 from dist_seg.data.pack_part import FOLDER_NAME, PART_NAME, PackedPart, read_part
 from dist_seg.data.pack_records import Options, read_records
 from dist_seg.data.pack_shard import PackedShard
-from dist_seg.data.pack_state import RECORD_NAME, open_state, read_manifest
+from dist_seg.data.pack_state import open_state
 from dist_seg.data.pack_writing import manifest_of
 from dist_seg.data.recount import shard_channels, shard_objects, summed
 from dist_seg.data.same_kind import check_same_kind

@@ -14,10 +14,11 @@ from dist_seg.data.formats import AnySource, check_source
 from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.data.image_kind import find_kind
 from dist_seg.data.manifest import MANIFEST_NAME, Manifest
+from dist_seg.data.pack_finished import refuse_indexed
 from dist_seg.data.pack_part import PART_NAME, PackedPart, Part, plan_digest
 from dist_seg.data.pack_records import records_text
 from dist_seg.data.pack_shard import PackedShard, Refusal, check_kinds
-from dist_seg.data.pack_state import open_state, refuse_indexed
+from dist_seg.data.pack_state import open_state
 from dist_seg.data.pack_writing import Writing, identity_of, kind_of, manifest_of, options_of, write_jobs
 from dist_seg.data.shard_plan import plan_shards
 

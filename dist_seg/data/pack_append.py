@@ -20,10 +20,11 @@ from dist_seg.data.image_kind import ImageKind
 from dist_seg.data.manifest import FORMAT_VERSION, MANIFEST_NAME, ChannelStatistics, Manifest, ShardInfo
 from dist_seg.data.object_counts import ShardObjects
 from dist_seg.data.pack import SHARD_BYTES, PackResult, result_of
+from dist_seg.data.pack_finished import read_finished, read_manifest, read_options, refuse_indexed
 from dist_seg.data.pack_records import Options
 from dist_seg.data.pack_sample import encode_instance_sample, encode_sample
 from dist_seg.data.pack_shard import MAX_REFUSALS, PackedShard
-from dist_seg.data.pack_state import open_state, read_finished, read_manifest, read_options, refuse_indexed
+from dist_seg.data.pack_state import open_state
 from dist_seg.data.pack_writing import Writing, identity_of, kind_of, manifest_of, write_jobs
 from dist_seg.data.recount import shard_channels, shard_objects, summed
 from dist_seg.data.same_kind import check_same_kind

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dist_seg.data.manifest import MANIFEST_NAME, Manifest, ShardInfo, Split, parse_manifest, recorded_hash
 from dist_seg.data.object_counts import ShardObjects, object_counts
-from dist_seg.data.pack_state import INDEX_NAME, RECORD_NAME
+from dist_seg.data.pack_files import INDEX_NAME, RECORD_NAME
 from dist_seg.data.shards import PARTIAL_MARK
 from dist_seg.data.sidecar import INSTANCE_ROLES, Sidecar, crc32c
 from dist_seg.data.tar_headers import PassingHeaders
