@@ -26,7 +26,8 @@ from dist_seg.data.inspection.measures import MEASURES, measure
 from dist_seg.data.inspection.samples import Looked
 from dist_seg.data.inspection.table import SampleTable
 from dist_seg.data.inspection.trouble import find_trouble
-from dist_seg.data.manifest import Manifest, load_manifest
+from dist_seg.data.manifest import Manifest
+from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.opened import open_data, shard_index
 from dist_seg.runtime.storage import open_storage
 

@@ -50,7 +50,7 @@ from dist_seg.data.dali import DaliGraph
 from dist_seg.data.fetch import DrawnSample, TrainFetcher, drawn_samples
 from dist_seg.data.formats.coco import open_coco
 from dist_seg.data.loader import train_batches
-from dist_seg.data.manifest import load_manifest
+from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.normalize import normalize
 from dist_seg.data.objects import derive_objects
 from dist_seg.data.pack import pack

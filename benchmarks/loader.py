@@ -41,7 +41,8 @@ from dist_seg.data.batch import Batch
 from dist_seg.data.fetch import TrainFetcher, drawn_samples
 from dist_seg.data.formats.camvid import CamvidSource
 from dist_seg.data.loader import train_batches
-from dist_seg.data.manifest import Manifest, load_manifest
+from dist_seg.data.manifest import Manifest
+from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.pack import pack
 from dist_seg.data.pixel_values import IMAGENET_MEAN, IMAGENET_STD
 from dist_seg.data.plan import TrainPlan

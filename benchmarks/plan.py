@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dist_seg.data.manifest import Manifest, ShardInfo, Split, parse_manifest
+from dist_seg.data.manifest import Manifest, ShardInfo, Split
+from dist_seg.data.manifest_parsing import parse_manifest
 from dist_seg.data.plan import TrainPlan
 
 _GLOBAL_BATCH, _MICRO_BATCH, _SEEKS = 256, 8, 500

@@ -9,7 +9,8 @@ from typing import cast
 
 from dist_seg.config.schema import DataConfig
 from dist_seg.data.bad_shards import find_bad_shards, unusable
-from dist_seg.data.manifest import Manifest, load_manifest
+from dist_seg.data.manifest import Manifest
+from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.pixel_values import check_images
 from dist_seg.data.run_data import RunData, open_run_data
 from dist_seg.data.taxonomy import SETTING, align_classes, unknown_classes

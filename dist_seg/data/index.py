@@ -27,7 +27,8 @@ from dist_seg.data.index_state import (
     unfinished_records,
 )
 from dist_seg.data.index_tar import Reading, read_tar, tar_files
-from dist_seg.data.manifest import MANIFEST_NAME, Manifest, ShardInfo, check_name, parse_manifest
+from dist_seg.data.manifest import MANIFEST_NAME, Manifest, ShardInfo
+from dist_seg.data.manifest_parsing import check_name, parse_manifest
 from dist_seg.data.pack_files import INDEX_NAME, file_sha256
 from dist_seg.data.pack_lock import locked
 from dist_seg.data.pack_records import read_records, records_text

@@ -5,15 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dist_seg.data.manifest import (
-    IGNORE_INDEX,
-    MAX_CLASSES,
-    ChannelStatistics,
-    Manifest,
-    ObjectCounts,
-    Rgb,
-    Split,
-)
+from dist_seg.data.manifest import IGNORE_INDEX, MAX_CLASSES, ChannelStatistics, Manifest, ObjectCounts, Rgb, Split
 from dist_seg.data.selection import JoinedSelection
 from dist_seg.data.taxonomy import ONLY, align_classes
 from dist_seg.errors import ConfigError

@@ -4,7 +4,8 @@ from functools import cached_property
 from pathlib import Path
 
 from dist_seg.data.index_cache import MAX_INDEX_BYTES, IndexCache
-from dist_seg.data.manifest import Manifest, ShardInfo, load_manifest
+from dist_seg.data.manifest import Manifest, ShardInfo
+from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.sidecar import Sidecar
 from dist_seg.runtime.storage import Storage, open_storage
 

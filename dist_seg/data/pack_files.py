@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from dist_seg.data.manifest import MANIFEST_NAME, parse_manifest
+from dist_seg.data.manifest import MANIFEST_NAME
+from dist_seg.data.manifest_parsing import parse_manifest
 from dist_seg.data.pack_part import FOLDER_NAME, PART_NAME, read_part
 from dist_seg.data.pack_records import read_records
 from dist_seg.data.pack_shard import PackedShard

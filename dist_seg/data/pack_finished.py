@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from dist_seg.data.manifest import MANIFEST_NAME, Manifest, parse_manifest, recorded_hash
+from dist_seg.data.manifest import MANIFEST_NAME, Manifest
+from dist_seg.data.manifest_parsing import parse_manifest, recorded_hash
 from dist_seg.data.pack_files import (
     DOCUMENTS,
     RECORD_NAME,

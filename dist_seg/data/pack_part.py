@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar, cast
 
-from dist_seg.data.manifest import Manifest, parse_manifest
+from dist_seg.data.manifest import Manifest
+from dist_seg.data.manifest_parsing import parse_manifest
 from dist_seg.data.shard_plan import ShardJob, shard_key
 from dist_seg.errors import DataError, UserError
 

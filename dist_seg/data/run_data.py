@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from dist_seg.config.schema import DataConfig
 from dist_seg.data.bad_shards import BadShardError, read_index
 from dist_seg.data.formats.splitting import group_names
-from dist_seg.data.manifest import Manifest, Split, load_manifest
+from dist_seg.data.manifest import Manifest, Split
+from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.mix import MixedStorage, united
 from dist_seg.data.reader import ShardReader
 from dist_seg.data.selection import Folds, Selection, fold_numbers

@@ -32,7 +32,7 @@ from dist_seg.data.augment import SampleTransform, draw, eval_transform, input_f
 from dist_seg.data.batch import Batch, EncodedSample
 from dist_seg.data.fetch import DrawnSample, Fetcher, Unit, drawn_samples
 from dist_seg.data.headers import UndecodableError
-from dist_seg.data.manifest import load_manifest
+from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.normalize import normalize
 from dist_seg.data.reader import ShardReader
 from dist_seg.data.run_data import RunData, view

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from dist_seg.data.manifest import MANIFEST_NAME, Manifest, ShardInfo, Split, parse_manifest, recorded_hash
+from dist_seg.data.manifest import MANIFEST_NAME, Manifest, ShardInfo, Split
+from dist_seg.data.manifest_parsing import parse_manifest, recorded_hash
 from dist_seg.data.object_counts import ShardObjects, object_counts
 from dist_seg.data.pack_files import INDEX_NAME, RECORD_NAME
 from dist_seg.data.shards import PARTIAL_MARK

@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from dist_seg.data.manifest import load_manifest
+from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.engine.evaluator import evaluate
 from dist_seg.engine.run import class_info
 from dist_seg.runtime.storage import open_storage

@@ -8,7 +8,7 @@ import torch
 
 from dist_seg.audit import audit
 from dist_seg.data.formats.synthetic import SyntheticLabels, SyntheticSource
-from dist_seg.data.manifest import load_manifest
+from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.pack import pack
 from dist_seg.engine.evaluator import evaluate
 from dist_seg.engine.run import class_info

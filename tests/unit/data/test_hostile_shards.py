@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from dist_seg.data.bad_shards import find_bad_shards
-from dist_seg.data.manifest import ShardInfo, load_manifest
+from dist_seg.data.manifest import ShardInfo
+from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.shards import EncodedMembers
 from dist_seg.data.sidecar import Member, SampleEntry, Sidecar, crc32c
 from dist_seg.data.verify import verify

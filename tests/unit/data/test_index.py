@@ -16,7 +16,7 @@ from dist_seg.data.formats.classes import read_classes
 from dist_seg.data.formats.synthetic import SyntheticSource
 from dist_seg.data.index import index
 from dist_seg.data.inspect import inspect
-from dist_seg.data.manifest import load_manifest
+from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.merge import merge
 from dist_seg.data.opened import open_data
 from dist_seg.data.pack import pack
@@ -285,7 +285,7 @@ def _admit(folder: Path, tar: Path) -> None:
     """The manifest says that the tar is as it is now."""
     import hashlib
 
-    from dist_seg.data.manifest import parse_manifest
+    from dist_seg.data.manifest_parsing import parse_manifest
 
     document = json.loads((folder / "manifest.json").read_text())
     shard = document["splits"]["train"]["shards"][0]

@@ -17,7 +17,7 @@ from dist_seg.data.formats import RawSample, SampleRef
 from dist_seg.data.formats.coco import open_coco
 from dist_seg.data.formats.synthetic import SyntheticSource
 from dist_seg.data.inspect import inspect
-from dist_seg.data.manifest import load_manifest
+from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.opened import open_data
 from dist_seg.data.pack import pack
 from dist_seg.errors import DataError, UserError

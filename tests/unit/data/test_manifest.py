@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dist_seg.data.manifest import Manifest, ShardInfo, Split, load_manifest, parse_manifest, recorded_hash
+from dist_seg.data.manifest import Manifest, ShardInfo, Split
+from dist_seg.data.manifest_parsing import load_manifest, parse_manifest, recorded_hash
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import open_storage
 

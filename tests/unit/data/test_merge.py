@@ -11,7 +11,7 @@ import pytest
 from dist_seg.data.formats import AnySource, SampleRef
 from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticSource
 from dist_seg.data.link import Transfer, link_or_copy
-from dist_seg.data.manifest import load_manifest
+from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.merge import merge
 from dist_seg.data.pack import pack
 from dist_seg.data.pack_part import Part

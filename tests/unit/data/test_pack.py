@@ -20,7 +20,7 @@ from PIL import Image
 
 from dist_seg.data.formats import RawSample, SampleRef
 from dist_seg.data.formats.synthetic import SyntheticSource
-from dist_seg.data.manifest import load_manifest
+from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.pack import pack
 from dist_seg.data.pack_state import PackState
 from dist_seg.data.shard_plan import plan_shards

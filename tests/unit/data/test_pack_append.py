@@ -8,7 +8,8 @@ import pytest
 
 from dist_seg.data.formats import AnySource, SampleRef
 from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticSource
-from dist_seg.data.manifest import Manifest, load_manifest
+from dist_seg.data.manifest import Manifest
+from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.merge import merge
 from dist_seg.data.pack import pack
 from dist_seg.data.pack_append import append

@@ -14,7 +14,8 @@ from PIL import Image
 from dist_seg.data.arrays import ArrayLayout, decode_npy
 from dist_seg.data.formats.folder import open_folder
 from dist_seg.data.image_kind import find_kind
-from dist_seg.data.manifest import Manifest, parse_manifest
+from dist_seg.data.manifest import Manifest
+from dist_seg.data.manifest_parsing import parse_manifest
 from dist_seg.data.merge import merge
 from dist_seg.data.opened import open_data
 from dist_seg.data.pack import pack

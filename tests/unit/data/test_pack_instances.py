@@ -17,7 +17,8 @@ from dist_seg.data.formats.coco import open_coco
 from dist_seg.data.formats.raw_reading import RawReading
 from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticSource
 from dist_seg.data.instances import RawObject
-from dist_seg.data.manifest import ObjectCounts, load_manifest
+from dist_seg.data.manifest import ObjectCounts
+from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.pack import pack
 from dist_seg.data.pack_state import PackState
 from dist_seg.data.reader import ShardReader

@@ -11,7 +11,7 @@ from PIL import Image
 from dist_seg.data.annotations import ImageAnnotations, ObjectAnnotation
 from dist_seg.data.headers import UndecodableError
 from dist_seg.data.inspect import inspect
-from dist_seg.data.manifest import load_manifest
+from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.opened import open_data
 from dist_seg.data.sample_sheet import draw_annotations
 from dist_seg.rle import encode_masks

@@ -14,7 +14,8 @@ from PIL import Image
 from dist_seg.config.load import load_config
 from dist_seg.config.schema import AugmentConfig, Config, DataConfig, TrainConfig
 from dist_seg.data.loader import train_batches
-from dist_seg.data.manifest import Manifest, load_manifest
+from dist_seg.data.manifest import Manifest
+from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.mixed_plan import BLOCK, MixedPlan
 from dist_seg.data.plan import PlannedSample
 from dist_seg.data.reader import ShardReader

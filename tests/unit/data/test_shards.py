@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dist_seg.data.manifest import Manifest, ShardInfo, load_manifest
+from dist_seg.data.manifest import Manifest, ShardInfo
+from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.shards import EncodedMembers, write_shard
 from dist_seg.data.sidecar import Sidecar
 from dist_seg.runtime.storage import open_storage

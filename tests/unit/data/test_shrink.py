@@ -15,7 +15,7 @@ from dist_seg.data.formats import RawSample, SampleRef
 from dist_seg.data.formats.images import CheckedImage
 from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticSource
 from dist_seg.data.instances import RawObject
-from dist_seg.data.manifest import load_manifest
+from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.pack import pack
 from dist_seg.data.reader import ShardReader
 from dist_seg.data.shrink import shrink_image, shrink_mask, shrink_object, shrunk_size

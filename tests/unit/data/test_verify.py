@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dist_seg.data.inspect import inspect
-from dist_seg.data.manifest import load_manifest
+from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.opened import open_data
 from dist_seg.data.sidecar import Sidecar
 from dist_seg.data.verify import verify

@@ -11,7 +11,7 @@ import pytest
 from dist_seg.data.annotations import ImageAnnotations, ObjectAnnotation
 from dist_seg.data.formats.coco import open_coco
 from dist_seg.data.formats.raw_reading import RawReading
-from dist_seg.data.manifest import load_manifest
+from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.pack import pack
 from dist_seg.data.shards import EncodedMembers, write_shard
 from dist_seg.data.sidecar import INSTANCE_ROLES, Sidecar

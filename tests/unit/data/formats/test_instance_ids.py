@@ -11,7 +11,7 @@ from dist_seg.data.formats.cityscapes import CityscapesInstances
 from dist_seg.data.formats.instance_ids import InstanceIdSource, open_instance_ids
 from dist_seg.data.formats.raw_reading import RawReading
 from dist_seg.data.formats.splitting import Dividing
-from dist_seg.data.manifest import load_manifest
+from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.pack import pack
 from dist_seg.errors import DataError, UserError
 from dist_seg.rle import decode_mask

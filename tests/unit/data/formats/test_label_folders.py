@@ -16,7 +16,7 @@ from dist_seg.data.formats.object_labels import ObjectLabels
 from dist_seg.data.formats.raw_reading import RawReading
 from dist_seg.data.formats.splitting import Dividing
 from dist_seg.data.formats.synthetic import SyntheticLabels, SyntheticSource
-from dist_seg.data.manifest import load_manifest
+from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.pack import pack
 from dist_seg.data.reader import ShardReader
 from dist_seg.data.verify import verify

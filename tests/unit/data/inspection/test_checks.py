@@ -22,7 +22,7 @@ from dist_seg.data.inspection.table import SampleTable
 from dist_seg.data.inspection.text import trouble_text
 from dist_seg.data.inspection.trouble import Trouble, find_trouble
 from dist_seg.data.inspection.workers import Workers
-from dist_seg.data.manifest import load_manifest
+from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.opened import open_data, shard_index
 from dist_seg.data.pack import pack
 from dist_seg.errors import DataError
