@@ -2,55 +2,29 @@
 
 import argparse
 from pathlib import Path
-from typing import TypeAlias
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-
-
-def command(commands: Commands, name: str, summary: str, details: str = "") -> argparse.ArgumentParser:
-    """A sub-command whose help begins with its summary."""
-    return commands.add_parser(
-        name,
-        help=summary,
-        description=f"{summary[0].upper()}{summary[1:]}.",
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-
-def at_least_one(text: str) -> int:
-    """The value of an option that counts something. argparse names the option in front of what this raises."""
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: give a whole number from 1")
-    return number
-
+from dist_seg.cli_command import Commands, at_least_one, command
 
 _COCO_DETAILS = """\
 found without --split: annotations/instances_NAME.json with its images in NAME/ or images/NAME/; train2017 becomes
 the split train. Class ids follow the order of the category ids, which are kept for results.
 """
-
 _IDS_DETAILS = """\
 0 is background, every other value an object. With --divisor 1000, as in Cityscapes, 24003 is an object of class 24,
 and 24 alone a group of them that are not told apart (a crowd); a class without name and objects is background.
 """
-
 _VOC_DETAILS = """\
 the lists ImageSets/Segmentation/train.txt and val.txt become these splits. A ROOT with one list of another name, such
 as CVAT's default.txt, is divided by --val. Classes: labelmap.txt in ROOT (`name:R,G,B::`), or else VOC's 21.
 """
-
 _PANOPTIC_DETAILS = """\
 found without --split: annotations/panoptic_NAME.json with its PNGs in annotations/panoptic_NAME/ and its images in
 NAME/ or images/NAME/; train2017 becomes the split train. Class ids follow the order of the category ids.
 """
-
 _STUFF_DETAILS = """\
 found without --split: masks in annotations/NAME/, stuffthingmaps/NAME/ or semantic/NAME/ with their images in NAME/ or
 images/NAME/; train2017 becomes the split train.
 """
-
 _LABELME_DETAILS = """\
 images are read from the JSON files or from where their imagePath says. Classes without --classes: labels.txt or
 classes.txt in FOLDER or beside it, else the labels found, sorted. `_background_` is the first class, `__ignore__` none.

@@ -16,7 +16,8 @@ LEVELS = [
     {"engine"},
     {"predict", "preview", "report", "report_plots", "report_pictures", "report_result", "audit", "capacity"},
     {"commands"},
-    {"cli_pack"},
+    {"cli_command"},
+    {"cli_pack", "cli_data", "cli_train", "cli_run"},
     {"cli"},
     {"__main__"},
 ]
