@@ -23,8 +23,8 @@ from dist_seg.data.augment import input_factor
 from dist_seg.data.manifest import Manifest, ObjectCounts
 from dist_seg.data.pixel_values import input_channels
 from dist_seg.data.reader import ShardReader
+from dist_seg.engine.class_info import class_info
 from dist_seg.engine.memory import state_bytes
-from dist_seg.engine.run import class_info
 from dist_seg.errors import ConfigError, DataError
 from dist_seg.models.head_sizes import PAPER, SMALL, fitted_anchor_sizes, fitted_detections, with_head_sizes
 from dist_seg.models.norm import settled_norm

@@ -23,8 +23,8 @@ from dist_seg.data.plan import EvalPlan
 from dist_seg.data.reader import ShardReader
 from dist_seg.data.run_data import load_run_data
 from dist_seg.drawing import contact_sheet, overlay
+from dist_seg.engine.class_info import class_info
 from dist_seg.engine.restore import TrainedModel, load_trained
-from dist_seg.engine.run import class_info
 from dist_seg.engine.run_folder import RunFolder, config_of_checkpoint, open_run_folder, pick_checkpoint
 from dist_seg.errors import DataError
 from dist_seg.report import write_report

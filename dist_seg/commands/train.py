@@ -23,8 +23,10 @@ from dist_seg.data.pixel_values import check_jitter, fit_pixels
 from dist_seg.data.plan import EvalPlan
 from dist_seg.data.run_data import open_run_data
 from dist_seg.data.training_plan import training_plan
-from dist_seg.engine.run import TrainingOutcome, check_lanes, class_info, find_checkpoint, run_training
+from dist_seg.engine.class_info import class_info
+from dist_seg.engine.run import TrainingOutcome, check_lanes, run_training
 from dist_seg.engine.run_folder import RunFolder, check_same_run
+from dist_seg.engine.start import find_checkpoint
 from dist_seg.engine.start_classes import in_order_of_start, start_classes
 from dist_seg.engine.stop import StopSignal
 from dist_seg.errors import CheckpointError, ConfigError, DataError, UserError

@@ -1,44 +1,39 @@
 """From a resolved configuration to a training run: everything is made here and handed to the loop."""
 
 import dataclasses
-import logging
 import os
 import platform
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import cast
 
 import torch
+from torch import nn
 
-from dist_seg.checkpoint.reading import load_meta, verify_checkpoint
 from dist_seg.checkpoint.store import CheckpointStore, Retention
 from dist_seg.checkpoint.writer import CheckpointWriter
-from dist_seg.config.load import to_yaml
 from dist_seg.config.schema import Config, EngineConfig
-from dist_seg.data.bad_shards import check_bad_shards
 from dist_seg.data.batch import Batch
 from dist_seg.data.loader import loader_version, train_batches
 from dist_seg.data.manifest import Manifest
 from dist_seg.data.plan import Plan
 from dist_seg.data.training_plan import training_plan
 from dist_seg.engine.bad_data import BadDataRecord
-from dist_seg.engine.build import Trainee, prepare
+from dist_seg.engine.class_info import manifest_meta
 from dist_seg.engine.evaluator import evaluate
 from dist_seg.engine.out_of_memory import memory_explained
-from dist_seg.engine.progress import Progress
 from dist_seg.engine.run_folder import RunFolder
 from dist_seg.engine.saver import Saver
+from dist_seg.engine.start import claim, shard_samples, started
 from dist_seg.engine.stop import StopSignal
 from dist_seg.engine.trainer import Trainer
 from dist_seg.errors import CheckpointError, ConfigError
-from dist_seg.runtime.collectives import gather_json, on_main
+from dist_seg.runtime.collectives import on_main
 from dist_seg.runtime.place import HERE
 from dist_seg.runtime.startup import STARTUP
-from dist_seg.runtime.storage import Storage, open_storage
+from dist_seg.runtime.storage import Storage
 from dist_seg.runtime.world import World
-from dist_seg.tasks.task import ClassInfo, EvalResult
+from dist_seg.tasks.task import EvalResult
 from dist_seg.telemetry.events import CheckpointFailed, CheckpointSaved, Event, RunStarted
-
-_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,56 +75,9 @@ def check_lanes(config: Config, plan: Plan, world_size: int) -> None:
         )
 
 
-def class_info(manifest: Manifest) -> ClassInfo:
-    return ClassInfo(
-        names=manifest.class_names,
-        palette=manifest.palette,
-        ignore_index=manifest.ignore_index,
-        category_ids=manifest.category_ids,
-    )
-
-
-def manifest_meta(manifest: Manifest) -> dict[str, object]:
-    """What a checkpoint keeps of the training data's manifest."""
-    return {
-        "hash": manifest.hash,
-        "task": manifest.task,
-        "class_names": list(manifest.class_names),
-        "palette": [list(color) for color in manifest.palette],
-        "ignore_index": manifest.ignore_index,
-        **({} if manifest.category_ids is None else {"category_ids": list(manifest.category_ids)}),
-    }
-
-
 def engine_name(engine: EngineConfig) -> str:
     """As logs and pages show it."""
     return engine.name if engine.name == "ddp" else f"{engine.name}, ZeRO-{engine.zero_stage}"
-
-
-def find_checkpoint(config: Config, checkpoints: CheckpointStore, *, restarted: bool) -> str | None:
-    """Path or URL of the checkpoint that `checkpoint.resume` asks to start from.
-
-    Raises CheckpointError for one that is not whole.
-    restarted: the launcher has started the ranks anew, so that the run's own newest checkpoint comes before all else.
-    """
-    if restarted and checkpoints.steps():
-        return checkpoints.newest_whole()
-    match config.checkpoint.resume:
-        case "auto":
-            return checkpoints.newest_whole()
-        case "none":
-            return None
-        case path:
-            # The same command again, after a preemption say: what the run has done since is not thrown away.
-            if checkpoints.steps() and load_meta(checkpoints.path(checkpoints.steps()[-1])).origin == _origin(path):
-                return checkpoints.newest_whole()
-            verify_checkpoint(path)
-            return path
-
-
-def _origin(checkpoint: str) -> str:
-    """How checkpoints of a run name the one that it began from."""
-    return open_storage(checkpoint).url
 
 
 def run_training(
@@ -151,9 +99,9 @@ def run_training(
     STARTUP.done("outputs")
     make_deterministic(config, world.device)
     plan = training_plan(config.data, config.train, manifest)
-    trainee, saved_step = _started(config, world, folder, storage, manifest, plan, bad_shards or {})
+    trainee, saved_step = started(config, world, folder, storage, manifest, plan, bad_shards or {})
     progress = trainee.progress
-    scored_steps = cast(list[int], on_main(lambda: _claim(folder, config, progress.step)))
+    scored_steps = cast(list[int], on_main(lambda: claim(folder, config, progress.step)))
     writer = _build_writer(config, folder.checkpoints, emit, saved_step)
     saver = Saver(
         config=config,
@@ -169,16 +117,8 @@ def run_training(
     def batches_of(units: Iterable[tuple[int, int]], bad: Mapping[str, str]) -> Generator[Batch, None, None]:
         return train_batches(config, manifest, storage, plan, units, world.device, num_threads, bad)
 
-    trainer = Trainer(
-        config=config,
-        world=world,
-        task=trainee.task,
-        strategy=trainee.strategy,
-        statistics=trainee.statistics,
-        ema=trainee.ema,
-        plan=plan,
-        batches_of=batches_of,
-        evaluate=lambda model: evaluate(
+    def score(model: nn.Module) -> EvalResult | None:
+        return evaluate(
             model,
             task=trainee.task,
             config=config,
@@ -189,11 +129,22 @@ def run_training(
             num_threads=num_threads,
             stop_requested=lambda: stop.requested,
             bad_shards=bad_shards,
-        ),
+        )
+
+    trainer = Trainer(
+        config=config,
+        world=world,
+        task=trainee.task,
+        strategy=trainee.strategy,
+        statistics=trainee.statistics,
+        ema=trainee.ema,
+        plan=plan,
+        batches_of=batches_of,
+        evaluate=score,
         scored_steps=scored_steps,
         saver=saver,
         bad_data=BadDataRecord(
-            data=config.data, shard_samples=_shard_samples(config, manifest), world=world, progress=progress, emit=emit
+            data=config.data, shard_samples=shard_samples(config, manifest), world=world, progress=progress, emit=emit
         ),
         emit=emit,
         stop=stop,
@@ -214,47 +165,6 @@ def run_training(
     )
 
 
-def _started(
-    config: Config,
-    world: World,
-    folder: RunFolder,
-    storage: Storage,
-    manifest: Manifest,
-    plan: Plan,
-    bad_shards: Mapping[str, str],
-) -> tuple[Trainee, int | None]:
-    """The model in its engine, where its training goes on from; and the step that the run has saved of it, if any."""
-    checkpoint = _agreed_checkpoint(config, folder, restarted=world.restarts > 0)
-    STARTUP.done("restore")
-    with memory_explained(config, world, lambda: "a first micro-batch"):
-        trainee = prepare(
-            config,
-            class_info(manifest),
-            manifest.split(config.data.train_split).class_pixels,
-            checkpoint,
-            world,
-            lanes=plan.lanes,
-        )
-    progress = trainee.progress
-    own = checkpoint is not None and folder.checkpoints.holds(checkpoint)
-    if checkpoint is not None and not own:
-        progress.origin = _origin(checkpoint)
-    _check_same_start(progress, manifest)
-    shard_samples = _shard_samples(config, manifest)
-    known_bad = {name: reason for name, reason in bad_shards.items() if name in shard_samples}
-    # In a checkpoint of other data the same names mean other shards.
-    of_other_data = checkpoint is not None and load_meta(checkpoint).manifest.get("hash") != manifest.hash
-    progress.bad_shards = {**known_bad, **({} if of_other_data else progress.bad_shards)}
-    check_bad_shards(progress.bad_shards, config.data.max_bad_shards, len(shard_samples), storage.url)
-    return trainee, progress.step if own else None
-
-
-def _shard_samples(config: Config, manifest: Manifest) -> dict[str, int]:
-    """The number of samples of the training split by shard."""
-    split = manifest.split(config.data.train_split)
-    return {shard.name: samples for shard, samples in zip(split.shards, split.shard_samples, strict=True)}
-
-
 def _run_started(config: Config, world: World, manifest: Manifest, plan: Plan, step: int) -> RunStarted:
     assert config.train.max_steps is not None
     return RunStarted(
@@ -272,33 +182,6 @@ def _run_started(config: Config, world: World, manifest: Manifest, plan: Plan, s
         startup=STARTUP.seconds,
         engine=engine_name(config.engine),
     )
-
-
-def _agreed_checkpoint(config: Config, folder: RunFolder, *, restarted: bool) -> str | None:
-    """What rank 0 found to start from: ranks that looked for themselves might find different ones."""
-    found = on_main(lambda: str(find_checkpoint(config, folder.checkpoints, restarted=restarted) or ""))
-    return str(found) if found else None
-
-
-def _claim(folder: RunFolder, config: Config, step: int) -> list[int]:
-    """From here on the folder is this run's: its configuration, and no checkpoint of a later step.
-
-    Returns the steps whose weights have been scored already.
-    """
-    superseded = folder.checkpoints.begin_at(step)
-    if superseded:
-        _log.warning("checkpoints of steps %s were set aside: this run goes on from step %d", superseded, step)
-    folder.write_text("config.yaml", to_yaml(config))
-    return list(folder.checkpoints.scores())
-
-
-def _check_same_start(progress: Progress, manifest: Manifest) -> None:
-    starts = gather_json([progress.step, manifest.hash])
-    if any(start != starts[0] for start in starts):
-        raise ConfigError(
-            f"ranks would start from different steps or data (step, manifest by rank: {starts}); run.dir and "
-            "data.shards must be the same for all of them"
-        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

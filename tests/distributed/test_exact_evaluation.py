@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from dist_seg.data.manifest_parsing import load_manifest
+from dist_seg.engine.class_info import class_info
 from dist_seg.engine.evaluator import evaluate
-from dist_seg.engine.run import class_info
 from dist_seg.runtime.storage import open_storage
 from dist_seg.runtime.world import World
 from dist_seg.tasks.semantic import SemanticTask

@@ -10,8 +10,8 @@ from dist_seg.audit import audit
 from dist_seg.data.formats.synthetic import SyntheticLabels, SyntheticSource
 from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.pack import pack
+from dist_seg.engine.class_info import class_info
 from dist_seg.engine.evaluator import evaluate
-from dist_seg.engine.run import class_info
 from dist_seg.runtime.storage import open_storage
 from dist_seg.runtime.world import World
 from dist_seg.tasks.multilabel import MultiLabelTask

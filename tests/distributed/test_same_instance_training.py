@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from dist_seg.audit import audit
 from dist_seg.data.manifest_parsing import load_manifest
+from dist_seg.engine.class_info import class_info
 from dist_seg.engine.evaluator import evaluate
-from dist_seg.engine.run import class_info
 from dist_seg.engine.stop import StopSignal
 from dist_seg.runtime.storage import open_storage
 from dist_seg.runtime.world import World

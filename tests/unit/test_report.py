@@ -21,7 +21,7 @@ from dist_seg.commands.report import render_report
 from dist_seg.config.load import load_config, to_tree, to_yaml
 from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.reader import ShardReader
-from dist_seg.engine.run import class_info, manifest_meta
+from dist_seg.engine.class_info import class_info, manifest_meta
 from dist_seg.engine.run_folder import RunFolder
 from dist_seg.errors import DataError, UserError
 from dist_seg.report import write_report

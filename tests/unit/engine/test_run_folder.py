@@ -13,8 +13,8 @@ import torch
 from dist_seg.checkpoint.state import CheckpointMeta, TrainingState
 from dist_seg.config.load import load_config, to_tree, to_yaml
 from dist_seg.config.schema import Config
-from dist_seg.engine.run import find_checkpoint
 from dist_seg.engine.run_folder import RunFolder, check_same_run, open_run_folder, pick_checkpoint
+from dist_seg.engine.start import find_checkpoint
 from dist_seg.errors import CheckpointError, ConfigError
 
 # Locks the run folder, forks a worker that outlives it, tells the worker's id and waits to be killed.

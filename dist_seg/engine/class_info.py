@@ -1,0 +1,25 @@
+"""What a run and its checkpoints keep of the manifest of their training data."""
+
+from dist_seg.data.manifest import Manifest
+from dist_seg.tasks.task import ClassInfo
+
+
+def class_info(manifest: Manifest) -> ClassInfo:
+    return ClassInfo(
+        names=manifest.class_names,
+        palette=manifest.palette,
+        ignore_index=manifest.ignore_index,
+        category_ids=manifest.category_ids,
+    )
+
+
+def manifest_meta(manifest: Manifest) -> dict[str, object]:
+    """What a checkpoint keeps of the training data's manifest."""
+    return {
+        "hash": manifest.hash,
+        "task": manifest.task,
+        "class_names": list(manifest.class_names),
+        "palette": [list(color) for color in manifest.palette],
+        "ignore_index": manifest.ignore_index,
+        **({} if manifest.category_ids is None else {"category_ids": list(manifest.category_ids)}),
+    }

@@ -1,0 +1,118 @@
+"""From where a training goes on: the checkpoint that all ranks take, what it says, and a folder that is made ready."""
+
+import logging
+from collections.abc import Mapping
+
+from dist_seg.checkpoint.reading import load_meta, verify_checkpoint
+from dist_seg.checkpoint.store import CheckpointStore
+from dist_seg.config.load import to_yaml
+from dist_seg.config.schema import Config
+from dist_seg.data.bad_shards import check_bad_shards
+from dist_seg.data.manifest import Manifest
+from dist_seg.data.plan import Plan
+from dist_seg.engine.build import Trainee, prepare
+from dist_seg.engine.class_info import class_info
+from dist_seg.engine.out_of_memory import memory_explained
+from dist_seg.engine.progress import Progress
+from dist_seg.engine.run_folder import RunFolder
+from dist_seg.errors import ConfigError
+from dist_seg.runtime.collectives import gather_json, on_main
+from dist_seg.runtime.startup import STARTUP
+from dist_seg.runtime.storage import Storage, open_storage
+from dist_seg.runtime.world import World
+
+_log = logging.getLogger(__name__)
+
+
+def find_checkpoint(config: Config, checkpoints: CheckpointStore, *, restarted: bool) -> str | None:
+    """Path or URL of the checkpoint that `checkpoint.resume` asks to start from.
+
+    Raises CheckpointError for one that is not whole.
+    restarted: the launcher has started the ranks anew, so that the run's own newest checkpoint comes before all else.
+    """
+    if restarted and checkpoints.steps():
+        return checkpoints.newest_whole()
+    match config.checkpoint.resume:
+        case "auto":
+            return checkpoints.newest_whole()
+        case "none":
+            return None
+        case path:
+            # The same command again, after a preemption say: what the run has done since is not thrown away.
+            if checkpoints.steps() and load_meta(checkpoints.path(checkpoints.steps()[-1])).origin == _origin(path):
+                return checkpoints.newest_whole()
+            verify_checkpoint(path)
+            return path
+
+
+def _origin(checkpoint: str) -> str:
+    """How checkpoints of a run name the one that it began from."""
+    return open_storage(checkpoint).url
+
+
+def started(
+    config: Config,
+    world: World,
+    folder: RunFolder,
+    storage: Storage,
+    manifest: Manifest,
+    plan: Plan,
+    bad_shards: Mapping[str, str],
+) -> tuple[Trainee, int | None]:
+    """The model in its engine, where its training goes on from; and the step that the run has saved of it, if any."""
+    checkpoint = _agreed_checkpoint(config, folder, restarted=world.restarts > 0)
+    STARTUP.done("restore")
+    with memory_explained(config, world, lambda: "a first micro-batch"):
+        trainee = prepare(
+            config,
+            class_info(manifest),
+            manifest.split(config.data.train_split).class_pixels,
+            checkpoint,
+            world,
+            lanes=plan.lanes,
+        )
+    progress = trainee.progress
+    own = checkpoint is not None and folder.checkpoints.holds(checkpoint)
+    if checkpoint is not None and not own:
+        progress.origin = _origin(checkpoint)
+    _check_same_start(progress, manifest)
+    training_shards = shard_samples(config, manifest)
+    known_bad = {name: reason for name, reason in bad_shards.items() if name in training_shards}
+    # In a checkpoint of other data the same names mean other shards.
+    of_other_data = checkpoint is not None and load_meta(checkpoint).manifest.get("hash") != manifest.hash
+    progress.bad_shards = {**known_bad, **({} if of_other_data else progress.bad_shards)}
+    check_bad_shards(progress.bad_shards, config.data.max_bad_shards, len(training_shards), storage.url)
+    return trainee, progress.step if own else None
+
+
+def shard_samples(config: Config, manifest: Manifest) -> dict[str, int]:
+    """The number of samples of the training split by shard."""
+    split = manifest.split(config.data.train_split)
+    return {shard.name: samples for shard, samples in zip(split.shards, split.shard_samples, strict=True)}
+
+
+def _agreed_checkpoint(config: Config, folder: RunFolder, *, restarted: bool) -> str | None:
+    """What rank 0 found to start from: ranks that looked for themselves might find different ones."""
+    found = on_main(lambda: str(find_checkpoint(config, folder.checkpoints, restarted=restarted) or ""))
+    return str(found) if found else None
+
+
+def claim(folder: RunFolder, config: Config, step: int) -> list[int]:
+    """From here on the folder is this run's: its configuration, and no checkpoint of a later step.
+
+    Returns the steps whose weights have been scored already.
+    """
+    superseded = folder.checkpoints.begin_at(step)
+    if superseded:
+        _log.warning("checkpoints of steps %s were set aside: this run goes on from step %d", superseded, step)
+    folder.write_text("config.yaml", to_yaml(config))
+    return list(folder.checkpoints.scores())
+
+
+def _check_same_start(progress: Progress, manifest: Manifest) -> None:
+    starts = gather_json([progress.step, manifest.hash])
+    if any(start != starts[0] for start in starts):
+        raise ConfigError(
+            f"ranks would start from different steps or data (step, manifest by rank: {starts}); run.dir and "
+            "data.shards must be the same for all of them"
+        )
