@@ -92,7 +92,9 @@ class TestClasses:
         folder = packed(tmp_path, scenes)
         for limit in (10, 12, 15, 19):
             named = [
-                finding for finding in find_trouble(folder, limit=limit).findings if finding.kind == "class_seen_once"
+                finding
+                for finding in find_trouble(open_data(folder), limit=limit).findings
+                if finding.kind == "class_seen_once"
             ]
             assert len(named) == (number == 1)
             for finding in named:
