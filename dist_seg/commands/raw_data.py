@@ -18,10 +18,11 @@ from dist_seg.data.formats.label_folders import open_label_folders
 from dist_seg.data.formats.labelme import open_labelme
 from dist_seg.data.formats.object_labels import ObjectLabels
 from dist_seg.data.formats.raw_reading import RawReading
-from dist_seg.data.formats.splitting import Dividing
+from dist_seg.data.formats.splitting import DIVISION, Dividing
 from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticLabels, SyntheticSource
 from dist_seg.data.formats.voc import open_voc
 from dist_seg.data.headers import MAX_PIXELS
+from dist_seg.data.pack_finished import read_options
 
 
 class _HasNotes(Protocol):
@@ -150,7 +151,10 @@ def _published(options: argparse.Namespace, reading: RawReading) -> AnySource:
 
 def _dividing(options: argparse.Namespace) -> Dividing:
     """Of a format whose folders need not be divided."""
-    return Dividing(val=options.val, group_by=options.group_by, split=options.split)
+    dividing = Dividing(val=options.val, group_by=options.group_by, split=options.split)
+    if not options.append:
+        return dividing
+    return dividing.as_before((read_options(options.out) or {}).get(DIVISION), options.out)
 
 
 def _noted(source: Noted) -> Noted:

@@ -35,8 +35,9 @@ class PackResult:
     skipped_annotations: tuple[str, ...]
     """Annotations that were, while their samples were kept."""
     written_shards: int
+    """With samples: where all were left out, there is no shard."""
     kept_shards: int
-    """Shards that were there already."""
+    """Such that were there already."""
     present_samples: int = 0
     """When appending: samples of the source that the data set had already."""
 
@@ -81,7 +82,7 @@ def pack(
         check_kinds(shards, writing.images)
         kind = kind_of(source, writing.images.array)
         manifest = manifest_of(kind, shards, whole=part is None)
-        text, options = manifest.to_json(), options_of(writing, shard_bytes)
+        text, options = manifest.to_json(), options_of(source, writing, shard_bytes)
         if part:
             text = PackedPart(
                 part=part,
@@ -97,11 +98,11 @@ def pack(
 
 
 def result_of(manifest: Manifest, shards: Sequence[PackedShard], *, kept: int) -> PackResult:
-    """What is said of the shards of which so many were kept."""
+    """What is said of the shards, of which so many with samples were kept."""
     return PackResult(
         manifest=manifest,
         skipped=tuple(refusal for shard in shards for refusal in shard.skipped),
         skipped_annotations=tuple(text for s in shards if s.objects for text in s.objects.skipped_annotations),
-        written_shards=len(shards) - kept,
+        written_shards=sum(shard.info.samples > 0 for shard in shards) - kept,
         kept_shards=kept,
     )

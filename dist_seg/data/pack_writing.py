@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from dist_seg.data.arrays import ArrayLayout
 from dist_seg.data.channel_statistics import channel_statistics
 from dist_seg.data.formats import AnySource, is_instances, task_of
+from dist_seg.data.formats.splitting import DIVISION, Division
 from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.data.image_kind import PICTURES, ImageKind
 from dist_seg.data.manifest import ChannelStatistics, Manifest, Split
@@ -66,9 +67,15 @@ def identity_of(source: AnySource, writing: Writing) -> tuple[object, ...]:
     return identity if writing.max_side is None else (*identity, {"max_side": writing.max_side})
 
 
-def options_of(writing: Writing, shard_bytes: int) -> Options:
+def options_of(source: AnySource, writing: Writing, shard_bytes: int) -> Options:
     """What else decides shards, by the names that the user knows."""
-    return {"--shard-mb": shard_bytes / 1e6, "--max-pixels": writing.max_pixels, "--max-side": writing.max_side}
+    options: Options = {
+        "--shard-mb": shard_bytes / 1e6,
+        "--max-pixels": writing.max_pixels,
+        "--max-side": writing.max_side,
+    }
+    division: Division | None = getattr(source, "division", None)
+    return options if division is None else {**options, DIVISION: division.record}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +84,7 @@ class WrittenShards:
 
     by_name: dict[str, PackedShard]
     kept: int
-    """Of them, how many were there already."""
+    """Of them, how many with samples were there already."""
 
 
 def write_jobs(state: PackState, jobs: Sequence[ShardJob], source: AnySource, writing: Writing) -> WrittenShards:
@@ -85,7 +92,10 @@ def write_jobs(state: PackState, jobs: Sequence[ShardJob], source: AnySource, wr
     with ThreadPoolExecutor(max(1, writing.workers)) as pool:  # reads whole shards to compare their hashes
         found = pool.map(lambda job: state.kept(job.name, job.fingerprint, writing.skip_bad), jobs)
         packed = {shard.info.name: shard for shard in found if shard}
-    kept, to_do = len(packed), [job for job in jobs if job.name not in packed]
+    kept, to_do = (
+        sum(shard.info.samples > 0 for shard in packed.values()),
+        [job for job in jobs if job.name not in packed],
+    )
     total = sum(len(job.samples) for job in jobs)
     done = total - sum(len(job.samples) for job in to_do)
 

@@ -62,6 +62,43 @@ def test_what_is_new_is_appended_and_the_old_shards_stay(tmp_path: Path) -> None
     assert "as it was packed" in _said("verify", "out", cwd=tmp_path)
 
 
+def _write_pairs(folder: Path, names: list[str]) -> list[Path]:
+    """Folders of images and masks, beside a `classes.txt`."""
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True)
+    (folder / "classes.txt").write_text("background\nthing\n")
+    for number, name in enumerate(names):
+        values = np.random.default_rng(number).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(values).save(folder / "images" / f"{name}.png")
+        Image.fromarray(values[..., 0] // 128).save(folder / "masks" / f"{name}.png")
+    return [folder / "images", folder / "masks"]
+
+
+def test_of_what_is_appended_groups_stay_on_their_side(tmp_path: Path) -> None:
+    first = _write_pairs(tmp_path / "first", [f"patient{p}_{i}" for p in range(8) for i in range(2)])
+    grouped = ["--group-by", r"^(patient\d+)", "--val", 0.2]
+    _said("pack", "folder", *first, "out", *grouped, cwd=tmp_path)
+    for p in range(8):  # One at a time, of which one side would be empty.
+        more = _write_pairs(tmp_path / f"more{p}", [f"patient{p}_new"])
+        _said("pack", "folder", *more, "out", "--append", *(grouped if p % 2 else []), cwd=tmp_path)
+    sides: dict[str, set[str]] = {}
+    for tar in sorted((tmp_path / "out").glob("*.tar")):
+        with tarfile.open(tar) as file:
+            for name in file.getnames():
+                sides.setdefault(name.split("_")[0], set()).add(tar.name.split("-")[0])
+    assert len(sides) == 8 and all(len(side) == 1 for side in sides.values())
+    refused = _said("pack", "folder", *more, "out", "--append", "--val", 0.5, cwd=tmp_path, returns=2)
+    assert "out: was divided with --val 0.2; append with the same, or leave --val out" in refused
+
+
+def test_a_shard_without_samples_is_not_said_to_be_added(tmp_path: Path) -> None:
+    _said("pack", "folder", *_write_pairs(tmp_path / "first", ["a", "b"]), "out", cwd=tmp_path)
+    more = _write_pairs(tmp_path / "more", ["bad"])
+    (more[0] / "bad.png").write_bytes(b"no image")
+    said = _said("pack", "folder", *more, "out", "--append", "--skip-bad", cwd=tmp_path)
+    assert "0 samples of the source were there already: nothing to append" in said
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

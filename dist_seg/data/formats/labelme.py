@@ -16,7 +16,7 @@ from dist_seg.data.formats.images import IMAGE_SUFFIXES, check_image, read_file
 from dist_seg.data.formats.labelme_shapes import LabelmeFile, draw_shapes, embedded_image, read_labelme
 from dist_seg.data.formats.listing import check_no_fault, fault_ref, file_version, files_below, refuse_faults
 from dist_seg.data.formats.raw_reading import RawReading
-from dist_seg.data.formats.splitting import Dividing, divide
+from dist_seg.data.formats.splitting import Dividing, Division, divide
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
 from dist_seg.drawing import default_palette
 from dist_seg.errors import DataError
@@ -59,6 +59,7 @@ class LabelmeSource:
     listed: tuple[tuple[str, Listed], ...] = field(repr=False)
     """Every file with its split. Not sent to worker processes, which need none of them."""
     classes: LabelmeClasses
+    division: Division
     reading: RawReading = RawReading()
     """Bad are an image without a file, a file without an image, and one that is none of LabelMe's."""
     notes: tuple[str, ...] = ()
@@ -137,7 +138,7 @@ def open_labelme(
     listed, labels = _read_all(root, files, progress)
     listed += _lone_images(root, paths, listed)
     stems = [item.stem for item in listed]
-    splits = divide(root, stems, dividing).splits(stems)
+    division = divide(root, stems, dividing)
     classes = classes or _labels_file(root)
     if not (classes or labels):
         refuse_faults([item.fault for item in listed if item.fault], "the files")
@@ -146,7 +147,8 @@ def open_labelme(
     table = _class_table(_read_labels(classes) if classes else [*first, *others], unlabelled, str(classes or root))
     found = f"no {_LABELS_NAMES[0]}: classes found in the shapes: {', '.join(table.names)}"
     return LabelmeSource(
-        listed=tuple(zip(splits, listed, strict=True)),
+        listed=tuple(zip(division.splits(stems), listed, strict=True)),
+        division=division,
         classes=table,
         reading=reading,
         notes=(f"classes from {classes}" if classes else found,),

@@ -1,14 +1,17 @@
 """Dividing a data set into training and validation: by group, without chance, so that the same files divide alike."""
 
 import hashlib
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dist_seg.errors import DataError, UserError
 
 DEFAULT_VAL = 0.1
+DIVISION = "division"
+"""Among the recorded options of packing: `Division.record`."""
 # A year may follow, as in COCO's train2017.
 _SPLIT_FOLDER = re.compile(r"(?:(train|training)|(val|valid|validation)|(test|testing))(?:\d{4})?", re.IGNORECASE)
 _SPLITS = ("train", "val", "test")
@@ -26,6 +29,33 @@ class Dividing:
     where there are such, whose division is then checked); images with the same match stay together."""
     split: str | None = None
     """Name of the split of all the rest, `train` where it is None."""
+    adds: bool = False
+    """To a data set that has been divided: what is new may all be of one side."""
+    cutoff: float | None = None
+    """That data set's `Division.cutoff`, where it is known."""
+
+    def as_before(self, record: object, where: object) -> "Dividing":
+        """For what is added to the data set `where`, by the record of its division; None where there is none.
+
+        Raises `UserError` for options that are given and were others.
+        """
+        match record:
+            case {
+                "--val": float(val),
+                "--group-by": None | str() as group_by,
+                "--split": str(split),
+                "cutoff": float(cutoff),
+            }:
+                before = Dividing(val=val, group_by=group_by, split=split, adds=True, cutoff=cutoff)
+            case _:
+                return replace(self, adds=True)
+        for name in ("val", "group_by", "split"):
+            given, then = getattr(self, name), getattr(before, name)
+            if given not in (None, then):
+                option = f"--{name.replace('_', '-')}"
+                was = f"with {option} {then}" if then is not None else f"without {option}"
+                raise UserError(f"{where}: was divided {was}; append with the same, or leave {option} out")
+        return before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +67,15 @@ class Division:
     val: float
     group_by: str | None
     split: str
+    cutoff: float
+    """Groups whose hash is below it are for validation."""
+
+    @property
+    def record(self) -> dict[str, object] | None:
+        """What more of the data set is divided by; None where folders say it."""
+        if self.by_folders:
+            return None
+        return {"--val": float(self.val), "--group-by": self.group_by, "--split": self.split, "cutoff": self.cutoff}
 
     def splits(self, stems: Sequence[str]) -> list[str]:
         """The split of each stem."""
@@ -49,8 +88,7 @@ class Division:
         if not self.val:
             return [self.split] * len(stems)
         groups = group_names(stems, self.group_by)
-        chosen = validation_groups(groups, self.val)
-        return ["val" if group in chosen else self.split for group in groups]
+        return ["val" if _place(group) < self.cutoff else self.split for group in groups]
 
 
 def divide(images: Path, stems: Sequence[str], dividing: Dividing = Dividing()) -> Division:
@@ -73,8 +111,18 @@ def divide(images: Path, stems: Sequence[str], dividing: Dividing = Dividing()) 
     if beside:
         folders = []
     share = _share_for_validation(images, folders, dividing)
+    if dividing.cutoff is not None:
+        cutoff = dividing.cutoff
+    elif share and not dividing.adds:
+        cutoff = validation_cutoff(group_names(stems, dividing.group_by), share)
+    else:
+        cutoff = share
     division = Division(
-        by_folders=bool(folders), val=share, group_by=dividing.group_by, split=dividing.split or "train"
+        by_folders=bool(folders),
+        val=share,
+        group_by=dividing.group_by,
+        split=dividing.split or "train",
+        cutoff=cutoff,
     )
     division.splits(stems)
     return division
@@ -101,8 +149,8 @@ def group_names(stems: Sequence[str], group_by: str | None, setting: str = "grou
     return groups
 
 
-def validation_groups(groups: Sequence[str], fraction: float) -> frozenset[str]:
-    """The groups for validation: those whose names' hash falls into the first `fraction` of its range.
+def validation_cutoff(groups: Sequence[str], fraction: float) -> float:
+    """Groups whose hash, from 0 to 1, is below it are for validation: the fraction, unless one side would be empty.
 
     `groups` holds the group of every sample. A group's side depends on its own name alone, so that it stays where it is
     when others come or go; only where one side would be empty, the group nearest to it is moved there. Raises
@@ -110,15 +158,15 @@ def validation_groups(groups: Sequence[str], fraction: float) -> frozenset[str]:
     """
     if not 0 < fraction < 1:
         raise DataError(f"the share for validation is {fraction}, must lie between 0 and 1")
-    places = {group: _place(group) for group in groups}
+    places = sorted(_place(group) for group in set(groups))
     if len(places) < 2:
         raise DataError(
-            f"all {len(groups)} samples are of one group ({next(iter(places), '')!r}): there is nothing to validate "
-            "on; group by something else"
+            f"all {len(groups)} samples are of one group ({groups[0] if groups else ''!r}): there is nothing to "
+            "validate on; group by something else"
         )
-    in_order = sorted(places, key=lambda group: (places[group], group))
-    count = sum(place < fraction for place in places.values())
-    return frozenset(in_order[: min(max(count, 1), len(places) - 1)])
+    if places[0] >= fraction:
+        return math.nextafter(places[0], math.inf)
+    return min(fraction, places[-1])
 
 
 def check_divided_groups(groups: Sequence[str], splits: Sequence[str]) -> None:

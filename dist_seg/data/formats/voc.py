@@ -11,7 +11,7 @@ from pathlib import Path
 from dist_seg.data.formats import RawSample, SampleRef
 from dist_seg.data.formats.listing import fault_ref, pair_ref, read_pair, refuse_faults
 from dist_seg.data.formats.raw_reading import RawReading
-from dist_seg.data.formats.splitting import Dividing, divide
+from dist_seg.data.formats.splitting import Dividing, Division, divide
 from dist_seg.data.formats.voc_labels import VocClasses, read_voc_classes, voc_classes
 from dist_seg.data.formats.voc_lists import LISTS_NAME, ListedPair, read_list, voc_files
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
@@ -30,6 +30,8 @@ class VocSource:
     listed: tuple[tuple[str, ListedPair], ...] = field(repr=False)
     """Every line of the lists with its split. Not sent to worker processes, which need none of them."""
     classes: VocClasses
+    division: Division | None = None
+    """None where the lists say the splits."""
     reading: RawReading = RawReading()
     """Bad is a line whose image or mask is missing, or that comes twice."""
     notes: tuple[str, ...] = ()
@@ -82,8 +84,9 @@ def open_voc(
     lists = {path.stem: path for path in sorted((root / LISTS_NAME).glob("*.txt"))}
     chosen = _chosen(root / LISTS_NAME, lists, parts)
     notes: list[str] = []
+    division = None
     if chosen:
-        if dividing != Dividing():
+        if (dividing.val, dividing.group_by, dividing.split) != (None, None, None):
             raise UserError(
                 f"{root}: its lists say which image is in which split, so that --val, --group-by and --split have no "
                 "effect; leave them out"
@@ -105,6 +108,7 @@ def open_voc(
     return VocSource(
         listed=tuple(listed),
         classes=read_voc_classes(classes) if classes else voc_classes(),
+        division=division,
         reading=reading,
         notes=tuple(notes),
     )

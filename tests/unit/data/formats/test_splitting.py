@@ -1,17 +1,23 @@
 """Dividing into training and validation by group."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_seg.data.formats.splitting import Dividing, check_divided_groups, divide, group_names, validation_groups
+from dist_seg.data.formats.splitting import Dividing, check_divided_groups, divide, group_names, validation_cutoff
 from dist_seg.errors import DataError, UserError
 
 _groups = st.lists(st.text("abcdefg", min_size=1, max_size=2), min_size=2, max_size=200).filter(
     lambda groups: len(set(groups)) > 1
 )
+
+
+def validation_groups(groups: Sequence[str], fraction: float) -> frozenset[str]:
+    splits = divide(Path("images"), groups, Dividing(val=fraction)).splits(groups)
+    return frozenset(group for group, split in zip(groups, splits, strict=True) if split == "val")
 
 
 @given(_groups, st.floats(0.001, 0.999))
@@ -66,7 +72,7 @@ def test_a_group_on_both_sides_of_a_given_division_is_named() -> None:
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 10.0, float("nan")])
 def test_a_share_outside_0_and_1_is_refused(fraction: float) -> None:
     with pytest.raises(DataError, match="must lie between 0 and 1"):
-        validation_groups(["a", "b"], fraction)
+        validation_cutoff(["a", "b"], fraction)
 
 
 def test_a_single_group_is_refused() -> None:
@@ -123,3 +129,40 @@ def test_an_image_beside_the_splits_is_refused_by_name(stray: str) -> None:
         divide(Path("images"), [*stems, "other"])
     assert set(divide(Path("images"), stems, Dividing(split="test")).splits(stems)) == {"test"}
     assert set(divide(Path("images"), stems, Dividing(val=0.5)).splits(stems)) == {"train", "val"}
+
+
+@given(
+    st.sets(st.integers(0, 99), min_size=2, max_size=20), st.sets(st.integers(0, 99), min_size=1), st.floats(0.01, 0.9)
+)
+def test_what_is_added_is_divided_as_the_data_set_was(first: set[int], more: set[int], val: float) -> None:
+    """By patient: one that is there already stays on its side, whatever else is added with it."""
+    by_patient = Dividing(val=val, group_by=r"^p\d+")
+    before = divide(Path("images"), [f"p{i}-a" for i in first], by_patient)
+    sides = dict(zip(first, before.splits([f"p{i}-a" for i in first]), strict=True))
+    stems = [f"p{i}-b" for i in more]
+    for given_again in (Dividing(), by_patient, Dividing(split="train")):
+        after = divide(Path("images"), stems, given_again.as_before(before.record, "packed"))
+        added = dict(zip(more, after.splits(stems), strict=True))
+        assert all(added[i] == sides[i] for i in first & more)
+        assert after.record == before.record
+
+
+def test_another_division_of_what_is_added_is_refused() -> None:
+    record = divide(Path("images"), ["p1", "p2", "p3"], Dividing(val=0.25, group_by=r"\d")).record
+    with pytest.raises(
+        UserError, match=r"^packed: was divided with --val 0\.25; append with the same, or leave --val out"
+    ):
+        Dividing(val=0.1).as_before(record, "packed")
+    with pytest.raises(UserError, match="with --split train; append with the same"):
+        Dividing(split="test").as_before(record, "packed")
+    plain = divide(Path("images"), ["1", "2"]).record
+    with pytest.raises(UserError, match="was divided without --group-by"):
+        Dividing(group_by="x").as_before(plain, "packed")
+
+
+def test_what_is_added_to_an_unknown_division_goes_by_its_hash_alone() -> None:
+    stems = [f"image{i}" for i in range(200)]
+    whole = divide(Path("images"), stems).splits(stems)
+    adding = Dividing().as_before(None, "packed")
+    alone = [divide(Path("images"), [stem], adding).splits([stem])[0] for stem in stems]
+    assert alone == whole and set(alone) == {"train", "val"}
