@@ -117,6 +117,13 @@ def _add_inspect(commands: Commands) -> None:
         help="samples of each split to look at, evenly spread; 0: counts alone, nothing is decoded (%(default)s)",
     )
     looking.add_argument("--workers", type=int, default=None, metavar="N", help="processes (one for each core)")
+    looking.add_argument(
+        "--max-pixels",
+        type=at_least_one,
+        default=None,
+        metavar="N",
+        help="look at no images with more pixels, and name them (178956970)",
+    )
     looking.add_argument("--strict", action="store_true", help="exit 1 when something is worse than a note")
     output = parser.add_argument_group("output")
     output.add_argument(

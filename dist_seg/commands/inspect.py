@@ -6,6 +6,7 @@ from itertools import combinations
 from pathlib import Path
 
 from dist_seg.commands.bar import Bar
+from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.data.inspect import SHEET_SUFFIXES, check_output, inspect
 from dist_seg.data.inspection.findings import Severity
 from dist_seg.data.inspection.suspect_sheet import save_suspects
@@ -21,7 +22,7 @@ def run_inspect(options: argparse.Namespace) -> int:
     """The command: 1 if with `--strict` something is found that is worse than a note."""
     suspects: Path = options.suspects or options.out.with_name("suspects.png")
     _check(options, suspects)
-    data = open_data(options.shards)
+    data = open_data(options.shards, max_pixels=options.max_pixels or MAX_PIXELS)
     with Bar("inspect") as bar:
         inspection = inspect(
             data, split=options.split, out_png=options.out, num_images=options.samples, progress=bar.show

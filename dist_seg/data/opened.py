@@ -3,6 +3,7 @@
 from functools import cached_property
 from pathlib import Path
 
+from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.data.index_cache import MAX_INDEX_BYTES, IndexCache
 from dist_seg.data.manifest import Manifest, ShardInfo
 from dist_seg.data.manifest_parsing import load_manifest
@@ -13,11 +14,11 @@ from dist_seg.runtime.storage import Storage, open_storage
 class OpenedData:
     """Storage, manifest and indexes of one data set, for all that looks into it: each is read once, when first needed.
 
-    Of the indexes as many are kept as fit into `MAX_INDEX_BYTES`.
+    Of the indexes as many are kept as fit into `MAX_INDEX_BYTES`. max_pixels: larger images are not to be decoded.
     """
 
-    def __init__(self, storage: Storage) -> None:
-        self.storage = storage
+    def __init__(self, storage: Storage, *, max_pixels: int = MAX_PIXELS) -> None:
+        self.storage, self.max_pixels = storage, max_pixels
         self._indexes: IndexCache[str, Sidecar] = IndexCache(MAX_INDEX_BYTES)
 
     @cached_property
@@ -34,9 +35,9 @@ class OpenedData:
         return self._indexes.get(shard.name, lambda: shard_index(self.storage, shard))
 
 
-def open_data(root: str | Path) -> OpenedData:
+def open_data(root: str | Path, *, max_pixels: int = MAX_PIXELS) -> OpenedData:
     """The data set at a folder or URL. Reads nothing yet."""
-    return OpenedData(open_storage(root))
+    return OpenedData(open_storage(root), max_pixels=max_pixels)
 
 
 def shard_index(storage: Storage, shard: ShardInfo) -> Sidecar:

@@ -17,7 +17,7 @@ from dist_seg.data.annotations import (
 )
 from dist_seg.data.arrays import Values, check_members, decode_npy, rgb_view
 from dist_seg.data.decode import check_object_ids, decode_image, decode_instances, decode_labels, decode_mask
-from dist_seg.data.headers import MAX_PIXELS, UndecodableError
+from dist_seg.data.headers import UndecodableError
 from dist_seg.data.manifest import Manifest, ShardInfo
 from dist_seg.data.sidecar import Sidecar, crc32c
 from dist_seg.errors import DataError
@@ -75,10 +75,13 @@ def picture_of(data: bytes, manifest: Manifest, height: int, width: int) -> NDAr
     return rgb_view(values, low, high)
 
 
-def view_sample(members: list[bytes], manifest: Manifest, height: int, width: int) -> SampleView:
-    """Decodes a sample. Raises `UndecodableError`, also for more pixels than are decoded unasked."""
-    if height * width > MAX_PIXELS:
-        raise UndecodableError(f"image: {width}x{height} pixels; no more than {MAX_PIXELS} are decoded here")
+def view_sample(members: list[bytes], manifest: Manifest, height: int, width: int, max_pixels: int) -> SampleView:
+    """Decodes a sample. Raises `UndecodableError`, also for one of more than `max_pixels`."""
+    if height * width > max_pixels:
+        raise UndecodableError(
+            f"image: {width}x{height} pixels, more than the allowed {max_pixels}; look at it with a larger "
+            "--max-pixels if it is to be trusted"
+        )
     encoded, target, *others = members
     match manifest.task:
         case "instance":

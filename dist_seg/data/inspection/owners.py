@@ -58,7 +58,9 @@ def _suspect(data: OpenedData, place: Place) -> _Suspect:
     shard = data.manifest.split(place.split).shards[place.shard]
     sidecar = data.index(shard)
     height, width = sidecar.height(place.index), sidecar.width(place.index)
-    view = view_sample(read_members(data.storage, shard, sidecar, place.index), data.manifest, height, width)
+    view = view_sample(
+        read_members(data.storage, shard, sidecar, place.index), data.manifest, height, width, data.max_pixels
+    )
     factor = shrinkage(height, width)
     size = (round(height / factor), round(width / factor))
     image, layers = view.image, view.layers

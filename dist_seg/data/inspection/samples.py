@@ -13,7 +13,7 @@ from dist_seg.data.inspection.findings import Place
 from dist_seg.data.inspection.measures import MEASURES, measure
 from dist_seg.data.inspection.workers import Workers
 from dist_seg.data.manifest import Manifest, ShardInfo, Split
-from dist_seg.data.opened import shard_index
+from dist_seg.data.opened import OpenedData, shard_index
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import Storage, StorageError
 
@@ -54,11 +54,11 @@ class _Job:
     shard_number: int
     shard: ShardInfo
     indices: tuple[int, ...]
+    max_pixels: int
 
 
 def look_at_samples(
-    storage: Storage,
-    manifest: Manifest,
+    data: OpenedData,
     splits: Mapping[str, Split],
     *,
     limit: int | None,
@@ -71,8 +71,9 @@ def look_at_samples(
     unreadable. Raises `StorageError` and, for a damaged index, `DataError`.
     """
     # Without shards, of which there may be many; arrays are seen on the scale of their splits' statistics.
-    bare = replace(manifest, splits={name: replace(split, shards=()) for name, split in manifest.splits.items()})
-    jobs = [job for name, split in splits.items() for job in _jobs(storage, bare, name, split, limit)]
+    whole = data.manifest
+    bare = replace(whole, splits={name: replace(split, shards=()) for name, split in whole.splits.items()})
+    jobs = [job for name, split in splits.items() for job in _jobs(data, bare, name, split, limit)]
     total, done = sum(len(job.indices) for job in jobs), 0
     parts: dict[str, list[Looked]] = {name: [] for name in splits}
     for job, looked in zip(jobs, workers.map(_look, jobs), strict=True):
@@ -83,7 +84,7 @@ def look_at_samples(
     return {name: _together(looked) for name, looked in parts.items()}
 
 
-def _jobs(storage: Storage, manifest: Manifest, name: str, split: Split, limit: int | None) -> Iterator[_Job]:
+def _jobs(data: OpenedData, manifest: Manifest, name: str, split: Split, limit: int | None) -> Iterator[_Job]:
     ends = np.cumsum([shard.samples for shard in split.shards], dtype=np.int64)
     total = int(ends[-1]) if len(ends) else 0
     count = total if limit is None else min(limit, total)
@@ -93,12 +94,13 @@ def _jobs(storage: Storage, manifest: Manifest, name: str, split: Split, limit: 
         inside = (chosen[start:stop] - (ends[number] - shard.samples)).tolist()
         for at in range(0, len(inside), _SAMPLES_AT_ONCE):
             yield _Job(
-                storage=storage,
+                storage=data.storage,
                 manifest=manifest,
                 split=name,
                 shard_number=number,
                 shard=shard,
                 indices=tuple(inside[at : at + _SAMPLES_AT_ONCE]),
+                max_pixels=data.max_pixels,
             )
 
 
@@ -114,7 +116,8 @@ def _look(job: _Job) -> Looked:
         key = sidecar.key(index)
         try:
             members = read_members(job.storage, job.shard, sidecar, index)
-            view = view_sample(members, job.manifest, sidecar.height(index), sidecar.width(index))
+            size = (sidecar.height(index), sidecar.width(index))
+            view = view_sample(members, job.manifest, *size, job.max_pixels)
         except StorageError:
             raise
         except (DataError, UndecodableError) as error:

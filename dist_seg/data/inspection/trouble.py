@@ -73,7 +73,7 @@ def find_trouble(
             cooccurrence={},
         )
     with Workers(workers) as pool:
-        looked = look_at_samples(data.storage, manifest, chosen, limit=limit, workers=pool, progress=looking)
+        looked = look_at_samples(data, chosen, limit=limit, workers=pool, progress=looking)
         table = SampleTable.of(looked, manifest.num_classes)
         records = table.records
         duplicates = find_duplicates(

@@ -105,10 +105,9 @@ class TestClasses:
 
     def test_cooccurrence_is_that_of_the_masks(self, tmp_path: Path) -> None:
         scenes = _scenes(5)
-        storage = open_storage(packed(tmp_path, scenes))
-        manifest = load_manifest(storage)
+        data = open_data(packed(tmp_path, scenes))
         with Workers(1) as workers:
-            looked = look_at_samples(storage, manifest, manifest.splits, limit=None, workers=workers, progress=None)
+            looked = look_at_samples(data, data.manifest.splits, limit=None, workers=workers, progress=None)
         counts = cooccurrence(SampleTable.of(looked, 6), "train")
         expected = np.zeros((6, 6), int)
         for _, mask in scenes.values():
@@ -200,7 +199,7 @@ class TestObjects:
         document["annotations"][0]["segmentation"]["counts"] = rle
         members = [image, target, json.dumps(document).encode()]
         with pytest.raises(UndecodableError, match="json: the mask of an object"):
-            decoded.view_sample(members, manifest, sidecar.height(0), sidecar.width(0))
+            decoded.view_sample(members, manifest, sidecar.height(0), sidecar.width(0), 10_000)
 
     def test_images_without_objects(self, tmp_path: Path) -> None:
         write_coco(tmp_path, [])
@@ -219,11 +218,10 @@ class TestSamples:
         assert one.looked_at == {"train": (24, 24), "val": (8, 8)}
 
     def test_a_limit_is_kept_and_spread(self, synthetic_shards: Path) -> None:
-        storage = open_storage(synthetic_shards)
-        manifest = load_manifest(storage)
+        data = open_data(synthetic_shards)
         with Workers(1) as workers:
-            every = look_at_samples(storage, manifest, manifest.splits, limit=None, workers=workers, progress=None)
-            looked = look_at_samples(storage, manifest, manifest.splits, limit=6, workers=workers, progress=None)
+            every = look_at_samples(data, data.manifest.splits, limit=None, workers=workers, progress=None)
+            looked = look_at_samples(data, data.manifest.splits, limit=6, workers=workers, progress=None)
         whole = every["train"].keys
         assert looked["train"].keys == whole[::4]
         assert find_trouble(open_data(synthetic_shards), limit=6).looked_at == {"train": (6, 24), "val": (6, 8)}
@@ -242,26 +240,23 @@ class TestSamples:
         assert example.what == "image: neither a JPEG nor a PNG"
         assert trouble.looked_at == {"train": (3, 3)}
 
-    def test_a_picture_that_is_too_large_to_be_trusted_is_not_decoded(
-        self, synthetic_shards: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(decoded, "MAX_PIXELS", 96 * 128 - 1)
-        trouble = find_trouble(open_data(synthetic_shards), split="val")
+    def test_a_picture_that_is_too_large_to_be_trusted_is_not_decoded(self, synthetic_shards: Path) -> None:
+        trouble = find_trouble(open_data(synthetic_shards, max_pixels=96 * 128 - 1), split="val")
         assert _finding(trouble, "unreadable") == ("ERROR", 8)
-        assert "128x96 pixels; no more than 12287" in trouble.findings[0].examples[0].what
+        assert "128x96 pixels, more than the allowed 12287; look at it with" in trouble.findings[0].examples[0].what
+        assert find_trouble(open_data(synthetic_shards, max_pixels=96 * 128), split="val").looked_at == {"val": (8, 8)}
 
     def test_multilabel_data_is_looked_at(self, tmp_path: Path) -> None:
         scenes = SyntheticLabels(scenes=SyntheticSource(num_train=12, num_val=4, height=96, width=128))
         pack(scenes, tmp_path)
-        storage = open_storage(tmp_path)
-        manifest = load_manifest(storage)
-        trouble = find_trouble(open_data(tmp_path))
+        data = open_data(tmp_path)
+        trouble = find_trouble(data)
         assert not [finding.kind for finding in trouble.findings if finding.severity > Severity.NOTE]
         labels = [scenes.load(sample).mask > 0 for sample in scenes.samples() if sample.split == "val"]
         present = np.array([label.any(axis=(1, 2)) for label in labels]).astype(int)
         assert np.array_equal(trouble.cooccurrence["val"], present.T @ present)
         with Workers(1) as workers:
-            looked = look_at_samples(storage, manifest, manifest.splits, limit=None, workers=workers, progress=None)
+            looked = look_at_samples(data, data.manifest.splits, limit=None, workers=workers, progress=None)
         assert looked["train"].num_fits == 12
 
     def test_a_flipped_byte_is_an_error(self, tmp_path: Path) -> None:
