@@ -208,6 +208,12 @@ def _check_parts(parts: Sequence[tuple[Path, PackedPart]]) -> None:
                 f"{folder} and {other} were packed from different lists of {first.plan_samples} and "
                 f"{part.plan_samples} samples; every machine must see the same files: pack the parts again"
             )
+        if part.contents != first.contents:
+            raise DataError(
+                f"{folder} and {other} were packed from the same files with other meanings of the masks, or from other "
+                "annotations of the same images; pack one of the two again (--overwrite), with the classes, options "
+                "and annotations of the rest"
+            )
         if part.part.number in by_number:
             raise DataError(f"{by_number[part.part.number]} and {other} are both part {part.part}")
         by_number[part.part.number] = other

@@ -15,7 +15,7 @@ from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.data.image_kind import find_kind
 from dist_seg.data.manifest import MANIFEST_NAME, Manifest
 from dist_seg.data.pack_finished import refuse_indexed
-from dist_seg.data.pack_part import PART_NAME, PackedPart, Part, plan_digest
+from dist_seg.data.pack_part import PART_NAME, PackedPart, Part, contents_digest, plan_digest
 from dist_seg.data.pack_records import records_text
 from dist_seg.data.pack_shard import PackedShard, Refusal, check_kinds
 from dist_seg.data.pack_state import open_state
@@ -88,6 +88,7 @@ def pack(
                 part=part,
                 kind=kind,
                 plan=plan_digest(plan),
+                contents=contents_digest(plan),
                 plan_shards=len(plan),
                 plan_samples=sum(len(job.samples) for job in plan),
                 options=options,

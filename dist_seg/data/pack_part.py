@@ -21,7 +21,7 @@ from dist_seg.errors import DataError, UserError
 PART_NAME = "part.json"
 FOLDER_NAME = re.compile(r"part-\d+-of-\d+")
 _WRITTEN = re.compile(r"(\d+)/(\d+)")
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 T = TypeVar("T")
 
 
@@ -62,6 +62,8 @@ class PackedPart:
     """The data set's manifest, without its splits."""
     plan: str
     """Hash of the plan of all parts: which samples are in which shard."""
+    contents: str
+    """Hash of what the versions of all parts' samples say on any machine, such as what the masks mean."""
     plan_shards: int
     """Of all parts."""
     plan_samples: int
@@ -75,6 +77,7 @@ class PackedPart:
             "part": self.part.number,
             "parts": self.part.count,
             "plan": self.plan,
+            "contents": self.contents,
             "plan_shards": self.plan_shards,
             "plan_samples": self.plan_samples,
             "options": self.options,
@@ -91,11 +94,15 @@ def read_part(folder: Path) -> PackedPart:
         fields = cast(dict[str, object], json.loads(path.read_bytes()))
         version = fields["format_version"]
         if version != _FORMAT_VERSION:
-            raise DataError(f"{path}: format_version is {version}, this version of dist-seg reads {_FORMAT_VERSION}")
+            raise DataError(
+                f"{path}: format_version is {version}, this version of dist-seg reads {_FORMAT_VERSION}; pack the part "
+                "again: its shards are kept"
+            )
         return PackedPart(
             part=Part.parse(f"{fields['part']}/{fields['parts']}"),
             kind=parse_manifest(json.dumps(fields["data"]).encode(), str(path)),
             plan=str(fields["plan"]),
+            contents=str(fields["contents"]),
             plan_shards=int(cast(int, fields["plan_shards"])),
             plan_samples=int(cast(int, fields["plan_samples"])),
             options=dict(cast(dict[str, object], fields["options"])),
@@ -116,4 +123,12 @@ def plan_digest(jobs: Sequence[ShardJob]) -> str:
     for job in jobs:
         listing = [job.name, [[shard_key(sample.key), sample.num_bytes] for sample in job.samples]]
         digest.update(json.dumps(listing).encode())
+    return digest.hexdigest()
+
+
+def contents_digest(jobs: Sequence[ShardJob]) -> str:
+    """Of what the samples' versions say on any machine."""
+    digest = hashlib.sha256()
+    for job in jobs:
+        digest.update(json.dumps([sample.portable_version for sample in job.samples]).encode())
     return digest.hexdigest()

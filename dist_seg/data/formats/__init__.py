@@ -35,6 +35,9 @@ class SampleRef:
     """About how large the encoded sample is: shards are filled by it before anything is read."""
     version: str = ""
     """Changes when the content does (size and time of the files), so that packing notices it."""
+    portable_version: str = ""
+    """What of `version` is the same on every machine with the same data, such as what the masks' numbers mean, and no
+    file's time: parts that differ in it are not merged."""
     payload: bytes = b""
     """What `load` needs of it besides the files, such as its part of a large annotation file; `version` tells of it."""
 

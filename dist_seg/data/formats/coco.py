@@ -104,6 +104,7 @@ class CocoSource:
                 digest = _digest(data[begin:end] for begin, end in (image.span, *image.annotations))
                 num_bytes, version = file_version(path) if there else (1, "")
                 repeated = list(image.repeated)
+                annotated = f"{digest} {repeated or ''}".rstrip()
                 payload: dict[str, object] = {
                     "image": image.span,
                     "annotations": image.annotations,
@@ -118,7 +119,8 @@ class CocoSource:
                     where=str(path),
                     mask_where=str(split.annotations),
                     num_bytes=num_bytes + sum(end - begin for begin, end in image.annotations),
-                    version=f"{version} {digest} {repeated or ''}".rstrip(),
+                    version=f"{version} {annotated}",
+                    portable_version=annotated,
                     payload=json.dumps(payload).encode(),
                 )
 

@@ -90,6 +90,8 @@ class LabelFolders:
         image, masks = files.images[stem], [of_class.get(stem) for of_class in files.masks.values()]
         num_bytes, version = file_version(image, *(path for path in masks if path))
         options = f"{self.class_names} {self.unknown} {[path is not None for path in masks]}"
+        if None in masks and not self.missing_is_absent:
+            options += " missing"
         return SampleRef(
             key=stem,
             split=split,
@@ -97,6 +99,7 @@ class LabelFolders:
             mask_where=str(next((path for path in masks if path), "")),
             num_bytes=num_bytes,
             version=f"{version} {options}",
+            portable_version=options,
             payload=json.dumps([path and str(path) for path in masks]).encode(),
         )
 

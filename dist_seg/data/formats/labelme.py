@@ -102,13 +102,15 @@ class LabelmeSource:
             return fault_ref(item.fault, split, item.fault)
         image = item.file if item.embedded or item.image is None else item.image
         num_bytes, version = file_version(*{image, item.file})
+        meaning = f"{sorted(self.classes.ids.items())} {self.classes.unlabelled}"
         return SampleRef(
             key=item.stem,
             split=split,
             where=str(image),
             mask_where=str(item.file),
             num_bytes=num_bytes,
-            version=f"{version} {sorted(self.classes.ids.items())} {self.classes.unlabelled}",
+            version=f"{version} {meaning}",
+            portable_version=meaning,
         )
 
 

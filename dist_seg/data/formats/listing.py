@@ -56,7 +56,7 @@ def pair_files(
 
 
 def pair_ref(pair: Pair, split: str, version: str = "") -> SampleRef:
-    """The sample, as `read_pair` takes it; `version` stands for what else its content depends on."""
+    """The sample, as `read_pair` takes it; `version`: what else its content depends on, alike on every machine."""
     files = [path for path in (pair.image, pair.mask) if path]
     num_bytes, files_version = file_version(*files)
     return SampleRef(
@@ -66,6 +66,7 @@ def pair_ref(pair: Pair, split: str, version: str = "") -> SampleRef:
         mask_where=str(pair.mask or ""),
         num_bytes=num_bytes,
         version=f"{files_version} {version}".rstrip(),
+        portable_version=version,
     )
 
 

@@ -52,13 +52,15 @@ class SyntheticSource:
             raise DataError(f"{self.num_train} training and {self.num_val} validation images; give at least 1 and 0")
 
     def samples(self) -> Sequence[SampleRef]:
+        version = f"{self.seed}/{self.height}x{self.width}"
         return [
             SampleRef(
                 key=f"{split}{number:06d}",
                 split=split,
                 where=f"synthetic {split} image {number}",
                 num_bytes=self.height * self.width,
-                version=f"{self.seed}/{self.height}x{self.width}",
+                version=version,
+                portable_version=version,
             )
             for split, count in (("train", self.num_train), ("val", self.num_val))
             for number in range(count)

@@ -155,6 +155,17 @@ def test_parts_of_different_packings_are_refused(
         merge(tmp_path / "merged", [tmp_path / "a", tmp_path / "b"])
 
 
+def test_a_part_of_an_earlier_version_is_to_be_packed_again(tmp_path: Path) -> None:
+    one, two = _pack_parts(_SCENES, tmp_path, 2)
+    document = json.loads((one / "part.json").read_text())
+    del document["contents"]
+    (one / "part.json").write_text(json.dumps({**document, "format_version": 1}))
+    with pytest.raises(DataError, match=r"part\.json: format_version is 1, .* pack the part again"):
+        merge(tmp_path / "merged", [one, two])
+    assert pack(_SCENES, one, shard_bytes=_SHARD_BYTES, part=Part(number=1, count=2)).written_shards == 0
+    merge(tmp_path / "merged", [one, two])
+
+
 def test_damage_of_a_part_s_records_or_indexes_is_named(tmp_path: Path) -> None:
     one, two = _pack_parts(_SCENES, tmp_path / "parts", 2)
     (one / "train-000000.samples").write_bytes(b"")

@@ -207,3 +207,11 @@ def test_the_drawn_layers_go_on_under_what_covers_them() -> None:
         assert not whole.mask[:, seen.mask == 0].any()
         overlapping += int((whole.mask.sum(axis=0) > 1).sum())
     assert overlapping > 100
+
+
+def test_a_missing_mask_that_was_left_out_and_now_is_absence_is_packed_anew(tmp_path: Path) -> None:
+    write_labels(tmp_path, "a", {"cat": box(0, 0, 5, 5), "dog": box(5, 5, 9, 9)})
+    write_labels(tmp_path, "b", {"cat": box(0, 0, 5, 5)})
+    left_out = opened(tmp_path, reading=RawReading(skip_bad=True)).samples()
+    absent = opened(tmp_path, reading=RawReading(skip_bad=True), missing_is_absent=True).samples()
+    assert [one.version == other.version for one, other in zip(left_out, absent, strict=True)] == [True, False]
