@@ -97,6 +97,7 @@ class ArraySource:
                 split="train" if i % 4 else "val",
                 where=f"{self.prefix} {i}",
                 num_bytes=image.nbytes,
+                version="1",
             )
             for i, image in enumerate(self.images)
         ]

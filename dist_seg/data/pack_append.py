@@ -196,7 +196,8 @@ def _is_as_packed(shard: _Old, known: dict[str, SampleRef], identity: object) ->
         return True
     if shard.record is None or not everything <= known.keys():
         return False
-    return shard.record.fingerprint == _fingerprint(shard, everything, known, identity)
+    today = _fingerprint(shard, everything, known, identity)
+    return bool(today) and shard.record.fingerprint == today
 
 
 def _fingerprint(shard: _Old, keys: frozenset[str], known: dict[str, SampleRef], identity: object) -> str:

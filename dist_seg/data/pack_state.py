@@ -45,7 +45,8 @@ class PackState:
     def kept(self, name: str, fingerprint: str, skip_bad: bool) -> PackedShard | None:
         """The shard's record, if it is there, undamaged, and what would be written now."""
         record = self.records.get(name)
-        if record is None or record.fingerprint != fingerprint or (record.left_out and not skip_bad):
+        is_its = record is not None and fingerprint and record.fingerprint == fingerprint
+        if record is None or not is_its or (record.left_out and not skip_bad):
             return None
         info = record.info
         files = ((name, info.sha256), (info.index_name, info.index_sha256), (info.sidecar_name, info.sidecar_sha256))
@@ -111,12 +112,13 @@ def open_state(
         finished = read_records(out / RECORD_NAME)
         planned, own = {name for name, _ in plan}, own_shards(out)
         refuse_foreign(out, own, planned)
-        same = [(record.info.name, record.fingerprint) for record in finished] == list(plan)
+        has_versions = all(fingerprint for _, fingerprint in plan)
+        same = has_versions and [(record.info.name, record.fingerprint) for record in finished] == list(plan)
         there = [name for name in DOCUMENTS if (out / name).exists()]
         if extends is not None and manifest_in(out) != extends:
             raise DataError(f"{out}: its manifest has changed meanwhile; run the same command again")
         if there and not (overwrite or extends or (same and there == [document])):
-            raise DataError(f"{out}: holds {occupied or _occupied(out, there)}")
+            raise DataError(f"{out}: holds {occupied or _occupied(out, there, has_versions=has_versions)}")
         with path_errors(out / UNFINISHED_NAME, kind=DataError):
             (out / UNFINISHED_NAME).mkdir(exist_ok=True)
         with atomic_write(out / UNFINISHED_NAME / NAMES_NAME) as file:
@@ -131,18 +133,25 @@ def open_state(
         )
 
 
-def _occupied(out: Path, there: Sequence[str]) -> str:
+def _occupied(out: Path, there: Sequence[str], *, has_versions: bool) -> str:
     """What a folder holds in the way of packing another data set, and what to do."""
-    if PART_NAME in there:
-        return (
-            "a part of a data set that was packed from another source, or with other options, or whose source has "
-            "changed since; pack into another folder, or replace it (--overwrite)"
-        )
     manifest = manifest_in(out)
     if manifest and manifest.format_version < FORMAT_VERSION:
         return (
             "a data set that an earlier version of dist-seg packed, which is not packed on; use it as it is, add what "
             "is new (--append), or pack everything anew (--overwrite)"
+        )
+    if not has_versions:
+        or_append = "" if PART_NAME in there else ", compare it and add what is new (--append)"
+        return (
+            "what was packed before, and nothing tells whether that is what would be packed now: the reader gives "
+            f"samples without a version (SampleRef.version); let it give one{or_append}, or replace what is there "
+            "(--overwrite)"
+        )
+    if PART_NAME in there:
+        return (
+            "a part of a data set that was packed from another source, or with other options, or whose source has "
+            "changed since; pack into another folder, or replace it (--overwrite)"
         )
     return (
         "a data set that was packed from another source, or with other options, or whose source has changed since; "

@@ -25,7 +25,7 @@ class ShardJob:
     split: str
     samples: tuple[SampleRef, ...]
     fingerprint: str
-    """Changes when anything does that the shard's bytes depend on."""
+    """Changes when anything does that the shard's bytes depend on; empty where nothing tells of that."""
 
 
 def plan_shards(
@@ -118,6 +118,8 @@ def _job(name: str, split: str, samples: list[SampleRef], classes: object) -> Sh
 
 def shard_fingerprint(name: str, samples: Sequence[SampleRef], classes: object) -> str:
     """Of a shard of these samples, in this order."""
+    if not all(sample.version for sample in samples):
+        return ""
     listing = [[shard_key(sample.key), sample.num_bytes, sample.version] for sample in samples]
     text = json.dumps([FORMAT_VERSION, name, classes, listing])
     return hashlib.sha256(text.encode()).hexdigest()

@@ -34,7 +34,8 @@ class SampleRef:
     num_bytes: int = 65536
     """About how large the encoded sample is: shards are filled by it before anything is read."""
     version: str = ""
-    """Changes when the content does (size and time of the files), so that packing notices it."""
+    """Changes when the content does (size and time of the files, and what the reader makes of them), so that packing
+    notices it. Empty: nothing tells, and a shard that was packed once is never taken for what would be packed now."""
     portable_version: str = ""
     """What of `version` is the same on every machine with the same data, such as what the masks' numbers mean, and no
     file's time: parts that differ in it are not merged."""

@@ -47,7 +47,7 @@ class ArraySource:
     def samples(self) -> Sequence[SampleRef]:
         return [
             SampleRef(
-                key=key, split="train", where=f"{key}.jpg", mask_where=f"{key}.png", version=self.versions.get(key, "")
+                key=key, split="train", where=f"{key}.jpg", mask_where=f"{key}.png", version=self.versions.get(key, "1")
             )
             for key in self.masks
         ]
@@ -251,6 +251,32 @@ def test_a_finished_data_set_is_replaced_only_on_demand(tmp_path: Path) -> None:
         "train-000000.samples",
         "train-000000.tar",
     ]
+
+
+_UNVERSIONED = dict.fromkeys(("k0", "k1", "k2"), "")
+
+
+def test_samples_without_a_version_are_not_taken_for_what_was_packed(tmp_path: Path) -> None:
+    masks = {key: _mask() for key in _UNVERSIONED}
+    pack(ArraySource(masks, versions=_UNVERSIONED), tmp_path)
+    before = _contents(tmp_path)
+    relabelled = ArraySource({key: _mask(1, 1) for key in masks}, versions=_UNVERSIONED)
+    with pytest.raises(DataError, match=r"without a version.*--append.*--overwrite"):
+        pack(relabelled, tmp_path)
+    assert _contents(tmp_path) == before
+    result = pack(relabelled, tmp_path, overwrite=True)
+    assert (result.kept_shards, result.manifest.split("train").class_pixels) == (0, (54, 6, 0))
+
+
+def test_packing_that_was_cut_off_begins_anew_with_samples_without_a_version(tmp_path: Path) -> None:
+    """The reader may have been mended meanwhile."""
+    masks = {key: _mask() for key in _UNVERSIONED}
+    last = plan_shards(ArraySource(masks).samples(), 1, ())[-1].samples[0].key
+    with pytest.raises(DataError, match=rf"{last}\.png"):
+        pack(ArraySource({**masks, last: _mask(9)}, versions=_UNVERSIONED), tmp_path, shard_bytes=1)
+    assert len(list(tmp_path.glob("*.tar"))) == 2
+    result = pack(ArraySource({key: _mask(1) for key in masks}, versions=_UNVERSIONED), tmp_path, shard_bytes=1)
+    assert (result.kept_shards, result.manifest.split("train").class_pixels) == (0, (57, 3, 0))
 
 
 def test_data_of_an_earlier_version_is_said_to_be_that(tmp_path: Path) -> None:

@@ -177,6 +177,17 @@ def test_what_the_source_no_longer_has_stays(tmp_path: Path) -> None:
     assert _keys(tmp_path) == ["a", "b", "c"]
 
 
+def test_samples_without_a_version_are_compared(tmp_path: Path) -> None:
+    unversioned = dict.fromkeys("abc", "")
+    pack(ArraySource({"a": _mask(1), "b": _mask(1)}, versions=unversioned), tmp_path)
+    changed = ArraySource({"a": _mask(1), "b": _mask(2), "c": _mask()}, versions=unversioned)
+    with pytest.raises(DataError, match=r"1 sample is not what was packed.*\n  b\.png: differs"):
+        append(changed, tmp_path)
+    same = ArraySource({"a": _mask(1), "b": _mask(1), "c": _mask()}, versions=unversioned)
+    assert append(same, tmp_path).present_samples == 2
+    assert _keys(tmp_path) == ["a", "b", "c"]
+
+
 def test_samples_left_out_then_are_not_tried_again_until_they_change(tmp_path: Path) -> None:
     masks = {"good": _mask(1), "bad": _mask(9)}
     pack(ArraySource(masks), tmp_path, skip_bad=True)

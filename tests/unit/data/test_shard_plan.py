@@ -1,5 +1,7 @@
 """Spreading samples over shards."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,9 +48,14 @@ def test_neighbours_of_the_listing_are_mixed() -> None:
 @pytest.mark.parametrize("change", ["key", "num_bytes", "version"])
 def test_the_fingerprint_follows_the_samples(change: str) -> None:
     changed = {"key": "new", "num_bytes": 7, "version": "2"}[change]
-    ref = SampleRef(key="a", split="train", where="")
-    other = SampleRef(**{"key": "a", "split": "train", "where": "", change: changed})  # type: ignore[arg-type]
+    ref = SampleRef(key="a", split="train", where="", version="1")
+    other = replace(ref, **{change: changed})
     assert plan_shards([ref], 1000, ())[0].fingerprint != plan_shards([other], 1000, ())[0].fingerprint
+
+
+def test_nothing_is_known_of_a_shard_with_a_sample_without_a_version() -> None:
+    refs = [SampleRef(key="a", split="train", where="", version="1"), SampleRef(key="b", split="train", where="")]
+    assert plan_shards(refs, 10**6, ())[0].fingerprint == ""
 
 
 def test_splits_have_shards_of_their_own() -> None:

@@ -99,7 +99,7 @@ class _Large:
     ignore_index: int = 255
 
     def samples(self) -> list[SampleRef]:
-        return [SampleRef(key="k", split="train", where="k.jpg")]
+        return [SampleRef(key="k", split="train", where="k.jpg", version="1")]
 
     def load(self, sample: SampleRef) -> RawSample:
         mask = np.zeros((60, 90), np.uint8)
