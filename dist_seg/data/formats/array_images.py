@@ -38,6 +38,12 @@ _JPEG = 7
 _COMPRESSIONS = frozenset({1, 5, _JPEG, 8, 32773, 32946, 50000})
 """None, LZW, JPEG, deflate (twice), PackBits and Zstandard: each expands to no more than the page says."""
 _WITHOUT_PREDICTOR = (1, _JPEG, 32773)
+# None, CCITT's of one bit, LZW, deflate (twice), PackBits, LZMA and Zstandard.
+_LOSSLESS = frozenset({1, 2, 3, 4, 5, 8, 32771, 32773, 32946, 34925, 50000})
+_COMPRESSION_NAMES = {
+    **{6: "JPEG", _JPEG: "JPEG", 33003: "JPEG 2000", 33005: "JPEG 2000", 34712: "JPEG 2000"},
+    **{34887: "LERC", 34892: "JPEG", 50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL"},
+}
 _REDUCED, _IS_MASK = 1, 4
 _ALPHA = (1, 2)
 
@@ -51,6 +57,20 @@ ODD_PREDICTOR = (
 def has_odd_predictor(tags: Mapping[int, object]) -> bool:
     """Whether a TIFF's tags ask for what only LZW, deflate and their like have."""
     return tags.get(_PREDICTOR, 1) != 1 and tags.get(_COMPRESSION, 1) in _WITHOUT_PREDICTOR
+
+
+def lossy_compression(data: bytes) -> str | None:
+    """What a TIFF is compressed by, where that may change values; some of these can do without, and do not say so.
+
+    None for other files, and for bytes that make no sense: whoever decodes them says so.
+    """
+    if not data.startswith(_TIFF_SIGNATURES):
+        return None
+    try:
+        number = _first_tags(data).get(_COMPRESSION, 1)
+    except Exception:  # Pillow raises anything on them
+        return None
+    return None if number in _LOSSLESS else _COMPRESSION_NAMES.get(number, f"compression {number}")
 
 
 def is_array_file(data: bytes) -> bool:

@@ -27,6 +27,7 @@ from dist_seg.data.formats.array_images import (
     check_size,
     has_odd_predictor,
     is_array_file,
+    lossy_compression,
     read_array,
 )
 from dist_seg.data.formats.pillow_limit import own_limit
@@ -133,6 +134,11 @@ def _passed_jpeg(data: bytes, max_pixels: int) -> CheckedImage | None:
 
 def read_mask(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> RawMask:
     """Decode a mask file. Raises `DataError` naming `where`."""
+    if lossy := lossy_compression(data):
+        raise DataError(
+            f"{where}: a mask in a TIFF of {lossy}, which blurs class ids; save masks as PNG, or as TIFF with LZW or "
+            "deflate"
+        )
     with _opened(data, where, max_pixels) as image:
         if image.format in _LOSSY_FORMATS:
             raise DataError(f"{where}: a mask in {image.format}, which blurs class ids; save masks as PNG")

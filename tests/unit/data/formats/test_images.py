@@ -211,6 +211,37 @@ def test_masks_that_cannot_hold_ids_are_refused(data: bytes, reason: str) -> Non
         read_mask(data, "x")
 
 
+def _tiff(compression: int) -> bytes:
+    """A TIFF that says to be compressed so."""
+    tag = struct.pack("<HHI", 259, 3, 1)
+    return encoded(Image.fromarray(_GREY), "TIFF").replace(tag + b"\1\0", tag + struct.pack("<H", compression))
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        (encoded(Image.fromarray(_GREY), "TIFF", compression="jpeg"), "JPEG"),
+        (_tiff(6), "JPEG"),
+        (_tiff(33003), "JPEG 2000"),
+        (_tiff(33005), "JPEG 2000"),
+        (_tiff(34712), "JPEG 2000"),
+        (_tiff(34887), "LERC"),
+        (_tiff(50001), "WebP"),
+        (_tiff(50002), "JPEG XL"),
+        (_tiff(34676), "compression 34676"),
+    ],
+)
+def test_a_mask_in_a_tiff_that_may_blur_it_is_refused_by_name(data: bytes, named: str) -> None:
+    with pytest.raises(DataError, match=f"^x: a mask in a TIFF of {named}, which blurs class ids"):
+        read_mask(data, "x")
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate", "packbits", "lzma", "zstd"])
+def test_a_mask_in_a_tiff_without_loss_is_read(compression: str | None) -> None:
+    data = encoded(Image.fromarray(_GREY), "TIFF", compression=compression)
+    assert np.array_equal(read_mask(data, "x").values, _GREY)
+
+
 def test_a_mask_survives_encoding() -> None:
     assert np.array_equal(_pixels(encode_mask(_GREY)), _GREY)
 
