@@ -27,7 +27,7 @@ from dist_seg.data.recount import shard_channels, shard_objects, summed
 from dist_seg.data.same_kind import check_same_kind
 from dist_seg.data.shard_plan import shard_name
 from dist_seg.data.sidecar import Sidecar
-from dist_seg.data.unique_keys import KeysOf, check_unique_keys
+from dist_seg.data.unique_keys import KeysOf, check_one_split, check_unique_keys
 from dist_seg.errors import DataError, UserError
 from dist_seg.runtime.storage import open_storage
 
@@ -90,7 +90,8 @@ def merge(
 
     Shards of parts keep their names, those of data sets are numbered anew. `progress` is told shards done and in all.
     Raises `DataError` for what does not belong together: other classes, colours or options, a part that is missing or
-    given twice, a key that comes twice in a split. Merging that was interrupted goes on.
+    given twice, a key that comes twice in a split or is in different splits of two data sets. Merging that was
+    interrupted goes on.
     """
     folders = [Path(folder) for folder in folders] or _parts_in(out)
     seen: dict[Path, Path] = {}
@@ -109,12 +110,27 @@ def merge(
         part, other = folders[are_parts.index(True)], folders[are_parts.index(False)]
         raise UserError(f"{part} is a part of a data set, {other} a whole one; merge the parts first")
     merged = _merged_parts(folders) if all(are_parts) else _merged_sets(folders)
-    check_unique_keys(
-        [KeysOf(split=s.split, where=str(s.folder / s.info.name), load=s.sidecar) for s in merged.shards],
-        "keep one of the two samples, or pack one of the data sets again with other names",
-    )
+    _check_keys(merged)
     links, copies = _transfer(out, merged, progress)
     return MergeResult(manifest=merged.manifest, links=links, copies=copies, parts=merged.parts)
+
+
+def _check_keys(merged: _Merged) -> None:
+    shards = [
+        KeysOf(
+            split=shard.split,
+            where=str(shard.folder / shard.info.name),
+            load=shard.sidecar,
+            data_set="" if merged.parts else str(shard.folder),
+        )
+        for shard in merged.shards
+    ]
+    check_unique_keys(shards, "keep one of the two samples, or pack one of the data sets again with other names")
+    check_one_split(
+        shards,
+        "an image that is trained on must not be validated on: divide one of the data sets as the other (--val, "
+        "--group-by, --split), or, if these are different images, pack it again with other names",
+    )
 
 
 def _parts_in(out: Path) -> list[Path]:

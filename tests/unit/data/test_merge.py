@@ -238,6 +238,41 @@ def test_a_key_in_two_data_sets_is_refused_by_name(tmp_path: Path) -> None:
         merge(tmp_path / "merged", [tmp_path / "a", tmp_path / "b"])
 
 
+@dataclass(frozen=True)
+class _Renamed:
+    """Samples with keys and splits of one's own; the same names stand for the same images or not."""
+
+    splits: dict[str, tuple[str, ...]]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(_SCENES, name)
+
+    def samples(self) -> list[SampleRef]:
+        first = _SCENES.samples()[0]
+        return [replace(first, key=key, split=split) for split, keys in self.splits.items() for key in keys]
+
+    def load(self, sample: SampleRef) -> object:
+        return _SCENES.load(_SCENES.samples()[0])
+
+
+def test_a_key_in_other_splits_of_two_data_sets_is_refused_by_name(tmp_path: Path) -> None:
+    a, b = _Renamed({"train": ("a", "b"), "val": ("c",)}), _Renamed({"train": ("d", "e"), "val": ("b", "f")})
+    for name, source in (("a", a), ("b", b)):
+        pack(source, tmp_path / name)  # type: ignore[arg-type]  # a Source
+    shards = r"a/train-000000\.tar and .*b/val-000000\.tar: the key 'b' is in split train of the one and in split val"
+    with pytest.raises(DataError, match=shards + ".* must not be validated on"):
+        merge(tmp_path / "merged", [tmp_path / "a", tmp_path / "b"])
+    assert not (tmp_path / "merged").exists()
+
+
+def test_keys_that_one_data_set_has_in_two_splits_do_not_keep_it_from_others(tmp_path: Path) -> None:
+    """Where each split's files are numbered from 0, the names say nothing of the images."""
+    for name, keys in (("a", ("0", "1")), ("b", ("2", "3"))):
+        pack(_Renamed({"train": keys, "val": keys}), tmp_path / name)  # type: ignore[arg-type]  # a Source
+    merged = merge(tmp_path / "merged", [tmp_path / "a", tmp_path / "b"]).manifest
+    assert {name: split.num_samples for name, split in merged.splits.items()} == {"train": 4, "val": 4}
+
+
 def test_other_classes_are_refused_by_name(tmp_path: Path) -> None:
     pack(_SCENES, tmp_path / "a")
     pack(_SCENES, tmp_path / "b")
