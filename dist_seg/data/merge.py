@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dist_seg.data.arrays import ArrayLayout
 from dist_seg.data.channel_statistics import channel_statistics
+from dist_seg.data.image_kind import ImageKind
 from dist_seg.data.link import Transfer, link_or_copy
 from dist_seg.data.manifest import FORMAT_VERSION, MANIFEST_NAME, ChannelStatistics, Manifest, ShardInfo, Split
 from dist_seg.data.object_counts import ShardObjects
@@ -20,7 +21,7 @@ from dist_seg.data.pack_files import RECORD_NAME
 from dist_seg.data.pack_finished import read_manifest
 from dist_seg.data.pack_part import FOLDER_NAME, PART_NAME, PackedPart, read_part
 from dist_seg.data.pack_records import Options, read_records
-from dist_seg.data.pack_shard import PackedShard
+from dist_seg.data.pack_shard import PackedShard, check_kinds
 from dist_seg.data.pack_state import open_state
 from dist_seg.data.pack_writing import manifest_of
 from dist_seg.data.recount import shard_channels, shard_objects, summed
@@ -196,6 +197,7 @@ def _merged_parts(folders: Sequence[Path]) -> _Merged:
     # As they were planned: by split, then by number, of which there may be more digits than names are padded to.
     shards.sort(key=lambda shard: (shard[1].split, len(shard[1].info.name), shard[1].info.name))
     records = [record for _, record in shards]
+    check_kinds(records, ImageKind(array=first.kind.image, where=str(folders[0])))
     return _Merged(
         shards=[
             _Shard(folder=folder, split=record.split, info=record.info, name=record.info.name)

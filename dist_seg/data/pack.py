@@ -79,7 +79,8 @@ def pack(
     with open_state(out, names, overwrite=overwrite, document=document) as state:
         written = write_jobs(state, jobs, source, writing)
         shards = [written.by_name[job.name] for job in jobs]
-        check_kinds(shards, writing.images)
+        if part is None:  # of all parts together, when they are merged
+            check_kinds(shards, writing.images)
         kind = kind_of(source, writing.images.array)
         manifest = manifest_of(kind, shards, whole=part is None)
         text, options = manifest.to_json(), options_of(source, writing, shard_bytes)

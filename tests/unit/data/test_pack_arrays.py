@@ -244,6 +244,21 @@ def test_parts_and_data_sets_are_merged_with_the_statistics_of_all(tmp_path: Pat
         merge(tmp_path / "c", [tmp_path / "whole", tmp_path / "four"])
 
 
+def test_what_is_left_out_for_its_kind_is_counted_over_all_parts(tmp_path: Path) -> None:
+    """A part may hold more that is left out than is kept; merging takes what one machine takes."""
+    for name, images in (("few", [_USUAL] * 9 + [_ODD] * 3), ("many", [_USUAL] * 11 + [_ODD] * 13)):
+        source = ArraySource(images)
+        for number in range(1, 9):
+            part = Part(number=number, count=8)
+            pack(source, tmp_path / name / part.folder_name, shard_bytes=1, skip_bad=True, part=part)
+    pack(ArraySource([_USUAL] * 9 + [_ODD] * 3), tmp_path / "whole", shard_bytes=1, skip_bad=True)
+    merge(tmp_path / "few")
+    assert _members(tmp_path / "few") == _members(tmp_path / "whole")
+    with pytest.raises(DataError, match=r"^13 samples are of another kind than the 11 that .*channels; the first"):
+        merge(tmp_path / "many")
+    assert not (tmp_path / "many" / "manifest.json").exists()
+
+
 def test_arrays_are_shrunk_like_pictures(tmp_path: Path) -> None:
     y, x = np.mgrid[:40, :60].astype(np.uint16)
     values = np.dstack([1000 * x, 1500 * y, 60_000 - 500 * x, np.full_like(x, 65535)])
