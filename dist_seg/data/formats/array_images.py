@@ -8,7 +8,6 @@ import io
 import logging
 import math
 import struct
-import warnings
 from collections.abc import Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
@@ -18,7 +17,7 @@ from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from dist_seg.data.arrays import MAX_CHANNELS, Values
-from dist_seg.data.formats.pillow_limit import own_limit
+from dist_seg.data.formats.pillow_limit import no_warnings, own_limit
 from dist_seg.data.headers import PNG_SIGNATURE, UndecodableError, png_chunks, read_header
 from dist_seg.errors import DataError, UserError
 
@@ -172,8 +171,7 @@ def _first_tags(data: bytes) -> ImageFileDirectory_v2:
     """Of a TIFF's first page. Pillow itself would open it only where it can decode it."""
     file = io.BytesIO(data)
     head = file.read(16 if data[2:3] in b"+" or data[3:4] in b"+" else 8)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with no_warnings():
         tags = ImageFileDirectory_v2(head)
         file.seek(tags.next)
         tags.load(file)

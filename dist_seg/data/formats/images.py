@@ -10,7 +10,6 @@ other formats with several pictures are refused.
 """
 
 import io
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from dist_seg.data.formats.array_images import (
     lossy_compression,
     read_array,
 )
-from dist_seg.data.formats.pillow_limit import own_limit
+from dist_seg.data.formats.pillow_limit import no_warnings, own_limit
 from dist_seg.data.headers import MAX_PIXELS, UndecodableError, read_header
 from dist_seg.data.manifest import Rgb
 from dist_seg.data.png import encode_grey
@@ -119,14 +118,12 @@ def _passed_jpeg(data: bytes, max_pixels: int) -> CheckedImage | None:
         header = read_header(data)
         if header.bits != 8 or header.height * header.width > max_pixels:
             return None
-        with warnings.catch_warnings(), own_limit():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-                is_plain = image.format == "JPEG" and image.mode in ("RGB", "L") and _orientation(image) is None
-                if not is_plain or image.size != (header.width, header.height):
-                    return None
-                image.draft("L", image.size)
-                image.load()
+        with no_warnings(), own_limit(), Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            is_plain = image.format == "JPEG" and image.mode in ("RGB", "L") and _orientation(image) is None
+            if not is_plain or image.size != (header.width, header.height):
+                return None
+            image.draft("L", image.size)
+            image.load()
     except Exception:  # as of `_opened`
         return None
     return CheckedImage(data=data, suffix="jpg", height=header.height, width=header.width)
@@ -199,8 +196,7 @@ def _opened(data: bytes, where: str, max_pixels: int, *, previews: bool = False)
     """
     if not data:
         raise DataError(f"{where}: the file is empty")
-    with warnings.catch_warnings(), own_limit():
-        warnings.simplefilter("ignore")
+    with no_warnings(), own_limit():
         try:
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
             pixels = image.width * image.height

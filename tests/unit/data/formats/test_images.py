@@ -3,6 +3,7 @@
 import contextlib
 import io
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image, ImageOps
 from dist_seg.data.arrays import check_members, decode_npy
 from dist_seg.data.decode import decode_image
 from dist_seg.data.formats.images import check_image, encode_mask, read_mask
+from dist_seg.data.formats.pillow_limit import no_warnings, own_limit
 from dist_seg.data.headers import UndecodableError, check_pair, read_header
 from dist_seg.errors import DataError
 
@@ -209,6 +211,20 @@ def test_a_palette_mask_gives_indices_and_colours() -> None:
 def test_masks_that_cannot_hold_ids_are_refused(data: bytes, reason: str) -> None:
     with pytest.raises(DataError, match=reason):
         read_mask(data, "x")
+
+
+def test_threads_that_read_at_once_leave_the_process_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    filters = warnings.filters
+    first, second = (contextlib.ExitStack() for _ in range(2))
+    for reading in (first, second):
+        reading.enter_context(no_warnings())
+        reading.enter_context(own_limit())
+    first.close()
+    assert Image.MAX_IMAGE_PIXELS is None  # the second still reads
+    second.close()
+    assert Image.MAX_IMAGE_PIXELS == 10
+    assert warnings.filters is filters
 
 
 def _tiff(compression: int) -> bytes:
