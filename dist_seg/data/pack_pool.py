@@ -1,11 +1,7 @@
 """Spreading shards over this process and others."""
 
 import multiprocessing
-import multiprocessing.connection
-import os
 import pickle
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
@@ -20,6 +16,7 @@ from dist_seg.data.image_kind import ImageKind
 from dist_seg.data.pack_shard import MAX_REFUSALS, PackedShard, Refusal, RefusedSamplesError, pack_shard
 from dist_seg.data.shard_plan import ShardJob
 from dist_seg.errors import DataError, UserError
+from dist_seg.runtime.worker_process import begin_worker
 
 _POLL_S = 0.2
 
@@ -191,16 +188,7 @@ _worker: _Worker | None = None
 def _start_worker(worker: _Worker) -> None:
     global _worker
     _worker = worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the packing process decides
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)
+    begin_worker()
 
 
 def _pack_in_worker(job: ShardJob) -> PackedShard:

@@ -1,10 +1,6 @@
 """A `map` over processes that keeps the order, holds little, and ends with the process that started it."""
 
 import multiprocessing
-import multiprocessing.connection
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -14,6 +10,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from dist_seg.errors import DataError
+from dist_seg.runtime.worker_process import begin_worker
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -52,7 +49,7 @@ class Workers:
             return
         if self._executor is None:
             context = multiprocessing.get_context("spawn")
-            self._executor = ProcessPoolExecutor(self.count, mp_context=context, initializer=_start_worker)
+            self._executor = ProcessPoolExecutor(self.count, mp_context=context, initializer=begin_worker)
         waiting: deque[Future[R]] = deque()
         try:
             for item in items:
@@ -66,16 +63,3 @@ class Workers:
                 "a process that looked at samples ended without a word, killed for memory perhaps; run again with "
                 "fewer of them (--workers)"
             ) from error
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the command's process decides
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)
