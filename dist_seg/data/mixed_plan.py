@@ -2,8 +2,10 @@
 plans.
 
 A lane's stream is cut into blocks of `BLOCK` samples, in which every part has its share, in an order of the block's
-own. A part has epochs of its own, one after the other, in which no sample comes twice and all but fewer than there are
-lanes come once.
+own. A part has epochs of its own, in each of which every sample comes exactly once in one of the lanes. The lanes take
+turns: draw t of a part in lane m is number t * lanes + m of all, whose every `num_samples` make up an epoch. So after
+whole blocks no sample has come more than once more often than another of its part. In between a lane may be some draws
+ahead of another (see `_block`), and be in a part's next epoch before the other has ended the last.
 """
 
 from collections.abc import Sequence
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 
 from dist_seg.data.plan import PlannedSample, check_batches, check_lanes_exist, first_outside, in_micro_batches
 from dist_seg.data.sample_stream import SampleStream
-from dist_seg.runtime.streams import keyed_permutation
+from dist_seg.runtime.streams import generator, keyed_permutation
 
 BLOCK = 5040
 """Divisible by all numbers up to 10: such shares are exact."""
@@ -116,12 +118,11 @@ class MixedPlan:
 
     def _of_part(self, part: int, lanes: NDArray[np.int64], taken: NDArray[np.int64]) -> list[PlannedSample]:
         """The samples of a part that come as the `taken`-th ones of it in their lanes."""
-        stream, span = self._streams[part], self._span(part)
-        if span:
-            epochs, in_span = np.divmod(taken, span)
-            slots = lanes * span + in_span
-        else:  # fewer samples than lanes, which take turns
-            epochs, slots = np.divmod(taken * self.lanes + lanes, stream.num_samples)
+        num_samples = self._streams[part].num_samples
+        epochs, drawn = np.divmod(taken * self.lanes + lanes, num_samples)
+        # What one lane draws lies together: in few shards, where there are many. `begin` lanes' turns come before its.
+        rounds, begin = np.divmod(drawn, self.lanes)
+        slots = begin * (num_samples // self.lanes) + np.minimum(begin, num_samples % self.lanes) + rounds
         found: dict[int, PlannedSample] = {}
         for epoch in np.unique(epochs).tolist():
             chosen = np.flatnonzero(epochs == epoch)
@@ -130,12 +131,11 @@ class MixedPlan:
 
     def _replacements(self, planned: PlannedSample, attempts: NDArray[np.int64]) -> list[PlannedSample]:
         part, stream, slot = planned.stream, self._streams[planned.stream], planned.slot
-        epoch, span = planned.visit // len(self._parts), self._span(planned.stream)
+        epoch = planned.visit // len(self._parts)
         near = attempts < stream.num_samples
-        first = slot // span * span if span else slot
         candidates: list[PlannedSample] = []
         if near.any():
-            places = stream.replacing(epoch, slot, attempts[near], range(first, first + max(1, span)))
+            places = stream.replacing(epoch, slot, attempts[near], self._span(part, slot))
             candidates += self._located(part, epoch, places, np.full_like(places, slot))
         if not near.all():
             key = ("replacement", self._seed, epoch, slot, self._parts[part].name, "any")
@@ -167,9 +167,15 @@ class MixedPlan:
             for shard, index, slot in zip(shards.tolist(), indices.tolist(), slots.tolist(), strict=True)
         ]
 
-    def _span(self, part: int) -> int:
-        """Of a part's epoch the places that are one lane's; 0 where there are more lanes than samples."""
-        return self._streams[part].num_samples // self.lanes
+    def _span(self, part: int, slot: int) -> range:
+        """Of a part's epoch the places of the lane that a slot is drawn in; the longer spans, by one, come first."""
+        length, longer = divmod(self._streams[part].num_samples, self.lanes)
+        end_of_longer = longer * (length + 1)
+        if slot < end_of_longer:
+            first = slot // (length + 1) * (length + 1)
+            return range(first, first + length + 1)
+        first = end_of_longer + (slot - end_of_longer) // length * length
+        return range(first, first + length)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,13 +187,17 @@ class _Block:
 
 
 def _block(quotas: NDArray[np.int64], *key: int | str) -> _Block:
-    """So many of each part in an order that the key names."""
-    ends = np.cumsum(quotas)
-    parts = np.searchsorted(ends, keyed_permutation(np.arange(BLOCK), BLOCK, *key), side="right")
-    by_part = np.argsort(parts, kind="stable")
-    ranks = np.empty_like(parts)
-    ranks[by_part] = np.arange(BLOCK) - (ends - quotas)[parts[by_part]]
-    return _Block(parts=parts.astype(np.int16), ranks=ranks.astype(np.int16))
+    """So many of each part in an order that the key names, each part evenly spread: its k-th sample comes at a random
+    time in the k-th of as many equal stretches of the block as it has samples.
+
+    So at any place a part has come as often as its share of the places before, to less than 1 + number of parts *
+    share. An order without stretches would be as fair at its end, but lanes would be apart by whole epochs of a small
+    part before.
+    """
+    parts = np.repeat(np.arange(len(quotas)), quotas)
+    ranks = np.arange(BLOCK) - np.repeat(np.cumsum(quotas) - quotas, quotas)
+    order = np.argsort((ranks + generator(*key).random(BLOCK)) / quotas[parts], kind="stable")
+    return _Block(parts=parts[order].astype(np.int16), ranks=ranks[order].astype(np.int16))
 
 
 def block_shares(weights: Sequence[float], block: int = BLOCK) -> list[int]:

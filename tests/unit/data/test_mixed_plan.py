@@ -1,8 +1,10 @@
 """Mixed plans: exact shares, epochs of every part, and nothing that depends on history or on the number of ranks."""
 
+import math
 import pickle
 from collections import Counter, defaultdict
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -83,25 +85,64 @@ def test_in_every_block_of_a_lane_each_part_has_exactly_its_share(lane: int) -> 
         assert begin[0] == pytest.approx(500, abs=80)  # mixed, not one part after the other
 
 
-def test_no_sample_comes_twice_in_an_epoch_of_its_part_and_all_of_them_come() -> None:
-    plan = plan_of(MANY, lanes=LANES, micro_batch=MICRO_BATCH, window=1000)
+@pytest.mark.parametrize("lanes", [8, 7])
+def test_in_every_epoch_of_its_part_each_sample_comes_exactly_once(lanes: int) -> None:
+    plan = plan_of(MANY, lanes=lanes, micro_batch=MICRO_BATCH, window=1000)
     epochs: dict[int, list[tuple[int, int]]] = defaultdict(list)
     last: dict[tuple[int, int], int] = {}
     for step in range(STEPS):  # a whole block of every lane
-        for lane, samples in enumerate(plan.micro_batches_at(step, range(LANES))):
+        for lane, samples in enumerate(plan.micro_batches_at(step, range(lanes))):
             for sample in samples:
                 assert last.get((lane, sample.stream), 0) <= sample.visit  # one epoch after the other
                 last[lane, sample.stream] = sample.visit
-                assert MANY[sample.stream][sample.shard] > sample.index >= 0
                 epochs[sample.visit].append((sample.shard, sample.index))
-    assert all(len(found) == len(set(found)) for found in epochs.values())
     for part, (samples, share) in enumerate(zip(MANY, WEIGHTS, strict=True)):
-        size = sum(samples) // LANES * LANES or sum(samples)  # whole spans, or of few samples all
-        taken = int(BLOCK * LANES * share)
-        lengths = [len(epochs[visit]) for visit in sorted(epochs) if visit % 3 == part]
-        assert sum(lengths) == taken and lengths[: taken // size] == [size] * (taken // size)
-        everything = {(shard, i) for shard, count in enumerate(samples) for i in range(count)}
-        assert {place for visit in epochs if visit % 3 == part for place in epochs[visit]} == everything
+        everything = [(shard, i) for shard, count in enumerate(samples) for i in range(count)]
+        whole, rest = divmod(int(BLOCK * lanes * share), len(everything))
+        found = [sorted(epochs[visit]) for visit in sorted(epochs) if visit % 3 == part]
+        assert found[:whole] == [everything] * whole
+        assert [len(epoch) for epoch in found[whole:]] == [rest] * bool(rest)
+        assert all(len(epoch) == len(set(epoch)) for epoch in found)
+
+
+@settings(max_examples=30, deadline=None)
+@given(drawn=part_lists, lanes=st.integers(1, 8))
+def test_no_sample_gets_ahead_of_another_of_its_part_by_more_than_the_lanes_are_apart(
+    drawn: list[tuple[list[int], float]], lanes: int
+) -> None:
+    plan = drawn_plan(drawn, lanes=lanes, micro_batch=1)
+    counts: Counter[tuple[int, int, int]] = Counter()
+    places = {  # those of the last part that `drawn_plan` adds are in it, too
+        part: [(shard, i) for shard, n in enumerate(samples) for i in range(n + 8 * (part == len(drawn) - 1))]
+        for part, (samples, _) in enumerate(drawn)
+    }
+    for step in range(150):
+        found = [sample for lane in plan.micro_batches_at(step, range(lanes)) for sample in lane]
+        counts.update((sample.stream, sample.shard, sample.index) for sample in found)
+        for part, of_part in places.items():
+            times = [counts[part, *place] for place in of_part]
+            apart = 2 * (1 + len(drawn) * plan.shares[f"part{part}"])  # draws of one lane that another has not had yet
+            assert max(times) - min(times) <= 1 + math.ceil(apart * lanes / len(of_part))
+
+
+def test_a_class_of_a_few_samples_for_each_of_many_lanes_comes_evenly() -> None:
+    plan = plan_of(([5000, 0], [0, 127]), (1.0, 1.0), lanes=64, window=8192)
+    rare = [s.index for step in range(40) for lane in plan.micro_batches_at(step, range(64)) for s in lane if s.stream]
+    assert all(max(Counter(rare[: 127 * n]).values()) <= n + 1 for n in range(1, 16))
+    assert all(min(Counter(rare[: 127 * n]).get(i, 0) for i in range(127)) >= n - 1 for n in range(1, 16))
+
+
+@settings(max_examples=30, deadline=None)
+@given(drawn=part_lists, lane=st.integers(0, 3))
+def test_at_any_place_of_a_lane_a_part_has_come_about_as_often_as_its_share(
+    drawn: list[tuple[list[int], float]], lane: int
+) -> None:
+    plan = drawn_plan(drawn, micro_batch=1)
+    streams = np.array([sample.stream for sample in lane_samples(plan, lane, range(500))])
+    for part in range(len(drawn)):
+        share = plan.shares[f"part{part}"]
+        ahead = np.cumsum(streams == part) - share * np.arange(1, 501)
+        assert np.abs(ahead).max() < 1 + len(drawn) * share
 
 
 @settings(max_examples=30, deadline=None)
