@@ -48,8 +48,8 @@ def open_run_data(data: DataConfig) -> RunData:
     chosen = on_every_rank(lambda: _mixed(data, [_viewed(*pair, f) for pair, f in zip(pairs, facts, strict=True)]))
     if data.sampling == "uniform":
         return chosen
-    counted = cast(list[list[int]], on_main(lambda: _class_samples(chosen, data)))
-    return _with_class_samples(chosen, data, counted)
+    counted = cast(list[list[int]] | None, on_main(lambda: _counted_class_samples(chosen, data)))
+    return on_every_rank(lambda: _with_class_samples(chosen, data, counted))
 
 
 def load_run_data(data: DataConfig) -> RunData:
@@ -143,21 +143,31 @@ def _with_chosen_samples(manifest: Manifest, data: DataConfig, facts: IndexFacts
     return replace(manifest, splits={**manifest.splits, **parts})
 
 
-def _class_samples(run: RunData, data: DataConfig) -> list[list[int]]:
-    """Of every shard of the training split, the number of samples that hold each class.
-
-    From the manifest where it says so of these very samples and classes, otherwise from every shard's index.
+def _listed_class_samples(run: RunData, data: DataConfig) -> list[tuple[int, ...]] | None:
+    """Of every shard of the training split, the number of samples that hold each class; None where the manifest does
+    not say so of these very samples and classes.
     """
     split = run.manifest.split(data.train_split)
-    listed = [shard.class_samples for shard in split.shards]
-    if split.selection is None and run.manifest.class_ids is None and None not in listed:
-        return [list(counts) for counts in listed if counts is not None]
+    if split.selection is not None or run.manifest.class_ids is not None:
+        return None
+    listed = [shard.class_samples for shard in split.shards if shard.class_samples is not None]
+    return listed if len(listed) == len(split.shards) else None
+
+
+def _counted_class_samples(run: RunData, data: DataConfig) -> list[list[int]] | None:
+    """The same from every shard's index, where it is not listed; None where it is, as every rank has the list."""
+    if _listed_class_samples(run, data) is not None:
+        return None
+    split = run.manifest.split(data.train_split)
     reader = ShardReader(run.storage, run.manifest, data.train_split)
     return _of_every_index(split, reader.class_samples, run.storage, "data.sampling")
 
 
-def _with_class_samples(run: RunData, data: DataConfig, counted: Sequence[Sequence[int]]) -> RunData:
-    split = replace(run.manifest.split(data.train_split), class_samples=tuple(map(tuple, counted)))
+def _with_class_samples(run: RunData, data: DataConfig, counted: Sequence[Sequence[int]] | None) -> RunData:
+    found = _listed_class_samples(run, data) if counted is None else counted
+    if found is None:
+        raise DataError(f"{run.storage.url}: its manifest.json is not the one that rank 0 has read")
+    split = replace(run.manifest.split(data.train_split), class_samples=tuple(map(tuple, found)))
     return replace(run, manifest=replace(run.manifest, splits={**run.manifest.splits, data.train_split: split}))
 
 

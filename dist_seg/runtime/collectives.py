@@ -46,8 +46,17 @@ def gather_json(value: object) -> list[object]:
 
 
 def broadcast_json(value: object) -> object:
-    """Rank 0's JSON-ready value, on every rank."""
-    return gather_json(value if rank() == 0 else None)[0]
+    """Rank 0's JSON-ready value, on every rank. Unlike gathered ones it may be large: it is held once at a time."""
+    text = json.dumps(value).encode() if rank() == 0 else b""
+    if not dist.is_initialized():
+        return json.loads(text)
+    length = torch.tensor([len(text)])
+    with HERE.collective():
+        dist.broadcast(length, src=0)
+        payload = bytearray(text or int(length))
+        del text
+        dist.broadcast(torch.frombuffer(payload, dtype=torch.uint8), src=0)
+    return json.loads(payload)
 
 
 def on_main(work: Callable[[], object]) -> object:

@@ -39,6 +39,23 @@ def _raise(error: Exception | None) -> object:
     return None
 
 
+PAYLOAD_BYTES = 32 << 20
+
+
+def receive_much(world: World) -> int:
+    """Bytes by which this rank's memory grows at most while rank 0's value comes."""
+    before = _memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
+    received = on_main(lambda: "x" * PAYLOAD_BYTES)
+    assert isinstance(received, str) and len(received) == PAYLOAD_BYTES
+    return _memory("VmHWM") - before
+
+
+def _memory(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
 def call_collectives(world: World) -> dict[str, object]:
     """Everything that a rank gets out of the collectives, by a name for it."""
     found: dict[str, object] = {}
@@ -225,3 +242,8 @@ def test_the_writers_first_failure_is_the_one_that_is_told(synthetic_shards: Pat
     (tmp_path / "checkpoints").write_text("")  # neither a checkpoint nor a score can be written
     with pytest.raises(CheckpointError, match="step-00000005: the checkpoint could not be written"):
         train_on(World(), str(synthetic_shards), str(tmp_path))
+
+
+def test_a_large_value_of_rank_0_takes_no_more_room_for_more_ranks(tmp_path: Path) -> None:
+    _, *grown = run_ranks(f"{__name__}:receive_much", 5, tmp_path)
+    assert all(int(cast(int, size)) < 3.5 * PAYLOAD_BYTES for size in grown)  # its bytes, its text, and itself

@@ -5,6 +5,7 @@ import io
 import math
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from dist_seg.config.load import load_config
 from dist_seg.config.schema import AugmentConfig, Config, DataConfig, TrainConfig
+from dist_seg.data import run_data
 from dist_seg.data.loader import train_batches
 from dist_seg.data.manifest import Manifest
 from dist_seg.data.manifest_parsing import load_manifest
@@ -155,6 +157,30 @@ def test_batches_are_those_of_the_plan_and_repeats_are_drawn_anew(synthetic_shar
     images = [image for batch in batches for image in batch.images]
     again = [(i, j) for j in range(len(keys)) for i in range(j) if keys[i] == keys[j]]
     assert again and all(not images[i].equal(images[j]) for i, j in again)
+
+
+@pytest.mark.parametrize(("data", "is_listed"), [({}, True), ({"fraction": 0.5}, False)])
+def test_counts_that_every_rank_has_in_its_manifest_are_not_sent(
+    synthetic_shards: Path, monkeypatch: pytest.MonkeyPatch, data: dict[str, object], is_listed: bool
+) -> None:
+    sent: list[object] = []
+
+    def on_main(work: Callable[[], object]) -> object:
+        sent.append(work())
+        return sent[-1]
+
+    monkeypatch.setattr(run_data, "on_main", on_main)
+    opened(synthetic_shards, **data)
+    assert (sent[-1] is None) == is_listed
+
+
+def test_a_rank_without_the_counts_that_rank_0_has_listed_says_so(
+    synthetic_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[object] = [[{}], None]
+    monkeypatch.setattr(run_data, "on_main", lambda _: answers.pop(0))
+    with pytest.raises(DataError, match=r"manifest.json is not the one that rank 0 has read"):
+        opened(synthetic_shards, fraction=0.5)
 
 
 def test_data_without_the_classes_of_samples_says_what_to_do(tmp_path: Path) -> None:
