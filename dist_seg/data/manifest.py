@@ -1,15 +1,23 @@
-"""`manifest.json`: what a packed data set consists of. Nothing in it is per sample, so it stays small."""
+"""`manifest.json`: what a packed data set consists of.
+
+Nothing in it is per sample. What grows is a line for each shard with a number for each class.
+"""
 
 import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dist_seg.data.arrays import ArrayLayout
+from dist_seg.data.counts import Counts
 from dist_seg.data.selection import JoinedSelection, Selection
 from dist_seg.errors import DataError
+from dist_seg.runtime.json_text import json_text
 
 FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
@@ -37,7 +45,7 @@ class ShardInfo:
     """Of DALI's index, `index_name`."""
     sidecar_sha256: str
     """Of our own index, `sidecar_name`."""
-    class_samples: tuple[int, ...] | None = None
+    class_samples: Counts | tuple[int, ...] | None = None
     """The number of samples that hold each class, as the index says; None where it does not."""
     dataset: str | None = None
     """Of a mix, never in a file: the data set that it belongs to, by the name in the mix."""
@@ -105,8 +113,9 @@ class Split:
     selection: Selection | JoinedSelection | None = None
     """Of a run's view of its data, never in a file: the samples that there are to it, None for all. The counts of
     pixels and objects, and the statistics, are of all."""
-    class_samples: tuple[tuple[int, ...], ...] | None = None
-    """Of a run's view that samples by class, never in a file: of every shard, the samples that hold each class."""
+    class_samples: NDArray[np.unsignedinteger] | None = field(default=None, compare=False)
+    """Of a run's view that samples by class, never in a file: the samples of each shard that hold each class, (shards,
+    classes)."""
 
     @property
     def shard_samples(self) -> tuple[int, ...]:
@@ -156,23 +165,27 @@ class Manifest:
 
     def to_json(self) -> str:
         """The text of `manifest.json`, with `hash` in it so that a later change shows."""
-        return json.dumps({**self._fields(), "hash": self.hash}, indent=1, ensure_ascii=False) + "\n"
+        return json_text({**self._fields(), "hash": self.hash}, ensure_ascii=False) + "\n"
 
     def _fields(self) -> dict[str, object]:
         # Counts of samples by class follow from the rest.
         splits = {name: replace(split, class_samples=None) for name, split in self.splits.items()}
-        fields = _without_nones(asdict(replace(self, splits=splits)))
-        assert isinstance(fields, dict)
-        return fields
+        return _present(vars(replace(self, splits=splits)))
 
 
-def _without_nones(value: object) -> object:
+def _present(entries: Mapping[str, object]) -> dict[str, object]:
     """What a data set does not have stands nowhere: text and hash stay as they were before there was such a thing."""
+    return {key: _plain(part) for key, part in entries.items() if part is not None}
+
+
+def _plain(value: object) -> object:
     match value:
-        case dict():
-            return {key: _without_nones(part) for key, part in value.items() if part is not None}
-        case list() | tuple():
-            return [_without_nones(part) for part in value]
         case Selection() | JoinedSelection():
             return value.identity
+        case dict():
+            return _present(value)
+        case list() | tuple() | Counts():
+            return [part if type(part) is int else _plain(part) for part in value]
+    if is_dataclass(value):
+        return _present({entry.name: getattr(value, entry.name) for entry in fields(value)})
     return value

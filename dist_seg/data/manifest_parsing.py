@@ -3,10 +3,12 @@
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from dist_seg.data.arrays import MAX_CHANNELS, ArrayLayout
+from dist_seg.data.counts import LARGEST, Counts
 from dist_seg.data.manifest import (
     MANIFEST_NAME,
     MAX_CLASSES,
@@ -47,7 +49,7 @@ def recorded_hash(data: bytes) -> str | None:
 def parse_manifest(data: bytes, where: str) -> Manifest:
     """The manifest in `data`; `where` names it in errors."""
     try:
-        document = json.loads(data)
+        document = json.loads(data, object_hook=_with_compact_counts)
     except (ValueError, RecursionError) as error:  # of JSON or of UTF-8
         raise DataError(f"{where}: not JSON ({error}); pack the data set again") from error
     fields = _Fields(where, "", document)
@@ -89,6 +91,17 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     )
 
 
+def _with_compact_counts(fields: dict[str, object]) -> dict[str, object]:
+    """A JSON object with its counts, of a shard, made compact while the document is read: numbers of all shards need
+    not be there at once otherwise. What is not such counts stays, to be refused by its place.
+    """
+    match fields:
+        case {"class_samples": list(counts)} if set(map(type, counts)) == {int}:
+            if 0 <= min(counts) <= max(counts) <= LARGEST:
+                fields["class_samples"] = Counts(counts)
+    return fields
+
+
 @dataclass(frozen=True)
 class _Fields:
     """A JSON object on the way to being checked."""
@@ -123,8 +136,16 @@ class _Fields:
         return value
 
     def counts(self, key: str, number: int) -> tuple[int, ...]:
-        values = tuple(self.items(key, int))
-        if len(values) != number or any(not 0 <= value <= _MOST_COUNTED for value in values):
+        return tuple(self._counts(key, number, self.items(key, int)))
+
+    def compact_counts(self, key: str, number: int) -> Counts:
+        """As `counts`, of numbers that `_with_compact_counts` has seen."""
+        found = self._raw(key)
+        values = self._counts(key, number, found if isinstance(found, Counts) else self.items(key, int))
+        return values if isinstance(values, Counts) else Counts(values)
+
+    def _counts(self, key: str, number: int, values: Sequence[int]) -> Sequence[int]:
+        if len(values) != number or not 0 <= min(values) <= max(values) <= _MOST_COUNTED:
             raise DataError(
                 f"{self.where}: {self._name(key)} must be {number} counts between 0 and {_MOST_COUNTED}, got "
                 f"{len(values)} numbers"
@@ -216,7 +237,7 @@ def _parse_shard(fields: _Fields, num_classes: int) -> ShardInfo:
             f"{fields.where}: {fields.path} says that {name} holds {samples} samples in {num_bytes} bytes, which "
             "cannot be; pack the data set again"
         )
-    class_samples = fields.counts("class_samples", num_classes) if "class_samples" in fields.names() else None
+    class_samples = fields.compact_counts("class_samples", num_classes) if "class_samples" in fields.names() else None
     if class_samples is not None and max(class_samples) > samples:
         raise DataError(
             f"{fields.where}: {fields.path}.class_samples has {max(class_samples)} samples of a class, of {samples}"

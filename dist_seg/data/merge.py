@@ -6,6 +6,7 @@ machine would have packed.
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -148,7 +149,8 @@ def _transfer(out: Path, merged: _Merged, progress: Callable[[int, int], None] |
     total, counts = len(merged.shards), dict.fromkeys(Transfer, 0)
     fingerprints = {record.info.name: record.fingerprint for record in merged.records}
     plan = [(shard.name, fingerprints.get(shard.name, shard.info.sha256)) for shard in merged.shards]
-    is_there = _text_at(out / MANIFEST_NAME) == text  # merged before: what is missing or damaged is mended
+    # Merged before: what is missing or damaged is mended.
+    is_there = _document_at(out / MANIFEST_NAME) == json.loads(text)
     with open_state(out, plan, overwrite=is_there, occupied=_OCCUPIED) as state, ThreadPoolExecutor(_THREADS) as pool:
         transfers = [pool.submit(_transfer_shard, out, shard) for shard in merged.shards]
         try:
@@ -172,10 +174,11 @@ def _transfer_shard(out: Path, shard: _Shard) -> Transfer:
     return link_or_copy(path, out / merged.name, info.sha256)
 
 
-def _text_at(path: Path) -> str | None:
+def _document_at(path: Path) -> object:
+    """What it says, however an earlier version may have laid it out in lines; None for what cannot be read."""
     try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError):
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
         return None
 
 

@@ -29,7 +29,7 @@ class Part:
     """What is mixed with others."""
 
     name: str
-    shard_samples: Sequence[int]
+    shard_samples: Sequence[int] | NDArray[np.integer]
     """How many of its samples every shard of the split holds; one at least in all."""
     weight: float
     holding: int | None = None
@@ -58,7 +58,9 @@ class MixedPlan:
         self.lanes = global_batch // micro_batch
         self.global_batch = global_batch
         self.micro_batch = micro_batch
-        self._seed, self._parts = seed, tuple(parts)
+        self._seed = seed
+        # Of the parts no more is kept: a part's samples by shard are as many numbers as there are shards.
+        self._names, self._holding = [part.name for part in parts], [part.holding for part in parts]
         self._shard_ends = np.cumsum(shard_samples)
         self._streams = [
             SampleStream(part.shard_samples, seed=seed, shuffle_window=shuffle_window, name=part.name) for part in parts
@@ -69,7 +71,10 @@ class MixedPlan:
     @property
     def shares(self) -> dict[str, float]:
         """The part of all samples that each part's make up, by name."""
-        return {part.name: int(n) / BLOCK for part, n in zip(self._parts, self._quotas, strict=True)}
+        return {name: int(n) / BLOCK for name, n in zip(self._names, self._quotas, strict=True)}
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "_blocks": {}}
 
     def epoch_of(self, step: int) -> int:
         """After as many samples as there are; some will have come several times and others not at all."""
@@ -131,14 +136,14 @@ class MixedPlan:
 
     def _replacements(self, planned: PlannedSample, attempts: NDArray[np.int64]) -> list[PlannedSample]:
         part, stream, slot = planned.stream, self._streams[planned.stream], planned.slot
-        epoch = planned.visit // len(self._parts)
+        epoch = planned.visit // len(self._names)
         near = attempts < stream.num_samples
         candidates: list[PlannedSample] = []
         if near.any():
             places = stream.replacing(epoch, slot, attempts[near], self._span(part, slot))
             candidates += self._located(part, epoch, places, np.full_like(places, slot))
         if not near.all():
-            key = ("replacement", self._seed, epoch, slot, self._parts[part].name, "any")
+            key = ("replacement", self._seed, epoch, slot, self._names[part], "any")
             places = keyed_permutation(
                 (attempts[~near] - stream.num_samples) % self.num_samples, self.num_samples, *key
             )
@@ -160,9 +165,9 @@ class MixedPlan:
                 index=index,
                 slot=slot,
                 # A sample may come by way of several classes.
-                visit=epoch * len(self._parts) + part,
+                visit=epoch * len(self._names) + part,
                 stream=part,
-                holding=self._parts[part].holding,
+                holding=self._holding[part],
             )
             for shard, index, slot in zip(shards.tolist(), indices.tolist(), slots.tolist(), strict=True)
         ]

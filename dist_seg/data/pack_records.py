@@ -9,6 +9,7 @@ from dist_seg.data.channel_statistics import ShardChannels
 from dist_seg.data.manifest import ShardInfo
 from dist_seg.data.object_counts import ShardObjects
 from dist_seg.data.pack_shard import PackedShard, Refusal
+from dist_seg.runtime.json_text import json_text
 
 Options = dict[str, object]
 """Options of packing, by the names that the user knows."""
@@ -17,9 +18,7 @@ Options = dict[str, object]
 def records_text(shards: Sequence[PackedShard], options: Options | None = None) -> bytes:
     """Of `pack.json`. options: with which all of the data set was packed, where that is known."""
     records = [asdict(shard) for shard in shards]
-    return (
-        json.dumps(records if options is None else {"options": options, "shards": records}, indent=1) + "\n"
-    ).encode()
+    return (json_text(records if options is None else {"options": options, "shards": records}) + "\n").encode()
 
 
 def read_records(path: Path) -> list[PackedShard]:

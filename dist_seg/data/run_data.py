@@ -143,14 +143,14 @@ def _with_chosen_samples(manifest: Manifest, data: DataConfig, facts: IndexFacts
     return replace(manifest, splits={**manifest.splits, **parts})
 
 
-def _listed_class_samples(run: RunData, data: DataConfig) -> list[tuple[int, ...]] | None:
+def _listed_class_samples(run: RunData, data: DataConfig) -> list[Sequence[int]] | None:
     """Of every shard of the training split, the number of samples that hold each class; None where the manifest does
     not say so of these very samples and classes.
     """
     split = run.manifest.split(data.train_split)
     if split.selection is not None or run.manifest.class_ids is not None:
         return None
-    listed = [shard.class_samples for shard in split.shards if shard.class_samples is not None]
+    listed: list[Sequence[int]] = [shard.class_samples for shard in split.shards if shard.class_samples is not None]
     return listed if len(listed) == len(split.shards) else None
 
 
@@ -167,7 +167,12 @@ def _with_class_samples(run: RunData, data: DataConfig, counted: Sequence[Sequen
     found = _listed_class_samples(run, data) if counted is None else counted
     if found is None:
         raise DataError(f"{run.storage.url}: its manifest.json is not the one that rank 0 has read")
-    split = replace(run.manifest.split(data.train_split), class_samples=tuple(map(tuple, found)))
+    split = run.manifest.split(data.train_split)
+    most = max((shard.samples for shard in split.shards), default=0)
+    class_samples = np.empty((len(found), run.manifest.num_classes), np.min_scalar_type(most))
+    for i, counts in enumerate(found):
+        class_samples[i] = counts
+    split = replace(split, class_samples=class_samples)
     return replace(run, manifest=replace(run.manifest, splits={**run.manifest.splits, data.train_split: split}))
 
 

@@ -14,21 +14,35 @@ from dist_seg.runtime.streams import generator, keyed_permutation
 
 @dataclass(frozen=True, kw_only=True)
 class _Epoch:
-    shards: NDArray[np.int64]
-    """Shards in this epoch's order."""
-    ends: NDArray[np.int64]
+    """One of each part of a plan is kept, over all shards: in as few bytes as go."""
+
+    order: NDArray[np.unsignedinteger]
+    """The stream's shards in this epoch's order."""
+    ends: NDArray[np.unsignedinteger]
     """Cumulative sample counts in that order."""
 
 
 class SampleStream:
-    """The samples of shards that hold so many each. name: tells streams of one seed apart."""
+    """The samples of shards that hold so many each. name: tells streams of one seed apart.
 
-    def __init__(self, shard_samples: Sequence[int], *, seed: int, shuffle_window: int, name: str = "") -> None:
-        self._shard_samples = np.asarray(shard_samples, dtype=np.int64)
-        self.num_samples = int(self._shard_samples.sum())
+    May be pickled, and is small then: without what it has found of epochs.
+    """
+
+    def __init__(
+        self, shard_samples: Sequence[int] | NDArray[np.integer], *, seed: int, shuffle_window: int, name: str = ""
+    ) -> None:
+        samples = np.asarray(shard_samples, dtype=np.int64)
+        # Of a part of the data most shards may hold nothing. Among all of it they stay: orders are drawn with them.
+        shards = np.flatnonzero(samples) if name else np.arange(len(samples))
+        self._shards = shards.astype(np.min_scalar_type(len(samples)))
+        self._samples = samples[shards].astype(np.min_scalar_type(int(samples.max(initial=0))))
+        self.num_samples = int(samples.sum())
         self._seed, self._key = seed, (name,) if name else ()
         self._num_blocks = -(-self.num_samples // shuffle_window)
         self._epochs: dict[int, _Epoch] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "_epochs": {}}
 
     def locate(self, epoch: int, slots: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Shards, and indices in them, of places in an epoch, which are below `num_samples`."""
@@ -39,9 +53,10 @@ class SampleStream:
         sizes = (blocks + 1) * self.num_samples // self._num_blocks - begins
         key = ("block", self._seed, epoch, *self._key)
         positions = begins + keyed_permutation(slots - begins, sizes, *key, tweaks=blocks)
-        order = np.searchsorted(layout.ends, positions, side="right")
-        shards = layout.shards[order]
-        return shards, positions - (layout.ends[order] - self._shard_samples[shards])
+        places = np.searchsorted(layout.ends, positions.astype(layout.ends.dtype), side="right")
+        found = layout.order[places]
+        begins = layout.ends[places].astype(np.int64) - self._samples[found].astype(np.int64)
+        return self._shards[found].astype(np.int64), positions - begins
 
     def replacing(self, epoch: int, slot: int, attempts: NDArray[np.int64], span: range) -> NDArray[np.int64]:
         """The places of what comes instead of the sample of a slot, by number from 1: first the others of the span that
@@ -66,9 +81,12 @@ class SampleStream:
     def _epoch(self, epoch: int) -> _Epoch:
         layout = self._epochs.get(epoch)
         if layout is None:
-            shards = generator("shards", self._seed, epoch).permutation(len(self._shard_samples))
+            order = generator("shards", self._seed, epoch).permutation(len(self._shards))
+            ends = np.cumsum(self._samples[order], dtype=np.int64)
             # Replaced, not changed: threads read it. Two epochs are needed while a loader reads across their border.
             kept = {number: layout for number, layout in self._epochs.items() if abs(number - epoch) == 1}
-            layout = _Epoch(shards=shards, ends=np.cumsum(self._shard_samples[shards]))
+            layout = _Epoch(
+                order=order.astype(self._shards.dtype), ends=ends.astype(np.min_scalar_type(self.num_samples))
+            )
             self._epochs = {**kept, epoch: layout}
         return layout

@@ -154,14 +154,14 @@ class Sidecar:
             classes=classes,
         )
 
-    def check(self, samples: int, shard_bytes: int, where: str, class_samples: tuple[int, ...] | None = None) -> None:
+    def check(self, samples: int, shard_bytes: int, where: str, class_samples: Sequence[int] | None = None) -> None:
         """Raises DataError for what cannot be the index of a shard of so many samples and bytes, or is made to harm.
 
         class_samples: how many of them are to hold each class, where the manifest says so.
         """
         if self.num_samples != samples:
             raise DataError(f"{where}: lists {self.num_samples} samples, the manifest says {samples}")
-        if class_samples is not None and self.class_samples != class_samples:
+        if class_samples is not None and self.class_samples != tuple(class_samples):
             raise DataError(
                 f"{where}: samples that hold each class: {list(self.class_samples) or 'not listed'}, the manifest says "
                 f"{list(class_samples)}"

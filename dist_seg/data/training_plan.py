@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from dist_seg.config.schema import DataConfig, TrainConfig
 from dist_seg.data.manifest import Manifest, Split
 from dist_seg.data.mixed_plan import MixedPlan, Part
@@ -60,8 +62,8 @@ def _datasets(data: DataConfig, split: Split) -> list[Part]:
 def _classes(data: DataConfig, manifest: Manifest, split: Split) -> list[Part]:
     """One part for each class that any sample holds."""
     assert split.class_samples is not None
-    by_class = [tuple(counts) for counts in zip(*split.class_samples, strict=True)]
-    there = [class_id for class_id, counts in enumerate(by_class) if any(counts)]
+    by_class = split.class_samples.T
+    there = np.flatnonzero(by_class.any(axis=1)).tolist()
     if not there:
         raise DataError(f"data.sampling={data.sampling}: no sample of split {data.train_split} holds any class")
     counts = split.objects.class_objects if split.objects else split.class_pixels

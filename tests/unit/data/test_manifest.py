@@ -1,6 +1,8 @@
 """The manifest: the same after reading, and every mistake named."""
 
 import json
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,50 @@ def test_data_packed_in_format_1_is_read_and_keeps_its_hash() -> None:
     read = parse_manifest(manifest.to_json().encode(), "m")
     assert read.format_version == 1
     assert read.hash == "06a4ef09b5961dc904bc2197678b64ade32a2c283898fbedcf431635c8a4b6e6"  # as version 1 wrote it
+
+
+def _with_counts(class_samples: tuple[int, ...] = (3, 1)) -> Manifest:
+    manifest = _manifest()
+    split = manifest.split("train")
+    shards = (replace(split.shards[0], class_samples=class_samples),)
+    return replace(manifest, splits={"train": replace(split, shards=shards)})
+
+
+def test_counts_of_a_shard_stand_on_one_line_and_leave_the_hash_as_it_was() -> None:
+    manifest = _with_counts()
+    assert '"class_samples": [3, 1]' in map(str.strip, manifest.to_json().splitlines())
+    # as it was when each stood on a line of its own
+    assert manifest.hash == "b94e1b6b76b6bcbda8ab723c39cd49716dec0e607e880b1433d5ee5c99465f89"
+
+
+def test_a_manifest_with_a_line_for_each_count_is_read() -> None:
+    manifest = _with_counts()
+    earlier = json.dumps(json.loads(manifest.to_json()), indent=1, ensure_ascii=False).encode()
+    read = parse_manifest(earlier, "m")
+    assert (read, read.hash) == (manifest, recorded_hash(earlier))
+
+
+def test_the_counts_of_many_shards_are_held_in_few_bytes() -> None:
+    manifest = _with_counts()
+    split = manifest.split("train")
+    counts = tuple(300 + i for i in range(150))
+    shard = replace(split.shards[0], samples=500, bytes=2**20, class_samples=counts)
+    shards = tuple(replace(shard, name=f"train-{i:06d}.tar") for i in range(200))
+    names, palette = tuple(f"c{i}" for i in range(150)), ((0, 0, 0),) * 150
+    many = replace(
+        manifest,
+        class_names=names,
+        palette=palette,
+        splits={"train": replace(split, shards=shards, class_pixels=(1,) * 150)},
+    )
+    text = many.to_json().encode()
+    tracemalloc.start()
+    read = parse_manifest(text, "m")
+    held, most = (size - len(text) for size in tracemalloc.get_traced_memory())
+    tracemalloc.stop()
+    assert read == many
+    assert held + len(text) < 200 * 1200  # of 150 numbers 300 bytes; as a tuple of numbers they take 6000
+    assert most < 200 * 3000
 
 
 def test_names_of_the_files_beside_a_shard() -> None:
@@ -119,6 +165,29 @@ def test_a_shard_outside_the_folder_is_refused(name: str) -> None:
         (("splits", "train", "class_pixels"), [1, -1], r"class_pixels must be 2 counts between 0 and"),
         (("splits",), {"../../x": {}}, r"splits has the name '\.\./\.\./x'"),
         (("splits", "train", "shards", 0, "sha256"), None, r"shards\[0\]\.sha256 is None"),
+        (
+            ("splits", "train", "shards", 0, "class_samples"),
+            3,
+            r"shards\[0\]\.class_samples is 3, must be of type list",
+        ),
+        (
+            ("splits", "train", "shards", 0, "class_samples"),
+            [1],
+            r"shards\[0\]\.class_samples must be 2 counts .* got 1",
+        ),
+        (
+            ("splits", "train", "shards", 0, "class_samples"),
+            [],
+            r"shards\[0\]\.class_samples must be 2 counts .* got 0",
+        ),
+        (("splits", "train", "shards", 0, "class_samples"), [1, -1], r"shards\[0\]\.class_samples must be 2 counts"),
+        (
+            ("splits", "train", "shards", 0, "class_samples"),
+            [1, 10**30],
+            r"shards\[0\]\.class_samples must be 2 counts",
+        ),
+        (("splits", "train", "shards", 0, "class_samples"), [1, True], r"shards\[0\]\.class_samples\[1\] is True"),
+        (("splits", "train", "shards", 0, "class_samples"), [1, 4], r"class_samples has 4 samples of a class, of 3"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_key(path: tuple[str | int, ...], value: object, message: str) -> None:

@@ -124,6 +124,16 @@ def test_merging_again_does_nothing_and_after_an_interruption_the_rest(tmp_path:
     assert _files(tmp_path / "merged") == before
 
 
+def test_what_an_earlier_version_merged_and_laid_out_in_other_lines_is_merged_on(tmp_path: Path) -> None:
+    folders = _pack_parts(_SCENES, tmp_path / "parts", 2)
+    manifest = merge(tmp_path / "merged", folders).manifest
+    path = tmp_path / "merged" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")), indent=1), "utf-8")
+    (tmp_path / "merged" / "train-000001.tar").unlink()
+    assert merge(tmp_path / "merged", folders).links == 1
+    assert path.read_text("utf-8") == manifest.to_json()
+
+
 def test_a_missing_or_repeated_part_is_named(tmp_path: Path) -> None:
     one, two, three = _pack_parts(_SCENES, tmp_path / "parts", 3)
     with pytest.raises(DataError, match=r"missing: part 2/3; pack it"):

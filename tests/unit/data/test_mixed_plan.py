@@ -164,6 +164,16 @@ def test_a_step_is_found_without_history_and_alike_by_all_numbers_of_ranks(
     assert pickle.loads(pickle.dumps(walked)).micro_batches_at(step, range(4)) == history[-1]
 
 
+def test_a_plan_of_many_parts_and_shards_is_sent_to_loaders_in_few_bytes() -> None:
+    rare = [[0] * i + [3] + [0] * (9_999 - i) for i in range(20)]  # each in a single shard
+    plan = plan_of(([200] * 10_000, *rare), (1.0,) * 21)
+    for step in range(10):
+        plan.micro_batches_at(step, range(4))
+    assert (
+        len(pickle.dumps(plan)) < 10_000 * (8 + 1 + 2) + 20_000
+    )  # where shards end, what they hold, and their numbers
+
+
 def test_seeds_differ() -> None:
     first, second = (lane_samples(plan_of(seed=seed), 0, range(20)) for seed in (0, 1))
     assert first != second
