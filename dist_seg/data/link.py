@@ -22,8 +22,10 @@ class Transfer(enum.Enum):
     COPIED = "copied"
 
 
-def link_or_copy(source: Path, target: Path, sha256: str) -> Transfer:
+def link_or_copy(source: Path, target: Path, sha256: str, *, may_change: bool = False) -> Transfer:
     """`target` appears whole, with the contents of `source`, which stays as it is.
+
+    may_change: others may write to the source where it lies, which would change a link of it, too; it is copied.
 
     What is copied is compared with its sha256, as is what was there already and is not the same file; a link is
     the file itself. Raises `DataError` for a source that is missing or damaged.
@@ -31,9 +33,11 @@ def link_or_copy(source: Path, target: Path, sha256: str) -> Transfer:
     real = source.resolve()  # of a symbolic link the file, not another link
     if not real.is_file():
         raise DataError(f"{source}: is missing")
-    if target.exists() and (target.samefile(real) or _has_hash(target, sha256)):
-        return Transfer.KEPT
-    return Transfer.LINKED if _link(real, target) else _copy(real, target, sha256)
+    if target.exists():
+        is_kept = not may_change if target.samefile(real) else _has_hash(target, sha256)
+        if is_kept:
+            return Transfer.KEPT
+    return Transfer.LINKED if not may_change and _link(real, target) else _copy(real, target, sha256)
 
 
 def _link(source: Path, target: Path) -> bool:

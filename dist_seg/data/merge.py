@@ -18,7 +18,7 @@ from dist_seg.data.image_kind import ImageKind
 from dist_seg.data.link import Transfer, link_or_copy
 from dist_seg.data.manifest import FORMAT_VERSION, MANIFEST_NAME, ChannelStatistics, Manifest, ShardInfo, Split
 from dist_seg.data.object_counts import ShardObjects
-from dist_seg.data.pack_files import RECORD_NAME
+from dist_seg.data.pack_files import INDEX_NAME, RECORD_NAME
 from dist_seg.data.pack_finished import read_manifest
 from dist_seg.data.pack_part import FOLDER_NAME, PART_NAME, PackedPart, read_part
 from dist_seg.data.pack_records import Options, read_records
@@ -171,7 +171,8 @@ def _transfer_shard(out: Path, shard: _Shard) -> Transfer:
         raise DataError(f"{path}: has {size} bytes, {info.bytes} were packed; pack or copy it again")
     link_or_copy(shard.folder / info.index_name, out / merged.index_name, info.index_sha256)
     link_or_copy(shard.folder / info.sidecar_name, out / merged.sidecar_name, info.sidecar_sha256)
-    return link_or_copy(path, out / merged.name, info.sha256)
+    is_of_others = (shard.folder / INDEX_NAME).exists()
+    return link_or_copy(path, out / merged.name, info.sha256, may_change=is_of_others)
 
 
 def _document_at(path: Path) -> object:

@@ -10,6 +10,7 @@ import pytest
 
 from dist_seg.data.formats import AnySource, SampleRef
 from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticSource
+from dist_seg.data.index import index
 from dist_seg.data.link import Transfer, link_or_copy
 from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.merge import merge
@@ -19,6 +20,8 @@ from dist_seg.data.sidecar import Sidecar
 from dist_seg.data.verify import verify
 from dist_seg.errors import DataError, UserError
 from dist_seg.runtime.storage import open_storage
+
+from .tar_data import tar_samples, write_tar
 
 _SCENES = SyntheticSource(num_train=12, num_val=4, height=32, width=32)
 _SHARD_BYTES = 10_000
@@ -94,6 +97,16 @@ def test_merging_is_done_without_rewriting_and_leaves_the_parts(tmp_path: Path) 
     shard = next(folders[0].glob("*.tar"))
     assert (tmp_path / "merged" / shard.name).samefile(shard)
     assert [_files(folder) for folder in folders] == before
+
+
+def test_tars_that_others_wrote_are_copied_as_they_may_write_to_them_again(tmp_path: Path) -> None:
+    for name, start in (("a", 0), ("b", 3)):
+        write_tar(tmp_path / name / "train-0.tar", tar_samples(3, start))
+        index(tmp_path / name)
+    result = merge(tmp_path / "merged", [tmp_path / "a", tmp_path / "b"])
+    assert (result.links, result.copies) == (0, 2)
+    (tmp_path / "a" / "train-0.tar").write_bytes(b"begun anew")
+    assert verify(tmp_path / "merged") == []
 
 
 def test_where_there_are_no_links_shards_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
