@@ -95,7 +95,8 @@ def _run_train(options: argparse.Namespace, argv: list[str]) -> int:
         raise ConfigError("--max-restarts needs --nproc; torchrun has an option of that name itself")
     if options.nproc is not None and "RANK" not in os.environ:
         return _launch_train(options, argv, files, overrides)
-    from dist_seg.commands.train import TrainOptions, train
+    from dist_seg.commands.prepare import TrainOptions
+    from dist_seg.commands.train import train
 
     return train(
         TrainOptions(
