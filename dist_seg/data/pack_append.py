@@ -45,6 +45,7 @@ class _Old:
     split: str
     info: ShardInfo
     keys: frozenset[str]
+    """Those that the source has, too, in whatever split: of a large data set they may be few."""
     record: PackedShard | None
     """None where the data set has none: merged from several, say."""
 
@@ -83,7 +84,7 @@ def append(
     options = read_options(out)
     _check_side(out, options, max_side)
     known = samples_by_key(source.samples())
-    before = _old_shards(storage, manifest, read_finished(out))
+    before = _old_shards(storage, manifest, read_finished(out), known)
     _check_splits(out, before, known)
     old = _compared(storage, before, known, source, writing, options)
     new = _new_samples(old, known)
@@ -94,7 +95,7 @@ def append(
         written = write_jobs(state, jobs, source, writing)
         added = [written.by_name[job.name] for job in jobs]
         total = _total(storage, manifest, before, old, added)
-        records = [shard.record for shard in old if shard.record and (shard.keys or shard.record.skipped)]
+        records = [shard.record for shard in old if shard.record and (shard.info.samples or shard.record.skipped)]
         in_order = sorted([*records, *added], key=lambda record: (record.split, record.info.name))
         state.finish(in_order, total.to_json(), options)
     present = sum(map(len, known.values())) - len(new)
@@ -123,7 +124,7 @@ def _options_advice(options: Options | None, writing: Writing) -> str:
     return ""
 
 
-def _old_shards(storage: Storage, manifest: Manifest, records: Sequence[PackedShard]) -> list[_Old]:
+def _old_shards(storage: Storage, manifest: Manifest, records: Sequence[PackedShard], known: _Known) -> list[_Old]:
     """Of the manifest, and those of which there is a record alone, as all of their samples were left out."""
     by_name = {record.info.name: record for record in records}
     old = []
@@ -131,7 +132,8 @@ def _old_shards(storage: Storage, manifest: Manifest, records: Sequence[PackedSh
         for info in part.shards:
             record = by_name.get(info.name)
             is_its = record is not None and record.info == info
-            keys = frozenset(_sidecar(storage, info).keys())
+            there = _sidecar(storage, info).keys()
+            keys = frozenset(key for key in there if any(key in samples for samples in known.values()))
             old.append(_Old(split=split, info=info, keys=keys, record=record if is_its else None))
     empty = [record for record in records if not record.info.samples]
     return old + [_Old(split=r.split, info=r.info, keys=frozenset(), record=r) for r in empty]
@@ -194,10 +196,14 @@ def _is_as_packed(shard: _Old, known: dict[str, SampleRef], identity: object) ->
     everything = shard.keys | _skipped_keys(shard)
     if known.keys().isdisjoint(everything):
         return True
-    if shard.record is None or not everything <= known.keys():
+    if shard.record is None or not (_has_all_of(shard, known) and _skipped_keys(shard) <= known.keys()):
         return False
     today = _fingerprint(shard, everything, known, identity)
     return bool(today) and shard.record.fingerprint == today
+
+
+def _has_all_of(shard: _Old, known: dict[str, SampleRef]) -> bool:
+    return len(shard.keys) == shard.info.samples and shard.keys <= known.keys()
 
 
 def _fingerprint(shard: _Old, keys: frozenset[str], known: dict[str, SampleRef], identity: object) -> str:
@@ -210,7 +216,7 @@ def _with_record_of(shard: _Old, known: dict[str, SampleRef], identity: object) 
         return shard
     skipped = tuple(refusal for refusal in shard.record.skipped if refusal.key not in known)
     record = replace(shard.record, skipped=skipped)
-    if not skipped and shard.keys and shard.keys <= known.keys():
+    if not skipped and shard.keys and _has_all_of(shard, known):
         record = replace(record, fingerprint=_fingerprint(shard, shard.keys, known, identity))
     return replace(shard, record=record)
 

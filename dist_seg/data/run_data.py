@@ -16,7 +16,7 @@ from dist_seg.data.manifest import Manifest, Split
 from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.mix import MixedStorage, united
 from dist_seg.data.reader import ShardReader
-from dist_seg.data.selection import Folds, Selection, fold_numbers
+from dist_seg.data.selection import Folds, Selection, fold_numbers, group_hashes
 from dist_seg.data.taxonomy import SETTING, map_classes
 from dist_seg.errors import ConfigError, DataError
 from dist_seg.runtime.collectives import on_every_rank, on_main
@@ -106,16 +106,20 @@ def _index_facts(packed: RunData, data: DataConfig) -> IndexFacts:
     if data.folds is None or data.fold_by is None:
         return {}
     split = packed.manifest.split(data.train_split)
-    keys = _of_every_index(
-        split, lambda i: read_index(packed.storage, split.shards[i]).keys(), packed.storage, "data.fold_by"
-    )
-    groups = group_names([key for part in keys for key in part], data.fold_by, "data.fold_by")
-    if len(set(groups)) < data.folds:
+
+    def groups_of(shard: int) -> NDArray[np.int64]:
+        keys = read_index(packed.storage, split.shards[shard]).keys()
+        return group_hashes(group_names(keys, data.fold_by, "data.fold_by"))
+
+    no_groups = np.empty(0, np.int64)
+    groups = np.concatenate([no_groups, *_of_every_index(split, groups_of, packed.storage, "data.fold_by")])
+    numbers = fold_numbers(groups, data.folds)
+    if (number := len(np.unique(numbers))) < data.folds:  # each of the first groups has one to itself
         raise ConfigError(
-            f"data.fold_by={data.fold_by}: makes {len(set(groups))} groups of {packed.storage.url}, fewer than the "
+            f"data.fold_by={data.fold_by}: makes {number} groups of {packed.storage.url}, fewer than the "
             f"data.folds={data.folds} folds they are to be divided into"
         )
-    return {"folds": base64.b64encode(fold_numbers(groups, data.folds).tobytes()).decode()}
+    return {"folds": base64.b64encode(numbers.tobytes()).decode()}
 
 
 def _with_chosen_samples(manifest: Manifest, data: DataConfig, facts: IndexFacts) -> Manifest:

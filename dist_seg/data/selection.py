@@ -5,7 +5,6 @@ so each part is made up of all shards alike.
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -98,19 +97,25 @@ def shares(names: Sequence[str], samples: Sequence[int], fraction: float) -> tup
     return tuple(counts.tolist())
 
 
-def fold_numbers(groups: Sequence[str], count: int) -> NDArray[np.uint8]:
-    """For every sample, by its group, one of `count` parts, which groups are in as wholes: (len(groups),) uint8.
+def group_hashes(groups: Sequence[str]) -> NDArray[np.int64]:
+    """For every sample the hash of its group's name, in 8 bytes: (len(groups),) int64."""
+    hashes = {group: seed_of("fold", group) for group in set(groups)}
+    return np.fromiter(map(hashes.__getitem__, groups), np.int64, len(groups))
+
+
+def fold_numbers(groups: NDArray[np.int64], count: int) -> NDArray[np.uint8]:
+    """For every sample, by its group's hash, one of `count` parts, which groups are in as wholes: (len(groups),) uint8.
 
     The largest group first, each goes to the part with the fewest samples; groups of one size in the order of their
-    names' hashes.
+    hashes.
     """
-    sizes = Counter(groups)
+    hashes, sizes = np.unique(groups, return_counts=True)
     loads = [0] * count
-    part: dict[str, int] = {}
-    for group in sorted(sizes, key=lambda name: (-sizes[name], seed_of("fold", name))):
+    part = np.empty(len(hashes), np.uint8)
+    for group in np.argsort(-sizes, kind="stable"):  # by hash already
         part[group] = loads.index(min(loads))
-        loads[part[group]] += sizes[group]
-    return np.array([part[group] for group in groups], np.uint8)
+        loads[part[group]] += int(sizes[group])
+    return part[np.searchsorted(hashes, groups)]
 
 
 class JoinedSelection:

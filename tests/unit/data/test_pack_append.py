@@ -1,11 +1,14 @@
 """Appending: old shards stay to the byte, new samples come into new shards, and nothing changed slips by."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from dist_seg.data import pack_append
 from dist_seg.data.formats import AnySource, SampleRef
 from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticSource
 from dist_seg.data.manifest import Manifest
@@ -69,6 +72,21 @@ def test_nothing_new_changes_nothing(tmp_path: Path) -> None:
     result = append(_FEW, tmp_path, shard_bytes=_SHARD_BYTES)
     assert (result.written_shards, result.kept_shards, result.present_samples) == (0, 0, 12)
     assert _files(tmp_path) == before
+
+
+def test_keys_that_the_source_does_not_have_are_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pack(ArraySource({f"old{i}": _mask(1) for i in range(9)}), tmp_path)
+    held: list[str] = []
+
+    def compared(storage: object, old: Sequence[Any], *others: object) -> object:
+        held.extend(key for shard in old for key in shard.keys)
+        return original(storage, old, *others)  # type: ignore[arg-type]  # whatever it is given
+
+    original = pack_append._compared
+    monkeypatch.setattr(pack_append, "_compared", compared)
+    result = append(ArraySource({"old3": _mask(1), "new": _mask(2)}), tmp_path)
+    assert (held, result.present_samples) == (["old3"], 1)
+    assert _keys(tmp_path) == ["new", *(f"old{i}" for i in range(9))]
 
 
 def test_a_source_of_new_samples_alone_and_a_new_split_are_added(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Folds are disjoint, complete and even; fractions are exact and lie within each other."""
 
 import itertools
+import tracemalloc
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,14 @@ from hypothesis import strategies as st
 
 from dist_seg.config.load import load_config
 from dist_seg.config.schema import DataConfig
-from dist_seg.data.manifest import Manifest
+from dist_seg.data import run_data
+from dist_seg.data.manifest import Manifest, ShardInfo
 from dist_seg.data.reader import ShardReader
 from dist_seg.data.run_data import RunData, load_run_data, view
-from dist_seg.data.selection import Folds, Selection, fold_numbers, shares
+from dist_seg.data.selection import Folds, Selection, fold_numbers, group_hashes, shares
 from dist_seg.data.torch_loader import SegmentationDataset
 from dist_seg.errors import ConfigError, DataError
+from dist_seg.runtime.streams import seed_of
 from tests.loader_cases import AUGMENTATIONS, config, evaluate, opened, train
 
 shard_lists = st.lists(st.integers(0, 40), min_size=1, max_size=12)
@@ -91,12 +94,22 @@ def test_a_smaller_fraction_lies_within_a_larger_one(counts: list[int], data: st
 @given(sizes=st.lists(st.integers(1, 9), min_size=5, max_size=40), folds=st.integers(2, 5))
 def test_groups_stay_together_and_folds_are_even_to_the_largest_group(sizes: list[int], folds: int) -> None:
     groups = [f"group{i}" for i, size in enumerate(sizes) for _ in range(size)]
-    numbers = fold_numbers(groups, folds)
+    numbers = fold_numbers(group_hashes(groups), folds)
     assert all(len({*numbers[[name == group for name in groups]].tolist()}) == 1 for group in groups)
     loads = np.bincount(numbers, minlength=folds)
     assert loads.min() > 0 and loads.max() - loads.min() <= max(sizes)
     shuffled = np.random.default_rng(0).permutation(len(groups))
-    assert np.array_equal(fold_numbers([groups[i] for i in shuffled], folds), numbers[shuffled])
+    assert np.array_equal(fold_numbers(group_hashes([groups[i] for i in shuffled]), folds), numbers[shuffled])
+    assert numbers.tolist() == folds_by_name(groups, folds)
+
+
+def folds_by_name(groups: list[str], folds: int) -> list[int]:
+    """As they are defined: the largest group first, to the emptiest fold; of one size in the order of their hashes."""
+    sizes, loads, part = Counter(groups), [0] * folds, {}
+    for group in sorted(sizes, key=lambda name: (-sizes[name], seed_of("fold", name))):
+        part[group] = loads.index(min(loads))
+        loads[part[group]] += sizes[group]
+    return [part[group] for group in groups]
 
 
 @settings(max_examples=40, deadline=None)
@@ -139,6 +152,28 @@ def test_keys_with_one_match_are_in_one_fold(synthetic_shards: Path) -> None:
     assert sorted(itertools.chain(*scored)) == sorted(keys_of(synthetic_shards))
     digits = [{key[-1] for key in part} for part in scored]
     assert sum(map(len, digits)) == len(set().union(*digits)) == 10
+
+
+def test_dividing_by_group_holds_no_keys(synthetic_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = load_run_data(DataConfig(shards=str(synthetic_shards)))
+    split = run.manifest.split("train")
+    shards = tuple(replace(split.shards[0], name=f"train-{i:06d}.tar", samples=100) for i in range(500))
+    many = replace(run, manifest=replace(run.manifest, splits={"train": replace(split, shards=shards)}))
+
+    class Index:
+        def __init__(self, storage: object, shard: ShardInfo) -> None:
+            self.name = shard.name
+
+        def keys(self) -> list[str]:
+            return [f"{self.name}/{'a-long-folder' * 20}/{i % 10}/{i}" for i in range(100)]
+
+    monkeypatch.setattr(run_data, "read_index", Index)
+    tracemalloc.start()
+    found = view(many, DataConfig(folds=5, fold=0, fold_by=r"^(.*)/\d+$"))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.manifest.split("fold-0-of-5").num_samples == 10_000
+    assert most < 50_000 * 100  # a key takes 350
 
 
 def test_a_fraction_of_the_training_split_leaves_the_others_alone(synthetic_shards: Path) -> None:
