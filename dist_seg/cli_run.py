@@ -44,7 +44,8 @@ def _run_eval(options: argparse.Namespace, argv: list[str]) -> int:
 _PREDICT_DETAILS = """\
 written: NAME.png, class ids in 8 bits or object ids in 16, and NAME_overlay.png for every picture; of instances
 predictions.json, all of them in COCO's format with the pictures' file names; of labels that may overlap NAME.tif
-instead, with a page for each label in the order of legend.png
+instead, with a page for each label in the order of legend.png. What it wrote, and nobody changed since, it writes
+again; any other file it leaves as it is, and says so (.predicted-RANK.jsonl in the folder records what it wrote)
 """
 
 

@@ -21,18 +21,20 @@ from dist_seg.models.targets import Detections
 from dist_seg.predict.coco_results import annotated_ids, coco_results, running_ids
 from dist_seg.predict.instances import id_map, predict_instances
 from dist_seg.predict.masks import predict_labels, predict_mask
+from dist_seg.predict.outputs import Outputs
 from dist_seg.predict.pictures import (
+    LEGEND_NAME,
     RESULTS_NAME,
     Picture,
     Segment,
     Segmented,
     draw_legend,
     find_pictures,
+    output_files,
     predict_pictures,
 )
 from dist_seg.runtime.allocator import keep_freed_memory
 from dist_seg.runtime.collectives import gather_json, on_every_rank, on_main
-from dist_seg.runtime.files import write_whole
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
 from dist_seg.runtime.process_group import process_group
 from dist_seg.runtime.world import World, detect_world, set_threads
@@ -66,9 +68,10 @@ def run_predict(options: argparse.Namespace) -> int:
         make_deterministic(trained.config, world.device)
         array = layout_of_data(trained.config.data)
         own = pictures[world.rank :: world.size]
+        outputs = on_every_rank(lambda: _open_outputs(trained, own, options.out, world))
         with progress(len(own), "predict", show=world.is_main) as bar:
             summary = on_every_rank(
-                lambda: predict_pictures(own, options.out, segment, array=array, on_picture=bar.advance)
+                lambda: predict_pictures(own, outputs, segment, array=array, on_picture=bar.advance)
             )
         gathered = cast(list[list[object]], gather_json([summary.written, list(summary.failed)]))
         found = gather_images(summary.found)
@@ -78,9 +81,9 @@ def run_predict(options: argparse.Namespace) -> int:
             classes = trained.classes
             category_ids = classes.category_ids or tuple(range(1, len(classes.names) + 1))
             results = coco_results(found, ids, options.input, category_ids)
-            write_whole(options.out / RESULTS_NAME, json.dumps(results))
+            outputs.write(options.out / RESULTS_NAME, json.dumps(results).encode())
         else:
-            draw_legend(options.out, trained.classes.names, trained.classes.palette)
+            draw_legend(outputs, trained.classes.names, trained.classes.palette)
         for reason in failed:
             print(reason, file=sys.stderr)
         others = f", {passed_over} files that are no pictures passed over" if passed_over else ""
@@ -104,6 +107,14 @@ def _agreed_pictures(root: Path, out: Path) -> tuple[list[Picture], int]:
 
     found, passed_over = cast(tuple[list[tuple[str, str]], int], on_main(find))
     return [Picture(file=Path(file), stem=Path(stem)) for file, stem in found], passed_over
+
+
+def _open_outputs(trained: TrainedModel, own: list[Picture], out: Path, world: World) -> Outputs:
+    """Looks at what this rank is to write."""
+    files = list(output_files(own, out, layers=isinstance(trained.task, MultiLabelTask)))
+    if world.is_main:
+        files.append(out / (RESULTS_NAME if isinstance(trained.task, InstanceTask) else LEGEND_NAME))
+    return Outputs.open(out, files, world.rank)
 
 
 def _image_ids(trained: TrainedModel, pictures: list[Picture], options: argparse.Namespace) -> dict[Path, int]:

@@ -2,7 +2,7 @@
 
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +17,12 @@ from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.drawing import contact_sheet
 from dist_seg.errors import DataError, UserError
 from dist_seg.metrics.instances import ScoredImage, ScoredInstance
-from dist_seg.runtime.files import path_errors, write_whole
+from dist_seg.predict.outputs import Outputs, unused_folder
+from dist_seg.runtime.files import path_errors
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
 RESULTS_NAME = "predictions.json"
+LEGEND_NAME = "legend.png"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +80,9 @@ def find_pictures(root: Path, out: Path) -> tuple[list[Picture], int]:
 def _below(root: Path, out: Path) -> tuple[list[Picture], int]:
     real_root, real_out = root.resolve(), out.resolve()
     if real_out == real_root:
-        raise UserError(f"--out {out}: the folder of the pictures themselves; give another, such as {root / 'masks'}")
+        raise UserError(
+            f"--out {out}: the folder of the pictures themselves; give another, such as {unused_folder(out)}"
+        )
     # Outputs of an earlier call are pictures, too.
     outputs = root / real_out.relative_to(real_root) if real_out.is_relative_to(real_root) else None
     files = sorted(
@@ -105,17 +109,25 @@ def _outputs(picture: Picture, out: Path) -> tuple[Path, Path, Path]:
     return target.with_name(names[0]), target.with_name(names[1]), target.with_name(names[2])
 
 
+def output_files(pictures: Iterable[Picture], out: Path, *, layers: bool) -> Iterator[Path]:
+    """What is written of the pictures. layers: of labels that may overlap."""
+    for picture in pictures:
+        mask_file, overlay_file, layers_file = _outputs(picture, out)
+        yield from (layers_file if layers else mask_file, overlay_file)
+
+
 def _check_outputs(pictures: Sequence[Picture], out: Path) -> None:
     inputs = {_identity(picture.file) for picture in pictures}
     targets: Iterable[Path] = (
-        out / "legend.png",
+        out / LEGEND_NAME,
         out / RESULTS_NAME,
         *(file for p in pictures for file in _outputs(p, out)),
     )
     for target in targets:
         if target.exists() and _identity(target) in inputs:
             raise UserError(
-                f"--out {out}: {target} is one of the pictures and would be overwritten; give another folder"
+                f"--out {out}: {target} is one of the pictures and would be overwritten; give another folder, such as "
+                f"{unused_folder(out)}"
             )
 
 
@@ -127,7 +139,7 @@ def _identity(file: Path) -> tuple[int, int]:
 
 def predict_pictures(
     pictures: Sequence[Picture],
-    out: Path,
+    outputs: Outputs,
     segment: Segment,
     *,
     array: ArrayLayout | None = None,
@@ -147,12 +159,12 @@ def predict_pictures(
             failed.append(str(error))
         else:
             segmented = segment(image_hwc)
-            mask_file, overlay_file, layers_file = _outputs(picture, out)
+            mask_file, overlay_file, layers_file = _outputs(picture, outputs.folder)
             if segmented.mask.ndim == 3:
-                _save_layers(segmented.mask, layers_file)
+                outputs.write(layers_file, _tiff(segmented.mask))
             else:
-                _save(Image.fromarray(segmented.mask), mask_file)
-            _save(segmented.overlay, overlay_file)
+                outputs.write(mask_file, _png(Image.fromarray(segmented.mask)))
+            outputs.write(overlay_file, _png(segmented.overlay))
             height, width = image_hwc.shape[:2]
             if segmented.instances is not None:
                 instances = tuple(segmented.instances)
@@ -164,11 +176,10 @@ def predict_pictures(
     return PredictionSummary(written=written, failed=tuple(failed), found=tuple(found))
 
 
-def draw_legend(out: Path, class_names: Sequence[str], palette: Sequence[tuple[int, int, int]]) -> None:
+def draw_legend(outputs: Outputs, class_names: Sequence[str], palette: Sequence[tuple[int, int, int]]) -> None:
     """legend.png: which colour of the overlays is which class."""
-    _save(
-        contact_sheet([], [], legend=list(zip(class_names, palette, strict=True)), title="classes"), out / "legend.png"
-    )
+    legend = list(zip(class_names, palette, strict=True))
+    outputs.write(outputs.folder / LEGEND_NAME, _png(contact_sheet([], [], legend=legend, title="classes")))
 
 
 def _decoded(file: Path, array: ArrayLayout | None) -> Values:
@@ -181,15 +192,15 @@ def _decoded(file: Path, array: ArrayLayout | None) -> Values:
     )
 
 
-def _save_layers(layers_KHW: NDArray[np.generic], file: Path) -> None:
-    """A TIFF with a page for each label: 255 where it is, 0 elsewhere."""
+def _tiff(layers_KHW: NDArray[np.generic]) -> bytes:
+    """A page for each label: 255 where it is, 0 elsewhere."""
     pages = [Image.fromarray(np.where(layer, 255, 0).astype(np.uint8)) for layer in layers_KHW]
     encoded = io.BytesIO()
     pages[0].save(encoded, format="TIFF", save_all=True, append_images=pages[1:], compression="tiff_deflate")
-    write_whole(file, encoded.getvalue())
+    return encoded.getvalue()
 
 
-def _save(image: Image.Image, file: Path) -> None:
+def _png(image: Image.Image) -> bytes:
     encoded = io.BytesIO()
     image.save(encoded, format="PNG")
-    write_whole(file, encoded.getvalue())
+    return encoded.getvalue()

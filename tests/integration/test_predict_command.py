@@ -70,6 +70,23 @@ def test_pictures_are_never_overwritten(workplace: Path, pictures: Path) -> None
     assert contents(pictures) == before
 
 
+@pytest.mark.parametrize(("picture", "out"), [("", "masks"), ("a.jpg", "")])
+def test_masks_that_lie_where_the_outputs_would_go_are_kept(
+    workplace: Path, pictures: Path, picture: str, out: str
+) -> None:
+    with Image.open(pictures / "a.png") as image:
+        image.save(pictures / "a.jpg")
+        (pictures / "a.png").unlink()
+        (pictures / out).mkdir(exist_ok=True)
+        image.convert("L").save(pictures / out / "a.png")
+    before = contents(pictures)
+    result = dist_seg("predict", workplace / "run", pictures / picture, "--out", pictures / out, cwd=workplace)
+    assert result.returncode == 2
+    assert f"{pictures / out / 'a.png'} would be overwritten, and predict did not write it" in result.stderr
+    assert f"such as {pictures / out}_predicted" in result.stderr
+    assert contents(pictures) == before
+
+
 def test_outputs_below_the_pictures_stay_the_same_when_they_are_made_again(workplace: Path, pictures: Path) -> None:
     found = []
     for _ in range(2):
@@ -94,7 +111,10 @@ def test_ranks_share_the_pictures_out_and_give_the_masks_of_one(workplace: Path,
         )
         assert result.returncode == 0, result.stderr
         assert "3 pictures segmented" in result.stdout
-    assert contents(pictures.parent / "out1") == contents(pictures.parent / "out2")
+    outs = [contents(pictures.parent / f"out{nproc}") for nproc in (1, 2)]
+    one, two = ({name: digest for name, digest in out.items() if not name.startswith(".predicted")} for out in outs)
+    assert len(one) == 7
+    assert one == two
 
 
 def test_mistake_is_told_once_by_all_ranks_together(workplace: Path, pictures: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from dist_seg.config.schema import DataConfig
 from dist_seg.drawing import overlay
 from dist_seg.errors import DataError, UserError
 from dist_seg.predict.masks import predict_mask
+from dist_seg.predict.outputs import Outputs
 from dist_seg.predict.pictures import Picture, Segmented, find_pictures, predict_pictures
 from tests.picture_bombs import huge_jpeg, huge_png, peak_memory_of
 
@@ -83,7 +84,7 @@ def test_outputs_keep_the_structure_and_never_collide(tmp_path: Path, photo: np.
     (tmp_path / "in" / "notes.txt").write_text("no picture")
     pictures, passed_over = find_pictures(tmp_path / "in", tmp_path / "out")
     assert passed_over == 1
-    summary = predict_pictures(pictures, tmp_path / "out", by_channel)
+    summary = predict_pictures(pictures, Outputs.open(tmp_path / "out", ()), by_channel)
     assert summary.written == 5
     written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png")}
     assert len(written) == 10
@@ -94,7 +95,7 @@ def test_unreadable_picture_is_named_and_the_others_are_written(tmp_path: Path, 
     Image.fromarray(photo).save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes((tmp_path / "good.png").read_bytes()[:500])
     pictures, _ = find_pictures(tmp_path, tmp_path / "out")
-    summary = predict_pictures(pictures, tmp_path / "out", by_channel)
+    summary = predict_pictures(pictures, Outputs.open(tmp_path / "out", ()), by_channel)
     assert summary.written == 1
     assert len(summary.failed) == 1
     assert "bad.png" in summary.failed[0]
@@ -104,7 +105,7 @@ def test_picture_turned_by_exif_is_segmented_as_it_is_seen(tmp_path: Path, photo
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(photo).save(tmp_path / "turned.png", exif=exif)
-    predict_pictures(find_pictures(tmp_path, tmp_path / "out")[0], tmp_path / "out", by_channel)
+    predict_pictures(find_pictures(tmp_path, tmp_path / "out")[0], Outputs.open(tmp_path / "out", ()), by_channel)
     with Image.open(tmp_path / "out" / "turned.png") as mask:
         assert np.array_equal(np.asarray(mask), np.rot90(photo, -1).argmax(axis=2))
 
@@ -120,7 +121,7 @@ def test_folder_without_pictures_is_the_users_error(tmp_path: Path) -> None:
 def test_output_among_the_pictures_is_refused(tmp_path: Path, photo: np.ndarray, out: str) -> None:
     save(photo, tmp_path / "in" / "a.jpg")
     (tmp_path / "link").symlink_to(tmp_path / "in")
-    with pytest.raises(UserError, match="the folder of the pictures themselves"):
+    with pytest.raises(UserError, match=r"the folder of the pictures themselves; give another, such as .*_predicted$"):
         find_pictures(tmp_path / "in", tmp_path / out)
 
 
@@ -145,14 +146,16 @@ def test_outputs_below_the_pictures_are_no_input_of_the_next_call(tmp_path: Path
     for _ in range(2):
         pictures, _ = find_pictures(tmp_path, tmp_path / "sub" / "masks")
         assert [str(picture.stem) for picture in pictures] == ["a", "sub/b"]
-        predict_pictures(pictures, tmp_path / "sub" / "masks", by_channel)
+        predict_pictures(pictures, Outputs.open(tmp_path / "sub" / "masks", ()), by_channel)
 
 
 def test_output_folder_that_is_a_file_is_named(tmp_path: Path, photo: np.ndarray) -> None:
     save(photo, tmp_path / "a.png")
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match=r"file/out/a\.png: cannot be written: a file lies where a folder is needed"):
-        predict_pictures([Picture(file=tmp_path / "a.png", stem=Path("a"))], tmp_path / "file" / "out", by_channel)
+        predict_pictures(
+            [Picture(file=tmp_path / "a.png", stem=Path("a"))], Outputs.open(tmp_path / "file" / "out", ()), by_channel
+        )
 
 
 def test_a_picture_that_claims_gigabytes_is_named_and_the_others_are_written(tmp_path: Path, photo: np.ndarray) -> None:
@@ -161,7 +164,7 @@ def test_a_picture_that_claims_gigabytes_is_named_and_the_others_are_written(tmp
     (tmp_path / "in" / "bomb.jpg").write_bytes(huge_jpeg(60_000, 60_000))
     pictures, _ = find_pictures(tmp_path / "in", tmp_path / "out")
     with peak_memory_of() as peak:
-        summary = predict_pictures(pictures, tmp_path / "out", by_channel)
+        summary = predict_pictures(pictures, Outputs.open(tmp_path / "out", ()), by_channel)
     assert summary.written == 1
     assert [Path(text.split(": ")[0]).name for text in summary.failed] == ["bomb.jpg", "bomb.png"]
     assert peak.grown_bytes < 1 << 28
@@ -175,7 +178,7 @@ def test_no_name_of_a_picture_leads_out_of_the_output_folder(tmp_path: Path, pho
         Image.fromarray(photo).save(root / name, "PNG")  # whose suffix Pillow does not see in all of them
     before = set(tmp_path.rglob("*"))
     pictures, _ = find_pictures(root, tmp_path / "out")
-    assert predict_pictures(pictures, tmp_path / "out", by_channel).written == 6
+    assert predict_pictures(pictures, Outputs.open(tmp_path / "out", ()), by_channel).written == 6
     new = {path for path in tmp_path.rglob("*") if path.is_file()} - before
-    assert len(new) == 12
+    assert len(new) == 13  # the record of what was written, too
     assert all(path.resolve().is_relative_to(tmp_path / "out") for path in new)
