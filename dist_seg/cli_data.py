@@ -97,7 +97,8 @@ def _run_verify(options: argparse.Namespace, argv: list[str]) -> int:
 _INSPECT_DETAILS = """\
 looked for: copies of images (re-encoded, scaled, cropped, mirrored) and frames of one video across splits and inside
 one, masks that are shifted, turned or of another image, masks with nothing in them, classes that a split lacks or one
-sample alone has, images unlike the rest, and of instances specks, slivers and objects that are there twice
+sample alone has, images unlike the rest, and of instances specks, slivers, objects that are there twice, and boxes and
+areas that contradict the masks
 
 exit codes: 0 done, 1 with --strict when something is worse than a note, 2 something to mend in the call or the data
 """

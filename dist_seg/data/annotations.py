@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from dist_seg.data.headers import UndecodableError
+from dist_seg.rle import boxes_and_areas
 
 MAX_LAYERS = 3
 MAX_OBJECTS = 32767
@@ -28,11 +29,14 @@ class ObjectAnnotation:
     crowd: bool
     """A region of many objects, not told apart: neither trained nor scored."""
     area: float
-    """In pixels; the annotation's own where it gives one."""
+    """In pixels; the annotation's own where it gives one. COCO's scores go by it and by the box, as they are in the raw
+    data set; everything else is measured at the mask."""
     bbox: tuple[float, float, float, float]
     """x, y, width, height; the annotation's own where it gives one."""
     rle: str
     """The exact mask: COCO's compressed run lengths for the image's size."""
+    pixels: int
+    """Of the exact mask; not written, as it follows from that."""
     layer: int
     """The layer that holds the object's pixels."""
     hidden: int = 0
@@ -84,12 +88,16 @@ def parse_annotations(data: bytes) -> ImageAnnotations:
     """Reads what `to_json` wrote. Raises UndecodableError for anything else."""
     try:
         document = cast(Mapping[str, object], json.loads(data))
+        height, width = _int(document["height"]), _int(document["width"])
+        entries = cast(Sequence[Mapping[str, object]], document["annotations"])
+        rles = [str(cast(Mapping[str, object], entry["segmentation"])["counts"]) for entry in entries]
+        pixels = _pixels(rles, height, width)
         return ImageAnnotations(
             image_id=_int(document["image_id"]),
             file_name=str(document["file_name"]),
-            height=_int(document["height"]),
-            width=_int(document["width"]),
-            objects=tuple(_object(entry) for entry in cast(Sequence[Mapping[str, object]], document["annotations"])),
+            height=height,
+            width=width,
+            objects=tuple(_object(*fields) for fields in zip(entries, rles, pixels, strict=True)),
         )
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise UndecodableError(
@@ -105,7 +113,14 @@ def check_annotations(annotations: ImageAnnotations, height: int, width: int) ->
         )
 
 
-def _object(entry: Mapping[str, object]) -> ObjectAnnotation:
+def _pixels(rles: Sequence[str], height: int, width: int) -> list[int]:
+    try:
+        return [int(area) for area in boxes_and_areas(rles, height, width)[1]]
+    except ValueError as error:
+        raise UndecodableError(f"json: the mask of an object: {error}") from error
+
+
+def _object(entry: Mapping[str, object], rle: str, pixels: int) -> ObjectAnnotation:
     x, y, width, height = (float(number) for number in cast(Sequence[float], entry["bbox"]))
     return ObjectAnnotation(
         id=_int(entry["id"]),
@@ -113,7 +128,8 @@ def _object(entry: Mapping[str, object]) -> ObjectAnnotation:
         crowd=bool(entry["iscrowd"]),
         area=float(cast(float, entry["area"])),
         bbox=(x, y, width, height),
-        rle=str(cast(Mapping[str, object], entry["segmentation"])["counts"]),
+        rle=rle,
+        pixels=pixels,
         layer=_int(entry["layer"]),
         hidden=_int(entry["hidden"]),
     )

@@ -78,6 +78,7 @@ def encode_instances(
             area=float(pixels if raw.area is None else raw.area),
             bbox=_box_of(mask) if raw.bbox is None else raw.bbox,
             rle=raw.rle,
+            pixels=pixels,
             layer=layer,
             hidden=pixels - visible,
         )

@@ -38,7 +38,7 @@ class ObjectCounter:
         objects = annotations.objects
         alone = [o for o in objects if not o.crowd]
         self._by_class += np.bincount([o.class_id for o in alone], minlength=len(self._by_class))
-        self._sides += side_histogram([o.area for o in alone])
+        self._sides += side_histogram([o.pixels for o in alone])
         self._crowds += len(objects) - len(alone)
         self._most = max(self._most, len(alone))
         self._overfull += sum(o.hidden > 0 for o in objects)

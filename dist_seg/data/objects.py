@@ -43,7 +43,7 @@ def derive_objects(
     labels = torch.tensor([max(o.class_id, 0) for o in known], dtype=torch.int64)  # of crowds it is not looked at
     crowd = torch.tensor([o.crowd for o in known], dtype=torch.bool)
     layers = torch.tensor([o.layer for o in known], dtype=torch.int64)
-    whole = torch.tensor([o.area - o.hidden for o in known], dtype=torch.float32) * transform.area_scale
+    whole = torch.tensor([o.pixels - o.hidden for o in known], dtype=torch.float32) * transform.area_scale
     # The rest of the layers is there for other images of the batch.
     boxes, pixels = _extents(ids_LHW[: max((o.layer for o in known), default=0) + 1], len(known))
     there = pixels > 0

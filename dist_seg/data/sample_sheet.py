@@ -74,7 +74,7 @@ def draw_annotations(
     lines = np.add.outer(np.arange(height), np.arange(width)) % _HATCH == 0
     drawn, outlines = picture.astype(np.float32), []
     # The small ones last, or what lies on a large one would vanish under its outline.
-    for i, found in sorted(enumerate(annotations.objects), key=lambda numbered: -numbered[1].area):
+    for i, found in sorted(enumerate(annotations.objects), key=lambda numbered: -numbered[1].pixels):
         try:
             mask = decode_run_lengths(found.rle, annotations.height, annotations.width)[at]
         except ValueError as error:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_seg.metrics.instances import ScoredImage
-from dist_seg.rle import decode_mask
+from dist_seg.rle import boxes_and_areas, decode_mask
 
 BACKGROUND = 0
 IGNORED = 255
@@ -18,11 +18,13 @@ def class_map(
     """Class ids (height, width): 0 is the background, class c of the instances is c + 1; 255, in the truth, crowds.
 
     Where predictions overlap, the one with the highest score is on top (of equals the first); those with a score below
-    the threshold are left out. Where true objects overlap, the one with the smallest area is on top.
+    the threshold are left out. Where true objects overlap, the one with the smallest mask is on top.
     """
     assert num_classes < IGNORED
     if which == "truth":
-        ordered = sorted(image.truth, key=lambda thing: -thing.area)
+        # Not by the area as annotated, which may be anything.
+        pixels = boxes_and_areas([thing.rle for thing in image.truth], image.height, image.width)[1]
+        ordered = [image.truth[index] for index in np.argsort(-pixels, kind="stable")]
         layers = [(IGNORED if thing.crowd else thing.class_id + 1, thing.rle) for thing in ordered]
     else:
         kept = [thing for thing in image.predictions if thing.score >= score_threshold]

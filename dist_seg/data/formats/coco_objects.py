@@ -130,5 +130,5 @@ def _number(entry: Entry, key: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise DataError(f"its {key} is {value!r}, must be a number")
+        raise DataError(f"its {key} is {value!r}, must be a number of at least 0")
     return float(value)

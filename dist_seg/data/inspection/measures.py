@@ -34,19 +34,28 @@ MEASURES = np.dtype(
         ("specks", "<i4"),
         ("slivers", "<i4"),
         ("twins", "<i4"),
+        ("odd_boxes", "<i4"),
+        ("odd_areas", "<i4"),
+        ("zero_areas", "<i4"),
     ]
 )
 """`shard` and `index`: the place of the shard in its split, of the sample in its shard. `digest`: of size and pixels.
 `brightness`, `contrast`: mean and deviation of the grey image, 0 to 255. `constant`: of one colour, an array in all its
 channels. `classes`: a bit for each that is there.
 `ignored`: share of the pixels. `fit` to `turned`: see `alignment.Fit`; `fit` is NaN where nothing can be said.
-`objects` (-1 where the data has none), of them `specks` of one pixel, `slivers`, and `twins`, which have the mask and
-the class of one before."""
+`objects` (-1 where the data has none), of them `specks` of one pixel, `slivers`, `twins`, which have the mask and
+the class of one before, and of their annotations `odd_boxes`, `odd_areas` and `zero_areas`, which contradict the
+masks."""
 
 _CONSTANT = 0.5
 """Grey levels of standard deviation."""
 _SLIVER_LENGTH, _SLIVER_WIDTH = 8, 1.5
 """Pixels: an object whose box has a side so long, over which it is less wide on average."""
+_BOX_IOU, _BOX_PIXELS = 0.5, 8.0
+"""A box that is less like the mask's than this, by an edge that is farther off than this: tools round, and thin ends
+of a polygon have no pixels."""
+_AREA_RATIO, _RIM_PIXELS = 2.0, 2
+"""An area that is farther from the mask's than this, by more than a rim of this width around the mask."""
 
 
 def measure(view: SampleView) -> tuple[NDArray[np.void], Fit | None]:
@@ -72,8 +81,9 @@ def measure(view: SampleView) -> tuple[NDArray[np.void], Fit | None]:
     record["objects"] = -1
     if view.objects is not None:
         record["objects"] = len(view.objects)
-        specks, slivers, twins = _odd_objects(view)
-        record["specks"], record["slivers"], record["twins"] = specks, slivers, twins
+        record["specks"], record["slivers"], record["twins"] = _odd_objects(view)
+        record["odd_boxes"] = _odd_boxes(view)
+        record["odd_areas"], record["zero_areas"] = _odd_areas(view)
     fit = measure_fit(view.image, view.layers)
     record["fit"] = np.nan
     if fit:
@@ -111,3 +121,29 @@ def _odd_objects(view: SampleView) -> tuple[int, int, int]:
     slivers = (lengths >= _SLIVER_LENGTH) & (areas < _SLIVER_WIDTH * lengths)
     different = {(found.class_id, found.rle) for found in view.objects if not found.crowd}
     return int((areas <= 1).sum()), int(slivers.sum()), len(areas) - len(different)
+
+
+def _odd_boxes(view: SampleView) -> int:
+    """How many annotations have a box that is not their mask's. No crowds, whose boxes are drawn at will."""
+    assert view.objects is not None and view.boxes is not None
+    single = np.array([not found.crowd for found in view.objects], np.bool_)
+    given = np.array([found.bbox for found in view.objects], np.float64).reshape(-1, 4)[single]
+    boxes = view.boxes[single]
+    low, high = given[:, :2], given[:, :2] + given[:, 2:]
+    true_low, true_high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    both = np.clip(np.minimum(high, true_high) - np.maximum(low, true_low), 0, None).prod(axis=1)
+    either = given[:, 2:].prod(axis=1) + boxes[:, 2:].prod(axis=1) - both
+    off = np.maximum(np.abs(low - true_low), np.abs(high - true_high)).max(axis=1, initial=0)
+    return int(((both < _BOX_IOU * either) & (off > _BOX_PIXELS)).sum())
+
+
+def _odd_areas(view: SampleView) -> tuple[int, int]:
+    """How many annotations have an area far from their mask's pixels, and how many have none. No crowds."""
+    assert view.objects is not None and view.boxes is not None and view.areas is not None
+    single = np.array([not found.crowd for found in view.objects], np.bool_)
+    given = np.array([found.area for found in view.objects], np.float64)[single]
+    pixels, rim = view.areas[single], 2 * _RIM_PIXELS * (view.boxes[single, 2:].sum(axis=1) + 2)
+    height, width = view.image.shape[:2]
+    unlike = np.maximum(given, pixels) > _AREA_RATIO * np.minimum(given, pixels)
+    far = (unlike & (np.abs(given - pixels) > rim)) | (given > (height + 2) * (width + 2))
+    return int((far & (given > 0)).sum()), int((given == 0).sum())

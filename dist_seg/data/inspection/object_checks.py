@@ -1,4 +1,4 @@
-"""Objects that are hardly any, and objects that are there twice; of instances."""
+"""Objects that are hardly any or there twice, and annotations that contradict their masks; of instances."""
 
 from collections.abc import Iterator
 
@@ -15,6 +15,24 @@ _COUNTED = (
         Severity.WARNING,
         "objects of {} have the mask and the class of another",
         "leave one of each out: a model that finds it once is scored as if it missed one",
+    ),
+    (
+        "odd_boxes",
+        Severity.WARNING,
+        "annotations of {} have a bbox that is not their mask's",
+        "write x, y, width, height of the mask: training takes the masks' boxes, COCO's box AP the annotations'",
+    ),
+    (
+        "odd_areas",
+        Severity.WARNING,
+        "annotations of {} have an area far from their mask's",
+        "write the pixels of the masks: by the annotations' area COCO's AP tells small, medium and large objects apart",
+    ),
+    (
+        "zero_areas",
+        Severity.NOTE,
+        "annotations of {} have the area 0",
+        "COCO's AP takes them for small ones; all else is measured at their masks",
     ),
 )
 

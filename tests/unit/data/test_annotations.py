@@ -11,8 +11,12 @@ ANNOTATIONS = ImageAnnotations(
     height=4,
     width=6,
     objects=(
-        ObjectAnnotation(id=3, class_id=0, crowd=False, area=2.5, bbox=(1.0, 0.5, 2.0, 1.0), rle="04", layer=0),
-        ObjectAnnotation(id=9, class_id=1, crowd=True, area=9.0, bbox=(0, 0, 3, 3), rle="12", layer=2, hidden=4),
+        ObjectAnnotation(
+            id=3, class_id=0, crowd=False, area=2.5, bbox=(1.0, 0.5, 2.0, 1.0), rle="04", pixels=4, layer=0
+        ),
+        ObjectAnnotation(
+            id=9, class_id=1, crowd=True, area=9.0, bbox=(0, 0, 3, 3), rle="12", pixels=2, layer=2, hidden=4
+        ),
     ),
 )
 

@@ -18,7 +18,7 @@ def still(height: int, width: int) -> SampleTransform:
     return SampleTransform(roi=(0, 0, height, width), resized=(height, width), canvas=(height, width))
 
 
-def annotated(*areas: float, crowds: tuple[int, ...] = (), layers: dict[int, int] | None = None) -> ImageAnnotations:
+def annotated(*pixels: int, crowds: tuple[int, ...] = (), layers: dict[int, int] | None = None) -> ImageAnnotations:
     """Objects of classes 0, 1, 2 in turn; `crowds` and `layers` by index."""
     return ImageAnnotations(
         image_id=1,
@@ -30,12 +30,13 @@ def annotated(*areas: float, crowds: tuple[int, ...] = (), layers: dict[int, int
                 id=i,
                 class_id=i % 3,
                 crowd=i in crowds,
-                area=area,
+                area=0.0,
                 bbox=(0, 0, 1, 1),
                 rle="",
+                pixels=count,
                 layer=(layers or {}).get(i, 0),
             )
-            for i, area in enumerate(areas)
+            for i, count in enumerate(pixels)
         ),
     )
 
@@ -79,7 +80,7 @@ _SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 6))
 def test_boxes_and_areas_are_those_of_each_objects_pixels_looked_at_alone(ids: NDArray[np.int32]) -> None:
     """Few ids in few columns: the same one often ends a row and begins the next, or a layer."""
     layers = {i: len(ids) - 1 for i in range(4)}
-    areas = [float((ids == number).sum()) for number in range(1, 5)]
+    areas = [int((ids == number).sum()) for number in range(1, 5)]
     objects = derive_objects(
         torch.from_numpy(ids), annotated(*areas, layers=layers), still(*ids.shape[1:]), min_visible=1.0
     )
@@ -105,7 +106,7 @@ def test_as_many_operators_are_called_for_any_number_of_objects(count: int) -> N
 
 def operators_called(count: int) -> int:
     ids = (torch.arange(64 * 64, dtype=torch.int32) % count + 1).reshape(1, 64, 64)
-    annotations = annotated(*[5.0] * count)
+    annotations = annotated(*[5] * count)
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         derive_objects(ids, annotations, still(64, 64), min_visible=0.2)
     return sum(event.count for event in profiled.key_averages() if event.key.startswith("aten::"))

@@ -121,6 +121,13 @@ def test_objects_and_pixels_are_counted_by_class(tmp_path: Path) -> None:
     assert all(abs(side - 20**0.5) < 20**0.5 / 12 for side in _counts(tmp_path).sides)
 
 
+def test_sides_are_those_of_the_masks_whatever_area_is_annotated(tmp_path: Path) -> None:
+    write_coco(tmp_path, [annotation(i, segmentation=[square(2, 3, 12)], area=i % 2 * 1e9) for i in range(3)])
+    pack(open_coco(tmp_path), tmp_path / "out")
+    assert all(abs(side - 12) < 1 for side in _counts(tmp_path / "out").sides)
+    assert [o.area for o in _annotations(tmp_path / "out")["1"].objects] == [0, 1e9, 0]  # for COCO's scores
+
+
 def test_crowds_are_counted_apart(tmp_path: Path) -> None:
     result = pack(BoxSource({"x": (0,), "y": (1, 1)}, crowds=frozenset({"y"})), tmp_path)
     counts = _counts(tmp_path)

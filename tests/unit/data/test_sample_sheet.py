@@ -32,6 +32,7 @@ def _object(number: int, top: int, left: int, side: int, *, class_id: int = 0, c
         area=side**2,
         bbox=(left, top, side, side),
         rle=encode_masks(mask)[0][0],
+        pixels=side**2,
         layer=0,
     )
 

@@ -169,7 +169,7 @@ def test_one_change_after_another_is_both() -> None:
 
 def annotations(*class_ids: int) -> ImageAnnotations:
     objects = tuple(
-        ObjectAnnotation(id=i, class_id=c, crowd=False, area=4.0, bbox=(0, 0, 2, 2), rle="", layer=0)
+        ObjectAnnotation(id=i, class_id=c, crowd=False, area=4.0, bbox=(0, 0, 2, 2), rle="", pixels=4, layer=0)
         for i, c in enumerate(class_ids)
     )
     return ImageAnnotations(image_id=1, file_name="a", height=4, width=4, objects=objects)

@@ -101,8 +101,16 @@ def test_a_wrong_count_is_named(shards: Path, name: str, value: object) -> None:
     assert problem.startswith(f"manifest.json: split train: {name} is ")
 
 
+def test_sides_of_areas_as_annotated_which_manifests_had_once_are_good_enough(shards: Path) -> None:
+    def change(split: dict[str, dict[str, object]]) -> None:
+        split["objects"]["sides"] = [side * 1.1 for side in split["objects"]["sides"]]  # type: ignore[attr-defined]
+
+    _change(shards, change)
+    assert _found(shards) == []
+
+
 _RLE = encode_masks(np.ones((1, 4, 6), bool))[0][0]
-_OBJECT = ObjectAnnotation(id=8, class_id=0, crowd=False, area=24, bbox=(0, 0, 6, 4), rle=_RLE, layer=0)
+_OBJECT = ObjectAnnotation(id=8, class_id=0, crowd=False, area=24, bbox=(0, 0, 6, 4), rle=_RLE, pixels=24, layer=0)
 
 
 def _image(**changes: object) -> bytes:
@@ -111,7 +119,9 @@ def _image(**changes: object) -> bytes:
 
 
 def _object(**changes: object) -> bytes:
-    fields = {name: getattr(_OBJECT, name) for name in ("id", "class_id", "crowd", "area", "bbox", "rle", "layer")}
+    fields = {
+        name: getattr(_OBJECT, name) for name in ("id", "class_id", "crowd", "area", "bbox", "rle", "pixels", "layer")
+    }
     return _image(objects=(ObjectAnnotation(**{**fields, **changes}),))
 
 
@@ -142,6 +152,7 @@ def test_annotations_are_read_whole_whatever_the_pieces(tmp_path: Path, piece: i
         (b"{}", "k1: json: not annotations as dist-seg packs them"),
         (_image(height=5), "k1: json: of an image of 6x5, the image has 6x4"),
         (_object(class_id=2), "k1: json: object 8 is of class 2, in layer 0"),
+        (_object(rle="u[U"), "k1: json: the mask of an object"),
         (_object(layer=3), "k1: json: object 8 is of class 0, in layer 3"),
     ],
 )

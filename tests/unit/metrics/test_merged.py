@@ -1,5 +1,7 @@
 """Instances painted into one map of classes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -45,6 +47,11 @@ def test_smallest_true_object_is_on_top_and_crowds_are_ignored(turn: int) -> Non
     things = (true_instance(ALL, 2, crowd=True), true_instance(LEFT, 0), true_instance(RIGHT, 1))[::turn]
     assert class_map(image(truth=things), "truth", 3).tolist() == [[1, 1, 1, 2, 2, 2]] * 4
     assert class_map(image(truth=(things[0],) if turn > 0 else (things[2],)), "truth", 3).min() == 255
+
+
+def test_the_area_as_annotated_does_not_decide_what_is_on_top() -> None:
+    things = (replace(true_instance(ALL, 2), area=0.0), replace(true_instance(LEFT, 0), area=1e9))
+    assert class_map(image(truth=things), "truth", 3).tolist() == [[1, 1, 1, 1, 3, 3]] * 4
 
 
 def test_map_is_not_transposed() -> None:

@@ -46,7 +46,7 @@ def detections(*boxes: Sequence[float], masks: torch.Tensor | None = None) -> De
 def annotated(image: ScoredImage) -> ImageAnnotations:
     objects = tuple(
         ObjectAnnotation(
-            id=i, class_id=o.class_id, crowd=o.crowd, area=o.area, bbox=o.bbox, rle=o.rle, layer=0, hidden=0
+            id=i, class_id=o.class_id, crowd=o.crowd, area=o.area, bbox=o.bbox, rle=o.rle, pixels=int(o.area), layer=0
         )
         for i, o in enumerate(image.truth)
     )

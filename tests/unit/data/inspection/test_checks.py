@@ -28,7 +28,7 @@ from dist_seg.data.pack import pack
 from dist_seg.errors import DataError
 from dist_seg.runtime.storage import open_storage
 from tests.loader_cases import scene_sample, write_dataset
-from tests.unit.data.coco_data import annotation, write_coco
+from tests.unit.data.coco_data import annotation, square, write_coco
 
 from .scenes import Scene, found, packed, scaled, scene, trouble_of
 
@@ -185,6 +185,37 @@ class TestObjects:
         assert _finding(trouble, "specks") == ("WARNING", 1)
         assert _finding(trouble, "slivers") == ("NOTE", 1)
         assert _finding(trouble, "twins") == ("WARNING", 1)
+
+    def test_annotations_that_contradict_their_masks(self, tmp_path: Path) -> None:
+        box = [2, 3, 14, 12]
+        corners = [[2, 3, 16, 3, 16, 15, 2, 15]]
+        right = {"segmentation": corners, "bbox": box, "area": 168.0}
+        wrong: list[dict[str, object]] = [
+            {},
+            {"bbox": [2, 3, 16, 15]},  # x and y of the far corner
+            {"bbox": [20, 15, 5, 5]},
+            {"bbox": [20, 15, 5, 5], "iscrowd": 1},
+            {"area": 1.0},
+            {"area": 1e9},
+            {"area": 720.0, "segmentation": [[0, 0, 30, 0, 30, 20, 0, 20]], "bbox": [0, 0, 30, 20]},
+            {"area": 0},
+        ]
+        write_coco(tmp_path, [annotation(n, **{**right, **changes}) for n, changes in enumerate(wrong)])
+        pack(open_coco(tmp_path), tmp_path / "out")
+        trouble = find_trouble(open_data(tmp_path / "out"))
+        assert _finding(trouble, "odd_boxes") == ("WARNING", 1)
+        assert _finding(trouble, "odd_areas") == ("WARNING", 3)
+        assert _finding(trouble, "zero_areas") == ("NOTE", 1)
+        assert found(trouble)["odd_boxes"] == [("train/1",)]
+
+    @pytest.mark.parametrize("field", ["odd_boxes", "odd_areas"])
+    def test_annotations_that_tools_round_contradict_nothing(self, tmp_path: Path, field: str) -> None:
+        small = {"segmentation": [square(4, 4, 2)], "bbox": [3, 3, 4, 4], "area": 1.0}
+        thin = {"segmentation": [[1, 1, 25, 1, 25, 1.6, 1, 1.6]], "bbox": [1, 1, 24, 0.6], "area": 14.4}
+        spike = {"segmentation": [[2, 10, 16, 10.1, 20, 8, 24, 10.5, 20, 13]], "bbox": [2, 8, 22, 5], "area": 23.0}
+        write_coco(tmp_path, [annotation(number, **each) for number, each in enumerate((small, thin, spike))])
+        pack(open_coco(tmp_path), tmp_path / "out")
+        assert field not in found(find_trouble(open_data(tmp_path / "out")))
 
     @pytest.mark.parametrize("rle", ["Rhm", "u[U", "\u4e00"])
     def test_run_lengths_that_are_none_are_an_error_of_their_sample(self, tmp_path: Path, rle: str) -> None:
