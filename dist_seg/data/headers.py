@@ -40,6 +40,8 @@ class Header:
     """A channel."""
     is_plain_grey: bool
     """One channel whose values are the picture's, not places in a palette."""
+    coded_end: int | None = None
+    """Of a JPEG: where the marker that ends its picture begins."""
 
 
 def read_header(data: bytes) -> Header:
@@ -148,23 +150,24 @@ def _read_jpeg(data: bytes) -> Header:
         length = struct.unpack_from(">H", data, position + 2)[0]
         if marker in _JPEG_FRAMES:
             bits, height, width, channels = struct.unpack_from(">BHHB", data, position + 4)
-            _check_scans(data, position + 2 + length)
-            return Header(kind="JPEG", height=height, width=width, bits=bits, is_plain_grey=channels == 1)
+            end = _checked_scans(data, position + 2 + length)
+            grey = channels == 1
+            return Header(kind="JPEG", height=height, width=width, bits=bits, is_plain_grey=grey, coded_end=end)
         if marker == 0xDA:
             raise UndecodableError("JPEG without a frame header")
         position += 2 + length
     raise UndecodableError(f"JPEG that is cut off after {len(data)} bytes")
 
 
-def _check_scans(data: bytes, position: int) -> None:
-    """From the end of the frame header on only segments and coded pixels until the end of the image.
+def _checked_scans(data: bytes, position: int) -> int:
+    """From the end of the frame header on only segments and coded pixels until the end of the image: where that is.
 
     Some decoders pass over what others stop at, so that one would show what another refuses.
     """
     while match := _JPEG_MARKER.search(data, position):
         marker = data[match.start() + 1]
         if marker == _JPEG_END:
-            return
+            return match.start()
         if marker not in _JPEG_SEGMENTS:
             raise UndecodableError(f"JPEG with damaged pixels at byte {match.start()}")
         if match.end() + 2 > len(data):

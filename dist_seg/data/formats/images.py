@@ -29,6 +29,7 @@ from dist_seg.data.formats.array_images import (
     lossy_compression,
     read_array,
 )
+from dist_seg.data.formats.jpeg_scans import ends_early
 from dist_seg.data.formats.pillow_limit import no_warnings, own_limit
 from dist_seg.data.headers import MAX_PIXELS, UndecodableError, read_header
 from dist_seg.data.manifest import Rgb
@@ -93,6 +94,8 @@ def check_image(data: bytes | Values, where: str, max_pixels: int = MAX_PIXELS) 
     if is_array_file(data):
         return _as_array(read_array(data, where, max_pixels))
     with _opened(data, where, max_pixels, previews=True) as image:
+        if image.format in ("JPEG", "MPO") and _is_cut_off(data):
+            raise DataError(f"{where}: is cut off: its pixels end before its end marker; take it from its source again")
         if image.mode.startswith(("I", "F")) or _is_deep(image, data):
             raise DataError(f"{where}: has more than 8 bits a channel; save it as a TIFF or PNG of 16 bits")
         upright, turned = _upright(image)
@@ -122,11 +125,22 @@ def _passed_jpeg(data: bytes, max_pixels: int) -> CheckedImage | None:
             is_plain = image.format == "JPEG" and image.mode in ("RGB", "L") and _orientation(image) is None
             if not is_plain or image.size != (header.width, header.height):
                 return None
-            image.draft("L", image.size)
-            image.load()
+            assert header.coded_end is not None  # of a JPEG
+            if ends_early(image, data, header.coded_end):
+                return None
     except Exception:  # as of `_opened`
         return None
     return CheckedImage(data=data, suffix="jpg", height=header.height, width=header.width)
+
+
+def _is_cut_off(data: bytes) -> bool:
+    """Of a JPEG that can be decoded."""
+    try:
+        end = read_header(data).coded_end
+    except UndecodableError:
+        return False
+    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        return end is not None and ends_early(image, data, end)
 
 
 def read_mask(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> RawMask:

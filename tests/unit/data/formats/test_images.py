@@ -134,6 +134,48 @@ def test_what_is_refused_is_named_with_the_reason(data: bytes, reason: str) -> N
         check_image(data, "a/b.png")
 
 
+def _cut(data: bytes, part: float) -> bytes:
+    """Without what comes after, but with an end marker."""
+    start, end = data.index(b"\xff\xda") + 14, data.index(b"\xff\xd9", data.index(b"\xff\xda"))
+    return data[: start + round(part * (end - start))] + b"\xff\xd9" + data[end + 2 :]
+
+
+_LARGE = picture(200, 300)
+_FORMS: dict[str, bytes] = {
+    "colour": encoded(Image.fromarray(_LARGE), "JPEG"),
+    "grey": encoded(Image.fromarray(_LARGE[..., 0]), "JPEG"),
+    "progressive": encoded(Image.fromarray(_LARGE), "JPEG", progressive=True),
+    "with restarts": encoded(Image.fromarray(_LARGE), "JPEG", restart_marker_rows=2),
+    "to be turned": encoded(Image.fromarray(_LARGE), "JPEG", exif=_oriented(6)),
+    "with a preview": encoded(
+        Image.fromarray(_LARGE), "MPO", save_all=True, append_images=[Image.fromarray(_LARGE[:40, :40])]
+    ),
+    "inks": encoded(Image.fromarray(_LARGE).convert("CMYK"), "JPEG"),
+}
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("form", _FORMS)
+def test_a_jpeg_whose_pixels_end_before_its_end_marker_is_refused(form: str, part: float) -> None:
+    with pytest.raises(
+        DataError, match=r"x\.jpg: (is cut off: its pixels end before|cannot be decoded: image file is truncated)"
+    ):
+        check_image(_cut(_FORMS[form], part), "x.jpg")
+
+
+@pytest.mark.parametrize("form", _FORMS)
+def test_a_jpeg_that_is_whole_is_not_cut_off(form: str) -> None:
+    check_image(_FORMS[form], "x.jpg")
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 1}])
+def test_a_jpeg_that_ends_in_the_grey_of_a_cut_one_is_whole(options: dict[str, object]) -> None:
+    grey = _LARGE.copy()
+    grey[100:] = 128
+    data = encoded(Image.fromarray(grey), "JPEG", **options)
+    assert check_image(data, "x.jpg").data == data
+
+
 def _with_junk(jpeg: bytes) -> bytes:
     """Between its first two segments."""
     end = 4 + int.from_bytes(jpeg[4:6], "big")
