@@ -17,13 +17,13 @@ from dist_seg.data.arrays import ArrayLayout
 from dist_seg.data.channel_statistics import channel_statistics
 from dist_seg.data.formats import AnySource, SampleRef, Source, check_source, is_instances
 from dist_seg.data.image_kind import ImageKind
-from dist_seg.data.manifest import FORMAT_VERSION, MANIFEST_NAME, ChannelStatistics, Manifest, ShardInfo
+from dist_seg.data.manifest import FORMAT_VERSION, MANIFEST_NAME, ChannelStatistics, Manifest, ShardInfo, Split
 from dist_seg.data.object_counts import ShardObjects
 from dist_seg.data.pack import SHARD_BYTES, PackResult, result_of
 from dist_seg.data.pack_finished import read_finished, read_manifest, read_options, refuse_indexed
 from dist_seg.data.pack_records import Options
 from dist_seg.data.pack_sample import encode_instance_sample, encode_sample
-from dist_seg.data.pack_shard import MAX_REFUSALS, PackedShard
+from dist_seg.data.pack_shard import MAX_REFUSALS, PackedShard, Refusal, left_out
 from dist_seg.data.pack_state import open_state
 from dist_seg.data.pack_writing import Writing, identity_of, kind_of, manifest_of, write_jobs
 from dist_seg.data.recount import shard_channels, shard_objects, summed
@@ -281,9 +281,7 @@ def _total(
     splits = dict(manifest_of(kind, [shard for shard in added if shard.split not in manifest.splits]).splits)
     for name, split in manifest.splits.items():
         of_split = [shard for shard in old if shard.split == name]
-        mended = sum(len(_skipped_keys(shard)) for shard in before if shard.split == name)
-        mended -= sum(len(_skipped_keys(shard)) for shard in of_split)
-        split = replace(split, skipped_samples=split.skipped_samples - mended)
+        split = _without_mended(split, [shard for shard in before if shard.split == name], of_split)
         if name in more.splits:
             objects = [shard.objects for shard in added if shard.split == name and shard.objects]
             if manifest.task == "instance":
@@ -293,6 +291,20 @@ def _total(
             split = summed([split, new], [*split.shards, *new.shards], objects, channels)
         splits[name] = split
     return replace(kind, splits=dict(sorted(splits.items())))
+
+
+def _without_mended(split: Split, before: Sequence[_Old], now: Sequence[_Old]) -> Split:
+    """The split without what was left out of it and is tried again."""
+    (samples, strays), (samples_now, strays_now) = (left_out(_refusals(shards)) for shards in (before, now))
+    split = replace(split, skipped_samples=split.skipped_samples - (samples - samples_now))
+    if split.objects is None:
+        return split
+    annotations = split.objects.skipped_annotations - (strays - strays_now)
+    return replace(split, objects=replace(split.objects, skipped_annotations=annotations))
+
+
+def _refusals(shards: Sequence[_Old]) -> list[Refusal]:
+    return [refusal for shard in shards if shard.record for refusal in shard.record.skipped]
 
 
 def _skipped_keys(shard: _Old) -> set[str]:

@@ -1,6 +1,6 @@
 """Packing one shard, in a worker process or in the one that packs."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dist_seg.data.arrays import decode_npy
 from dist_seg.data.channel_statistics import ChannelCounter, ShardChannels
-from dist_seg.data.formats import AnySource, Source, is_instances, task_of
+from dist_seg.data.formats import AnySource, Source, StrayAnnotationsError, is_instances, task_of
 from dist_seg.data.image_kind import ImageKind, OtherKindError
 from dist_seg.data.label_layers import PRESENT
 from dist_seg.data.manifest import ShardInfo
@@ -36,9 +36,17 @@ class Refusal:
     """Names the file."""
     other_kind: bool = False
     """It could be packed, with others of its kind."""
+    stray_annotations: int = 0
+    """So many annotations of no image are what it stands for, instead of a sample."""
 
     def __str__(self) -> str:
         return self.reason
+
+
+def left_out(refusals: Iterable[Refusal]) -> tuple[int, int]:
+    """Samples, and annotations that are none of a sample."""
+    strays = [refusal.stray_annotations for refusal in refusals]
+    return strays.count(0), sum(strays)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +114,10 @@ def pack_shard(
             except StorageError:
                 raise
             except DataError as error:
+                strays = error.count if isinstance(error, StrayAnnotationsError) else 0
                 other_kind = isinstance(error, OtherKindError)
-                refusals.append(Refusal(key=shard_key(sample.key), reason=str(error), other_kind=other_kind))
+                key = shard_key(sample.key)
+                refusals.append(Refusal(key=key, reason=str(error), other_kind=other_kind, stray_annotations=strays))
                 if not skip_bad and len(refusals) == MAX_REFUSALS:
                     break
             else:

@@ -11,11 +11,11 @@ from dist_seg.data.formats import AnySource, is_instances, task_of
 from dist_seg.data.formats.splitting import DIVISION, Division
 from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.data.image_kind import PICTURES, ImageKind
-from dist_seg.data.manifest import ChannelStatistics, Manifest, Split
+from dist_seg.data.manifest import ChannelStatistics, Manifest, ObjectCounts, Split
 from dist_seg.data.object_counts import object_counts
 from dist_seg.data.pack_pool import pack_shards
 from dist_seg.data.pack_records import Options
-from dist_seg.data.pack_shard import PackedShard
+from dist_seg.data.pack_shard import PackedShard, left_out
 from dist_seg.data.pack_state import PackState
 from dist_seg.data.shard_plan import ShardJob
 from dist_seg.errors import DataError, UserError
@@ -138,13 +138,21 @@ def manifest_of(kind: Manifest, shards: Iterable[PackedShard], *, whole: bool = 
                 shards=tuple(part.info for part in parts if part.info.samples),
                 class_pixels=tuple(sum(counts) for counts in zip(*(part.class_pixels for part in parts), strict=True)),
                 ignored_pixels=sum(part.ignored_pixels for part in parts),
-                skipped_samples=sum(len(part.skipped) for part in parts),
-                objects=object_counts([part.objects for part in parts if part.objects]),
+                skipped_samples=left_out(refusal for part in parts for refusal in part.skipped)[0],
+                objects=_objects(parts),
                 channels=_channels(kind, parts),
             )
             for name, parts in by_split.items()
         },
     )
+
+
+def _objects(shards: Sequence[PackedShard]) -> ObjectCounts | None:
+    counts = object_counts([shard.objects for shard in shards if shard.objects])
+    if counts is None:
+        return None
+    _, strays = left_out(refusal for shard in shards for refusal in shard.skipped)
+    return replace(counts, skipped_annotations=counts.skipped_annotations + strays)
 
 
 def _channels(kind: Manifest, shards: Sequence[PackedShard]) -> ChannelStatistics | None:

@@ -55,6 +55,14 @@ class RawSample:
     Of multi-label data (K, H, W): for each class a layer of bool, or of 1, 0 and the ignore index."""
 
 
+class StrayAnnotationsError(DataError):
+    """What a reader raises for a sample that is none, but stands for annotations of no image."""
+
+    def __init__(self, reason: str, count: int) -> None:
+        super().__init__(reason)
+        self.count = count
+
+
 @dataclass(frozen=True, kw_only=True)
 class RawInstances:
     """A sample of instances that was read."""

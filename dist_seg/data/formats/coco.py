@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, Literal, cast
 
-from dist_seg.data.formats import RawInstances, SampleRef, check_classes
+from dist_seg.data.formats import RawInstances, SampleRef, StrayAnnotationsError, check_classes
 from dist_seg.data.formats.coco_index import CocoIndex, Entry, ImageEntry, Span, opened
 from dist_seg.data.formats.coco_objects import raw_object
 from dist_seg.data.formats.coco_splits import CocoSplit, found_splits, index_splits
@@ -54,6 +54,8 @@ class CocoSource:
 
     def load(self, sample: SampleRef) -> RawInstances:
         payload = cast(Mapping[str, object], json.loads(sample.payload))
+        if "strays" in payload:
+            raise StrayAnnotationsError(str(payload["fault"]), cast(int, payload["strays"]))
         if "fault" in payload:
             raise DataError(str(payload["fault"]))
         info, entries = _read_entries(Path(sample.mask_where), payload)
@@ -85,15 +87,18 @@ class CocoSource:
     def _split_samples(self, split: CocoSplit, index: CocoIndex) -> Iterator[SampleRef]:
         if not self.reading.skip_bad:
             repeated_ids = (f"{index.file}: annotations has the id {number} twice" for number in index.repeated)
-            refuse_faults([*index.faults, *repeated_ids], "the file")
-        for number, fault in enumerate(index.faults):
+            strays = (reason for reason, _ in index.strays)
+            refuse_faults([*index.faults, *strays, *repeated_ids], "the file")
+        payloads: list[dict[str, object]] = [{"fault": fault} for fault in index.faults]
+        payloads += [{"fault": reason, "strays": count} for reason, count in index.strays]
+        for number, fault in enumerate(payloads):
             yield SampleRef(
                 key=f"{split.annotations.name} fault {number}",
                 split=split.name,
-                where=fault,
+                where=str(fault["fault"]),
                 num_bytes=1,
-                version=fault,
-                payload=json.dumps({"fault": fault}).encode(),
+                version=str(fault["fault"]),
+                payload=json.dumps(fault).encode(),
             )
         with opened(split.annotations) as data:
             for image in index.images():

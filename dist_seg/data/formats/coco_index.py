@@ -54,7 +54,9 @@ class CocoIndex:
     things: frozenset[int]
     """The categories of objects that can be counted, where the file says so (`isthing`)."""
     faults: tuple[str, ...]
-    """Images that cannot be used, and annotations of no image: each with file and id."""
+    """Images that cannot be used, each with file and id."""
+    strays: tuple[tuple[str, int], ...]
+    """Annotations of no image: of each such image the first with file and id, and how many there are."""
     repeated: tuple[int, ...]
     """The ids that several annotations have."""
     _images: tuple[tuple[int, str, Span], ...]
@@ -188,7 +190,8 @@ class _Scan:
             file=self._file,
             categories=self._categories,
             things=frozenset(self._things),
-            faults=(*self._faults, *self._orphans(ids[~there], image_ids[~there])),
+            faults=tuple(self._faults),
+            strays=tuple(self._strays(ids[~there], image_ids[~there])),
             repeated=tuple(np.unique(ids[is_repeated]).tolist()),
             _images=tuple((number, file_name, span) for number, (file_name, span) in self._images.items()),
             _spans=np.frombuffer(self._spans, np.int64).reshape(-1, 2)[order],
@@ -196,15 +199,16 @@ class _Scan:
             _ends=np.cumsum(np.bincount(places[there], minlength=len(known))),
         )
 
-    def _orphans(self, ids: NDArray[np.int64], image_ids: NDArray[np.int64]) -> Iterator[str]:
-        """What is said of annotations without an image: an image at a time, or a list of thousands would come."""
+    def _strays(self, ids: NDArray[np.int64], image_ids: NDArray[np.int64]) -> Iterator[tuple[str, int]]:
+        """An image at a time, or a list of thousands would come."""
         by_image: dict[int, list[int]] = defaultdict(list)
         for number, image in zip(ids.tolist(), image_ids.tolist(), strict=True):
             by_image[image].append(number)
         for image, numbers in by_image.items():
             more = f" (and {len(numbers) - 1} more)" if len(numbers) > 1 else ""
-            yield f"{self._file}: annotation {numbers[0]}{more} is of image {image}, which is not among the images"
-        yield from (f"{self._file}: {reason}" for reason in self._homeless)
+            reason = f"annotation {numbers[0]}{more} is of image {image}, which is not among the images"
+            yield f"{self._file}: {reason}", len(numbers)
+        yield from ((f"{self._file}: {reason}", 1) for reason in self._homeless)
 
 
 def _repeated(ids: NDArray[np.int64], has_id: NDArray[np.bool_]) -> NDArray[np.bool_]:

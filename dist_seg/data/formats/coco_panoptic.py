@@ -55,7 +55,8 @@ class PanopticSource:
         refs: list[SampleRef] = []
         faults: list[str] = []
         for split, masks, index in zip(self.splits, self.masks, self.indexes, strict=True):
-            for fault in index.faults:
+            # An annotation is an image's mask here, so that one of no image is a sample that is left out.
+            for fault in [*index.faults, *(reason for reason, _ in index.strays)]:
                 refs.append(fault_ref(fault, split.name, fault))
                 faults.append(fault)
             for ref, fault in self._split_samples(split, masks, index):

@@ -10,6 +10,8 @@ import pytest
 
 from dist_seg.data import pack_append
 from dist_seg.data.formats import AnySource, SampleRef
+from dist_seg.data.formats.coco import open_coco
+from dist_seg.data.formats.raw_reading import RawReading
 from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticSource
 from dist_seg.data.manifest import Manifest
 from dist_seg.data.manifest_parsing import load_manifest
@@ -24,6 +26,7 @@ from dist_seg.data.verify import verify
 from dist_seg.errors import DataError, UserError
 from dist_seg.runtime.storage import open_storage
 
+from .coco_data import annotation, image_entry, write_coco
 from .test_pack import ArraySource, _mask
 
 _FEW = SyntheticSource(num_train=8, num_val=4, height=32, width=32)
@@ -337,3 +340,16 @@ def test_the_next_number_is_after_all_of_the_split() -> None:
     assert next_number("train", names) == 1_000_001
     assert next_number("test", names) == 0
     assert [next_number(split, names) for split in ("val", "train-x")] == [8, 10]
+
+
+def test_annotations_of_no_image_are_counted_once_as_annotations(tmp_path: Path) -> None:
+    strays = [annotation(number, image=99) for number in (7, 8)]
+    images = [image_entry(1), image_entry(2, "b/2.jpg")]
+    for known in (images[:1], images[:1], images):
+        write_coco(tmp_path, [annotation(1), *strays], images=known)
+        pack_or_append = append if (tmp_path / "out").exists() else pack
+        pack_or_append(open_coco(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", skip_bad=True)
+        split = load_manifest(open_storage(tmp_path / "out")).splits["train"]
+        assert split.objects is not None
+        assert (split.num_samples, split.skipped_samples) == (len(known), 0)
+        assert split.objects.skipped_annotations == 2

@@ -325,8 +325,11 @@ class TestBadImages:
         write_coco(tmp_path, [annotation(1), annotation(5, **changes), annotation(6, **changes)])
         with pytest.raises(DataError, match=rf"instances_train2017\.json: {message}"):
             pack(open_coco(tmp_path), tmp_path / "out")
-        skipped = _packed_leaving_out(tmp_path).skipped
-        assert len(skipped) == (1 if changes["image_id"] == 33 else 2)
+        result = _packed_leaving_out(tmp_path)
+        assert len(result.skipped) == (1 if changes["image_id"] == 33 else 2)
+        split = result.manifest.splits["train"]
+        assert split.objects is not None
+        assert (split.num_samples, split.skipped_samples, split.objects.skipped_annotations) == (1, 0, 2)
 
     def test_an_image_that_its_exif_turns_has_annotations_for_what_is_seen(self, tmp_path: Path) -> None:
         exif = Image.Exif()
