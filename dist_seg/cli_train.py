@@ -29,7 +29,9 @@ def _add_preview(commands: Commands) -> None:
     parser.add_argument(
         "settings", nargs="*", metavar="FILE.yaml | KEY=VALUE", help="as `train` takes them, the later win"
     )
-    parser.add_argument("--samples", type=int, default=16, metavar="N", help="how many (%(default)s)")
+    parser.add_argument(
+        "--samples", type=int, default=16, metavar="N", help="how many, of several epochs if need be (%(default)s)"
+    )
     parser.add_argument("--step", type=int, default=0, metavar="N", help="from this training step on (%(default)s)")
     parser.add_argument(
         "--both-loaders", action="store_true", help="by torch and by DALI, side by side, and how far they are apart"

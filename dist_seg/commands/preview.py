@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import io
+import math
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -44,8 +45,7 @@ def run_preview(options: argparse.Namespace) -> int:
     plan = training_plan(config.data, config.train, data.manifest)
     loaders = ["torch", "dali"] if options.both_loaders else [choose_loader(config)]
     fed = [
-        list(islice(_fed(config, loader, data, plan, world, options.step, bad_shards), options.samples))
-        for loader in loaders
+        list(_fed(config, loader, data, plan, world, options.step, options.samples, bad_shards)) for loader in loaders
     ]
     captions = []
     for first, *others in zip(*fed, strict=True):
@@ -89,19 +89,20 @@ def _fed(
     plan: Plan,
     world: World,
     first_step: int,
+    count: int,
     bad_shards: Mapping[str, str],
 ) -> Iterator[FedSample]:
-    """The samples of the global batches from `first_step` on, in the order of their lanes."""
+    """So many samples of the global batches from `first_step` on, in the order of their lanes; beyond an epoch's end
+    those of the next one."""
     kind = cast(Literal["dali", "torch"], loader)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, loader=kind))
     choose_loader(config)  # DALI may be missing
-    units = (
-        (step, lane) for step in range(first_step, first_step + plan.steps_per_epoch) for lane in range(plan.lanes)
-    )
+    num_steps = math.ceil(count / plan.global_batch)
+    units = ((step, lane) for step in range(first_step, first_step + num_steps) for lane in range(plan.lanes))
     classes, norm = class_info(data.manifest), normalization(config.data)
     batches = train_batches(config, data.manifest, data.storage, plan, units, world.device, 0, bad_shards)
     try:
-        for batch in batches:
-            yield from fed_samples(batch, config.task, classes, norm)
+        samples = (sample for batch in batches for sample in fed_samples(batch, config.task, classes, norm))
+        yield from islice(samples, count)
     finally:
         batches.close()

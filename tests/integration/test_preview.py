@@ -70,6 +70,13 @@ def test_a_sheet_of_both_loaders_says_how_far_they_are_apart(
     assert Image.open(tmp_path / "out.png").width > 900
 
 
+def test_more_samples_than_an_epoch_has_are_those_of_the_next_ones(synthetic_shards: Path, tmp_path: Path) -> None:
+    own = ["data.loader=torch", "data.num_threads=0", "augment.crop_height=64", "augment.crop_width=64"]
+    done = dist_seg("preview", f"data.shards={synthetic_shards}", *own, "--samples", 50, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("50 samples: preview.png\n")  # of 24
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
