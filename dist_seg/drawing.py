@@ -16,6 +16,8 @@ from dist_seg.rle import decode_mask, mask_extent
 Rgb = tuple[int, int, int]
 
 IGNORED_COLOR: Rgb = (255, 255, 255)
+IGNORED_LINES: Rgb = (160, 160, 160)
+"""Of the outlines of objects that are ignored."""
 _INK: Rgb = (32, 32, 32)
 _FAINT: Rgb = (160, 160, 160)
 _PAPER: Rgb = (255, 255, 255)
@@ -23,6 +25,8 @@ _NUM_OBJECT_COLORS = 24
 _LABEL_HEIGHT = 11
 _LABEL_ROOM = 28
 """Pixels: about what a score takes."""
+_HATCH = 6
+"""Pixels from one line to the next."""
 _LARGEST_DRAWING = 2400
 """Longer side, in pixels, up to which a picture is enlarged for its objects."""
 # Twelve colours that are told apart at a glance, the darkest first: class 0 is the background as a rule.
@@ -107,6 +111,8 @@ class DrawnObject:
     """Its mask, COCO's compressed run lengths for the image's size."""
     label: str
     """Drawn where the box has room for it."""
+    ignored: bool = False
+    """Neither an object nor background: hatched, in no colour of its own."""
 
 
 def object_colors(count: int) -> list[Rgb]:
@@ -116,7 +122,7 @@ def object_colors(count: int) -> list[Rgb]:
 
 
 def draw_objects(image_HWC: NDArray[np.uint8], objects: Sequence[DrawnObject], alpha: float = 0.45) -> Image.Image:
-    """The image with each object's mask, its outline, its box and its label, in a colour of its own.
+    """The image with each object's mask, outline, box and label, in a colour of its own, or hatched in grey.
 
     Later objects lie under earlier ones. Where objects are small the picture is enlarged, by a whole factor up to 4,
     so that they can be seen and have room for their labels.
@@ -124,21 +130,26 @@ def draw_objects(image_HWC: NDArray[np.uint8], objects: Sequence[DrawnObject], a
     height, width = image_HWC.shape[:2]
     font = _font(_LABEL_HEIGHT)
     factor = _enlargement(objects, max(height, width), font)
-    colors = object_colors(len(objects))
+    own = object_colors(len(objects))
+    colors = [IGNORED_LINES if thing.ignored else color for thing, color in zip(objects, own, strict=True)]
     drawn = image_HWC.copy()
-    # Drawn on top of the enlarged picture at the end: an outline is one pixel wide however large the pixels are.
+    # Drawn on top of the enlarged picture at the end: a line is one pixel wide however large the pixels are.
     outlines = np.zeros((height * factor, width * factor), np.uint16)
+    hatched = np.zeros(outlines.shape, np.bool_)
     for number, thing in reversed(list(enumerate(objects))):
         mask = decode_mask(thing.rle, height, width)
         rows, columns = mask_extent(mask)
         part, image = mask[rows, columns], image_HWC[rows, columns]
-        tinted = np.rint((1 - alpha) * image + alpha * np.array(colors[number], np.float32)).astype(np.uint8)
+        strength = 0.0 if thing.ignored else alpha
+        tinted = np.rint((1 - strength) * image + strength * np.array(colors[number], np.float32)).astype(np.uint8)
         np.copyto(drawn[rows, columns], tinted, where=part[:, :, None])
         large_part = part.repeat(factor, axis=0).repeat(factor, axis=1)
-        place = outlines[rows.start * factor : rows.stop * factor, columns.start * factor : columns.stop * factor]
-        place[large_part] = 0
-        place[_border(large_part)] = number + 1
+        place = np.s_[rows.start * factor : rows.stop * factor, columns.start * factor : columns.stop * factor]
+        outlines[place][large_part] = 0
+        outlines[place][_border(large_part)] = number + 1
+        hatched[place][large_part] = thing.ignored
     large = drawn.repeat(factor, axis=0).repeat(factor, axis=1)
+    _hatch(large, hatched)
     lined = outlines > 0
     large[lined] = np.array([(0, 0, 0), *colors], np.uint8)[outlines[lined]]
     picture = Image.fromarray(large)
@@ -159,6 +170,13 @@ def _enlargement(objects: Sequence[DrawnObject], longer_side: int, font: "Font")
     needed = sorted(max(font.getlength(thing.label), _LABEL_ROOM) / max(thing.box[2], 1) for thing in objects)
     wanted = int(np.ceil(needed[3 * (len(needed) - 1) // 4]))
     return max(1, min(wanted, 4, _LARGEST_DRAWING // longer_side))
+
+
+def _hatch(picture_HWC: NDArray[np.uint8], where_HW: NDArray[np.bool_]) -> None:
+    """Light lines beside dark ones, of which one is seen on any picture."""
+    along = np.add.outer(np.arange(where_HW.shape[0]), np.arange(where_HW.shape[1])) % _HATCH
+    picture_HWC[where_HW & (along == 0)] = _PAPER
+    picture_HWC[where_HW & (along == 1)] = _INK
 
 
 def _border(mask_HW: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -12,11 +12,12 @@ from dist_seg.data.batch import Batch
 from dist_seg.data.label_layers import PRESENT
 from dist_seg.data.normalize import Normalization, as_pictures
 from dist_seg.data.objects import ImageObjects
-from dist_seg.drawing import DrawnObject, contact_sheet, draw_objects, overlay, overlay_labels
+from dist_seg.drawing import IGNORED_LINES, DrawnObject, contact_sheet, draw_objects, overlay, overlay_labels
 from dist_seg.rle import encode_masks
 from dist_seg.tasks.task import ClassInfo
 
 _CELL_WIDTH = 240
+_IGNORED = ("hatched: ignored in training", IGNORED_LINES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,7 @@ def preview_sheet(
         [[picture for sample in group for picture in (sample.image, sample.drawn)] for group in samples],
         captions,
         # Objects have colours of their own.
-        legend=() if task == "instance" else list(zip(classes.names, classes.palette, strict=True)),
+        legend=[_IGNORED] if task == "instance" else list(zip(classes.names, classes.palette, strict=True)),
         title=title,
         cell_width=_CELL_WIDTH,
         columns=4 // len(samples[0]) if samples else 1,
@@ -91,7 +92,10 @@ def _drawn_objects(objects: ImageObjects, layers_LHW: torch.Tensor, classes: Cla
     rows = zip(objects.boxes.tolist(), objects.labels.tolist(), objects.ignored.tolist(), rles, strict=True)
     return [
         DrawnObject(
-            box=(x1, y1, x2 - x1, y2 - y1), rle=rle, label="ignored" if ignored else _label(classes.names, class_id)
+            box=(x1, y1, x2 - x1, y2 - y1),
+            rle=rle,
+            label="ignored" if ignored else _label(classes.names, class_id),
+            ignored=ignored,
         )
         for (x1, y1, x2, y2), class_id, ignored, (rle, _) in rows
     ]

@@ -102,7 +102,10 @@ class InstanceTask:
         image = scored_image(batch.keys[0], batch.annotations[0], cast(Sequence[ScoredInstance], prediction[0]))
         truth = [
             DrawnObject(
-                box=thing.bbox, rle=thing.rle, label=self._label(thing.class_id, "crowd" if thing.crowd else "")
+                box=thing.bbox,
+                rle=thing.rle,
+                label=self._label(thing.class_id, "crowd" if thing.crowd else ""),
+                ignored=thing.crowd,
             )
             for thing in image.truth
         ]

@@ -1,5 +1,7 @@
 """Masks as pictures."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from dist_seg.drawing import (
     IGNORED_COLOR,
+    IGNORED_LINES,
     DrawnObject,
     colorize,
     contact_sheet,
@@ -90,6 +93,24 @@ def test_an_object_is_tinted_inside_and_outlined_at_its_border() -> None:
     outside = np.ones((60, 80), np.bool_)
     outside[20:50, 10:50] = False
     assert (drawn[outside] == 100).all()
+
+
+@pytest.mark.parametrize("shade", [0, 100, 255])
+def test_an_ignored_object_is_hatched_on_any_picture_and_has_no_colour(shade: int) -> None:
+    image = np.full((60, 80, 3), shade, np.uint8)
+    thing = replace(_drawn((10, 20, 40, 30), (60, 80)), ignored=True)
+    drawn = np.asarray(draw_objects(image, [thing]))
+    assert (drawn == drawn[..., :1]).all()  # grey
+    inside = drawn[21:49, 11:49, 0].astype(int)
+    assert 0.1 < (abs(inside - shade) > 100).mean() < 0.4
+    assert drawn[20, 10].tolist() == list(IGNORED_LINES)
+
+
+def test_an_object_over_an_ignored_one_is_not_hatched() -> None:
+    image = np.full((60, 60, 3), 100, np.uint8)
+    first, second = _drawn((10, 10, 40, 40), (60, 60)), replace(_drawn((0, 0, 60, 60), (60, 60)), ignored=True)
+    drawn = np.asarray(draw_objects(image, [first, second]))
+    assert np.array_equal(drawn[10:50, 10:50], np.asarray(draw_objects(image, [first]))[10:50, 10:50])
 
 
 def test_of_overlapping_objects_the_first_is_on_top() -> None:
