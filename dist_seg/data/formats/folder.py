@@ -12,12 +12,14 @@ from dist_seg.data.formats import RawSample, SampleRef
 from dist_seg.data.formats.classes import ClassTable, found_classes, mask_numbers, read_classes, read_colors
 from dist_seg.data.formats.images import read_file, read_mask
 from dist_seg.data.formats.listing import Pair, pair_files, pair_ref, read_pair
+from dist_seg.data.formats.palettes import IndexColors, common_colors
 from dist_seg.data.formats.raw_reading import RawReading
 from dist_seg.data.formats.splitting import Dividing, Division, divide
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
 from dist_seg.errors import DataError
 
 CLASSES_NAME, _COLORS_NAME = "classes.txt", "colors.txt"
+_COLORS_ADVICE = "give the classes by their colours, in lines 'R G B name' (--colors)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,8 @@ class FolderSource:
     masks: Path
     classes: ClassTable
     division: Division
+    index_colors: IndexColors = field(default_factory=IndexColors)
+    """Of masks that are read by the indices of their palettes."""
     reading: RawReading = RawReading()
     notes: tuple[str, ...] = field(default=())
     """What the user should see before packing: where the classes come from, which files are passed over."""
@@ -44,11 +48,13 @@ class FolderSource:
     def samples(self) -> Sequence[SampleRef]:
         pairs, _ = pair_files(self.images, self.masks, keep_lone=self.reading.skip_bad)
         splits = self.division.splits([pair.stem for pair in pairs])
-        return [pair_ref(pair, split, self.classes.version) for pair, split in zip(pairs, splits, strict=True)]
+        version = f"{self.classes.version} {self.index_colors.version}".rstrip()
+        return [pair_ref(pair, split, version) for pair, split in zip(pairs, splits, strict=True)]
 
     def load(self, sample: SampleRef) -> RawSample:
         image, mask_file = read_pair(sample)
         mask = read_mask(mask_file, sample.mask_where, self.reading.max_pixels)
+        self.index_colors.check(mask, sample.mask_where)
         return RawSample(image=image, mask=self.classes.class_ids(mask, sample.mask_where))
 
 
@@ -94,6 +100,7 @@ def open_folder(
         masks=masks,
         classes=table,
         division=division,
+        index_colors=IndexColors() if colors else common_colors((p.mask for p in pairs if p.mask), _COLORS_ADVICE),
         reading=reading,
         notes=tuple(notes),
     )

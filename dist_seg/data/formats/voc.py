@@ -4,12 +4,13 @@ Masks are palette or grey PNGs of class ids, or in colours as labelling tools su
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 
 from dist_seg.data.formats import RawSample, SampleRef
 from dist_seg.data.formats.listing import fault_ref, pair_ref, read_pair, refuse_faults
+from dist_seg.data.formats.palettes import common_colors
 from dist_seg.data.formats.raw_reading import RawReading
 from dist_seg.data.formats.splitting import Dividing, Division, divide
 from dist_seg.data.formats.voc_labels import VocClasses, read_voc_classes, voc_classes
@@ -19,6 +20,7 @@ from dist_seg.errors import DataError, UserError
 
 MASKS_NAME = "SegmentationClass"
 _LABEL_MAP_NAME = "labelmap.txt"
+_LABEL_MAP_ADVICE = "give a label map with lines 'name:R,G,B::' (--classes)"
 _SPLITS = {"train": "train", "val": "val", "validation": "val"}
 """The lists that are packed unless others are asked for. `test` is not: VOC publishes no masks of it."""
 
@@ -105,9 +107,13 @@ def open_voc(
     if classes is None and (root / _LABEL_MAP_NAME).is_file():
         classes = root / _LABEL_MAP_NAME
     notes.append(f"classes from {classes}" if classes else "the classes are those of Pascal VOC")
+    table = read_voc_classes(classes) if classes else voc_classes()
+    if classes and not table.palette_by_colors:
+        paths = {line.pair.mask: None for _, line in listed if line.pair.mask}
+        table = replace(table, index_colors=common_colors(paths, _LABEL_MAP_ADVICE))
     return VocSource(
         listed=tuple(listed),
-        classes=read_voc_classes(classes) if classes else voc_classes(),
+        classes=table,
         division=division,
         reading=reading,
         notes=tuple(notes),

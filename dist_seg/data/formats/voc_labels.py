@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dist_seg.data.formats import check_classes
 from dist_seg.data.formats.classes import IGNORED_NAMES, ClassTable, read_classes, text_lines
 from dist_seg.data.formats.images import read_mask
+from dist_seg.data.formats.palettes import IndexColors
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
 from dist_seg.errors import DataError
 
@@ -31,11 +32,14 @@ class VocClasses:
     """Of masks in colours. None: these are refused."""
     palette_by_colors: bool
     """Masks with a palette are read by its colours, not by their indices."""
+    index_colors: IndexColors = field(default_factory=IndexColors)
+    """Of masks that are read by the indices of their palettes."""
 
     @property
     def version(self) -> str:
         """Changes when a mask's class ids may."""
-        return f"{self.numbers.version} {self.colors.version if self.colors else ''} {self.palette_by_colors}"
+        colors = self.colors.version if self.colors else ""
+        return f"{self.numbers.version} {colors} {self.palette_by_colors} {self.index_colors.version}".rstrip()
 
     def class_ids(self, mask_file: bytes, where: str, max_pixels: int) -> NDArray[np.uint8]:
         """(H, W). Raises `DataError` naming `where`, the number or colour without a class, and its position."""
@@ -48,6 +52,8 @@ class VocClasses:
             )
         by_colors = mask.is_color or (mask.palette is not None and self.palette_by_colors)
         table = self.colors if by_colors and self.colors else self.numbers
+        if not by_colors:
+            self.index_colors.check(mask, where)
         return table.class_ids(mask, where)
 
 
@@ -70,7 +76,17 @@ def voc_classes() -> VocClasses:
         palette=colors[: len(VOC_NAMES)],
         values={**{i: i for i in range(len(VOC_NAMES))}, IGNORE_INDEX: IGNORE_INDEX},
     )
-    return VocClasses(numbers=numbers, colors=_by_color(numbers, colors), palette_by_colors=False)
+    return VocClasses(
+        numbers=numbers,
+        colors=_by_color(numbers, colors),
+        palette_by_colors=False,
+        index_colors=IndexColors(
+            colors={number: colors[number] for number in numbers.values},
+            sources=dict.fromkeys(numbers.values, "Pascal VOC's"),
+            advice="if these are not VOC's classes, give theirs (--classes): a label map with lines 'name:R,G,B::' for "
+            "masks whose palettes differ, or names alone where all have one palette",
+        ),
+    )
 
 
 def read_voc_classes(path: Path) -> VocClasses:

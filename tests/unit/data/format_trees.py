@@ -24,6 +24,7 @@ from dist_seg.data.formats.folder import open_folder
 from dist_seg.data.formats.labelme import open_labelme
 from dist_seg.data.formats.splitting import Dividing
 from dist_seg.data.formats.voc import open_voc
+from dist_seg.data.formats.voc_labels import voc_colors
 
 from .raw_data import write_image
 
@@ -95,7 +96,7 @@ def _voc_lists(root: Path, samples: Samples) -> None:
 def _voc(root: Path, samples: Samples) -> Source:
     for stem, sample in samples.items():
         sample.write(root / "JPEGImages", stem)
-        write_image(root / "SegmentationClass" / f"{stem}.png", sample.ids, _COLORS.ravel().tolist())
+        write_image(root / "SegmentationClass" / f"{stem}.png", sample.ids, np.ravel(voc_colors(256)).tolist())
     _voc_lists(root, samples)
     return open_voc(root)
 
