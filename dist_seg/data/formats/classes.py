@@ -23,6 +23,7 @@ IGNORED_NAMES = frozenset({"ignore", "void"})
 """A class of one of these names, in any case of letters, is no class: its pixels are ignored."""
 
 _NUMBERED = re.compile(r"(\d+)[\s:,;]+(\S.*)")
+_NUMBER_LAST = re.compile(r".*\S\s*[,;:\t]\s*\d+")
 _COLORED = re.compile(r"(\d+)[\s,;]+(\d+)[\s,;]+(\d+)[\s:,;]+(\S.*)")
 _COMMENT = re.compile(r"(^|\s)#.*")
 _MAX_VALUE = 65535
@@ -113,10 +114,11 @@ def read_classes(path: Path) -> ClassTable:
     """The classes of a text file: a name a line, or a number and a name; `#` begins a comment.
 
     Without numbers the first line is number 0. 255 is ignored unless it has a name, as is a class called `ignore` or
-    `void`. Raises `DataError` naming file and line.
+    `void`. Raises `DataError` naming file and line, for lines with and without a number as well.
     """
     lines = text_lines(path)
     matches = [_NUMBERED.fullmatch(text) for _, text in lines]
+    _check_alike(path, lines, matches)
     numbered = all(matches)
     values: dict[int, int] = {}
     names: list[str] = []
@@ -130,6 +132,19 @@ def read_classes(path: Path) -> ClassTable:
     check_classes(names, str(path))
     values.setdefault(IGNORE_INDEX, IGNORE_INDEX)
     return ClassTable(names=tuple(names), palette=default_palette(len(names)), values=values, numbered=numbered)
+
+
+def _check_alike(path: Path, lines: Sequence[tuple[int, str]], matches: Sequence[re.Match[str] | None]) -> None:
+    """Whether all lines have a number or none: of a mixture, the numbers would be taken for parts of names."""
+    of_numbered = next((line for line, match in zip(lines, matches, strict=True) if match), None)
+    of_others = next((line for line, match in zip(lines, matches, strict=True) if match is None), None)
+    if of_numbered and of_others:
+        raise DataError(
+            f"{path}:{of_others[0]}: {of_others[1]!r} has no number, and line {of_numbered[0]}, {of_numbered[1]!r}, "
+            "has one; write 'number name' in every line (of a name that begins with a number, too), or in none"
+        )
+    if all(_NUMBER_LAST.fullmatch(text) for _, text in lines):
+        raise DataError(f"{path}:{lines[0][0]}: {lines[0][1]!r}; write the number first: 'number name'")
 
 
 def read_colors(path: Path, classes: ClassTable | None) -> ClassTable:

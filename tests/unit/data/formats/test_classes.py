@@ -26,13 +26,13 @@ def _colors(*colors: tuple[int, int, int]) -> RawMask:
 
 
 def test_a_name_a_line(tmp_path: Path) -> None:
-    table = read_classes(_file(tmp_path, "# my classes\nsky\n\nwet road # not dry\n2 wheeler\n"))
-    assert table.names == ("sky", "wet road", "2 wheeler")
+    table = read_classes(_file(tmp_path, "# my classes\nsky\n\nwet road # not dry\n2nd wheel\n"))
+    assert table.names == ("sky", "wet road", "2nd wheel")
     assert table.class_ids(_numbers(0, 2, 1, 255), "m").tolist() == [[0, 2, 1, 255]]
 
 
 def test_numbers_and_names(tmp_path: Path) -> None:
-    table = read_classes(_file(tmp_path, "\ufeff0: background\n7, nucleus\n3 wall\n40\tVoid\n"))
+    table = read_classes(_file(tmp_path, "\ufeff0: background\n7,nucleus\n3 wall\n40\tVoid\n"))
     assert table.names == ("background", "nucleus", "wall")
     assert table.class_ids(_numbers(7, 3, 0, 40, 255), "m").tolist() == [[1, 2, 0, 255, 255]]
 
@@ -58,6 +58,13 @@ def test_a_number_without_a_class_is_named_with_its_place(tmp_path: Path, value:
         ("void\n", "0 classes"),
         ("a\na\n", "'a' stands there twice"),
         ("1 a\n1 b\n", r"classes\.txt:2: class number 1 stands there twice"),
+        ("1 car\n2 bus\nvoid\n", r"classes\.txt:3: 'void' has no number, and line 1, '1 car', has one"),
+        ("id name\n0 car\n1 bus\n", r"classes\.txt:1: 'id name' has no number, and line 2, '0 car', has one"),
+        ("id,name\n0,car\n1,bus\n", r"classes\.txt:1: 'id,name' has no number, and line 2, '0,car', has one"),
+        ("car\n2 wheeler\n", r"classes\.txt:1: 'car' has no number, and line 2, '2 wheeler', has one"),
+        ("1 car\n2\n", r"classes\.txt:2: '2' has no number, and line 1, '1 car', has one"),
+        ("car,0\nbus,1\n", r"classes\.txt:1: 'car,0'; write the number first"),
+        ("car\t0\nbus\t1\n", r"classes\.txt:1: 'car\\t0'; write the number first"),
         ("70000 a\n", r"classes\.txt:1: class number 70000"),
         ("".join(f"c{i}\n" for i in range(256)), "256 classes"),
     ],
