@@ -58,7 +58,13 @@ def print_summary(where: str, manifest: Manifest) -> None:
     print(f"{where}: {len(manifest.class_names)} classes ({', '.join(manifest.class_names)}){images}")
     for name, split in manifest.splits.items():
         left_out = f", {split.skipped_samples} left out" if split.skipped_samples else ""
-        print(f"  {name:8s} {split.num_samples} samples in {len(split.shards)} shards{left_out}{_objects(split)}")
+        ignored = ""
+        if manifest.task == "semantic" and split.ignored_pixels:
+            share = split.ignored_pixels / (split.ignored_pixels + sum(split.class_pixels))
+            ignored = f"; {share:.2%} of the pixels ignored"
+        print(
+            f"  {name:8s} {split.num_samples} samples in {len(split.shards)} shards{left_out}{_objects(split)}{ignored}"
+        )
 
 
 def _objects(split: Split) -> str:

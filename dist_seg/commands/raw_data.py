@@ -59,6 +59,7 @@ def _of_two_folders(options: argparse.Namespace, reading: RawReading) -> AnySour
                     colors=options.colors,
                     dividing=_dividing(options),
                     reading=reading,
+                    before=(read_options(options.out) or {}) if options.append else None,
                     progress=bar.show,
                 )
             return _noted(source)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from dist_seg.data.arrays import ArrayLayout
 from dist_seg.data.channel_statistics import channel_statistics
+from dist_seg.data.formats.meaning import MEANING, check_same_meaning, recorded_meaning
 from dist_seg.data.image_kind import ImageKind
 from dist_seg.data.link import Transfer, link_or_copy
 from dist_seg.data.manifest import FORMAT_VERSION, MANIFEST_NAME, ChannelStatistics, Manifest, ShardInfo, Split
@@ -220,8 +221,9 @@ def _check_parts(parts: Sequence[tuple[Path, PackedPart]]) -> None:
     by_number: dict[int, Path] = {}
     for other, part in parts:
         check_same_kind(folder, first.kind, other, part.kind)
+        check_same_meaning(folder, recorded_meaning(first.options), other, recorded_meaning(part.options))
         for name, value in first.options.items():
-            if part.options.get(name) != value:
+            if name != MEANING and part.options.get(name) != value:
                 raise DataError(f"{folder} was packed with {name} {value}, {other} with {part.options.get(name)}")
         if part.part.count != first.part.count:
             raise DataError(f"{folder} is part {first.part}, {other} part {part.part}; they are of two divisions")

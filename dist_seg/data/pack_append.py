@@ -16,6 +16,7 @@ from PIL import Image
 from dist_seg.data.arrays import ArrayLayout
 from dist_seg.data.channel_statistics import channel_statistics
 from dist_seg.data.formats import AnySource, SampleRef, Source, check_source, is_instances
+from dist_seg.data.formats.meaning import check_same_meaning, recorded_meaning
 from dist_seg.data.image_kind import ImageKind
 from dist_seg.data.manifest import FORMAT_VERSION, MANIFEST_NAME, ChannelStatistics, Manifest, ShardInfo, Split
 from dist_seg.data.object_counts import ShardObjects
@@ -63,8 +64,9 @@ def append(
 ) -> PackResult:
     """Add shards for what `source` has and the data set in `out` has not, by split and key.
 
-    What is only in `out` stays. The result speaks of new shards. Raises `DataError` for other classes, for a sample
-    whose content is no longer what was packed, and for one that would be in two splits.
+    What is only in `out` stays. The result speaks of new shards. Raises `DataError` for other classes, for masks that
+    mean something else, for a sample whose content is no longer what was packed, and for one that would be in two
+    splits.
     """
     check_source(source)
     if not (out / MANIFEST_NAME).exists():
@@ -83,6 +85,7 @@ def append(
     check_same_kind(out, manifest, "what is to be appended", kind_of(source, manifest.image))
     options = read_options(out)
     _check_side(out, options, max_side)
+    check_same_meaning(out, recorded_meaning(options), "what is to be appended", getattr(source, "meaning", None))
     known = samples_by_key(source.samples())
     before = _old_shards(storage, manifest, read_finished(out), known)
     _check_splits(out, before, known)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from dist_seg.data.arrays import ArrayLayout
 from dist_seg.data.channel_statistics import channel_statistics
 from dist_seg.data.formats import AnySource, is_instances, task_of
+from dist_seg.data.formats.meaning import MEANING, Meaning
 from dist_seg.data.formats.splitting import DIVISION, Division
 from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.data.image_kind import PICTURES, ImageKind
@@ -75,7 +76,12 @@ def options_of(source: AnySource, writing: Writing, shard_bytes: int) -> Options
         "--max-side": writing.max_side,
     }
     division: Division | None = getattr(source, "division", None)
-    return options if division is None else {**options, DIVISION: division.record}
+    meaning: Meaning | None = getattr(source, "meaning", None)
+    if division is not None:
+        options[DIVISION] = division.record
+    if meaning is not None:
+        options[MEANING] = meaning
+    return options
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dist_seg.data.formats import check_classes
 from dist_seg.data.formats.images import RawMask, read_mask
+from dist_seg.data.formats.meaning import Meaning
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
 from dist_seg.data.png import value_counts
 from dist_seg.drawing import default_palette
@@ -48,6 +49,13 @@ class ClassTable:
     def version(self) -> str:
         """Changes when a mask's class ids may, for `SampleRef.version`."""
         return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+
+    @property
+    def meaning(self) -> Meaning:
+        """For a later run."""
+        if self.colors is not None:
+            return {"colour": {"{} {} {}".format(*color): self._name(i) for color, i in self.colors.items()}}
+        return {"number": {str(number): self._name(i) for number, i in self.values.items()}}
 
     @property
     def is_unnumbered_pair(self) -> bool:
@@ -93,6 +101,9 @@ class ClassTable:
                 "them out"
             )
         return np.asarray(ids[at])
+
+    def _name(self, class_id: int) -> str | None:
+        return None if class_id == IGNORE_INDEX else self.names[class_id]
 
     def _described(self) -> str:
         numbered = [f"{value} {self.names[i]}" for value, i in sorted(self.values.items()) if i != IGNORE_INDEX]
@@ -197,13 +208,17 @@ def found_classes(values: Sequence[int], palette: Sequence[Rgb] | None, where: s
     )
 
 
-def mask_numbers(mask: RawMask, where: str) -> list[int]:
-    """The different numbers that stand in a mask. Raises `DataError` for one in colours or with no class ids."""
+def mask_numbers(mask: RawMask, where: str) -> dict[int, int]:
+    """The numbers that stand in a mask, each with its pixels.
+
+    Raises `DataError` for a mask in colours or with numbers that are no class ids.
+    """
     numbers = grey_values(mask, where)
     for extreme in (int(numbers.min()), int(numbers.max())):
         if not 0 <= extreme <= _MAX_VALUE:
             raise DataError(f"{where}: holds the number {extreme}; class ids are 0 to {_MAX_VALUE}")
-    return [int(value) for value in np.flatnonzero(np.bincount(numbers.ravel()))]
+    counts = np.bincount(numbers.ravel())
+    return {int(number): int(counts[number]) for number in np.flatnonzero(counts)}
 
 
 def _next_class(names: list[str], name: str) -> int:

@@ -15,6 +15,7 @@ from dist_seg.data.formats.classes import ClassTable, read_class_ids, read_class
 from dist_seg.data.formats.coco_splits import check_split_names, images_of, split_name
 from dist_seg.data.formats.images import read_file
 from dist_seg.data.formats.listing import pair_files, pair_ref, read_pair
+from dist_seg.data.formats.meaning import Meaning
 from dist_seg.data.formats.raw_reading import RawReading
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
 from dist_seg.drawing import default_palette
@@ -81,6 +82,11 @@ class CocoStuffSource:
     @property
     def palette(self) -> tuple[Rgb, ...]:
         return self.classes.palette
+
+    @property
+    def meaning(self) -> Meaning:
+        """For a later run."""
+        return self.classes.meaning
 
     def samples(self) -> Sequence[SampleRef]:
         version = self.classes.version

@@ -4,14 +4,16 @@ Masks are grey ids, palette files (the indices are the ids), or coloured with a 
 `train`, `val`, `test`, these are the splits; otherwise a share of the groups is taken for validation.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dist_seg.data.formats import RawSample, SampleRef
-from dist_seg.data.formats.classes import ClassTable, found_classes, mask_numbers, read_classes, read_colors
-from dist_seg.data.formats.images import read_file, read_mask
-from dist_seg.data.formats.listing import Pair, pair_files, pair_ref, read_pair
+from dist_seg.data.formats.classes import ClassTable, found_classes, read_classes, read_colors
+from dist_seg.data.formats.found_numbers import FoundNumbers, find_numbers
+from dist_seg.data.formats.images import read_mask
+from dist_seg.data.formats.listing import pair_files, pair_ref, read_pair
+from dist_seg.data.formats.meaning import Meaning, recorded_meaning
 from dist_seg.data.formats.palettes import IndexColors, common_colors
 from dist_seg.data.formats.raw_reading import RawReading
 from dist_seg.data.formats.splitting import Dividing, Division, divide
@@ -45,6 +47,11 @@ class FolderSource:
     def palette(self) -> tuple[Rgb, ...]:
         return self.classes.palette
 
+    @property
+    def meaning(self) -> Meaning:
+        """For a later run."""
+        return self.classes.meaning
+
     def samples(self) -> Sequence[SampleRef]:
         pairs, _ = pair_files(self.images, self.masks, keep_lone=self.reading.skip_bad)
         splits = self.division.splits([pair.stem for pair in pairs])
@@ -66,31 +73,33 @@ def open_folder(
     colors: Path | None = None,
     dividing: Dividing = Dividing(),
     reading: RawReading = RawReading(),
+    before: Mapping[str, object] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> FolderSource:
     """The data set in two folders. Files are paired here; masks are read only where no file tells the classes.
 
     classes, colors: text files; None takes `classes.txt` and `colors.txt` from the masks' folder, or beside it or the
-    images' folder, where there are any. `progress` is told masks read and in all. Raises `UserError` for options that
-    would have no effect.
+    images' folder, where there are any. before: the recorded options of the data set that this is added to. `progress`
+    is told masks read and in all. Raises `UserError` for options that would have no effect.
     """
     pairs, others = pair_files(images, masks, keep_lone=reading.skip_bad)
     division = divide(images, [pair.stem for pair in pairs], dividing)
     classes = classes or file_beside(images, masks, CLASSES_NAME)
     colors = colors or file_beside(images, masks, _COLORS_NAME)
-    notes = []
+    notes: list[str] = []
     if colors:
         table = read_colors(colors, read_classes(classes) if classes else None)
     elif classes:
         table = read_classes(classes)
-        if table.is_unnumbered_pair and _numbers_found(pairs, reading.max_pixels, progress)[0] == {0, IGNORE_INDEX}:
-            table = replace(table, values={0: 0, IGNORE_INDEX: 1})
-            notes.append(f"the masks hold 0 and 255 only: 255 is {table.names[1]}")
+        if table.is_unnumbered_pair:
+            table, notes = _classes_of_pair(table, lambda: find_numbers(pairs, reading.max_pixels, progress), before)
     else:
-        numbers, palette = _numbers_found(pairs, reading.max_pixels, progress)
-        table = found_classes(sorted(numbers), palette, str(masks))
+        found = find_numbers(pairs, reading.max_pixels, progress)
+        found.check_one_white()
+        table = found_classes(sorted(found.pixels), found.palette, str(masks))
         listed = (f"{value} {table.names[i]}" for value, i in sorted(table.values.items()) if i != IGNORE_INDEX)
         notes.append(f"no {CLASSES_NAME}: classes found in the masks, by their numbers: {', '.join(listed)}")
+        notes += found.notes(table)
     notes += [f"classes from {path}" for path in (classes, colors) if path]
     passed_over = [path for path in others if path.name not in (CLASSES_NAME, _COLORS_NAME)]
     if passed_over:
@@ -114,23 +123,26 @@ def file_beside(images: Path, masks: Path, name: str) -> Path | None:
     return None
 
 
-def _numbers_found(
-    pairs: Sequence[Pair], max_pixels: int, progress: Callable[[int, int], None] | None
-) -> tuple[set[int], tuple[Rgb, ...] | None]:
-    """The numbers that stand in the masks, and the first palette. Masks that cannot be used are left to packing."""
-    numbers: set[int] = set()
-    palette: tuple[Rgb, ...] | None = None
-    error: DataError | None = None
-    for i, pair in enumerate(pairs):
-        try:
-            if pair.mask is not None:
-                mask = read_mask(read_file(pair.mask), str(pair.mask), max_pixels)
-                numbers.update(mask_numbers(mask, str(pair.mask)))
-                palette = palette or mask.palette
-        except DataError as unusable:
-            error = error or unusable
-        if progress:
-            progress(i + 1, len(pairs))
-    if error and not numbers:
-        raise error
-    return numbers, palette
+def _classes_of_pair(
+    table: ClassTable, find: Callable[[], FoundNumbers], before: Mapping[str, object] | None
+) -> tuple[ClassTable, list[str]]:
+    """Two classes without numbers: whether 255 is the second, and what is said of it.
+
+    What is added to a data set means what it meant there. Raises `DataError` where the masks leave it open.
+    """
+    as_white = replace(table, values={0: 0, IGNORE_INDEX: 1})
+    if numbers := (recorded_meaning(before) or {}).get("number"):
+        was_white = numbers.get(str(IGNORE_INDEX)) == table.names[1]
+        now = as_white if was_white else table
+        return now, [f"255 is {table.names[1] if was_white else 'ignored'}, as in the data set that is added to"]
+    found = find()
+    if before is not None and found.pixels[IGNORE_INDEX]:
+        raise DataError(
+            f"{found.first[IGNORE_INDEX]}: holds 255, and of the data set that is added to it is not known whether "
+            f"that is {table.names[1]} or ignored; say so by a number in every line of {CLASSES_NAME}, such as "
+            f"'255 {table.names[1]}'"
+        )
+    if found.black_and_white:
+        return as_white, [f"the masks hold 0 and 255 only: 255 is {table.names[1]}"]
+    found.check_one_white()
+    return table, found.notes(table)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dist_seg.data.formats import RawSample, SampleRef
 from dist_seg.data.formats.listing import fault_ref, pair_ref, read_pair, refuse_faults
+from dist_seg.data.formats.meaning import Meaning
 from dist_seg.data.formats.palettes import common_colors
 from dist_seg.data.formats.raw_reading import RawReading
 from dist_seg.data.formats.splitting import Dividing, Division, divide
@@ -50,6 +51,11 @@ class VocSource:
     @property
     def palette(self) -> tuple[Rgb, ...]:
         return self.classes.numbers.palette
+
+    @property
+    def meaning(self) -> Meaning:
+        """For a later run."""
+        return {**self.classes.numbers.meaning, **(self.classes.colors.meaning if self.classes.colors else {})}
 
     def samples(self) -> Sequence[SampleRef]:
         if not self.reading.skip_bad:

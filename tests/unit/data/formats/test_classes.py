@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from dist_seg.data.formats.classes import found_classes, mask_numbers, read_classes, read_colors
 from dist_seg.data.formats.images import RawMask
+from dist_seg.data.formats.meaning import MEANING, check_same_meaning, recorded_meaning
 from dist_seg.errors import DataError
 
 
@@ -162,3 +163,34 @@ def test_numbers_that_are_no_classes_are_refused(values: list[int], message: str
 def test_a_number_that_is_no_class_id_is_named_with_its_file(value: int) -> None:
     with pytest.raises(DataError, match=rf"m\.tif: holds the number {value}; class ids are 0 to 65535"):
         mask_numbers(_numbers(0, value), "m.tif")
+
+
+def test_the_meaning_names_classes_and_what_is_ignored(tmp_path: Path) -> None:
+    table = read_classes(_file(tmp_path, "3 wall\n7 roof\n9 void\n"))
+    assert table.meaning == {"number": {"3": "wall", "7": "roof", "9": None, "255": None}}
+    colors = read_colors(_file(tmp_path, "1 2 3 wall\n0 0 0 ignore\n", "colors.txt"), None)
+    assert colors.meaning == {"colour": {"1 2 3": "wall", "0 0 0": None}}
+
+
+@pytest.mark.parametrize(
+    ("now", "message"),
+    [
+        ({"255": "b"}, r"out was packed with number 255 ignored, more has it as 'b'"),
+        ({"1": None}, r"out was packed with number 1 as 'b', more has it ignored"),
+    ],
+)
+def test_what_would_become_another_class_is_refused(now: dict[str, str | None], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        check_same_meaning("out", {"number": {"0": "a", "1": "b", "255": None}}, "more", {"number": now})
+
+
+def test_what_only_one_side_knows_does_not_matter() -> None:
+    then = {"number": {"0": "a", "1": "b"}}
+    for now in ({"number": {"0": "a", "2": "b"}}, {"colour": {"0 0 0": "b"}}, None):
+        check_same_meaning("out", then, "more", now)
+    check_same_meaning("out", None, "more", then)
+
+
+@pytest.mark.parametrize("options", [None, {}, {MEANING: None}, {MEANING: {"number": 3}}])
+def test_a_meaning_that_is_not_recorded_is_not_known(options: dict[str, object] | None) -> None:
+    assert recorded_meaning(options) is None

@@ -12,6 +12,8 @@ from dist_seg.data.formats.folder import FolderSource, open_folder
 from dist_seg.data.formats.raw_reading import RawReading
 from dist_seg.data.formats.splitting import Dividing
 from dist_seg.data.pack import pack
+from dist_seg.data.pack_append import append
+from dist_seg.data.pack_finished import read_options
 from dist_seg.errors import DataError, UserError
 
 from ..raw_data import picture, write_pair
@@ -218,6 +220,77 @@ def test_classes_with_numbers_keep_them_though_the_masks_are_black_and_white(tmp
     (tmp_path / "classes.txt").write_text("0 background\n1 defect\n")
     split = pack(_open(tmp_path), tmp_path / "out").manifest.splits["train"]
     assert (split.class_pixels, split.ignored_pixels) == ((8, 0), 8)
+
+
+def _row(*numbers: int) -> np.ndarray:
+    return np.array([numbers], np.uint8)
+
+
+class TestWhat255Is:
+    def test_that_it_is_ignored_is_told(self, tmp_path: Path) -> None:
+        write_pair(tmp_path, "a", _row(0, 1, 255, 2))
+        write_pair(tmp_path, "b", _row(0, 1, 1, 2))
+        note = "255 is in 1 mask (12.50% of all pixels) and ignored; if it is a class, give it a name by a line"
+        assert note in _open(tmp_path).notes[1]
+
+    @pytest.mark.parametrize("classes", ["", "bg\nthing\n"])
+    def test_masks_of_1_and_others_of_255_are_refused(self, tmp_path: Path, classes: str) -> None:
+        write_pair(tmp_path, "a", _row(0, 1))
+        write_pair(tmp_path, "b", _row(0, 255))
+        if classes:
+            (tmp_path / "classes.txt").write_text(classes)
+        with pytest.raises(
+            DataError, match=r"masks/a\.png holds 1, .*masks/b\.png 255, and no mask both: .*colors\.txt"
+        ):
+            _open(tmp_path)
+        (tmp_path / "classes.txt").write_text("0 bg\n1 thing\n")
+        assert _open(tmp_path).classes.values == {0: 0, 1: 1, 255: 255}
+
+    def _packed(self, root: Path, *numbers: int) -> Path:
+        (root / "classes.txt").write_text("bg\nthing\n")
+        write_pair(root / "first", "a", _row(*numbers))
+        pack(_open(root / "first", classes=root / "classes.txt"), root / "out")
+        return root / "out"
+
+    def _more(self, root: Path, out: Path, *numbers: int, classes: str = "bg\nthing\n") -> FolderSource:
+        (root / "more.txt").write_text(classes)
+        write_pair(root / "more", "b", _row(*numbers))
+        return _open(root / "more", classes=root / "more.txt", before=read_options(out) or {})
+
+    def test_void_stays_void_in_what_is_appended(self, tmp_path: Path) -> None:
+        out = self._packed(tmp_path, 0, 1, 255)
+        source = self._more(tmp_path, out, 0, 0, 255)
+        assert source.notes[0] == "255 is ignored, as in the data set that is added to"
+        split = append(source, out).manifest.splits["train"]
+        assert (split.class_pixels, split.ignored_pixels) == ((3, 1), 2)
+
+    def test_white_stays_a_class_in_what_is_appended(self, tmp_path: Path) -> None:
+        out = self._packed(tmp_path, 0, 255)
+        assert append(self._more(tmp_path, out, 0, 255, 0), out).manifest.splits["train"].class_pixels == (3, 2)
+        with pytest.raises(DataError, match=r"masks/b\.png: class id 1 at \(x=1, y=0\)"):
+            self._more(tmp_path, out, 0, 1).load(self._more(tmp_path, out, 0, 1).samples()[0])
+
+    def test_other_numbers_than_then_are_refused(self, tmp_path: Path) -> None:
+        out = self._packed(tmp_path, 0, 255)
+        with pytest.raises(
+            DataError, match=r"out was packed with number 255 as 'thing', what is to be appended has it ignored"
+        ):
+            append(self._more(tmp_path, out, 0, 255, classes="0 bg\n1 thing\n"), out)
+
+    def test_where_nobody_knows_it_has_to_be_said(self, tmp_path: Path) -> None:
+        with pytest.raises(
+            DataError, match=r"masks/b\.png: holds 255, and .* not known whether that is thing or ignored"
+        ):
+            self._more(tmp_path, tmp_path / "none", 0, 255)
+        assert self._more(tmp_path, tmp_path / "none", 0, 1).classes.values == {0: 0, 1: 1, 255: 255}
+
+    def test_colours_do_not_tell_what_255_is(self, tmp_path: Path) -> None:
+        (tmp_path / "colors.txt").write_text("0 0 0 bg\n255 255 255 thing\n")
+        write_pair(tmp_path / "first", "a", _row(0, 255))
+        pack(_open(tmp_path / "first", colors=tmp_path / "colors.txt"), tmp_path / "out")
+        (tmp_path / "colors.txt").unlink()
+        with pytest.raises(DataError, match="not known whether that is thing or ignored"):
+            self._more(tmp_path, tmp_path / "out", 0, 255)
 
 
 def test_a_group_is_never_on_both_sides(tmp_path: Path) -> None:
