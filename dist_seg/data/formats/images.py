@@ -44,6 +44,7 @@ _LOSSY_FORMATS = frozenset({"JPEG", "MPO", "WEBP"})
 _ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
 _CONVERTIBLE_MODES = frozenset({"P", "CMYK", "YCbCr", "RGBX"}) | _ALPHA_MODES
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _MIN_IS_WHITE = 258, 262, 0  # tags of TIFF 6.0
 _PNG_DEPTH_AT, _PNG_COLOR_AT = 24, 25  # in the file: bit depth and colour type of the IHDR chunk
 
 
@@ -157,7 +158,7 @@ def read_mask(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> RawMask:
         if shown.mode == "P":  # whatever its entries' transparency: the indices are the classes
             return RawMask(values=np.asarray(shown), palette=_palette(shown))
         if shown.mode in ("1", "L", "I", "I;16", "I;16B", "I;16L"):
-            grey, step = np.asarray(shown), _grey_step(image, data)
+            grey, step = np.asarray(shown), _grey_step(image, data, where)
             if grey.dtype == np.uint8:
                 return RawMask(values=grey if step == 1 else grey // step)
             return RawMask(values=grey.astype(np.int32))
@@ -307,15 +308,32 @@ def _is_deep(image: Image.Image, data: bytes) -> bool:
     """More than 8 bits a channel, which Pillow cuts to 8 without a word."""
     if image.format == "PNG":
         return data[_PNG_DEPTH_AT] == 16
-    bits = getattr(image, "tag_v2", {}).get(258, 8)  # BitsPerSample
-    return any(int(channel) > 8 for channel in (bits if isinstance(bits, tuple) else (bits,)))
+    return max(_tiff_bits(image)) > 8
 
 
-def _grey_step(image: Image.Image, data: bytes) -> int:
-    """Pillow spreads the values of 2- and 4-bit grey PNGs over 0 to 255; the ids are what was stored."""
-    if image.format != "PNG" or image.mode != "L" or data[_PNG_COLOR_AT] != 0:
-        return 1
-    return 255 // (2 ** int(data[_PNG_DEPTH_AT]) - 1) if data[_PNG_DEPTH_AT] < 8 else 1
+def _tiff_bits(image: Image.Image) -> tuple[int, ...]:
+    """Of every channel; 8 for another file."""
+    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, 8)
+    return tuple(int(channel) for channel in (bits if isinstance(bits, tuple) else (bits,)))
+
+
+def _grey_step(image: Image.Image, data: bytes, where: str) -> int:
+    """Pillow spreads the values of 2- and 4-bit grey PNGs and TIFFs over 0 to 255; the ids are what was stored.
+
+    Raises `DataError` for a TIFF in which 0 is white: some readers turn its numbers round and others do not.
+    """
+    bits = 8
+    if image.format == "PNG" and data[_PNG_COLOR_AT] == 0:
+        bits = data[_PNG_DEPTH_AT]
+    elif image.format == "TIFF" and image.mode != "1":
+        tags = image.tag_v2  # type: ignore[attr-defined]  # a TIFF has it
+        if tags.get(_PHOTOMETRIC) == _MIN_IS_WHITE:
+            raise DataError(
+                f"{where}: a mask in a TIFF in which 0 is white (MinIsWhite), whose numbers some readers turn round; "
+                "save masks as PNG, or as TIFF in which 0 is black"
+            )
+        bits = max(_tiff_bits(image))
+    return 255 // (2**bits - 1) if image.mode == "L" and bits < 8 else 1
 
 
 def _palette(image: Image.Image) -> tuple[Rgb, ...]:

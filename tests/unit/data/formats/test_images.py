@@ -39,6 +39,14 @@ def _png(depth: int, color: int, row: bytes, width: int = 8, height: int = 2) ->
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
+def _grey_tiff(depth: int, row: bytes, photometric: int = 1, width: int = 8, height: int = 2) -> bytes:
+    """A grey TIFF of equal rows, of depths that Pillow does not write. photometric: 0 for 0 is white, 1 for black."""
+    data = row * height
+    tags = {256: width, 257: height, 258: depth, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height, 279: len(data)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
 def _oriented(orientation: int) -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -230,6 +238,37 @@ def test_the_limit_may_be_raised_over_pillow_s_own(monkeypatch: pytest.MonkeyPat
 )
 def test_grey_masks_of_every_depth_give_the_stored_ids(depth: int, row: bytes, ids: list[int]) -> None:
     assert read_mask(_png(depth, 0, row), "x").values.tolist() == [ids, ids]
+
+
+@pytest.mark.parametrize(
+    ("depth", "row", "ids"),
+    [
+        (1, b"\x5a", [0, 1, 0, 1, 1, 0, 1, 0]),
+        (2, b"\x1b\x00", [0, 1, 2, 3, 0, 0, 0, 0]),
+        (4, b"\x01\x23\x45\x6f", [0, 1, 2, 3, 4, 5, 6, 15]),
+        (8, bytes(range(8)), [0, 1, 2, 3, 4, 5, 6, 7]),
+        (
+            16,
+            b"".join(i.to_bytes(2, "little") for i in (0, 1, 255, 256, 1000, 2, 3, 4)),
+            [0, 1, 255, 256, 1000, 2, 3, 4],
+        ),
+    ],
+)
+def test_so_do_tiffs(depth: int, row: bytes, ids: list[int]) -> None:
+    assert read_mask(_grey_tiff(depth, row), "x").values.tolist() == [ids, ids]
+
+
+@pytest.mark.parametrize(("depth", "row"), [(2, b"\x1b\x00"), (4, b"\x01\x23\x45\x6f"), (8, bytes(8)), (16, bytes(16))])
+def test_tiffs_in_which_0_is_white_are_refused(depth: int, row: bytes) -> None:
+    with pytest.raises(DataError, match=r"m\.tif: a mask in a TIFF in which 0 is white \(MinIsWhite\).*as PNG"):
+        read_mask(_grey_tiff(depth, row, photometric=0), "m.tif")
+
+
+def test_white_is_1_in_every_mask_of_one_bit() -> None:
+    """Scanners and fax compression write black as 1 and say so; every viewer shows the same."""
+    bits = np.array([[0, 1, 1, 0, 0, 0, 0, 1]], bool)
+    assert read_mask(_grey_tiff(1, b"\x9e", photometric=0, height=1), "x").values.tolist() == bits.astype(int).tolist()
+    assert np.array_equal(read_mask(encoded(Image.fromarray(bits), "TIFF", compression="group4"), "x").values, bits)
 
 
 def test_a_palette_mask_gives_indices_and_colours() -> None:
