@@ -65,7 +65,7 @@ class ClassTable:
     def class_ids(self, mask: RawMask, where: str) -> NDArray[np.uint8]:
         """(H, W) uint8. Raises `DataError` naming the value or colour that has no class, and its position."""
         if self.colors is not None:
-            return self._from_colors(_as_colors(mask), where, self.colors)
+            return self._from_colors(_as_colors(mask, where), where, self.colors)
         numbers = grey_values(mask, where)
         table = np.full(_MAX_VALUE + 1, -1, np.int16)
         table[list(self.values)] = list(self.values.values())
@@ -243,14 +243,21 @@ def grey_values(mask: RawMask, where: str) -> NDArray[np.integer]:
     return mask.values[..., 0]
 
 
-def _as_colors(mask: RawMask) -> NDArray[np.uint8]:
+def _as_colors(mask: RawMask, where: str) -> NDArray[np.uint8]:
+    """(H, W, 3). Raises `DataError` for a grey of more than 8 bits, with its position."""
     if mask.is_color:
         return mask.values.astype(np.uint8)
     if mask.palette:
         table = np.zeros((256, 3), np.uint8)
         table[: len(mask.palette)] = mask.palette
         return np.asarray(table[mask.values])
-    return np.repeat(np.clip(mask.values, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    if (wrong := (mask.values < 0) | (mask.values > 255)).any():
+        y, x = np.unravel_index(int(wrong.argmax()), wrong.shape)
+        raise DataError(
+            f"{where}: the grey value {mask.values[y, x]} at (x={x}, y={y}) ({int(wrong.sum())} such pixels) is no "
+            "colour of the colour map, whose parts are 0 to 255; if the masks hold class ids, leave the colour map out"
+        )
+    return np.repeat(mask.values.astype(np.uint8)[..., None], 3, axis=2)
 
 
 def _code(color: Rgb) -> int:

@@ -114,6 +114,14 @@ def test_the_same_colour_twice_is_refused(tmp_path: Path) -> None:
         read_colors(_file(tmp_path, "0 0 0 a\n0 0 0 b\n", "colors.txt"), None)
 
 
+@pytest.mark.parametrize("value", [256, 1000, 65535, -1])
+def test_a_grey_that_is_no_colour_is_named_with_its_place(tmp_path: Path, value: int) -> None:
+    table = read_colors(_file(tmp_path, "0 0 0 a\n255 255 255 b\n"), None)
+    assert table.class_ids(_numbers(0, 255), "m").tolist() == [[0, 1]]
+    with pytest.raises(DataError, match=rf"m: the grey value {value} at \(x=1, y=0\) \(1 such pixels\) is no colour"):
+        table.class_ids(_numbers(0, value), "m")
+
+
 def test_a_palette_mask_is_read_by_its_colours_where_there_is_a_map(tmp_path: Path) -> None:
     table = read_colors(_file(tmp_path, "9 9 9 a\n5 5 5 b\n"), None)
     mask = RawMask(values=np.array([[0, 1]], np.uint8), palette=((5, 5, 5), (9, 9, 9)))
