@@ -257,7 +257,7 @@ def _as_colors(mask: RawMask, where: str) -> NDArray[np.uint8]:
             f"{where}: the grey value {mask.values[y, x]} at (x={x}, y={y}) ({int(wrong.sum())} such pixels) is no "
             "colour of the colour map, whose parts are 0 to 255; if the masks hold class ids, leave the colour map out"
         )
-    return np.repeat(mask.values.astype(np.uint8)[..., None], 3, axis=2)
+    return np.repeat((mask.values * (255 // mask.white)).astype(np.uint8)[..., None], 3, axis=2)
 
 
 def _code(color: Rgb) -> int:

@@ -69,6 +69,8 @@ class RawMask:
     """(H, W) numbers as stored (grey values or palette indices), or (H, W, 3) uint8 colours."""
     palette: tuple[Rgb, ...] | None = None
     """The colours of the indices, in a palette file."""
+    white: int = 255
+    """The number that a viewer shows as white, in a file of grey values: 1 for one of 1 bit."""
 
     @property
     def is_color(self) -> bool:
@@ -158,10 +160,10 @@ def read_mask(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> RawMask:
         if shown.mode == "P":  # whatever its entries' transparency: the indices are the classes
             return RawMask(values=np.asarray(shown), palette=_palette(shown))
         if shown.mode in ("1", "L", "I", "I;16", "I;16B", "I;16L"):
-            grey, step = np.asarray(shown), _grey_step(image, data, where)
+            grey, white = np.asarray(shown), _white(image, data, where)
             if grey.dtype == np.uint8:
-                return RawMask(values=grey if step == 1 else grey // step)
-            return RawMask(values=grey.astype(np.int32))
+                return RawMask(values=grey if white == 255 else grey // (255 // white), white=white)
+            return RawMask(values=grey.astype(np.int32), white=white)
         opaque, _ = _without_alpha(shown, where)
         if opaque.mode == "L":
             return RawMask(values=np.asarray(opaque))
@@ -317,12 +319,13 @@ def _tiff_bits(image: Image.Image) -> tuple[int, ...]:
     return tuple(int(channel) for channel in (bits if isinstance(bits, tuple) else (bits,)))
 
 
-def _grey_step(image: Image.Image, data: bytes, where: str) -> int:
-    """Pillow spreads the values of 2- and 4-bit grey PNGs and TIFFs over 0 to 255; the ids are what was stored.
+def _white(image: Image.Image, data: bytes, where: str) -> int:
+    """The number that is shown as white, up to 255.
 
+    Pillow spreads the values of 2- and 4-bit grey PNGs and TIFFs over 0 to 255; the ids are what was stored.
     Raises `DataError` for a TIFF in which 0 is white: some readers turn its numbers round and others do not.
     """
-    bits = 8
+    bits = 1 if image.mode == "1" else 8
     if image.format == "PNG" and data[_PNG_COLOR_AT] == 0:
         bits = data[_PNG_DEPTH_AT]
     elif image.format == "TIFF" and image.mode != "1":
@@ -333,7 +336,7 @@ def _grey_step(image: Image.Image, data: bytes, where: str) -> int:
                 "save masks as PNG, or as TIFF in which 0 is black"
             )
         bits = max(_tiff_bits(image))
-    return 255 // (2**bits - 1) if image.mode == "L" and bits < 8 else 1
+    return int(2 ** min(bits, 8)) - 1
 
 
 def _palette(image: Image.Image) -> tuple[Rgb, ...]:

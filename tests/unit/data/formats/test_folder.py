@@ -226,6 +226,21 @@ def _row(*numbers: int) -> np.ndarray:
     return np.array([numbers], np.uint8)
 
 
+@pytest.mark.parametrize(
+    ("pixels", "colors"),
+    [
+        (np.array([[False, True]]), "0 0 0 background\n255 255 255 thing\n"),
+        (_row(0, 255), "0 0 0 background\n255 255 255 thing\n"),
+        (np.array([[0, 7]], np.uint16), "0 0 0 background\n7 7 7 thing\n"),
+    ],
+)
+def test_a_colour_map_reads_the_greys_that_a_viewer_shows(tmp_path: Path, pixels: np.ndarray, colors: str) -> None:
+    (tmp_path / "colors.txt").write_text(colors)
+    write_pair(tmp_path, "a", pixels)
+    source = _open(tmp_path)
+    assert source.load(source.samples()[0]).mask.tolist() == [[0, 1]]
+
+
 class TestWhat255Is:
     def test_that_it_is_ignored_is_told(self, tmp_path: Path) -> None:
         write_pair(tmp_path, "a", _row(0, 1, 255, 2))

@@ -5,6 +5,7 @@ import io
 import struct
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image, ImageOps
 
 from dist_seg.data.arrays import check_members, decode_npy
 from dist_seg.data.decode import decode_image
+from dist_seg.data.formats.classes import read_colors
 from dist_seg.data.formats.images import check_image, encode_mask, read_mask
 from dist_seg.data.formats.pillow_limit import no_warnings, own_limit
 from dist_seg.data.headers import UndecodableError, check_pair, read_header
@@ -256,6 +258,29 @@ def test_grey_masks_of_every_depth_give_the_stored_ids(depth: int, row: bytes, i
 )
 def test_so_do_tiffs(depth: int, row: bytes, ids: list[int]) -> None:
     assert read_mask(_grey_tiff(depth, row), "x").values.tolist() == [ids, ids]
+
+
+@pytest.mark.parametrize(("depth", "white"), [(1, 1), (2, 3), (4, 15), (8, 255), (16, 255)])
+def test_what_is_shown_as_white_is_known(depth: int, white: int) -> None:
+    assert read_mask(_png(depth, 0, bytes(16)), "x").white == white
+    assert read_mask(_grey_tiff(depth, bytes(16)), "x").white == white
+
+
+@pytest.mark.parametrize(
+    ("depth", "row", "greys"),
+    [
+        (1, b"\x5a", [0, 255, 0, 255, 255, 0, 255, 0]),
+        (2, b"\x1b\x00", [0, 85, 170, 255, 0, 0, 0, 0]),
+        (4, b"\x01\x23\x45\x6f", [0, 17, 34, 51, 68, 85, 102, 255]),
+    ],
+)
+def test_a_colour_map_reads_them_as_they_are_shown(tmp_path: Path, depth: int, row: bytes, greys: list[int]) -> None:
+    data = _png(depth, 0, row)
+    (tmp_path / "colors.txt").write_text("".join(f"{grey} {grey} {grey} g{grey}\n" for grey in sorted(set(greys))))
+    table = read_colors(tmp_path / "colors.txt", None)
+    ids = table.class_ids(read_mask(data, "x"), "x")
+    assert [table.names[i] for i in ids[0]] == [f"g{grey}" for grey in _pixels(data)[0] * (255 if depth == 1 else 1)]
+    assert [table.names[i] for i in ids[0]] == [f"g{grey}" for grey in greys]
 
 
 @pytest.mark.parametrize(("depth", "row"), [(2, b"\x1b\x00"), (4, b"\x01\x23\x45\x6f"), (8, bytes(8)), (16, bytes(16))])
