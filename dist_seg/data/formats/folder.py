@@ -96,6 +96,7 @@ def open_folder(
     else:
         found = find_numbers(pairs, reading.max_pixels, progress)
         found.check_one_white()
+        found.check_not_blurred(str(masks))
         table = found_classes(sorted(found.pixels), found.palette, str(masks))
         listed = (f"{value} {table.names[i]}" for value, i in sorted(table.values.items()) if i != IGNORE_INDEX)
         notes.append(f"no {CLASSES_NAME}: classes found in the masks, by their numbers: {', '.join(listed)}")

@@ -11,6 +11,10 @@ from dist_seg.data.formats.listing import Pair
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
 from dist_seg.errors import DataError
 
+_MANY_BETWEEN = 8
+"""Numbers that are rarer than 0 and 255: a few may be classes."""
+_MANY_CLASSES = 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class FoundNumbers:
@@ -42,16 +46,37 @@ class FoundNumbers:
                 "with the lines '0 background', '1 foreground', '255 ignore'"
             )
 
+    def check_not_blurred(self, where: str) -> None:
+        """Raises `DataError` for black and white masks whose edges were smoothed: numbers of all sizes, each rarer than
+        0 and 255."""
+        between = {number: count for number, count in self.pixels.items() if 0 < number < IGNORE_INDEX}
+        if len(between) < _MANY_BETWEEN or max(between) < 128 or len(self.pixels) > len(between) + 2:
+            return
+        if max(between.values()) < min(self.pixels[0], self.pixels[IGNORE_INDEX]):
+            rarest = min(between, key=lambda number: (between[number], number))
+            raise DataError(
+                f"{where}: most pixels are 0 and 255, and {len(between)} numbers stand between them, such as {rarest} "
+                f"in {self.first[rarest]}: edges that were smoothed? Resize masks by the nearest neighbour and save "
+                "them without loss; if these are class ids, list them (--classes)"
+            )
+
     def notes(self, table: ClassTable) -> list[str]:
-        """What to say of 255."""
+        """What to say of 255, and of more numbers than there may be classes."""
+        notes = []
+        numbers = self.pixels.keys() - {IGNORE_INDEX}
+        if len(numbers) > _MANY_CLASSES and max(numbers) > 1.5 * len(numbers):
+            notes.append(
+                f"{len(numbers)} different numbers up to {max(numbers)} are many for classes; if masks were resized, "
+                "that must be by the nearest neighbour, else edges get numbers between those of the classes"
+            )
         count = self.masks[IGNORE_INDEX]
-        if not count or table.values.get(IGNORE_INDEX) != IGNORE_INDEX:
-            return []
-        share = self.pixels[IGNORE_INDEX] / self.pixels.total()
-        return [
-            f"255 is in {count} mask{'s' * (count != 1)} ({share:.2%} of all pixels) and ignored; if it is a class, "
-            "give it a name by a line '255 NAME' in classes.txt"
-        ]
+        if count and table.values.get(IGNORE_INDEX) == IGNORE_INDEX:
+            share = self.pixels[IGNORE_INDEX] / self.pixels.total()
+            notes.append(
+                f"255 is in {count} mask{'s' * (count != 1)} ({share:.2%} of all pixels) and ignored; if it is a "
+                "class, give it a name by a line '255 NAME' in classes.txt"
+            )
+        return notes
 
 
 def find_numbers(pairs: Sequence[Pair], max_pixels: int, progress: Callable[[int, int], None] | None) -> FoundNumbers:

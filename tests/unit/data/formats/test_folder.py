@@ -241,6 +241,40 @@ def test_a_colour_map_reads_the_greys_that_a_viewer_shows(tmp_path: Path, pixels
     assert source.load(source.samples()[0]).mask.tolist() == [[0, 1]]
 
 
+def test_black_and_white_masks_with_smoothed_edges_are_refused(tmp_path: Path) -> None:
+    mask = np.zeros((30, 40), np.uint8)
+    mask[8:20, 10:25] = 255
+    smoothed = Image.fromarray(mask).resize((64, 48), Image.Resampling.BILINEAR)
+    write_pair(tmp_path, "a", np.asarray(smoothed))
+    message = (
+        r"masks: most pixels are 0 and 255, and \d+ numbers stand between .*a\.png: .*nearest neighbour .*--classes"
+    )
+    with pytest.raises(DataError, match=message):
+        _open(tmp_path)
+    (tmp_path / "classes.txt").write_text("".join(f"{number} c{number}\n" for number in range(256) if number < 255))
+    assert len(_open(tmp_path).class_names) == 255
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        [*range(21)] * 3 + [255] * 200,
+        [0] * 50 + [*range(1, 183)] * 2 + [10] * 100 + [255] * 60,
+        [0] * 50 + [40, 80, 120, 160, 200] * 3 + [255] * 60,
+    ],
+)
+def test_class_ids_are_not_taken_for_smoothed_edges(tmp_path: Path, numbers: list[int]) -> None:
+    write_pair(tmp_path, "a", _row(*numbers))
+    assert len(_open(tmp_path).class_names) == len({*numbers} - {255})
+
+
+def test_more_numbers_than_there_may_be_classes_are_told(tmp_path: Path) -> None:
+    write_pair(tmp_path, "a", _row(*range(0, 250, 10)))
+    assert "25 different numbers up to 240 are many for classes" in _open(tmp_path).notes[1]
+    write_pair(tmp_path, "a", _row(*range(30)))
+    assert not any("many for classes" in note for note in _open(tmp_path).notes)
+
+
 class TestWhat255Is:
     def test_that_it_is_ignored_is_told(self, tmp_path: Path) -> None:
         write_pair(tmp_path, "a", _row(0, 1, 255, 2))
