@@ -5,7 +5,7 @@ The image is in the file (imageData), or lies where its imagePath says, relative
 
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,7 @@ from dist_seg.data.formats.classes import IGNORED_NAMES, text_lines
 from dist_seg.data.formats.images import IMAGE_SUFFIXES, check_image, read_file
 from dist_seg.data.formats.labelme_shapes import LabelmeFile, draw_shapes, embedded_image, read_labelme
 from dist_seg.data.formats.listing import check_no_fault, fault_ref, file_version, files_below, refuse_faults
+from dist_seg.data.formats.meaning import Meaning
 from dist_seg.data.formats.raw_reading import RawReading
 from dist_seg.data.formats.splitting import Dividing, Division, divide
 from dist_seg.data.manifest import IGNORE_INDEX, Rgb
@@ -77,6 +78,14 @@ class LabelmeSource:
     def palette(self) -> tuple[Rgb, ...]:
         return default_palette(len(self.class_names))
 
+    @property
+    def meaning(self) -> Meaning:
+        """For a later run."""
+        return {
+            "label": {label: self._name(class_id) for label, class_id in self.classes.ids.items()},
+            "pixels": {"under no shape": self._name(self.classes.unlabelled)},
+        }
+
     def samples(self) -> Sequence[SampleRef]:
         if not self.reading.skip_bad:
             refuse_faults([item.fault for _, item in self.listed if item.fault], "the files")
@@ -96,6 +105,9 @@ class LabelmeSource:
             file = replace(file, height=file.height or upright.height, width=file.width or upright.width)
         classes = self.classes
         return RawSample(image=image, mask=draw_shapes(file, classes.ids, classes.unlabelled, sample.mask_where))
+
+    def _name(self, class_id: int) -> str | None:
+        return None if class_id == IGNORE_INDEX else self.class_names[class_id]
 
     def _sample(self, split: str, item: Listed) -> SampleRef:
         if item.fault:
@@ -146,7 +158,8 @@ def open_labelme(
         refuse_faults([item.fault for item in listed if item.fault], "the files")
         raise DataError(f"{root}: no file has a shape, so that there are no classes")
     first, others = (sorted(part) for part in (labels & {*_BACKGROUND_LABELS}, labels - {*_BACKGROUND_LABELS}))
-    table = _class_table(_read_labels(classes) if classes else [*first, *others], unlabelled, str(classes or root))
+    listed_labels = _read_labels(classes) if classes else [*first, *others]
+    table = _class_table(listed_labels, labels, unlabelled, str(classes or root))
     found = f"no {_LABELS_NAMES[0]}: classes found in the shapes: {', '.join(table.names)}"
     return LabelmeSource(
         listed=tuple(zip(division.splits(stems), listed, strict=True)),
@@ -217,9 +230,12 @@ def _read_labels(path: Path) -> list[str]:
     return labels
 
 
-def _class_table(labels: Sequence[str], unlabelled: Unlabelled, where: str) -> LabelmeClasses:
-    """The classes, with the background where `unlabelled` asks for it, and without what is to be ignored."""
-    ignored = [label for label in labels if label.lower() in _IGNORED_LABELS]
+def _class_table(labels: Sequence[str], found: Set[str], unlabelled: Unlabelled, where: str) -> LabelmeClasses:
+    """The classes, with the background where `unlabelled` asks for it, and without what is to be ignored.
+
+    found: in the shapes; those that are ignored by their names need not be among the labels.
+    """
+    ignored = sorted(label for label in {*labels, *found} if label.lower() in _IGNORED_LABELS)
     names = [label for label in labels if label not in ignored]
     background = next((label for label in _BACKGROUND_LABELS if label in names), None)
     if unlabelled == "background" and background is None:

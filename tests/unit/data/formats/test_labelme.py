@@ -216,6 +216,22 @@ class TestClasses:
         source = _open(tmp_path, classes=tmp_path / "mine.txt")
         assert source.class_names == ("_background_", "cat", "dog")
 
+    @pytest.mark.parametrize("label", ["__ignore__", "void", "Ignore"])
+    def test_a_shape_to_ignore_need_not_be_listed(self, tmp_path: Path, label: str) -> None:
+        _write(tmp_path, "a", _shape("cat"), _shape(label, [[2, 3], [2, 3]], "rectangle"))
+        (tmp_path / "labels.txt").write_text("cat\ndog\n")
+        source = _open(tmp_path)
+        assert source.class_names == ("_background_", "cat", "dog")
+        assert _mask(source)[3, 2] == 255
+
+    def test_the_meaning_of_labels_and_of_the_rest_is_told(self, tmp_path: Path) -> None:
+        _write(tmp_path, "a", _shape("cat"), _shape("void"))
+        meaning = _open(tmp_path, unlabelled="ignore").meaning
+        assert (meaning["label"], meaning["pixels"]) == (
+            {"cat": "cat", "void": None, "__ignore__": None},
+            {"under no shape": None},
+        )
+
     def test_pixels_without_a_shape_may_be_ignored(self, tmp_path: Path) -> None:
         _write(tmp_path, "a", _shape("cat"))
         source = _open(tmp_path, unlabelled="ignore")
