@@ -44,7 +44,9 @@ _LOSSY_FORMATS = frozenset({"JPEG", "MPO", "WEBP"})
 _ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
 _CONVERTIBLE_MODES = frozenset({"P", "CMYK", "YCbCr", "RGBX"}) | _ALPHA_MODES
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _MIN_IS_WHITE = 258, 262, 0  # tags of TIFF 6.0
+# Tag numbers and values of TIFF 6.0.
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _MIN_IS_WHITE = 258, 262, 0
+_SUBFILE_TYPE, _REDUCED = 254, 1
 _PNG_DEPTH_AT, _PNG_COLOR_AT = 24, 25  # in the file: bit depth and colour type of the IHDR chunk
 
 
@@ -96,7 +98,7 @@ def check_image(data: bytes | Values, where: str, max_pixels: int = MAX_PIXELS) 
         return passed
     if is_array_file(data):
         return _as_array(read_array(data, where, max_pixels))
-    with _opened(data, where, max_pixels, previews=True) as image:
+    with _opened(data, where, max_pixels) as image:
         if image.format in ("JPEG", "MPO") and _is_cut_off(data):
             raise DataError(f"{where}: is cut off: its pixels end before its end marker; take it from its source again")
         if image.mode.startswith(("I", "F")) or _is_deep(image, data):
@@ -206,11 +208,8 @@ def _as_array(values: Values) -> CheckedImage:
 
 
 @contextmanager
-def _opened(data: bytes, where: str, max_pixels: int, *, previews: bool = False) -> Iterator[Image.Image]:
-    """A whole decoded image. What the decoders raise on bad bytes becomes a `DataError`.
-
-    previews: of a TIFF's further pages it is known that they are smaller copies.
-    """
+def _opened(data: bytes, where: str, max_pixels: int) -> Iterator[Image.Image]:
+    """A whole decoded image. What the decoders raise on bad bytes becomes a `DataError`."""
     if not data:
         raise DataError(f"{where}: the file is empty")
     with no_warnings(), own_limit():
@@ -218,7 +217,7 @@ def _opened(data: bytes, where: str, max_pixels: int, *, previews: bool = False)
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
             pixels = image.width * image.height
             if pixels <= max_pixels:
-                frames = getattr(image, "n_frames", 1)
+                pictures = _num_pictures(image)
                 image.load()
         except UnidentifiedImageError as error:
             raise DataError(f"{where}: is not an image that can be read (JPEG, PNG, BMP, TIFF, WebP, GIF)") from error
@@ -231,11 +230,25 @@ def _opened(data: bytes, where: str, max_pixels: int, *, previews: bool = False)
                 f"{where}: {image.width}x{image.height} pixels are more than the allowed {max_pixels}; "
                 "raise the limit (max_pixels) if the file is to be trusted"
             )
-        # An MPO is a camera's JPEG with a preview behind it.
-        if frames > 1 and image.format != "MPO" and not (previews and image.format == "TIFF"):
-            raise DataError(f"{where}: holds {frames} pictures; save the one that is meant as a file of its own")
+        if pictures > 1:
+            raise DataError(f"{where}: holds {pictures} pictures; save the one that is meant as a file of its own")
         with image:
             yield image
+
+
+def _num_pictures(image: Image.Image) -> int:
+    """Without smaller copies of the first: a camera's preview behind its JPEG, and a TIFF's overviews (as in a COG)."""
+    frames: int = getattr(image, "n_frames", 1)
+    if frames == 1 or image.format == "MPO":
+        return 1
+    if image.format != "TIFF":
+        return frames
+    reduced = []
+    for page in range(frames):
+        image.seek(page)
+        reduced.append(bool(image.tag_v2.get(_SUBFILE_TYPE, 0) & _REDUCED))  # type: ignore[attr-defined]  # a TIFF has it
+    image.seek(0)
+    return frames if reduced[0] else reduced.count(False)
 
 
 def _orientation(image: Image.Image) -> int | None:

@@ -289,6 +289,24 @@ def test_tiffs_in_which_0_is_white_are_refused(depth: int, row: bytes) -> None:
         read_mask(_grey_tiff(depth, row, photometric=0), "m.tif")
 
 
+def _tiff_of_pages(*pages: np.ndarray, reduced: int) -> bytes:
+    """reduced: what those after the first say they are, smaller copies (1) or pages (2)."""
+    images = [Image.fromarray(page) for page in pages]
+    for image in images[1:]:
+        image.encoderinfo = {"tiffinfo": {254: reduced}}
+    return encoded(images[0], "TIFF", save_all=True, append_images=images[1:])
+
+
+def test_overviews_in_a_tiff_are_no_other_masks() -> None:
+    data = _tiff_of_pages(_GREY, _GREY[::2, ::2], _GREY[::4, ::4], reduced=1)
+    assert np.array_equal(read_mask(data, "x").values, _GREY)
+
+
+def test_further_pages_of_a_mask_are_refused() -> None:
+    with pytest.raises(DataError, match=r"m\.tif: holds 3 pictures"):
+        read_mask(_tiff_of_pages(_GREY, _GREY[::2, ::2], _GREY[::4, ::4], reduced=2), "m.tif")
+
+
 def test_white_is_1_in_every_mask_of_one_bit() -> None:
     """Scanners and fax compression write black as 1 and say so; every viewer shows the same."""
     bits = np.array([[0, 1, 1, 0, 0, 0, 0, 1]], bool)
