@@ -19,7 +19,7 @@ class ClassRow:
     accuracy: float | None
     truth_pixels: int | None
     share: float
-    """Of all truth pixels."""
+    """Of all truth pixels; of labels that overlap, of the pixels of which the label is known."""
     absent: bool
 
 
@@ -100,8 +100,7 @@ def cells(counts: Sequence[Sequence[int]]) -> Iterator[Cell]:
 
 def class_rows(result: Object, class_names: Sequence[str], colors: Sequence[str]) -> list[ClassRow]:
     """A row for every class, in the order of the ids."""
-    counts = matrix(result, len(class_names))
-    total = sum(map(sum, counts))
+    truth = _truth_pixels(result, class_names)
     iou, dice, accuracy = (mapping(result, key) for key in ("iou", "dice", "class_accuracy"))
     return [
         ClassRow(
@@ -110,12 +109,31 @@ def class_rows(result: Object, class_names: Sequence[str], colors: Sequence[str]
             iou=number(iou, name),
             dice=number(dice, name),
             accuracy=number(accuracy, name),
-            truth_pixels=sum(counts[i]) if counts else None,
-            share=sum(counts[i]) / total if total else 0.0,
+            truth_pixels=truth[name][0] if name in truth else None,
+            share=truth[name][0] / truth[name][1] if name in truth and truth[name][1] else 0.0,
             absent=number(iou, name) is None,
         )
         for i, name in enumerate(class_names)
     ]
+
+
+def _truth_pixels(result: Object, class_names: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Of each class its pixels in the truth, and the pixels that they are a part of; none where that is not told."""
+    counts = matrix(result, len(class_names))
+    if counts:
+        total = sum(map(sum, counts))
+        return {name: (sum(row), total) for name, row in zip(class_names, counts, strict=True)}
+    found = {}
+    for name in class_names:
+        match mapping(result, "label_counts").get(name):
+            case {
+                "true_positives": int(hits),
+                "false_negatives": int(missed),
+                "false_positives": int(wrong),
+                "true_negatives": int(rest),
+            }:
+                found[name] = (hits + missed, hits + missed + wrong + rest)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -224,6 +224,17 @@ def test_a_class_that_nothing_has_is_marked_absent(full_page: str) -> None:
     assert "1 of 3 classes occur neither" in full_page
 
 
+def test_pixels_of_labels_are_counted_one_label_at_a_time() -> None:
+    counts = {"true_positives": 30, "false_negatives": 10, "false_positives": 5, "true_negatives": 155}
+    others = {"true_positives": 0, "false_negatives": 150, "false_positives": 0, "true_negatives": 50}
+    result = {"iou": {"wet": 30 / 45, "road": 0.0}, "label_counts": {"wet": counts, "road": others}}
+    wet, road = class_rows(result, ["wet", "road"], ["#000000"] * 2)
+    assert (wet.truth_pixels, wet.share) == (40, 0.2)
+    assert (road.truth_pixels, road.share) == (150, 0.75)  # Together they may be more than all pixels.
+    damaged = {**result, "label_counts": {"wet": {**counts, "true_positives": "30"}}}
+    assert [row.truth_pixels for row in class_rows(damaged, ["wet", "road"], ["#000000"] * 2)] == [None, None]
+
+
 def test_the_last_start_up_is_shown_by_part_and_the_engine_among_the_facts(full_page: str) -> None:
     assert "The last start-up: imports 0.8 s, process group 0.2 s." in full_page
     assert "deepspeed, ZeRO-2" in full_page
