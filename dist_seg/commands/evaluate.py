@@ -138,9 +138,9 @@ def _data_config(trained: TrainedModel, options: argparse.Namespace) -> DataConf
     if _gives_classes(options):
         return other
     storage = open_storage(options.data, retry_s=data.retry_s)
-    for member in data.mix:
-        if open_storage(member.shards, retry_s=data.retry_s).url == storage.url:
-            return dataclasses.replace(other, class_map=member.class_map)
+    if data.mix:
+        found = on_main(lambda: _number_in_mix(data, storage))
+        return other if found is None else dataclasses.replace(other, class_map=data.mix[cast(int, found)].class_map)
     # The run's own renaming goes along, as far as the other data has such classes: it may be packed like the
     # training data, or with the new names already.
     there = on_every_rank(lambda: load_manifest(storage)).class_names
@@ -153,12 +153,28 @@ def _data_config(trained: TrainedModel, options: argparse.Namespace) -> DataConf
     return dataclasses.replace(other, class_map={old: new for old, new in data.class_map.items() if old in there})
 
 
+def _number_in_mix(data: DataConfig, storage: Storage) -> int | None:
+    """Which data set of the run's mix lies there: the one with that manifest, wherever it lies itself by now."""
+    there = load_manifest(storage).hash
+    for number, member in enumerate(data.mix):
+        of_member = open_storage(member.shards, retry_s=0)
+        try:
+            if of_member.url == storage.url or load_manifest(of_member).hash == there:
+                return number
+        except UserError:
+            continue  # It is no longer where it was.
+    print(f"{storage.url}: is none of the run's data.mix; its classes are taken by their names")
+    return None
+
+
 def _refuse_without_effect(options: argparse.Namespace) -> None:
     """Raises ConfigError for settings of the data that only a training has, or that `--data` takes the place of."""
     lost = {"sampling", "sampling_temperature"}
     if options.data is not None:
         lost |= {"shards", "mix", "fraction", "folds", "fold", "fold_by"}
     given = {text.partition("=")[0].removeprefix("data.") for text in options.settings if text.startswith("data.")}
+    if other := sorted(given & {"folds", "fold", "fold_by"} - lost):
+        raise ConfigError(f"data.{other[0]}: leave it out; any fold but the one that the run held out was trained on")
     if found := sorted(given & lost):
         keys = ", ".join(f"data.{name}" for name in found)
         where = "eval" if options.data is None else "eval with --data"

@@ -22,6 +22,7 @@ from dist_seg.data.pixel_values import check_images, shown
 from dist_seg.data.plan import EvalPlan
 from dist_seg.data.reader import ShardReader
 from dist_seg.data.run_data import load_run_data
+from dist_seg.data.taxonomy import align_classes
 from dist_seg.drawing import contact_sheet, overlay
 from dist_seg.engine.class_info import class_info
 from dist_seg.engine.restore import TrainedModel, load_trained
@@ -64,7 +65,7 @@ def render_report(folder: RunFolder, world: World) -> Path:
     try:
         weights = report_result.text(scored, "weights")
         trained = load_trained(checkpoint, "raw" if weights == "raw" else "ema" if weights else None, world.device)
-        _check_data(trained, manifest, storage)
+        manifest = _of_the_model(trained, manifest, storage)
         split = report_result.text(result, "split") or config.data.scored_split
         pictures = _pictures(report_result.extremes(result, _NUM_PICTURES), trained, storage, manifest, split, world)
         sheet = _encoded(_draw_sheet(pictures, trained))
@@ -103,12 +104,15 @@ def _read_result(folder: RunFolder) -> Mapping[str, object]:
     return cast(dict[str, object], result)
 
 
-def _check_data(trained: TrainedModel, manifest: Manifest, storage: Storage) -> None:
+def _of_the_model(trained: TrainedModel, manifest: Manifest, storage: Storage) -> Manifest:
+    """The data with the model's classes, which it may have in another order."""
     check_images(trained.config.data, manifest, storage.url)
-    if manifest.class_names != trained.classes.names:
+    classes = trained.classes
+    if sorted(manifest.class_names) != sorted(classes.names):
         raise DataError(
             f"{storage.url}: its classes are not those that the model was trained for; it was packed anew since the run"
         )
+    return align_classes(manifest, classes.names, classes.palette, classes.category_ids, classes.ignore_index)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

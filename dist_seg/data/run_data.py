@@ -134,7 +134,8 @@ def _with_chosen_samples(manifest: Manifest, data: DataConfig, facts: IndexFacts
         raise ConfigError(f"data.folds={data.folds}: the data has a split {data.scored_split} already")
     if split.num_samples < data.folds:
         raise DataError(
-            f"data.folds={data.folds}: there are {split.num_samples} samples in split {data.train_split}; choose fewer"
+            f"data.folds={data.folds}: there are {split.num_samples} samples in split {data.train_split} of "
+            f"{data.shards}; choose fewer"
         )
     numbers = _by_shard(split, facts.get("folds"))
     trained, held_out = (

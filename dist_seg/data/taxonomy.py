@@ -155,7 +155,21 @@ def _remapped_split(split: Split, targets: Sequence[int | None], num_classes: in
         class_pixels=pixels,
         ignored_pixels=split.ignored_pixels + (0 if is_multilabel else ignored),
         objects=None if split.objects is None else _remapped_objects(split.objects, targets, num_classes),
+        class_samples=None if split.class_samples is None else _moved(split.class_samples, targets, num_classes),
     )
+
+
+def _moved(
+    counts: NDArray[np.unsignedinteger], targets: Sequence[int | None], num_classes: int
+) -> NDArray[np.unsignedinteger]:
+    """(shards, classes) counts of samples in columns of the new ids. Classes that become one are more than a sum: a
+    sample may hold both.
+    """
+    columns = [target for target in targets if target is not None]
+    assert len(set(columns)) == len(targets)
+    moved = np.zeros((len(counts), num_classes), counts.dtype)
+    moved[:, columns] = counts
+    return moved
 
 
 def _remapped_objects(counts: ObjectCounts, targets: Sequence[int | None], num_classes: int) -> ObjectCounts:

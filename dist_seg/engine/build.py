@@ -63,7 +63,7 @@ def prepare(
     task = build_task(config, classes, class_pixels)
     model = on_every_rank(lambda: _build_model(config, task, world))
     STARTUP.done("model")
-    state = on_every_rank(lambda: _loaded(config, checkpoint, model))
+    state = on_every_rank(lambda: _loaded(config, classes, checkpoint, model))
     STARTUP.done("restore")
     statistics = RunningStatistics(model, config.model.norm_momentum)
     strategy = _build_strategy(config, task, model, statistics, world, lanes)
@@ -128,7 +128,7 @@ def _build_strategy(
     return strategy
 
 
-def _loaded(config: Config, checkpoint: str | None, model: nn.Module) -> TrainingState | None:
+def _loaded(config: Config, classes: ClassInfo, checkpoint: str | None, model: nn.Module) -> TrainingState | None:
     """The checkpoint to start from, its weights in the model already; None where there is none."""
     if checkpoint is None:
         return None
@@ -143,6 +143,13 @@ def _loaded(config: Config, checkpoint: str | None, model: nn.Module) -> Trainin
         raise ConfigError(
             f"{checkpoint} is at step {state.meta.step}, beyond train.max_steps={config.train.max_steps}; raise it, or "
             "start from an earlier checkpoint with checkpoint.resume=PATH"
+        )
+    names = cast(Sequence[str], state.meta.manifest.get("class_names", classes.names))
+    if len(names) != len(classes.names):
+        raise ConfigError(
+            f"{checkpoint}: its weights are of {len(names)} classes ({', '.join(names)}), the data has "
+            f"{len(classes.names)} ({', '.join(classes.names)}); bring the data's to these with data.class_map, or "
+            "begin with the encoder's weights alone (model.weights)"
         )
     try:
         model.load_state_dict(dict(state.model))

@@ -74,6 +74,11 @@ def started(
     progress = trainee.progress
     own = checkpoint is not None and folder.checkpoints.holds(checkpoint)
     if checkpoint is not None and not own:
+        if progress.step == config.train.max_steps:
+            raise ConfigError(
+                f"{checkpoint} is at step {progress.step}, and train.max_steps={progress.step}: no step is left. Steps "
+                "are counted on from the checkpoint's; raise train.max_steps"
+            )
         progress.origin = _origin(checkpoint)
     _check_same_start(progress, manifest)
     training_shards = shard_samples(config, manifest)

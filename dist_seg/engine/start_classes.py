@@ -31,9 +31,10 @@ def start_classes(config: Config, folder: RunFolder, *, fresh: bool) -> tuple[st
 def in_order_of_start(manifest: Manifest, names: tuple[str, ...], *, log: bool) -> Manifest:
     """The data with its classes in the order of these names, where they are the same ones.
 
-    Other names may be meant, as a new task begins from old weights; that is logged where `log` says so.
+    Other names may be meant, as a new task begins from old weights; that is logged where `log` says so. Weights of
+    another number of classes are refused where they are loaded.
     """
-    if names == manifest.class_names:
+    if names == manifest.class_names or len(names) != manifest.num_classes:
         return manifest
     if sorted(names) != sorted(manifest.class_names):
         if log:

@@ -3,9 +3,11 @@
 import argparse
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,7 +15,7 @@ from torch import nn
 from dist_seg.commands.evaluate import _data_config
 from dist_seg.config.load import load_config
 from dist_seg.config.schema import DataConfig
-from dist_seg.data.run_data import load_run_data
+from dist_seg.data.run_data import load_run_data, open_run_data
 from dist_seg.engine.restore import TrainedModel
 from dist_seg.engine.start_classes import in_order_of_start
 from dist_seg.errors import UserError
@@ -129,8 +131,9 @@ def test_resuming_with_other_classes_is_refused(both: tuple[Path, list[object]],
 ORDERED = ("cross", "background", "round", "triangle")
 
 
+@pytest.mark.parametrize("sampling", ["uniform", "class_balanced"])
 def test_weights_of_the_same_classes_in_another_order_keep_their_meaning(
-    both: tuple[Path, list[object]], tmp_path: Path
+    both: tuple[Path, list[object]], tmp_path: Path, sampling: str
 ) -> None:
     checkpoint = both[0] / "packed" / "checkpoints" / "step-00000002"
     pack_other(tmp_path / "data", ORDERED, CLASS_MAP)
@@ -139,6 +142,7 @@ def test_weights_of_the_same_classes_in_another_order_keep_their_meaning(
         f"data.shards={tmp_path / 'data'}",
         f"run.dir={tmp_path / 'run'}",
         f"checkpoint.resume={checkpoint}",
+        f"data.sampling={sampling}",
     ]
     for _ in range(2):  # The second time it goes on from its own, and is no run of other data.
         result = dist_seg("train", *begun, "train.max_steps=3", cwd=tmp_path)
@@ -146,6 +150,7 @@ def test_weights_of_the_same_classes_in_another_order_keep_their_meaning(
         assert "the classes are taken in the order of the checkpoint: background, round" in result.stderr
         document = json.loads((tmp_path / "run" / "result.json").read_text())
         assert document["class_names"] == list(NAMES)
+        assert (tmp_path / "run" / "report.html").exists() and (tmp_path / "run" / "pictures.png").exists()
 
 
 def test_the_truth_follows_where_classes_are_put_in_the_order_of_weights(tmp_path: Path) -> None:
@@ -167,6 +172,36 @@ def test_the_truth_follows_where_classes_are_put_in_the_order_of_weights(tmp_pat
             assert one.keys == two.keys and torch.equal(one.targets, two.targets)
 
 
+def test_counts_of_samples_follow_classes_in_another_order(tmp_path: Path) -> None:
+    pack_other(tmp_path / "named", NAMES, CLASS_MAP)
+    pack_other(tmp_path / "ordered", ORDERED, CLASS_MAP)
+    settings = {"sampling": "class_balanced"}
+    named, ordered = (
+        open_run_data(DataConfig(shards=str(tmp_path / name), **settings)).manifest  # type: ignore[arg-type]
+        for name in ("named", "ordered")
+    )
+    expected = named.split("train").class_samples
+    found = in_order_of_start(ordered, NAMES, log=False).split("train").class_samples
+    assert expected is not None and found is not None and not np.array_equal(expected[:, 0], expected[:, 1])
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("case", ["fewer classes", "no step left"])
+def test_weights_that_cannot_be_trained_on_are_refused(
+    both: tuple[Path, list[object]], synthetic_shards: Path, tmp_path: Path, case: str
+) -> None:
+    checkpoint = both[0] / "packed" / "checkpoints" / "step-00000002"
+    shards, steps, words = {
+        "fewer classes": (synthetic_shards, 3, "its weights are of 4 classes (background, round, triangle, cross)"),
+        "no step left": (both[0] / "data", 2, "is at step 2, and train.max_steps=2: no step is left"),
+    }[case]
+    data = [f"data.shards={shards}", f"run.dir={tmp_path / 'run'}"]
+    more = [f"checkpoint.resume={checkpoint}", f"train.max_steps={steps}"]
+    result = dist_seg("train", *SMALL, *data, *more, cwd=tmp_path)
+    assert result.returncode == 2
+    assert words in result.stderr and "Traceback" not in result.stderr
+
+
 def test_weights_of_other_classes_are_taken_with_a_warning(both: tuple[Path, list[object]], tmp_path: Path) -> None:
     checkpoint = both[0] / "packed" / "checkpoints" / "step-00000002"
     renamed = "data.class_map.round=disk"
@@ -181,6 +216,7 @@ def test_weights_of_other_classes_are_taken_with_a_warning(both: tuple[Path, lis
     [
         (["data.sampling=rare_class"], "data.sampling: has no effect in eval"),
         (["--data", "data", "data.fraction=0.5"], "data.fraction: has no effect in eval with --data"),
+        (["data.folds=4", "data.fold=1"], "data.fold: leave it out; any fold but the one that the run held out was"),
     ],
 )
 def test_settings_without_effect_in_eval_are_refused(
@@ -210,7 +246,14 @@ def test_a_data_set_of_a_mix_is_given_its_own_classes(synthetic_shards: Path, tm
         {"name": "two", "shards": str(tmp_path / "other"), "class_map": {"round": "disk"}},
     ]
     trained = trained_on(f"data.mix={json.dumps(members)}")
-    for data, expected in ((synthetic_shards, CLASS_MAP), (tmp_path / "other", {"round": "disk"})):
+    (tmp_path / "link").symlink_to(tmp_path / "other")
+    shutil.copytree(synthetic_shards, tmp_path / "copy")
+    for data, expected in (
+        (synthetic_shards, CLASS_MAP),
+        (tmp_path / "copy", CLASS_MAP),
+        (tmp_path / "other", {"round": "disk"}),
+        (tmp_path / "link", {"round": "disk"}),
+    ):
         chosen = _data_config(trained, argparse.Namespace(data=str(data), settings=[], split=None))
         assert (chosen.shards, chosen.mix, chosen.class_map) == (str(data), (), expected)
 
