@@ -73,7 +73,7 @@ def test_predict_writes_a_page_for_each_label_whole_and_in_windows(run: Path, ra
         out = tmp_path / f"out{len(options)}"
         done = dist_seg("predict", run, tmp_path / "in", "--out", out, *options, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        assert sorted(path.name for path in out.iterdir()) == ["a.tif", "a_overlay.png", "legend.png"]
+        assert sorted(path.name for path in out.glob("[!.]*")) == ["a.tif", "a_overlay.png", "legend.png"]
         with Image.open(out / "a.tif") as layers:
             assert (layers.n_frames, layers.size, layers.mode) == (len(CLASSES), (200, 150), "L")
             assert set(np.unique(np.asarray(layers))) <= {0, 255}
