@@ -79,6 +79,6 @@ def _entries(record: bytes) -> Iterable[tuple[str, str]]:
     for line in record.splitlines():
         try:
             name, digest = cast(list[str], json.loads(line))
-        except ValueError:
+        except (ValueError, TypeError):
             continue
         yield name, digest
