@@ -30,10 +30,10 @@ def train(world: World, shards: str, run_dir: str, settings: list[str]) -> None:
     train_on(world, shards, run_dir, settings)
 
 
-def after(seconds: float) -> Callable[[Path], bool]:
-    """Wherever the run is by then, its start-up included."""
-    begin = time.monotonic()
-    return lambda run: time.monotonic() - begin > seconds
+def after(seconds: float, step: int) -> Callable[[Path], bool]:
+    """Wherever the run is by then, its start-up included, but at that step at the latest: machines differ in speed."""
+    begin, done = time.monotonic(), at_step(step)
+    return lambda run: time.monotonic() - begin > seconds or done(run)
 
 
 def last_step(run: Path) -> int:
@@ -48,8 +48,9 @@ def test_a_run_killed_twenty_times_ends_with_the_bits_of_the_undisturbed_one(
     run, other = tmp_path / "run", tmp_path / "undisturbed"
     run_ranks(f"{__name__}:train", 3, tmp_path, shards=str(synthetic_shards), run_dir=str(other), settings=settings)
     for _ in range(NUM_KILLS):
-        further = last_step(run) + draw.randrange(1, 6)
-        anywhere = after(draw.uniform(1, 20))
+        before = last_step(run)
+        further = before + draw.randrange(1, 6)
+        anywhere = after(draw.uniform(1, 20), before + MAX_STEPS // NUM_KILLS - 1)
         moment = draw.choice([at_step(further), writing_a_checkpoint(further), anywhere])
         with LaunchedTraining(synthetic_shards, run, settings) as training:
             training.kill_at(moment, with_ranks=moment is not anywhere)
