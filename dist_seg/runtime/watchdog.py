@@ -49,6 +49,7 @@ class Watchdog:
         self.last_words: Callable[[FirstCause], None] = lambda cause: None
         """Called before the thread ends the process."""
         if board is not None:
+            self._set_timer()  # Before the thread's first turn: by then some code may hold the interpreter's lock.
             self._thread = threading.Thread(target=self._watch, name="dist-seg-watchdog", daemon=True)
             self._thread.start()
 
@@ -115,7 +116,7 @@ class Watchdog:
     def _watch(self) -> None:
         assert self._board is not None
         while not self._closed.wait(self._poll_s):
-            faulthandler.dump_traceback_later(self._timeout_s + _LOCKED_MARGIN_S, exit=True, file=_STDERR)
+            self._set_timer()
             try:
                 self._board.tell(HERE)
                 cause = self._board.cause()
@@ -127,6 +128,10 @@ class Watchdog:
             if cause is not None:
                 self._end(cause)
                 return
+
+    def _set_timer(self) -> None:
+        """Ends this process from C, with its stacks, unless it is set again in time."""
+        faulthandler.dump_traceback_later(self._timeout_s + _LOCKED_MARGIN_S, exit=True, file=_STDERR)
 
     def _found(self, board: Board, text: str) -> FirstCause:
         """The cause of a collective that has failed: what a peer has told, or which peer says nothing any more."""

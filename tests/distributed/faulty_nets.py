@@ -54,7 +54,7 @@ def sleeping(config: ModelConfig, num_classes: int) -> nn.Module:
     return FaultyNet(num_classes, lambda: time.sleep(_FOREVER_S))
 
 
-def _lock() -> None:
+def hold_the_lock() -> None:
     """Waits for itself in C for ever, whatever signals come, and keeps the interpreter's lock."""
     mutex = ctypes.create_string_buffer(128)  # Zeros: a mutex that nobody has locked.
     for _ in range(2):
@@ -62,7 +62,7 @@ def _lock() -> None:
 
 
 def locking(config: ModelConfig, num_classes: int) -> nn.Module:
-    return FaultyNet(num_classes, _lock)
+    return FaultyNet(num_classes, hold_the_lock)
 
 
 def slow(config: ModelConfig, num_classes: int) -> nn.Module:

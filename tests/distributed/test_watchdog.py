@@ -16,6 +16,7 @@ from dist_seg.runtime.place import HERE
 from dist_seg.runtime.process_group import process_group
 from dist_seg.runtime.watchdog import GROUP_MARGIN_S, Watchdog, watched
 from dist_seg.runtime.world import World
+from tests.distributed.faulty_nets import hold_the_lock
 from tests.distributed.loose_ranks import Rank, loose_ranks
 
 pytestmark = pytest.mark.distributed
@@ -64,6 +65,14 @@ def wait_for_ever(world: World) -> None:
             raise ValueError("a planted bug")
         with HERE.collective():
             time.sleep(3600)
+
+
+def lock_at_once(world: World) -> None:
+    """Rank 1 holds the interpreter's lock before its watchdog has had a turn."""
+    with watched_group(world):
+        if world.rank == 1:
+            hold_the_lock()
+        sum_over_ranks(torch.ones(1))
 
 
 def sum_for_ever(world: World) -> None:
@@ -122,6 +131,13 @@ def test_a_rank_whose_collective_never_fails_is_ended_with_its_stacks(tmp_path: 
     assert codes == [1, 1], texts(ranks)
     assert "rank 1: ValueError: a planted bug" in ranks[0].output
     assert "in wait_for_ever" in ranks[0].output
+
+
+def test_a_rank_that_holds_the_interpreters_lock_from_the_start_is_ended_with_its_stack(tmp_path: Path) -> None:
+    with loose_ranks(f"{__name__}:lock_at_once", 2, tmp_path) as ranks:
+        codes = [rank.ended() for rank in ranks]
+    assert codes == [1, 1], texts(ranks)
+    assert "in hold_the_lock" in ranks[1].output
 
 
 @pytest.mark.parametrize(
