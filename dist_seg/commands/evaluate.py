@@ -13,7 +13,8 @@ from dist_seg.data.manifest import Manifest
 from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.pixel_values import check_images
 from dist_seg.data.run_data import RunData, open_run_data
-from dist_seg.data.taxonomy import SETTING, align_classes, unknown_classes
+from dist_seg.data.taxonomy import SETTING, unknown_classes
+from dist_seg.engine.class_info import with_classes
 from dist_seg.engine.evaluator import evaluate
 from dist_seg.engine.restore import TrainedModel, load_trained
 from dist_seg.engine.run import make_deterministic
@@ -199,7 +200,7 @@ def _with_classes_of(trained: TrainedModel, data: RunData, class_map: Mapping[st
             f"{', '.join(classes.names)}. Say which of these they are with {SETTING}, or leave them out of the score: "
             f"'{SETTING}={{{ignored}}}'"
         )
-    return align_classes(manifest, classes.names, classes.palette, classes.category_ids, classes.ignore_index)
+    return with_classes(manifest, classes)
 
 
 def _old_names(names: Sequence[str], class_map: Mapping[str, str | None]) -> list[str]:

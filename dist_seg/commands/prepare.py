@@ -69,14 +69,14 @@ def prepare(config: Config, options: TrainOptions, world: World, num_threads: in
     config = dataclasses.replace(config, task=cast(Literal["semantic", "multilabel", "instance"], manifest.task))
     folder = RunFolder(path=run_dir_of(config), checkpoint_dir=config.checkpoint.dir)
     # Not again when the launcher restarts the ranks: what lies there then is the run itself.
-    is_fresh = options.fresh and not world.restarts
-    names = cast(list[str] | None, on_main(lambda: start_classes(config, folder, fresh=is_fresh)))
+    options = dataclasses.replace(options, fresh=options.fresh and not world.restarts)
+    names = cast(list[str] | None, on_main(lambda: start_classes(config, folder, fresh=options.fresh)))
     if names is not None:
         manifest = in_order_of_start(manifest, tuple(names), log=world.is_main)
 
     def settle() -> dict[str, object]:
         settled, bad_shards = _settle(config, options, folder, storage, manifest, world, num_threads)
-        if is_fresh and not (options.dry_run or options.print_config):
+        if options.fresh and not (options.dry_run or options.print_config):
             aside = folder.move_aside()
             if aside is not None:
                 _log.info("the old run was moved to %s", aside)
@@ -114,8 +114,7 @@ def _settle(
 
     Returns the configuration and the shards that are not to be read.
     """
-    fresh = options.fresh and not world.restarts
-    stored = None if fresh or not folder.checkpoints.steps() else folder.stored_config()
+    stored = None if options.fresh or not folder.checkpoints.steps() else folder.stored_config()
     if stored is not None:
         config = capacity.fill_from(config, stored)
     bad_shards = _check_shards(config, storage, manifest)
@@ -123,7 +122,7 @@ def _settle(
     config = dataclasses.replace(config, data=fit_pixels(config.data, manifest))
     facts = capacity.data_facts(storage, manifest, config.data.train_split, bad_shards)
     config = capacity.fit_sizes(config, facts, world)
-    if not fresh and not options.resume_with_changes:
+    if not options.fresh and not options.resume_with_changes:
         check_same_run(folder, config, manifest.hash)
     check_lanes(config, training_plan(config.data, config.train, manifest), world.size)
     check_norm(cast(NormKind, config.model.norm))

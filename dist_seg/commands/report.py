@@ -22,9 +22,8 @@ from dist_seg.data.pixel_values import check_images, shown
 from dist_seg.data.plan import EvalPlan
 from dist_seg.data.reader import ShardReader
 from dist_seg.data.run_data import load_run_data
-from dist_seg.data.taxonomy import align_classes
 from dist_seg.drawing import contact_sheet, overlay
-from dist_seg.engine.class_info import class_info
+from dist_seg.engine.class_info import class_info, with_classes
 from dist_seg.engine.restore import TrainedModel, load_trained
 from dist_seg.engine.run_folder import RunFolder, config_of_checkpoint, open_run_folder, pick_checkpoint
 from dist_seg.errors import DataError
@@ -112,7 +111,7 @@ def _of_the_model(trained: TrainedModel, manifest: Manifest, storage: Storage) -
         raise DataError(
             f"{storage.url}: its classes are not those that the model was trained for; it was packed anew since the run"
         )
-    return align_classes(manifest, classes.names, classes.palette, classes.category_ids, classes.ignore_index)
+    return with_classes(manifest, classes)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

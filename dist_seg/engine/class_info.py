@@ -1,6 +1,7 @@
 """What a run and its checkpoints keep of the manifest of their training data."""
 
 from dist_seg.data.manifest import Manifest
+from dist_seg.data.taxonomy import align_classes
 from dist_seg.tasks.task import ClassInfo
 
 
@@ -11,6 +12,11 @@ def class_info(manifest: Manifest) -> ClassInfo:
         ignore_index=manifest.ignore_index,
         category_ids=manifest.category_ids,
     )
+
+
+def with_classes(manifest: Manifest, classes: ClassInfo) -> Manifest:
+    """The data with a model's classes in the model's order. It may lack some; it must not have others."""
+    return align_classes(manifest, classes.names, classes.palette, classes.category_ids, classes.ignore_index)
 
 
 def manifest_meta(manifest: Manifest) -> dict[str, object]:
