@@ -29,7 +29,7 @@ from dist_seg.data.inspection.trouble import find_trouble
 from dist_seg.data.manifest import Manifest
 from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.opened import open_data, shard_index
-from dist_seg.runtime.storage import open_storage
+from dist_seg.storage.object_store import open_storage
 
 _FOLDS = 5
 _DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1), (1, -1), (-1, 1))

@@ -58,7 +58,7 @@ from dist_seg.data.pixel_values import IMAGENET_MEAN, IMAGENET_STD
 from dist_seg.data.place import place_image, place_mask
 from dist_seg.data.plan import TrainPlan
 from dist_seg.data.reader import ShardReader
-from dist_seg.runtime.storage import open_storage
+from dist_seg.storage.object_store import open_storage
 
 MICRO_BATCH = 4
 HUE_DEG = 18.0

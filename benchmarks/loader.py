@@ -47,8 +47,8 @@ from dist_seg.data.pack import pack
 from dist_seg.data.pixel_values import IMAGENET_MEAN, IMAGENET_STD
 from dist_seg.data.plan import TrainPlan
 from dist_seg.data.reader import ShardReader
-from dist_seg.runtime.storage import Storage, open_storage
-from dist_seg.runtime.streams import generator
+from dist_seg.runtime.rng import generator
+from dist_seg.storage.object_store import Storage, open_storage
 
 CROP = (288, 384)
 MICRO_BATCH = 8

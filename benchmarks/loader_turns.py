@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from dist_seg.data.batch import Batch
-from dist_seg.runtime.streams import generator
+from dist_seg.runtime.rng import generator
 
 PREFETCH = 4
 JITTER = 0.3

@@ -26,18 +26,18 @@ from dist_seg.config.recipes import recipe_path
 from dist_seg.config.schema import Config, ModelConfig
 from dist_seg.data.batch import Batch
 from dist_seg.data.plan import TrainPlan
+from dist_seg.distributed.world import World
 from dist_seg.engine.bad_data import BadDataRecord
 from dist_seg.engine.ddp import DdpStrategy
 from dist_seg.engine.ema import ExponentialMovingAverage
 from dist_seg.engine.optim import build_optimizer
 from dist_seg.engine.progress import Progress
-from dist_seg.engine.run import make_deterministic
 from dist_seg.engine.saver import Saver
 from dist_seg.engine.statistics import RunningStatistics
 from dist_seg.engine.stop import StopSignal
 from dist_seg.engine.trainer import Trainer
-from dist_seg.runtime.allocator import keep_freed_memory
-from dist_seg.runtime.world import World
+from dist_seg.runtime.memory import keep_freed_memory
+from dist_seg.runtime.precision import make_deterministic
 from dist_seg.tasks.build import build_task
 from dist_seg.tasks.semantic import SemanticTask
 from dist_seg.tasks.task import ClassInfo, EvalResult

@@ -34,11 +34,11 @@ from torch import nn
 
 from dist_seg.config.load import load_config
 from dist_seg.config.schema import Config
+from dist_seg.distributed.world import World
 from dist_seg.engine.deepspeed import DeepSpeedStrategy
 from dist_seg.engine.deepspeed_settings import deepspeed_settings
 from dist_seg.engine.loss_scale import LossScale
 from dist_seg.engine.memory import state_bytes
-from dist_seg.runtime.world import World
 
 _LAYERS, _SIDE = 32, 1024
 _STEPS = 3

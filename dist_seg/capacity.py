@@ -23,6 +23,7 @@ from dist_seg.data.augment import input_factor
 from dist_seg.data.manifest import Manifest, ObjectCounts
 from dist_seg.data.pixel_values import input_channels
 from dist_seg.data.reader import ShardReader
+from dist_seg.distributed.world import World
 from dist_seg.engine.class_info import class_info
 from dist_seg.engine.memory import state_bytes
 from dist_seg.errors import ConfigError, DataError
@@ -30,9 +31,8 @@ from dist_seg.models.head_sizes import PAPER, SMALL, fitted_anchor_sizes, fitted
 from dist_seg.models.norm import settled_norm
 from dist_seg.runtime.machine import peak_memory
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
-from dist_seg.runtime.storage import Storage
-from dist_seg.runtime.streams import seed_of
-from dist_seg.runtime.world import World
+from dist_seg.runtime.rng import seed_of
+from dist_seg.storage.object_store import Storage
 from dist_seg.tasks.build import build_task
 from dist_seg.tasks.task import ModelOutput
 

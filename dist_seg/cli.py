@@ -12,9 +12,7 @@ from dist_seg.cli_data import add_data
 from dist_seg.cli_pack import add_pack
 from dist_seg.cli_run import add_run
 from dist_seg.cli_train import add_training
-from dist_seg.errors import ConfigError, RunFailedError, UserError
-
-EXIT_FAULT, EXIT_STOPPED = 1, 143
+from dist_seg.errors import EXIT_FAULT, EXIT_PREEMPTED, ConfigError, RunFailedError, UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         print("dist-seg: stopped by Ctrl-C; the same command goes on or starts again", file=sys.stderr)
-        return EXIT_STOPPED
+        return EXIT_PREEMPTED
     except BrokenPipeError:
         return EXIT_FAULT
 

@@ -12,8 +12,9 @@ from dist_seg.data.batch import Batch
 from dist_seg.data.label_layers import PRESENT
 from dist_seg.data.normalize import Normalization, as_pictures
 from dist_seg.data.objects import ImageObjects
-from dist_seg.drawing import IGNORED_LINES, DrawnObject, contact_sheet, draw_objects, overlay, overlay_labels
-from dist_seg.rle import encode_masks
+from dist_seg.masks.drawing import DrawnObject, contact_sheet, draw_objects, overlay, overlay_labels
+from dist_seg.masks.palette import IGNORED_LINES
+from dist_seg.masks.rle import encode_masks
 from dist_seg.tasks.task import ClassInfo
 
 _CELL_WIDTH = 240

@@ -10,11 +10,12 @@ import jinja2
 from markupsafe import Markup
 
 from dist_seg import __version__, report_result
-from dist_seg.drawing import Rgb
+from dist_seg.masks.palette import Rgb
 from dist_seg.report_pictures import Panel, ReportPicture, panels
 from dist_seg.report_plots import Curve, curve_svg
 from dist_seg.report_result import LeftOut
-from dist_seg.runtime.files import write_whole
+from dist_seg.runtime.progress_bar import duration
+from dist_seg.storage.files import write_whole
 from dist_seg.telemetry.accounting import PARTS, TimeAccount, time_account
 from dist_seg.telemetry.events import (
     BadSampleFound,
@@ -25,7 +26,6 @@ from dist_seg.telemetry.events import (
     StepDone,
 )
 from dist_seg.telemetry.jsonl import Record, logged_ranks, read_log, without_superseded
-from dist_seg.telemetry.progress import duration
 
 _ABSENT = "\N{EN DASH}"
 _FAILED_SAVES_SHOWN = 3

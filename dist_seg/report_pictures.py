@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dist_seg.drawing import Rgb, colorize
+from dist_seg.masks.drawing import colorize
+from dist_seg.masks.palette import Rgb
 
 _LONGER_SIDE = 640
 _WRONG: Rgb = (226, 60, 50)

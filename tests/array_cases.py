@@ -13,8 +13,8 @@ from dist_seg.data.formats import RawInstances, RawSample, SampleRef
 from dist_seg.data.formats.images import encode_mask
 from dist_seg.data.instances import RawObject
 from dist_seg.data.pack import pack
-from dist_seg.rle import encode_masks
-from dist_seg.runtime.storage import open_storage
+from dist_seg.masks.rle import encode_masks
+from dist_seg.storage.object_store import open_storage
 from tests.loader_cases import AUGMENTATIONS, PackedData, scene
 
 Array = NDArray[np.uint8] | NDArray[np.uint16]

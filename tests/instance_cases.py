@@ -15,7 +15,7 @@ from dist_seg.data.instances import RawObject, encode_instances
 from dist_seg.data.objects import ImageObjects
 from dist_seg.data.pack_sample import encode_instance_sample
 from dist_seg.data.shards import EncodedMembers
-from dist_seg.rle import encode_masks
+from dist_seg.masks.rle import encode_masks
 from tests.loader_cases import scene_sample
 
 COCO_KEYS = ("000000000196", "000000000357", "000000000400", "000000000536")

@@ -21,7 +21,7 @@ from dist_seg.data.plan import EvalPlan, TrainPlan
 from dist_seg.data.run_data import load_run_data
 from dist_seg.data.shards import EncodedMembers, write_shard
 from dist_seg.data.sidecar import INSTANCE_ROLES, SEMANTIC_ROLES
-from dist_seg.runtime.storage import Storage, open_storage
+from dist_seg.storage.object_store import Storage, open_storage
 
 CPU = torch.device("cpu")
 NUM_CLASSES = 12

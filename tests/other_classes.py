@@ -9,8 +9,9 @@ import numpy as np
 
 from dist_seg.data.formats import RawInstances, RawSample, SampleRef
 from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticSource
-from dist_seg.data.manifest import IGNORE_INDEX, Manifest, Rgb
+from dist_seg.data.manifest import IGNORE_INDEX, Manifest
 from dist_seg.data.pack import pack
+from dist_seg.masks.palette import Rgb
 
 SCENES = SyntheticSource(num_train=24, num_val=8, height=96, width=128)
 """What the fixtures `synthetic_shards` and `instance_shards` are packed from."""

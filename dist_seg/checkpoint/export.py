@@ -8,7 +8,7 @@ from typing import Literal, cast
 from dist_seg.checkpoint.reading import load_meta, load_weights
 from dist_seg.checkpoint.state import CheckpointMeta
 from dist_seg.checkpoint.tensors import encoded
-from dist_seg.runtime.files import write_whole
+from dist_seg.storage.files import write_whole
 
 EXPORT_VERSION = 1
 """Of the metadata that an exported file carries."""

@@ -11,8 +11,8 @@ from typing import Protocol
 from dist_seg.checkpoint.checksum import Checksum
 from dist_seg.checkpoint.uncached import write_uncached
 from dist_seg.errors import CheckpointError, DataError
-from dist_seg.runtime.files import path_errors, sync_folder, write_whole
-from dist_seg.runtime.storage import ObjectStorage, open_writable
+from dist_seg.storage.files import path_errors, sync_folder, write_whole
+from dist_seg.storage.object_store import ObjectStorage, open_writable
 
 COMMIT_NAME = "checksums.json"
 """Of every other file its checksum. Written last: without it there is no checkpoint."""

@@ -21,7 +21,7 @@ from dist_seg.checkpoint.place import COMMIT_NAME
 from dist_seg.checkpoint.state import FORMAT_VERSION, CheckpointMeta, TrainingState
 from dist_seg.checkpoint.tensors import PIECE_BYTES, TensorInfo, decoded, read_header
 from dist_seg.errors import CheckpointError, DataError
-from dist_seg.runtime.storage import Storage, StorageError, is_remote, open_storage
+from dist_seg.storage.object_store import Storage, StorageError, is_remote, open_storage
 
 _log = logging.getLogger(__name__)
 STEP_NAME = re.compile(r"step-(\d{8,})")

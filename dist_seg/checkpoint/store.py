@@ -18,7 +18,7 @@ from dist_seg.checkpoint.reading import STEP_NAME, TENSOR_FILES, verify_checkpoi
 from dist_seg.checkpoint.state import TrainingState
 from dist_seg.checkpoint.tensors import encoded
 from dist_seg.errors import CheckpointError, DataError
-from dist_seg.runtime.storage import is_remote, open_storage
+from dist_seg.storage.object_store import is_remote, open_storage
 
 _log = logging.getLogger(__name__)
 _SCORES_NAME = "scores.json"

@@ -12,7 +12,7 @@ from typing import cast
 import torch
 
 from dist_seg.errors import CheckpointError
-from dist_seg.runtime.storage import Storage
+from dist_seg.storage.object_store import Storage
 
 PIECE_BYTES = 16 * 2**20
 """Of what is summed or read at once: large enough that the interpreter's lock is asked for rarely."""

@@ -4,7 +4,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from dist_seg.commands.bar import Bar
 from dist_seg.commands.data import count_of, print_summary
 from dist_seg.data.formats.classes import read_classes
 from dist_seg.data.formats.folder import CLASSES_NAME
@@ -15,7 +14,8 @@ from dist_seg.data.manifest import SPLIT_NAME
 from dist_seg.data.merge import merge
 from dist_seg.errors import UserError
 from dist_seg.runtime.machine import visible_cores
-from dist_seg.runtime.storage import is_remote
+from dist_seg.runtime.progress_bar import Bar
+from dist_seg.storage.object_store import is_remote
 
 
 def run_merge(options: argparse.Namespace) -> int:

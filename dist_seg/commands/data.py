@@ -6,7 +6,6 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from dist_seg.commands.bar import Bar
 from dist_seg.commands.raw_data import open_source
 from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.data.manifest import Manifest, Split
@@ -16,6 +15,7 @@ from dist_seg.data.pack_part import Part
 from dist_seg.data.verify import verify
 from dist_seg.errors import UserError
 from dist_seg.runtime.machine import visible_cores
+from dist_seg.runtime.progress_bar import Bar
 
 
 def run_pack(options: argparse.Namespace) -> int:

@@ -14,23 +14,22 @@ from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.pixel_values import check_images
 from dist_seg.data.run_data import RunData, open_run_data
 from dist_seg.data.taxonomy import SETTING, unknown_classes
+from dist_seg.distributed.collectives import on_every_rank, on_main
+from dist_seg.distributed.process_group import process_group
+from dist_seg.distributed.world import World, detect_world, set_threads
 from dist_seg.engine.class_info import with_classes
 from dist_seg.engine.evaluator import evaluate
 from dist_seg.engine.restore import TrainedModel, load_trained
-from dist_seg.engine.run import make_deterministic
 from dist_seg.engine.run_folder import RunFolder, open_run_folder, pick_checkpoint
 from dist_seg.engine.stop import StopSignal
-from dist_seg.errors import ConfigError, UserError
-from dist_seg.runtime.allocator import keep_freed_memory
-from dist_seg.runtime.collectives import on_every_rank, on_main
-from dist_seg.runtime.process_group import process_group
-from dist_seg.runtime.storage import Storage, open_storage
-from dist_seg.runtime.world import World, detect_world, set_threads
+from dist_seg.errors import EXIT_PREEMPTED, ConfigError, UserError
+from dist_seg.runtime.memory import keep_freed_memory
+from dist_seg.runtime.precision import make_deterministic
+from dist_seg.runtime.progress_bar import progress
+from dist_seg.storage.object_store import Storage, open_storage
 from dist_seg.tasks.task import EvalResult
-from dist_seg.telemetry.progress import progress
 
 _TIMEOUT_S = 3600.0
-EXIT_STOPPED = 143
 
 
 def run_eval(options: argparse.Namespace) -> int:
@@ -59,7 +58,7 @@ def run_eval(options: argparse.Namespace) -> int:
         bad_shards = _check_shards(trained, storage, manifest, split)
         result = _evaluate(trained, storage, manifest, split, world, loader_threads, stop, bad_shards)
         if result is None:
-            return EXIT_STOPPED
+            return EXIT_PREEMPTED
     if world.is_main:
         document = {
             **result.document,

@@ -5,7 +5,6 @@ import json
 from itertools import combinations
 from pathlib import Path
 
-from dist_seg.commands.bar import Bar
 from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.data.inspect import SHEET_SUFFIXES, check_output, inspect
 from dist_seg.data.inspection.findings import Severity
@@ -15,7 +14,8 @@ from dist_seg.data.inspection.trouble import Trouble, find_trouble
 from dist_seg.data.opened import OpenedData, open_data
 from dist_seg.errors import UserError
 from dist_seg.runtime.machine import visible_cores
-from dist_seg.runtime.storage import StorageError
+from dist_seg.runtime.progress_bar import Bar
+from dist_seg.storage.object_store import StorageError
 
 
 def run_inspect(options: argparse.Namespace) -> int:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dist_seg.config.schema import Config
-from dist_seg.errors import ConfigError
-from dist_seg.runtime.files import write_whole
+from dist_seg.errors import EXIT_PREEMPTED, ConfigError
 from dist_seg.runtime.machine import visible_cores
+from dist_seg.storage.files import write_whole
 
 
 def run_dir_of(config: Config) -> Path:
@@ -62,7 +62,7 @@ def launch(nproc: int, max_restarts: int, arguments: Sequence[str], config: Conf
             ]
             return exit_code(outcome_file, f"killed: {', '.join(killed)}" if killed else "ended without a word")
         if isinstance(error, SignalException):
-            return 143
+            return EXIT_PREEMPTED
         return 2 if 2 in [failure.exitcode for failure in failures.values()] else 1
     return 0
 

@@ -11,11 +11,13 @@ from PIL import Image
 
 from dist_seg.data.arrays import Values
 from dist_seg.data.pixel_values import layout_of_data, shown
-from dist_seg.drawing import overlay, overlay_labels
+from dist_seg.distributed.collectives import gather_json, on_every_rank, on_main
+from dist_seg.distributed.process_group import process_group
+from dist_seg.distributed.world import World, detect_world, set_threads
 from dist_seg.engine.restore import TrainedModel, load_trained
-from dist_seg.engine.run import make_deterministic
 from dist_seg.engine.run_folder import open_run_folder, pick_checkpoint
 from dist_seg.errors import ConfigError, UserError
+from dist_seg.masks.drawing import overlay, overlay_labels
 from dist_seg.metrics.instances import gather_images
 from dist_seg.models.targets import Detections
 from dist_seg.predict.coco_results import annotated_ids, coco_results, running_ids
@@ -33,15 +35,12 @@ from dist_seg.predict.pictures import (
     output_files,
     predict_pictures,
 )
-from dist_seg.runtime.allocator import keep_freed_memory
-from dist_seg.runtime.collectives import gather_json, on_every_rank, on_main
-from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
-from dist_seg.runtime.process_group import process_group
-from dist_seg.runtime.world import World, detect_world, set_threads
+from dist_seg.runtime.memory import keep_freed_memory
+from dist_seg.runtime.precision import autocast, dtype_of, make_deterministic, resolve_precision
+from dist_seg.runtime.progress_bar import progress
 from dist_seg.tasks.instance import InstanceTask
 from dist_seg.tasks.multilabel import MultiLabelTask
 from dist_seg.tasks.semantic import SemanticTask
-from dist_seg.telemetry.progress import progress
 
 _TIMEOUT_S = 24 * 3600.0
 """Ranks wait for the slowest at the end; how long it takes is not known before."""

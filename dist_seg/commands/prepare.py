@@ -18,6 +18,8 @@ from dist_seg.data.manifest import Manifest
 from dist_seg.data.pixel_values import check_jitter, fit_pixels
 from dist_seg.data.run_data import open_run_data
 from dist_seg.data.training_plan import training_plan
+from dist_seg.distributed.collectives import on_main
+from dist_seg.distributed.world import World
 from dist_seg.engine.class_info import class_info
 from dist_seg.engine.run import check_lanes
 from dist_seg.engine.run_folder import RunFolder, check_same_run
@@ -25,9 +27,7 @@ from dist_seg.engine.start import find_checkpoint
 from dist_seg.engine.start_classes import in_order_of_start, start_classes
 from dist_seg.errors import ConfigError, DataError
 from dist_seg.models.norm import NormKind, check_norm
-from dist_seg.runtime.collectives import on_main
-from dist_seg.runtime.storage import Storage
-from dist_seg.runtime.world import World
+from dist_seg.storage.object_store import Storage
 from dist_seg.tasks.build import build_task
 from dist_seg.telemetry.build import check_sinks
 

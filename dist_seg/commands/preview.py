@@ -21,11 +21,11 @@ from dist_seg.data.pixel_values import check_jitter, fit_pixels
 from dist_seg.data.plan import Plan
 from dist_seg.data.run_data import RunData, open_run_data
 from dist_seg.data.training_plan import training_plan
+from dist_seg.distributed.world import World, detect_world
 from dist_seg.engine.class_info import class_info
 from dist_seg.errors import ConfigError, UserError
 from dist_seg.preview import FedSample, difference, fed_samples, preview_sheet
-from dist_seg.runtime.files import write_whole
-from dist_seg.runtime.world import World, detect_world
+from dist_seg.storage.files import write_whole
 
 _SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
 

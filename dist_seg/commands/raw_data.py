@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from dist_seg.commands.bar import Bar
 from dist_seg.data.formats import AnySource, load_source
 from dist_seg.data.formats.ade20k import open_ade20k
 from dist_seg.data.formats.camvid import CamvidSource
@@ -23,6 +22,7 @@ from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticLabels,
 from dist_seg.data.formats.voc import open_voc
 from dist_seg.data.headers import MAX_PIXELS
 from dist_seg.data.pack_finished import read_options
+from dist_seg.runtime.progress_bar import Bar
 
 
 class _HasNotes(Protocol):

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -22,18 +21,19 @@ from dist_seg.data.pixel_values import check_images, shown
 from dist_seg.data.plan import EvalPlan
 from dist_seg.data.reader import ShardReader
 from dist_seg.data.run_data import load_run_data
-from dist_seg.drawing import contact_sheet, overlay
+from dist_seg.distributed.world import World, detect_world
 from dist_seg.engine.class_info import class_info, with_classes
 from dist_seg.engine.restore import TrainedModel, load_trained
 from dist_seg.engine.run_folder import RunFolder, config_of_checkpoint, open_run_folder, pick_checkpoint
 from dist_seg.errors import DataError
+from dist_seg.masks.drawing import contact_sheet, overlay
 from dist_seg.report import write_report
 from dist_seg.report_pictures import ReportPicture
 from dist_seg.report_result import ScoredImage
-from dist_seg.runtime.files import path_errors, write_whole
+from dist_seg.runtime.memory import is_out_of_memory
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
-from dist_seg.runtime.storage import Storage
-from dist_seg.runtime.world import World, detect_world
+from dist_seg.storage.files import path_errors, write_whole
+from dist_seg.storage.object_store import Storage
 from dist_seg.tasks.build import build_task
 
 _log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def render_report(folder: RunFolder, world: World) -> Path:
         pictures = _pictures(report_result.extremes(result, _NUM_PICTURES), trained, storage, manifest, split, world)
         sheet = _encoded(_draw_sheet(pictures, trained))
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         pictures = []
         notes.append("There was not enough memory to predict the pictures: they are not shown.")
@@ -112,11 +112,6 @@ def _of_the_model(trained: TrainedModel, manifest: Manifest, storage: Storage) -
             f"{storage.url}: its classes are not those that the model was trained for; it was packed anew since the run"
         )
     return with_classes(manifest, classes)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """On a GPU torch has an error of its own for it, on the CPU only words."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _pictures(

@@ -8,8 +8,8 @@ from dist_seg.data.manifest import Manifest
 from dist_seg.data.mixed_plan import MixedPlan
 from dist_seg.data.plan import EvalPlan
 from dist_seg.data.training_plan import training_plan
-from dist_seg.runtime.world import World
-from dist_seg.telemetry.progress import duration
+from dist_seg.distributed.world import World
+from dist_seg.runtime.progress_bar import duration
 
 
 def show_plan(

@@ -13,23 +13,22 @@ from dist_seg.commands.launch import run_dir_of
 from dist_seg.commands.prepare import Prepared, TrainOptions, prepare
 from dist_seg.config.load import load_config, to_yaml
 from dist_seg.config.schema import Config
+from dist_seg.distributed.board import FirstCause
+from dist_seg.distributed.collectives import gather_json, on_every_rank, on_main, raise_if_any
+from dist_seg.distributed.process_group import process_group
+from dist_seg.distributed.watchdog import GROUP_MARGIN_S, Watchdog, watched
+from dist_seg.distributed.world import World, detect_world, set_threads
 from dist_seg.engine.run import TrainingOutcome, run_training
 from dist_seg.engine.run_folder import RunFolder
 from dist_seg.engine.stop import StopSignal
-from dist_seg.errors import CheckpointError, UserError
-from dist_seg.runtime.allocator import keep_freed_memory
-from dist_seg.runtime.board import FirstCause
-from dist_seg.runtime.collectives import gather_json, on_every_rank, on_main, raise_if_any
-from dist_seg.runtime.process_group import process_group
+from dist_seg.errors import EXIT_FAULT, EXIT_PREEMPTED, CheckpointError, UserError
+from dist_seg.runtime.memory import keep_freed_memory
 from dist_seg.runtime.startup import STARTUP
-from dist_seg.runtime.watchdog import GROUP_MARGIN_S, Watchdog, watched
-from dist_seg.runtime.world import World, detect_world, set_threads
 from dist_seg.telemetry.accounting import ProcessAccount
 from dist_seg.telemetry.build import build_sinks
 from dist_seg.telemetry.events import Event, RunEnded
 
 _log = logging.getLogger(__name__)
-EXIT_FAULT, EXIT_PREEMPTED = 1, 143
 
 
 def train(options: TrainOptions, process_started: float) -> int:

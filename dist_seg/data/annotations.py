@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from dist_seg.data.headers import UndecodableError
-from dist_seg.rle import boxes_and_areas
+from dist_seg.masks.rle import boxes_and_areas
 
 MAX_LAYERS = 3
 MAX_OBJECTS = 32767

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dist_seg.data.manifest import ShardInfo
 from dist_seg.data.sidecar import Sidecar
 from dist_seg.errors import DataError
-from dist_seg.runtime.storage import Storage, StorageError
+from dist_seg.storage.object_store import Storage, StorageError
 
 _CHECKING_THREADS = 32
 _MOST_NAMED = 200

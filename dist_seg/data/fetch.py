@@ -16,7 +16,7 @@ from dist_seg.data.batch import BadSample, BadShard, EncodedSample
 from dist_seg.data.plan import EvalPlan, Plan, PlannedSample
 from dist_seg.data.reader import BadSampleError, ShardReader
 from dist_seg.errors import DataError
-from dist_seg.runtime.streams import generator
+from dist_seg.runtime.rng import generator
 
 MAX_REPLACEMENTS = 16
 """Bad candidates in a row for one slot, after which the data is taken to be broken as a whole. Candidates in bad shards

@@ -9,7 +9,7 @@ from dist_seg.data.formats import AnySource, RawInstances, RawSample, SampleRef
 from dist_seg.data.formats.images import CheckedImage, check_image
 from dist_seg.data.formats.loading import loaded
 from dist_seg.errors import DataError
-from dist_seg.runtime.storage import StorageError
+from dist_seg.storage.object_store import StorageError
 
 _VOTES, _LOOKED_AT = 20, 100
 """Of a listing's first samples: how many decide what kind the images are, and how many are tried for that."""

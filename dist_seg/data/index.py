@@ -30,15 +30,14 @@ from dist_seg.data.index_tar import Reading, read_tar, tar_files
 from dist_seg.data.manifest import MANIFEST_NAME, Manifest, ShardInfo
 from dist_seg.data.manifest_parsing import check_name, parse_manifest
 from dist_seg.data.pack_files import INDEX_NAME, file_sha256
-from dist_seg.data.pack_lock import locked
 from dist_seg.data.pack_records import read_records, records_text
 from dist_seg.data.pack_shard import MAX_REFUSALS, PackedShard, Refusal
 from dist_seg.data.pack_writing import manifest_of
-from dist_seg.data.shards import atomic_write
 from dist_seg.data.sidecar import SUFFIX
 from dist_seg.data.unique_keys import KeysOf, check_unique_keys
-from dist_seg.drawing import default_palette
 from dist_seg.errors import DataError, UserError
+from dist_seg.masks.palette import default_palette
+from dist_seg.storage.files import atomic_write, locked
 
 _VERSION = 1
 _ADVICE = (

@@ -12,11 +12,11 @@ from dist_seg.data.manifest import MANIFEST_NAME, MAX_CLASSES, Manifest
 from dist_seg.data.pack_files import INDEX_NAME, file_sha256
 from dist_seg.data.pack_records import read_records, records_text
 from dist_seg.data.pack_shard import PackedShard
-from dist_seg.data.shards import PARTIAL_MARK, atomic_write, dali_index
+from dist_seg.data.shards import dali_index
 from dist_seg.data.sidecar import Sidecar
 from dist_seg.errors import DataError
-from dist_seg.runtime.files import path_errors
-from dist_seg.runtime.storage import StorageError
+from dist_seg.storage.files import PARTIAL_MARK, atomic_write, path_errors
+from dist_seg.storage.object_store import StorageError
 
 _UNFINISHED_NAME = ".index"
 _HIDDEN = re.compile(rf"[0-9a-f]{{24}}\.(idx|samples|json)($|{re.escape(PARTIAL_MARK)})")

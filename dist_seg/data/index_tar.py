@@ -20,8 +20,8 @@ from dist_seg.data.png import value_counts
 from dist_seg.data.sidecar import Member, SampleEntry, crc32c
 from dist_seg.data.tar_headers import TarWalk, cut_name, member_fault
 from dist_seg.errors import DataError
-from dist_seg.runtime.files import path_errors
-from dist_seg.runtime.storage import StorageError
+from dist_seg.storage.files import path_errors
+from dist_seg.storage.object_store import StorageError
 
 _CHUNK_BYTES = 4 * 2**20
 _PACKERS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from dist_seg.data.arrays import ArrayLayout
-from dist_seg.data.manifest import SIDE_PERCENTILES, Manifest, ObjectCounts, Rgb, Split
+from dist_seg.data.manifest import SIDE_PERCENTILES, Manifest, ObjectCounts, Split
 from dist_seg.data.opened import OpenedData
 from dist_seg.data.sample_sheet import sample_sheet
 from dist_seg.errors import UserError
-from dist_seg.runtime.storage import StorageError
+from dist_seg.masks.palette import Rgb
+from dist_seg.storage.object_store import StorageError
 
 _NUM_COMMON_SIZES = 5
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from dist_seg.data.annotations import MAX_LAYERS, MAX_OBJECTS, ImageAnnotations, ObjectAnnotation
 from dist_seg.data.png import encode_grey
 from dist_seg.errors import DataError
-from dist_seg.rle import decode_mask, mask_extent
+from dist_seg.masks.rle import decode_mask, mask_extent
 
 SIDE_BINS = 128
 """Of a histogram of objects' sides: bin i begins at 2^(i / 8) pixels."""

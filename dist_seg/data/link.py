@@ -5,10 +5,9 @@ import hashlib
 import os
 from pathlib import Path
 
-from dist_seg.data.shards import PARTIAL_MARK, atomic_write
 from dist_seg.errors import DataError
-from dist_seg.runtime.files import path_errors, sync_folder
-from dist_seg.runtime.storage import StorageError
+from dist_seg.storage.files import PARTIAL_MARK, atomic_write, path_errors, sync_folder
+from dist_seg.storage.object_store import StorageError
 
 _CHUNK_BYTES = 4 * 2**20
 

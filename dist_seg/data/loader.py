@@ -19,7 +19,7 @@ from dist_seg.data.plan import EvalPlan, Plan
 from dist_seg.data.reader import ShardReader
 from dist_seg.data.torch_loader import torch_batches
 from dist_seg.errors import ConfigError, UserError
-from dist_seg.runtime.storage import Storage
+from dist_seg.storage.object_store import Storage
 
 _log = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ from dist_seg.data.arrays import ArrayLayout
 from dist_seg.data.counts import Counts
 from dist_seg.data.selection import JoinedSelection, Selection
 from dist_seg.errors import DataError
+from dist_seg.masks.palette import Rgb
 from dist_seg.runtime.json_text import json_text
 
 FORMAT_VERSION = 2
@@ -28,8 +29,6 @@ MAX_CLASSES = 255
 """Class ids are 8 bits, and 255 is the ignore index."""
 
 SPLIT_NAME = re.compile(r"\w[\w-]*", re.ASCII)
-
-Rgb = tuple[int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)

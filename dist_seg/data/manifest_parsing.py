@@ -17,12 +17,12 @@ from dist_seg.data.manifest import (
     ChannelStatistics,
     Manifest,
     ObjectCounts,
-    Rgb,
     ShardInfo,
     Split,
 )
 from dist_seg.errors import DataError
-from dist_seg.runtime.storage import Storage
+from dist_seg.masks.palette import Rgb
+from dist_seg.storage.object_store import Storage
 
 READABLE_VERSIONS = (1, 2)
 

@@ -32,7 +32,7 @@ from dist_seg.data.shard_plan import shard_name
 from dist_seg.data.sidecar import Sidecar
 from dist_seg.data.unique_keys import KeysOf, check_one_split, check_unique_keys
 from dist_seg.errors import DataError, UserError
-from dist_seg.runtime.storage import open_storage
+from dist_seg.storage.object_store import open_storage
 
 _THREADS = 4
 _OCCUPIED = "a data set that was not merged from these folders as they are now; merge into a new folder"

@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dist_seg.data.manifest import IGNORE_INDEX, MAX_CLASSES, ChannelStatistics, Manifest, ObjectCounts, Rgb, Split
+from dist_seg.data.manifest import IGNORE_INDEX, MAX_CLASSES, ChannelStatistics, Manifest, ObjectCounts, Split
 from dist_seg.data.selection import JoinedSelection
 from dist_seg.data.taxonomy import ONLY, align_classes
 from dist_seg.errors import ConfigError
-from dist_seg.runtime.storage import Storage
+from dist_seg.masks.palette import Rgb
+from dist_seg.storage.object_store import Storage
 
 
 @dataclass(frozen=True, kw_only=True)

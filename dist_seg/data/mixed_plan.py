@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dist_seg.data.plan import PlannedSample, check_batches, check_lanes_exist, first_outside, in_micro_batches
 from dist_seg.data.sample_stream import SampleStream
-from dist_seg.runtime.streams import generator, keyed_permutation
+from dist_seg.runtime.rng import generator, keyed_permutation
 
 BLOCK = 5040
 """Divisible by all numbers up to 10: such shares are exact."""

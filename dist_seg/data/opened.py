@@ -8,7 +8,7 @@ from dist_seg.data.index_cache import MAX_INDEX_BYTES, IndexCache
 from dist_seg.data.manifest import Manifest, ShardInfo
 from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.sidecar import Sidecar
-from dist_seg.runtime.storage import Storage, open_storage
+from dist_seg.storage.object_store import Storage, open_storage
 
 
 class OpenedData:

@@ -33,7 +33,7 @@ from dist_seg.data.shard_plan import in_shard_order, next_number, plan_shards, s
 from dist_seg.data.shards import EncodedMembers
 from dist_seg.data.sidecar import Sidecar, crc32c
 from dist_seg.errors import DataError, UserError
-from dist_seg.runtime.storage import Storage, StorageError, open_storage
+from dist_seg.storage.object_store import Storage, StorageError, open_storage
 
 _Known = dict[str, dict[str, SampleRef]]
 """The source's samples by split and by key in shards."""

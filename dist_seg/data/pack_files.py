@@ -11,8 +11,8 @@ from dist_seg.data.manifest_parsing import parse_manifest
 from dist_seg.data.pack_part import FOLDER_NAME, PART_NAME, read_part
 from dist_seg.data.pack_records import read_records
 from dist_seg.data.pack_shard import PackedShard
-from dist_seg.data.shards import PARTIAL_MARK
 from dist_seg.errors import DataError
+from dist_seg.storage.files import PARTIAL_MARK
 
 RECORD_NAME = "pack.json"
 """In a finished data set: the record of every shard, for a later run."""

@@ -17,8 +17,8 @@ from dist_seg.data.pack_files import (
 from dist_seg.data.pack_records import Options, read_records
 from dist_seg.data.pack_shard import PackedShard
 from dist_seg.errors import DataError
-from dist_seg.runtime.files import path_errors
-from dist_seg.runtime.storage import StorageError
+from dist_seg.storage.files import path_errors
+from dist_seg.storage.object_store import StorageError
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -21,7 +21,7 @@ from dist_seg.data.shard_plan import ShardJob, shard_key
 from dist_seg.data.shards import EncodedMembers, write_shard
 from dist_seg.data.sidecar import INSTANCE_ROLES, SEMANTIC_ROLES
 from dist_seg.errors import DataError
-from dist_seg.runtime.storage import StorageError
+from dist_seg.storage.object_store import StorageError
 
 MAX_REFUSALS = 20
 """A shard's samples that are named when packing fails; the rest would only be more of the same."""

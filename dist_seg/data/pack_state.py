@@ -23,14 +23,12 @@ from dist_seg.data.pack_files import (
     waiting_path,
 )
 from dist_seg.data.pack_finished import complete, manifest_in
-from dist_seg.data.pack_lock import locked
 from dist_seg.data.pack_part import PART_NAME
 from dist_seg.data.pack_records import Options, read_records, records_text
 from dist_seg.data.pack_shard import PackedShard
-from dist_seg.data.shards import PARTIAL_MARK, atomic_write
 from dist_seg.errors import DataError
-from dist_seg.runtime.files import path_errors
-from dist_seg.runtime.storage import StorageError
+from dist_seg.storage.files import PARTIAL_MARK, atomic_write, locked, path_errors
+from dist_seg.storage.object_store import StorageError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from dist_seg.data.manifest import Manifest
 from dist_seg.data.sidecar import Member, Sidecar, crc32c
 from dist_seg.data.taxonomy import class_id_table, mapped_annotations, num_packed_classes, packed_ignore_index
 from dist_seg.errors import DataError
-from dist_seg.runtime.storage import Storage, StorageError
+from dist_seg.storage.object_store import Storage, StorageError
 
 _LARGEST_GAP = 64 << 10
 """Bytes between two members that are rather read along than skipped by a second request."""

@@ -11,7 +11,7 @@ from dist_seg.data.manifest import ChannelStatistics, ShardInfo, Split
 from dist_seg.data.object_counts import ObjectCounter, ShardObjects, object_counts
 from dist_seg.data.sidecar import Sidecar, crc32c
 from dist_seg.errors import DataError
-from dist_seg.runtime.storage import Storage
+from dist_seg.storage.object_store import Storage
 
 
 def summed(

@@ -18,9 +18,9 @@ from dist_seg.data.mix import MixedStorage, united
 from dist_seg.data.reader import ShardReader
 from dist_seg.data.selection import Folds, Selection, fold_numbers, group_hashes
 from dist_seg.data.taxonomy import SETTING, map_classes
+from dist_seg.distributed.collectives import on_every_rank, on_main
 from dist_seg.errors import ConfigError, DataError
-from dist_seg.runtime.collectives import on_every_rank, on_main
-from dist_seg.runtime.storage import Storage, open_storage
+from dist_seg.storage.object_store import Storage, open_storage
 
 _READING_THREADS = 32
 T = TypeVar("T")

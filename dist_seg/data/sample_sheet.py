@@ -13,12 +13,13 @@ from dist_seg.data.decode import decode_labels, decode_mask
 from dist_seg.data.headers import UndecodableError
 from dist_seg.data.inspection.decoded import picture_of, read_members
 from dist_seg.data.label_layers import PRESENT
-from dist_seg.data.manifest import Rgb, ShardInfo, Split
+from dist_seg.data.manifest import ShardInfo, Split
 from dist_seg.data.opened import OpenedData
-from dist_seg.drawing import IGNORED_COLOR, colorize, contact_sheet, default_palette, overlay_labels
 from dist_seg.errors import DataError
-from dist_seg.rle import decode_mask as decode_run_lengths
-from dist_seg.runtime.storage import StorageError
+from dist_seg.masks.drawing import colorize, contact_sheet, overlay_labels
+from dist_seg.masks.palette import IGNORED_COLOR, Rgb, default_palette
+from dist_seg.masks.rle import decode_mask as decode_run_lengths
+from dist_seg.storage.object_store import StorageError
 
 CELL_WIDTH = 240
 """Of a picture on the sheet, in pixels."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_seg.runtime.streams import generator, keyed_permutation
+from dist_seg.runtime.rng import generator, keyed_permutation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_seg.runtime.streams import keyed_permutation, seed_of
+from dist_seg.runtime.rng import keyed_permutation, seed_of
 
 
 @dataclass(frozen=True, kw_only=True)

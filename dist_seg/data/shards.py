@@ -1,43 +1,18 @@
 """Writing a shard: a plain WebDataset tar, DALI's index and our own beside it, under temporary names until whole."""
 
 import hashlib
-import os
 import tarfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from dist_seg.data.manifest import ShardInfo
 from dist_seg.data.sidecar import SEMANTIC_ROLES, Member, SampleEntry, Sidecar, crc32c
-from dist_seg.runtime.files import sync_folder
-from dist_seg.runtime.storage import StorageError
-
-PARTIAL_MARK = ".partial-"
-"""In the name of a file that is being written; what carries it after a crash is garbage."""
+from dist_seg.storage.files import atomic_write
 
 _BLOCK = tarfile.BLOCKSIZE
 _DALI_INDEX_VERSION = "v1.2"  # the format of DALI's own wds2idx
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Write a file that appears under its name only when it is whole and on the disk. `StorageError` names it."""
-    partial = path.with_name(f"{path.name}{PARTIAL_MARK}{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from dist_seg.data.arrays import Values, decode_npy, encode_npy
 from dist_seg.data.formats.images import CheckedImage, encode_image
 from dist_seg.data.formats.pillow_limit import own_limit
 from dist_seg.data.instances import RawObject
-from dist_seg.rle import decode_mask, encode_masks
+from dist_seg.masks.rle import decode_mask, encode_masks
 
 Size = tuple[int, int]
 """Height and width."""

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from dist_seg.data.annotations import EVERY_CLASS, ImageAnnotations
 from dist_seg.data.headers import UndecodableError
-from dist_seg.data.manifest import IGNORE_INDEX, Manifest, ObjectCounts, Rgb, Split
+from dist_seg.data.manifest import IGNORE_INDEX, Manifest, ObjectCounts, Split
 from dist_seg.errors import ConfigError
+from dist_seg.masks.palette import Rgb
 
 SETTING = "data.class_map"
 ONLY = ""

@@ -37,8 +37,8 @@ from dist_seg.data.normalize import normalize
 from dist_seg.data.reader import ShardReader
 from dist_seg.data.run_data import RunData, view
 from dist_seg.errors import ConfigError, DataError, UserError
-from dist_seg.runtime.storage import Storage, open_storage
-from dist_seg.runtime.streams import generator
+from dist_seg.runtime.rng import generator
+from dist_seg.storage.object_store import Storage, open_storage
 
 
 class Sample(TypedDict):

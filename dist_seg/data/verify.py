@@ -11,12 +11,12 @@ from dist_seg.data.manifest import MANIFEST_NAME, Manifest, ShardInfo, Split
 from dist_seg.data.manifest_parsing import parse_manifest, recorded_hash
 from dist_seg.data.object_counts import ShardObjects, object_counts
 from dist_seg.data.pack_files import INDEX_NAME, RECORD_NAME
-from dist_seg.data.shards import PARTIAL_MARK
 from dist_seg.data.sidecar import INSTANCE_ROLES, Sidecar, crc32c
 from dist_seg.data.tar_headers import PassingHeaders
 from dist_seg.data.verify_objects import PassingObjects, object_differences
 from dist_seg.errors import DataError
-from dist_seg.runtime.storage import Storage, StorageError, open_storage
+from dist_seg.storage.files import PARTIAL_MARK
+from dist_seg.storage.object_store import Storage, StorageError, open_storage
 
 _CHUNK_BYTES = 4 * 2**20
 _MAX_NAMED_MEMBERS = 10

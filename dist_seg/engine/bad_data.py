@@ -7,10 +7,10 @@ from typing import cast
 from dist_seg.config.schema import DataConfig
 from dist_seg.data.bad_shards import check_bad_shards
 from dist_seg.data.batch import BadSample, BadShard
+from dist_seg.distributed.collectives import gather_json
+from dist_seg.distributed.world import World
 from dist_seg.engine.progress import Progress
 from dist_seg.errors import DataError
-from dist_seg.runtime.collectives import gather_json
-from dist_seg.runtime.world import World
 from dist_seg.telemetry.events import BadSampleFound, BadShardFound, Event
 
 _log = logging.getLogger(__name__)

@@ -12,6 +12,8 @@ from torch import nn
 from dist_seg.checkpoint.reading import checkpoint_exists, load_checkpoint
 from dist_seg.checkpoint.state import TrainingState
 from dist_seg.config.schema import Config
+from dist_seg.distributed.collectives import on_every_rank
+from dist_seg.distributed.world import World
 from dist_seg.engine.ddp import DdpStrategy
 from dist_seg.engine.deepspeed import DeepSpeedStrategy
 from dist_seg.engine.deepspeed_settings import deepspeed_settings
@@ -24,11 +26,9 @@ from dist_seg.engine.strategy import Strategy
 from dist_seg.engine.warm_up import check_all_used
 from dist_seg.errors import CheckpointError, ConfigError
 from dist_seg.models.norm import settled_norm
-from dist_seg.runtime.collectives import on_every_rank
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
+from dist_seg.runtime.rng import seed_of
 from dist_seg.runtime.startup import STARTUP
-from dist_seg.runtime.streams import seed_of
-from dist_seg.runtime.world import World
 from dist_seg.tasks.build import build_task
 from dist_seg.tasks.task import ClassInfo, Forward, Task
 

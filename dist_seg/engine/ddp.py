@@ -9,11 +9,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from dist_seg.distributed.world import World
 from dist_seg.engine.ema import ExponentialMovingAverage, averaged
 from dist_seg.engine.loss_scale import LossScale
 from dist_seg.engine.optim import load_optimizer_state, optimizer_state, set_learning_rate
 from dist_seg.engine.warm_up import check_all_used
-from dist_seg.runtime.world import World
 from dist_seg.tasks.task import Forward, ModelOutput
 
 

@@ -17,14 +17,14 @@ from torch import nn
 from torch.optim import Optimizer
 
 from dist_seg.config.schema import EngineConfig
+from dist_seg.distributed.collectives import sum_over_ranks
+from dist_seg.distributed.world import World, tell_deepspeed
 from dist_seg.engine.deepspeed_settings import Settings
 from dist_seg.engine.ema import ExponentialMovingAverage, averaged
 from dist_seg.engine.loss_scale import LossScale
 from dist_seg.engine.optim import load_optimizer_state, optimizer_state, set_learning_rate
 from dist_seg.errors import UserError
-from dist_seg.runtime.collectives import sum_over_ranks
 from dist_seg.runtime.precision import Precision, autocast
-from dist_seg.runtime.world import World, tell_deepspeed
 from dist_seg.tasks.task import ModelOutput
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import torch
 
+from dist_seg.distributed.collectives import gather_json, sum_over_ranks
 from dist_seg.errors import RunFailedError
-from dist_seg.runtime.collectives import gather_json, sum_over_ranks
 
 
 def batch_digest(lane_digests: dict[int, int], lanes: int) -> str:

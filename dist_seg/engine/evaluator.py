@@ -9,12 +9,12 @@ from dist_seg.config.schema import Config
 from dist_seg.data.loader import eval_batches
 from dist_seg.data.manifest import Manifest
 from dist_seg.data.plan import EvalPlan
+from dist_seg.distributed.collectives import raise_if_any, sum_over_ranks
+from dist_seg.distributed.position import HERE
+from dist_seg.distributed.world import World
 from dist_seg.engine.out_of_memory import memory_explained
-from dist_seg.runtime.collectives import raise_if_any, sum_over_ranks
-from dist_seg.runtime.place import HERE
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
-from dist_seg.runtime.storage import Storage
-from dist_seg.runtime.world import World
+from dist_seg.storage.object_store import Storage
 from dist_seg.tasks.task import EvalResult, Task
 
 

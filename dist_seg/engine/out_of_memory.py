@@ -3,24 +3,14 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import torch
-
 from dist_seg.config.schema import Config
+from dist_seg.distributed.world import World
 from dist_seg.errors import RunFailedError
-from dist_seg.runtime.world import World
-
-# torch's allocator for the CPU has no class of error of its own.
-_OF_CPU_ALLOCATOR = ("can't allocate memory", "not enough memory")
+from dist_seg.runtime.memory import is_out_of_memory
 
 
 class OutOfMemoryError(RunFailedError):
     """A rank has run out of memory."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OF_CPU_ALLOCATOR)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """From a resolved configuration to a training run: everything is made here and handed to the loop."""
 
 import dataclasses
-import os
 import platform
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import cast
@@ -17,6 +16,9 @@ from dist_seg.data.loader import loader_version, train_batches
 from dist_seg.data.manifest import Manifest
 from dist_seg.data.plan import Plan
 from dist_seg.data.training_plan import training_plan
+from dist_seg.distributed.collectives import on_main
+from dist_seg.distributed.position import HERE
+from dist_seg.distributed.world import World
 from dist_seg.engine.bad_data import BadDataRecord
 from dist_seg.engine.class_info import manifest_meta
 from dist_seg.engine.evaluator import evaluate
@@ -27,11 +29,9 @@ from dist_seg.engine.start import claim, shard_samples, started
 from dist_seg.engine.stop import StopSignal
 from dist_seg.engine.trainer import Trainer
 from dist_seg.errors import CheckpointError, ConfigError
-from dist_seg.runtime.collectives import on_main
-from dist_seg.runtime.place import HERE
+from dist_seg.runtime.precision import make_deterministic
 from dist_seg.runtime.startup import STARTUP
-from dist_seg.runtime.storage import Storage
-from dist_seg.runtime.world import World
+from dist_seg.storage.object_store import Storage
 from dist_seg.tasks.task import EvalResult
 from dist_seg.telemetry.events import CheckpointFailed, CheckpointSaved, Event, RunStarted
 
@@ -46,20 +46,6 @@ class TrainingOutcome:
     """Of the final weights; None where the run was stopped before."""
     unsaved: CheckpointError | None = None
     """Why the last step is in no checkpoint, on rank 0, where that is so; to be raised once the result is written."""
-
-
-def make_deterministic(config: Config, device: torch.device) -> None:
-    """Holds torch to bit-exact kernels where the configuration wants it: by default on the CPU, not on a GPU."""
-    wanted = config.train.deterministic
-    if wanted is None:
-        wanted = device.type == "cpu"
-    if wanted and device.type == "cuda":
-        # Read by cuBLAS when it first starts; without it torch refuses its matrix products.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(wanted)
-    # The promise is about kernels; filling fresh memory as well would only cost time.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property of the module's class
-    torch.backends.cudnn.benchmark = not wanted
 
 
 def check_lanes(config: Config, plan: Plan, world_size: int) -> None:

@@ -17,8 +17,8 @@ from dist_seg.checkpoint.store import CheckpointStore
 from dist_seg.config.load import config_from_tree, differences, load_config
 from dist_seg.config.schema import Config
 from dist_seg.errors import CheckpointError, ConfigError
-from dist_seg.runtime.files import path_errors, process_lock, write_whole
-from dist_seg.runtime.storage import is_remote
+from dist_seg.storage.files import path_errors, process_lock, write_whole
+from dist_seg.storage.object_store import is_remote
 
 # Settings that may change between a run and its resumption without changing what is trained.
 _HARMLESS = (

@@ -9,14 +9,14 @@ from dist_seg.checkpoint.state import CheckpointMeta, SnapshotBuffers, TrainingS
 from dist_seg.checkpoint.writer import CheckpointWriter
 from dist_seg.config.load import to_tree
 from dist_seg.config.schema import Config
+from dist_seg.distributed.collectives import broadcast_json, raise_if_any
+from dist_seg.distributed.position import HERE
+from dist_seg.distributed.world import World
 from dist_seg.engine.checkpoint_interval import OptimalInterval
 from dist_seg.engine.ema import ExponentialMovingAverage
 from dist_seg.engine.progress import Progress
 from dist_seg.engine.strategy import Strategy
 from dist_seg.errors import CheckpointError
-from dist_seg.runtime.collectives import broadcast_json, raise_if_any
-from dist_seg.runtime.place import HERE
-from dist_seg.runtime.world import World
 from dist_seg.telemetry.events import CheckpointIntervalChosen, Event
 
 

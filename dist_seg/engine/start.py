@@ -10,16 +10,16 @@ from dist_seg.config.schema import Config
 from dist_seg.data.bad_shards import check_bad_shards
 from dist_seg.data.manifest import Manifest
 from dist_seg.data.plan import Plan
+from dist_seg.distributed.collectives import gather_json, on_main
+from dist_seg.distributed.world import World
 from dist_seg.engine.build import Trainee, prepare
 from dist_seg.engine.class_info import class_info
 from dist_seg.engine.out_of_memory import memory_explained
 from dist_seg.engine.progress import Progress
 from dist_seg.engine.run_folder import RunFolder
 from dist_seg.errors import ConfigError
-from dist_seg.runtime.collectives import gather_json, on_main
 from dist_seg.runtime.startup import STARTUP
-from dist_seg.runtime.storage import Storage, open_storage
-from dist_seg.runtime.world import World
+from dist_seg.storage.object_store import Storage, open_storage
 
 _log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dist_seg.runtime.collectives import sum_over_ranks
+from dist_seg.distributed.collectives import sum_over_ranks
 
 
 class RunningStatistics:

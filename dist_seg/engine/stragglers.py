@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from dist_seg.runtime.collectives import sum_over_ranks
-from dist_seg.runtime.world import World
+from dist_seg.distributed.collectives import sum_over_ranks
+from dist_seg.distributed.world import World
 from dist_seg.telemetry.events import Event, RankTimes
 
 _log = logging.getLogger(__name__)

@@ -13,6 +13,9 @@ from torch import nn
 from dist_seg.config.schema import Config, OptimConfig, TrainConfig
 from dist_seg.data.batch import BadSample, BadShard, Batch
 from dist_seg.data.plan import Plan, lanes_of_rank
+from dist_seg.distributed.collectives import raise_if_any, sum_over_ranks
+from dist_seg.distributed.position import HERE
+from dist_seg.distributed.world import World
 from dist_seg.engine.bad_data import BadDataRecord
 from dist_seg.engine.digest import agreed_digest, batch_digest, weights_digest
 from dist_seg.engine.ema import ExponentialMovingAverage
@@ -25,11 +28,8 @@ from dist_seg.engine.stragglers import RankClock
 from dist_seg.engine.strategy import Strategy
 from dist_seg.errors import RunFailedError
 from dist_seg.runtime.clock import Mark, mark, seconds_between
-from dist_seg.runtime.collectives import raise_if_any, sum_over_ranks
-from dist_seg.runtime.place import HERE
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
-from dist_seg.runtime.streams import seed_of
-from dist_seg.runtime.world import World
+from dist_seg.runtime.rng import seed_of
 from dist_seg.tasks.task import EvalResult, ModelOutput, Task
 from dist_seg.telemetry.events import (
     DigestTaken,

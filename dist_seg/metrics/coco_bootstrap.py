@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dist_seg.metrics.coco import Overlaps
 from dist_seg.metrics.coco_matching import IOU_THRESHOLDS, ClassMatches, match_images
 from dist_seg.metrics.instances import ScoredImage
-from dist_seg.runtime.streams import generator
+from dist_seg.runtime.rng import generator
 
 _RECALLS = np.linspace(0, 1, 101)
 _CHUNK = 1 << 20

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dist_seg.runtime.streams import generator
+from dist_seg.runtime.rng import generator
 
 
 def confusion_matrix(

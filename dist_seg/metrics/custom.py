@@ -5,8 +5,8 @@ from typing import Protocol, cast
 
 import torch
 
+from dist_seg.distributed.collectives import gather_json, sum_over_ranks
 from dist_seg.errors import ConfigError
-from dist_seg.runtime.collectives import gather_json, sum_over_ranks
 from dist_seg.runtime.dotted_path import import_function
 
 _SETTING = "eval.metrics"

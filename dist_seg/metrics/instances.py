@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import cast
 
-from dist_seg.runtime.collectives import gather_json
+from dist_seg.distributed.collectives import gather_json
 
 PIECE_BYTES = 16 * 1024 * 1024
 """What one collective of `gather_images` carries for a rank, at most."""

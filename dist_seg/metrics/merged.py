@@ -5,8 +5,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dist_seg.masks.rle import boxes_and_areas, decode_mask
 from dist_seg.metrics.instances import ScoredImage
-from dist_seg.rle import boxes_and_areas, decode_mask
 
 BACKGROUND = 0
 IGNORED = 255

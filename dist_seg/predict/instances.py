@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from dist_seg.config.schema import DataConfig
 from dist_seg.data.arrays import Values
+from dist_seg.masks.rle import decode_mask, encode_placed, mask_extent
 from dist_seg.metrics.instances import ScoredInstance
 from dist_seg.models.paste import paste_masks
 from dist_seg.models.targets import Detections
 from dist_seg.predict.seams import Piece, Region, merge_pieces
 from dist_seg.predict.windows import Window, prepared, windows_of
-from dist_seg.rle import decode_mask, encode_placed, mask_extent
 from dist_seg.tasks.instance import to_instances
 
 MAX_IDS = 65_535

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self, cast
 
 from dist_seg.errors import UserError
-from dist_seg.runtime.files import path_errors, write_whole
+from dist_seg.storage.files import path_errors, write_whole
 
 _RECORDS = ".predicted-*.jsonl"
 """A file of each rank: a line of name and digest for every content that was written."""

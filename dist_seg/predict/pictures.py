@@ -14,11 +14,11 @@ from dist_seg.data.arrays import ArrayLayout, Values, decode_npy
 from dist_seg.data.decode import decode_image
 from dist_seg.data.formats.images import check_image, read_file
 from dist_seg.data.headers import MAX_PIXELS
-from dist_seg.drawing import contact_sheet
 from dist_seg.errors import DataError, UserError
+from dist_seg.masks.drawing import contact_sheet
 from dist_seg.metrics.instances import ScoredImage, ScoredInstance
 from dist_seg.predict.outputs import Outputs, unused_folder
-from dist_seg.runtime.files import path_errors
+from dist_seg.storage.files import path_errors
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
 RESULTS_NAME = "predictions.json"

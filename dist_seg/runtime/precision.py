@@ -1,9 +1,12 @@
 """In which floating-point format a run computes."""
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
+
+from dist_seg.config.schema import Config
 
 Precision = Literal["fp32", "bf16", "fp16", "fp64"]
 
@@ -28,3 +31,17 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 def dtype_of(precision: Precision) -> torch.dtype:
     """Of weights and inputs; under autocast both stay float32."""
     return torch.float64 if precision == "fp64" else torch.float32
+
+
+def make_deterministic(config: Config, device: torch.device) -> None:
+    """Holds torch to bit-exact kernels where the configuration wants it: by default on the CPU, not on a GPU."""
+    wanted = config.train.deterministic
+    if wanted is None:
+        wanted = device.type == "cpu"
+    if wanted and device.type == "cuda":
+        # Read by cuBLAS when it first starts; without it torch refuses its matrix products.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted)
+    # The promise is about kernels; filling fresh memory as well would only cost time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property of the module's class
+    torch.backends.cudnn.benchmark = not wanted

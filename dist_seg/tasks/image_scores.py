@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from dist_seg.data.batch import BadSample
+from dist_seg.distributed.collectives import gather_json, gather_rows
 from dist_seg.metrics.confusion import SegmentationScores, bootstrap_interval, mean_iou
 from dist_seg.metrics.multilabel import MultiLabelScores
-from dist_seg.runtime.collectives import gather_json, gather_rows
 from dist_seg.tasks.task import EvalResult
 
 _NUM_EXTREMES = 6

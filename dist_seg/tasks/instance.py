@@ -14,7 +14,9 @@ from dist_seg.data.annotations import ImageAnnotations
 from dist_seg.data.batch import Batch
 from dist_seg.data.objects import ImageObjects
 from dist_seg.data.pixel_values import input_channels
-from dist_seg.drawing import DrawnObject, draw_objects
+from dist_seg.distributed.collectives import on_main
+from dist_seg.masks.drawing import DrawnObject, draw_objects
+from dist_seg.masks.rle import encode_masks
 from dist_seg.metrics.coco import score_images
 from dist_seg.metrics.coco_bootstrap import bootstrap_interval
 from dist_seg.metrics.custom import build_metrics
@@ -25,8 +27,6 @@ from dist_seg.models.head_sizes import head_sizes
 from dist_seg.models.paste import paste_masks
 from dist_seg.models.rpn import full_precision
 from dist_seg.models.targets import Detections
-from dist_seg.rle import encode_masks
-from dist_seg.runtime.collectives import on_main
 from dist_seg.tasks.image_scores import finite
 from dist_seg.tasks.semantic import SemanticMetric
 from dist_seg.tasks.task import ClassInfo, Drawing, EvalResult, Forward, Prediction

@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from dist_seg.config.schema import Config
 from dist_seg.data.batch import BadSample, Batch
 from dist_seg.data.pixel_values import input_channels
+from dist_seg.distributed.collectives import sum_over_ranks
 from dist_seg.losses import build_loss
 from dist_seg.metrics.confusion import confusion_matrix, intersection_and_union, scores
 from dist_seg.metrics.custom import AdditiveMetric, MetricSums, build_metrics
 from dist_seg.models import build_model
-from dist_seg.runtime.collectives import sum_over_ranks
 from dist_seg.tasks.image_scores import ImageScores, scored_result
 from dist_seg.tasks.logits import blank_images, checked_logits
 from dist_seg.tasks.task import ClassInfo, Drawing, EvalResult, Forward, Prediction

@@ -19,7 +19,7 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from dist_seg.errors import DataError
-from dist_seg.runtime.files import path_errors
+from dist_seg.storage.files import path_errors
 from dist_seg.telemetry.events import BadSampleFound, BadShardFound, Event, RunEnded, RunStarted, StepDone
 
 logger = logging.getLogger(__name__)

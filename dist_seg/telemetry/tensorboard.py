@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dist_seg.errors import UserError
-from dist_seg.runtime.files import path_errors
+from dist_seg.storage.files import path_errors
 from dist_seg.telemetry.events import (
     BadSampleFound,
     BadShardFound,

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from dist_seg.config.schema import ModelConfig
-from dist_seg.runtime.collectives import rank
-from dist_seg.runtime.place import HERE
+from dist_seg.distributed.collectives import rank
+from dist_seg.distributed.position import HERE
 from tests.distributed.training import SmallNet
 
 FAULTY_RANK, FAULTY_STEP = 1, 4

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from dist_seg.runtime.world import World
+from dist_seg.distributed.world import World
 from tests.distributed.ranks import FORKSERVER, free_port, send_output
 
 

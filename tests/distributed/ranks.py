@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 import torch.multiprocessing as mp
 
-from dist_seg.runtime.process_group import process_group
-from dist_seg.runtime.world import World
+from dist_seg.distributed.process_group import process_group
+from dist_seg.distributed.world import World
 
 # Forked from a process that has imported everything once: importing takes a rank longer than most tests.
 FORKSERVER = multiprocessing.get_context("forkserver")

@@ -11,7 +11,7 @@ from dist_seg.data.batch import Batch
 from dist_seg.data.loader import train_batches
 from dist_seg.data.manifest import Manifest
 from dist_seg.data.plan import TrainPlan
-from dist_seg.runtime.storage import Storage
+from dist_seg.storage.object_store import Storage
 
 
 @contextmanager

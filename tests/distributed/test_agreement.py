@@ -10,9 +10,7 @@ import torch
 
 from dist_seg.checkpoint.store import CheckpointStore
 from dist_seg.data.batch import Batch
-from dist_seg.engine.stop import StopSignal
-from dist_seg.errors import CheckpointError, DataError
-from dist_seg.runtime.collectives import (
+from dist_seg.distributed.collectives import (
     broadcast_json,
     gather_json,
     gather_rows,
@@ -20,7 +18,9 @@ from dist_seg.runtime.collectives import (
     on_main,
     raise_if_any,
 )
-from dist_seg.runtime.world import World
+from dist_seg.distributed.world import World
+from dist_seg.engine.stop import StopSignal
+from dist_seg.errors import CheckpointError, DataError
 from dist_seg.telemetry.events import Event, StepDone
 from tests.distributed.ranks import ending, run_ranks
 from tests.distributed.tampering import changed_batches

@@ -17,9 +17,9 @@ from dist_seg.checkpoint.store import CheckpointStore
 from dist_seg.cli import main
 from dist_seg.data.formats.synthetic import SyntheticSource
 from dist_seg.data.pack import pack
-from dist_seg.runtime.collectives import on_main
-from dist_seg.runtime.process_group import process_group
-from dist_seg.runtime.world import World
+from dist_seg.distributed.collectives import on_main
+from dist_seg.distributed.process_group import process_group
+from dist_seg.distributed.world import World
 from dist_seg.telemetry.events import BadShardFound, Event, StepDone
 from dist_seg.telemetry.jsonl import read_events
 from tests.distributed.ranks import launch_ranks

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from dist_seg.checkpoint.store import CheckpointStore
+from dist_seg.distributed.world import World
 from dist_seg.engine.stop import StopSignal
 from dist_seg.errors import CheckpointError
-from dist_seg.runtime.world import World
 from dist_seg.telemetry.events import CheckpointFailed, CheckpointSaved, Event, StepDone
 from dist_seg.telemetry.jsonl import read_events
 from tests.distributed.training import assert_equal_bits, train_on

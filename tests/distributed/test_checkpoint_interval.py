@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from dist_seg.distributed.world import World
 from dist_seg.engine.checkpoint_interval import optimal_interval_s
-from dist_seg.runtime.world import World
 from dist_seg.telemetry.events import CheckpointIntervalChosen, CheckpointSaved
 from dist_seg.telemetry.jsonl import read_events
 from tests.distributed.ranks import run_ranks

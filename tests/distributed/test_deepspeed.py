@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from dist_seg.audit import audit
-from dist_seg.runtime.process_group import process_group
-from dist_seg.runtime.world import World
+from dist_seg.distributed.process_group import process_group
+from dist_seg.distributed.world import World
 from tests.distributed.ranks import launch_ranks
 from tests.distributed.training import EXACT, losses, state_at, train_on
 

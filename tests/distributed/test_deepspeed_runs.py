@@ -16,11 +16,11 @@ from dist_seg.checkpoint.reading import load_meta
 from dist_seg.checkpoint.store import CheckpointStore
 from dist_seg.config.schema import ModelConfig
 from dist_seg.data.manifest_parsing import load_manifest
+from dist_seg.distributed.world import World
 from dist_seg.engine.evaluator import evaluate
 from dist_seg.engine.restore import load_trained
 from dist_seg.engine.stop import StopSignal
-from dist_seg.runtime.storage import open_storage
-from dist_seg.runtime.world import World
+from dist_seg.storage.object_store import open_storage
 from dist_seg.telemetry.events import EvalDone, Event, StepDone
 from dist_seg.telemetry.jsonl import read_events
 from tests.distributed.ranks import run_ranks

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from dist_seg.distributed.world import World
 from dist_seg.metrics.coco import score_images
 from dist_seg.metrics.coco_bootstrap import bootstrap_interval
 from dist_seg.metrics.instances import gather_images
-from dist_seg.runtime.world import World
 from tests.distributed.ranks import ending, run_ranks
 from tests.unit.metrics.instance_scenes import scenes
 from tests.unit.metrics.pycocotools_scores import differences, summary

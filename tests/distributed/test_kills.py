@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_seg.runtime.world import World
+from dist_seg.distributed.world import World
 from tests.distributed.launched_training import LaunchedTraining, at_step, writing_a_checkpoint
 from tests.distributed.ranks import run_ranks
 from tests.distributed.training import assert_equal_bits, train_on

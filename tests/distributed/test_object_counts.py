@@ -12,8 +12,8 @@ import torch
 
 from dist_seg.data.batch import Batch
 from dist_seg.data.objects import ImageObjects
+from dist_seg.distributed.world import World
 from dist_seg.engine.stop import StopSignal
-from dist_seg.runtime.world import World
 from dist_seg.telemetry.events import Event, StepDone
 from tests.distributed.ranks import run_ranks
 from tests.distributed.training import DETECTOR, train_on

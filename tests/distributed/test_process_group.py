@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from dist_seg.runtime.collectives import sum_over_ranks
-from dist_seg.runtime.process_group import process_group
-from dist_seg.runtime.world import World
+from dist_seg.distributed.collectives import sum_over_ranks
+from dist_seg.distributed.process_group import process_group
+from dist_seg.distributed.world import World
 from tests.distributed.ranks import launch_ranks
 
 pytestmark = pytest.mark.distributed

@@ -20,8 +20,8 @@ from dist_seg.cli import main
 from dist_seg.config.schema import Config
 from dist_seg.data.formats.synthetic import SyntheticSource
 from dist_seg.data.pack import pack
+from dist_seg.distributed.world import World
 from dist_seg.engine.run_folder import RunFolder
-from dist_seg.runtime.world import World
 from dist_seg.telemetry.events import RunStarted
 from dist_seg.telemetry.jsonl import read_log
 from tests.distributed.ranks import launch_ranks

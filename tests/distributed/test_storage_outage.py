@@ -15,12 +15,12 @@ from dist_seg.checkpoint.store import CheckpointStore
 from dist_seg.cli import main
 from dist_seg.data.formats.synthetic import SyntheticSource
 from dist_seg.data.pack import pack
-from dist_seg.runtime.process_group import process_group
-from dist_seg.runtime.world import World
+from dist_seg.distributed.process_group import process_group
+from dist_seg.distributed.world import World
 from dist_seg.telemetry.events import Event, StepDone
 from tests.distributed.ranks import launch_ranks
 from tests.distributed.training import SMALL, assert_equal_bits
-from tests.unit.runtime.range_server import flaky_server
+from tests.unit.storage.range_server import flaky_server
 
 pytestmark = pytest.mark.distributed
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch exports it at run time
 
+from dist_seg.distributed.collectives import sum_over_ranks
+from dist_seg.distributed.position import HERE
+from dist_seg.distributed.process_group import process_group
+from dist_seg.distributed.watchdog import GROUP_MARGIN_S, Watchdog, watched
+from dist_seg.distributed.world import World
 from dist_seg.errors import ConfigError, RunFailedError
-from dist_seg.runtime.collectives import sum_over_ranks
-from dist_seg.runtime.place import HERE
-from dist_seg.runtime.process_group import process_group
-from dist_seg.runtime.watchdog import GROUP_MARGIN_S, Watchdog, watched
-from dist_seg.runtime.world import World
 from tests.distributed.faulty_nets import hold_the_lock
 from tests.distributed.loose_ranks import Rank, loose_ranks
 

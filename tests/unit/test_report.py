@@ -21,6 +21,7 @@ from dist_seg.commands.report import render_report
 from dist_seg.config.load import load_config, to_tree, to_yaml
 from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.reader import ShardReader
+from dist_seg.distributed.world import World
 from dist_seg.engine.class_info import class_info, manifest_meta
 from dist_seg.engine.run_folder import RunFolder
 from dist_seg.errors import DataError, UserError
@@ -28,8 +29,7 @@ from dist_seg.report import write_report
 from dist_seg.report_pictures import ReportPicture, error_map, panels
 from dist_seg.report_plots import Curve, curve_svg, smoothed
 from dist_seg.report_result import cells, class_rows, extremes, interval, number
-from dist_seg.runtime.storage import open_storage
-from dist_seg.runtime.world import World
+from dist_seg.storage.object_store import open_storage
 from dist_seg.tasks.build import build_task
 from dist_seg.telemetry.events import (
     BadSampleFound,

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from dist_seg.data.arrays import Values
 from dist_seg.data.instances import RawObject
-from dist_seg.data.manifest import IGNORE_INDEX, TASKS, Rgb
+from dist_seg.data.manifest import IGNORE_INDEX, TASKS
 from dist_seg.errors import DataError, UserError
+from dist_seg.masks.palette import Rgb
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,9 +12,9 @@ from dist_seg.data.formats import RawSample, SampleRef, check_classes
 from dist_seg.data.formats.classes import ClassTable, read_class_ids
 from dist_seg.data.formats.listing import pair_files, pair_ref, read_pair
 from dist_seg.data.formats.raw_reading import RawReading
-from dist_seg.data.manifest import IGNORE_INDEX, Rgb
-from dist_seg.drawing import default_palette
+from dist_seg.data.manifest import IGNORE_INDEX
 from dist_seg.errors import DataError
+from dist_seg.masks.palette import Rgb, default_palette
 
 _NUM_CLASSES = 150
 _INFO_NAME = "objectInfo150.txt"

@@ -12,8 +12,9 @@ from dist_seg.data.formats import RawSample, SampleRef
 from dist_seg.data.formats.images import read_mask
 from dist_seg.data.formats.listing import pair_files, pair_ref, read_pair
 from dist_seg.data.formats.raw_reading import RawReading
-from dist_seg.data.manifest import IGNORE_INDEX, Rgb
+from dist_seg.data.manifest import IGNORE_INDEX
 from dist_seg.errors import DataError
+from dist_seg.masks.palette import Rgb
 
 _VOID_ID = 11
 _MASK_FOLDER_SUFFIX = "annot"

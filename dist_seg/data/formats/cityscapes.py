@@ -19,8 +19,9 @@ from dist_seg.data.formats.images import read_mask
 from dist_seg.data.formats.instance_ids import IdRule, load_instance_ids
 from dist_seg.data.formats.listing import pair_files, pair_ref, read_pair
 from dist_seg.data.formats.raw_reading import RawReading
-from dist_seg.data.manifest import IGNORE_INDEX, Rgb
+from dist_seg.data.manifest import IGNORE_INDEX
 from dist_seg.errors import DataError
+from dist_seg.masks.palette import Rgb
 
 # Name, label id and colour by train id, from the labels of cityscapesScripts.
 _CLASSES: tuple[tuple[str, int, Rgb], ...] = (

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from dist_seg.data.formats import check_classes
 from dist_seg.data.formats.images import RawMask, read_mask
 from dist_seg.data.formats.meaning import Meaning
-from dist_seg.data.manifest import IGNORE_INDEX, Rgb
+from dist_seg.data.manifest import IGNORE_INDEX
 from dist_seg.data.png import value_counts
-from dist_seg.drawing import default_palette
 from dist_seg.errors import DataError
+from dist_seg.masks.palette import Rgb, default_palette
 
 IGNORED_NAMES = frozenset({"ignore", "void"})
 """A class of one of these names, in any case of letters, is no class: its pixels are ignored."""

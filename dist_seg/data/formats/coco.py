@@ -19,10 +19,10 @@ from dist_seg.data.formats.images import read_file
 from dist_seg.data.formats.listing import file_version, refuse_faults
 from dist_seg.data.formats.raw_reading import RawReading
 from dist_seg.data.instances import RawObject
-from dist_seg.data.manifest import IGNORE_INDEX, Rgb
-from dist_seg.drawing import default_palette
+from dist_seg.data.manifest import IGNORE_INDEX
 from dist_seg.errors import DataError
-from dist_seg.runtime.storage import StorageError
+from dist_seg.masks.palette import Rgb, default_palette
+from dist_seg.storage.object_store import StorageError
 
 
 @dataclass(frozen=True, kw_only=True)

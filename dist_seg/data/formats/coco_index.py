@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from dist_seg.data.formats.listing import leads_out
 from dist_seg.errors import DataError
-from dist_seg.runtime.storage import StorageError
+from dist_seg.storage.object_store import StorageError
 
 Entry = Mapping[str, object]
 Span = tuple[int, int]

@@ -8,7 +8,7 @@ from faster_coco_eval.core import mask as coco_masks
 from dist_seg.data.formats.coco_index import Entry
 from dist_seg.data.instances import RawObject
 from dist_seg.errors import DataError
-from dist_seg.rle import counts_text
+from dist_seg.masks.rle import counts_text
 
 _TOLERANCE = 1.0
 """Pixels by which coordinates may lie outside the image: labelling tools round."""

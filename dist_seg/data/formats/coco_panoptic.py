@@ -20,9 +20,9 @@ from dist_seg.data.formats.coco_splits import CocoSplit, found_splits, index_spl
 from dist_seg.data.formats.images import read_mask
 from dist_seg.data.formats.listing import Pair, fault_ref, leads_out, pair_ref, read_pair, refuse_faults
 from dist_seg.data.formats.raw_reading import RawReading
-from dist_seg.data.manifest import IGNORE_INDEX, Rgb
-from dist_seg.drawing import default_palette
+from dist_seg.data.manifest import IGNORE_INDEX
 from dist_seg.errors import DataError, UserError
+from dist_seg.masks.palette import Rgb, default_palette
 
 _MAX_SEGMENT = 256**3 - 1
 _THINGS = "things"

@@ -17,9 +17,9 @@ from dist_seg.data.formats.images import read_file
 from dist_seg.data.formats.listing import pair_files, pair_ref, read_pair
 from dist_seg.data.formats.meaning import Meaning
 from dist_seg.data.formats.raw_reading import RawReading
-from dist_seg.data.manifest import IGNORE_INDEX, Rgb
-from dist_seg.drawing import default_palette
+from dist_seg.data.manifest import IGNORE_INDEX
 from dist_seg.errors import DataError
+from dist_seg.masks.palette import Rgb, default_palette
 
 Numbering = Literal["stuffthingmaps", "category-ids"]
 

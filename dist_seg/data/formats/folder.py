@@ -17,8 +17,9 @@ from dist_seg.data.formats.meaning import Meaning, recorded_meaning
 from dist_seg.data.formats.palettes import IndexColors, common_colors
 from dist_seg.data.formats.raw_reading import RawReading
 from dist_seg.data.formats.splitting import Dividing, Division, divide
-from dist_seg.data.manifest import IGNORE_INDEX, Rgb
+from dist_seg.data.manifest import IGNORE_INDEX
 from dist_seg.errors import DataError
+from dist_seg.masks.palette import Rgb
 
 CLASSES_NAME, _COLORS_NAME = "classes.txt", "colors.txt"
 _COLORS_ADVICE = "give the classes by their colours, in lines 'R G B name' (--colors)"

@@ -8,8 +8,9 @@ from pathlib import Path
 from dist_seg.data.formats.classes import ClassTable, mask_numbers
 from dist_seg.data.formats.images import read_file, read_mask
 from dist_seg.data.formats.listing import Pair
-from dist_seg.data.manifest import IGNORE_INDEX, Rgb
+from dist_seg.data.manifest import IGNORE_INDEX
 from dist_seg.errors import DataError
+from dist_seg.masks.palette import Rgb
 
 _MANY_BETWEEN = 8
 """Numbers that are rarer than 0 and 255: a few may be classes."""

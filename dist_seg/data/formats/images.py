@@ -32,10 +32,10 @@ from dist_seg.data.formats.array_images import (
 from dist_seg.data.formats.jpeg_scans import ends_early
 from dist_seg.data.formats.pillow_limit import no_warnings, own_limit
 from dist_seg.data.headers import MAX_PIXELS, UndecodableError, read_header
-from dist_seg.data.manifest import Rgb
 from dist_seg.data.png import encode_grey
 from dist_seg.errors import DataError
-from dist_seg.runtime.storage import StorageError
+from dist_seg.masks.palette import Rgb
+from dist_seg.storage.object_store import StorageError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
 # Only these decoders of Pillow's are let near a file: some of the others run programs.

@@ -21,10 +21,10 @@ from dist_seg.data.formats.listing import pair_files, pair_ref, read_pair
 from dist_seg.data.formats.raw_reading import RawReading
 from dist_seg.data.formats.splitting import Dividing, Division, divide
 from dist_seg.data.instances import RawObject
-from dist_seg.data.manifest import IGNORE_INDEX, Rgb
-from dist_seg.drawing import default_palette
+from dist_seg.data.manifest import IGNORE_INDEX
 from dist_seg.errors import DataError, UserError
-from dist_seg.rle import encode_masks
+from dist_seg.masks.palette import Rgb, default_palette
+from dist_seg.masks.rle import encode_masks
 
 _ONE_CLASS = "object"
 

@@ -21,9 +21,9 @@ from dist_seg.data.formats.listing import check_no_fault, fault_ref, file_versio
 from dist_seg.data.formats.raw_reading import RawReading
 from dist_seg.data.formats.splitting import Dividing, Division, divide
 from dist_seg.data.label_layers import PRESENT
-from dist_seg.data.manifest import IGNORE_INDEX, Rgb
-from dist_seg.drawing import default_palette
+from dist_seg.data.manifest import IGNORE_INDEX
 from dist_seg.errors import DataError, UserError
+from dist_seg.masks.palette import Rgb, default_palette
 
 
 @dataclass(frozen=True, kw_only=True)

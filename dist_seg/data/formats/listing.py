@@ -8,7 +8,7 @@ from pathlib import Path
 from dist_seg.data.formats import SampleRef
 from dist_seg.data.formats.images import IMAGE_SUFFIXES, read_file
 from dist_seg.errors import DataError
-from dist_seg.runtime.storage import StorageError
+from dist_seg.storage.object_store import StorageError
 
 _MAX_NAMED = 5
 _FAULT = b"fault: "

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from dist_seg.data.formats import RawInstances, RawSample, SampleRef
 from dist_seg.errors import DataError
-from dist_seg.runtime.storage import StorageError
+from dist_seg.storage.object_store import StorageError
 
 Raw = TypeVar("Raw", bound=RawSample | RawInstances)
 

@@ -7,9 +7,10 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from dist_seg.data.formats import InstanceSource, RawSample, SampleRef
-from dist_seg.data.manifest import IGNORE_INDEX, Rgb
+from dist_seg.data.manifest import IGNORE_INDEX
 from dist_seg.errors import DataError
-from dist_seg.rle import decode_mask
+from dist_seg.masks.palette import Rgb
+from dist_seg.masks.rle import decode_mask
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,9 +18,10 @@ from PIL import Image
 from dist_seg.data.formats.images import RawMask
 from dist_seg.data.formats.pillow_limit import no_warnings, own_limit
 from dist_seg.data.headers import PNG_SIGNATURE, png_chunks
-from dist_seg.data.manifest import IGNORE_INDEX, Rgb
+from dist_seg.data.manifest import IGNORE_INDEX
 from dist_seg.data.png import value_counts
 from dist_seg.errors import DataError
+from dist_seg.masks.palette import Rgb
 
 _HEAD_BYTES = 4096
 """Of a file, in which a PNG's palette lies as a rule."""

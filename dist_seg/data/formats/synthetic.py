@@ -15,11 +15,11 @@ from PIL import Image
 from dist_seg.data.formats import RawInstances, RawSample, SampleRef
 from dist_seg.data.formats.images import encode_image
 from dist_seg.data.instances import RawObject
-from dist_seg.data.manifest import IGNORE_INDEX, Rgb
-from dist_seg.drawing import default_palette
+from dist_seg.data.manifest import IGNORE_INDEX
 from dist_seg.errors import DataError
-from dist_seg.rle import encode_masks
-from dist_seg.runtime.streams import generator
+from dist_seg.masks.palette import Rgb, default_palette
+from dist_seg.masks.rle import encode_masks
+from dist_seg.runtime.rng import generator
 
 CLASS_NAMES = ("background", "disk", "square", "triangle", "ring", "cross")
 

@@ -16,8 +16,9 @@ from dist_seg.data.formats.raw_reading import RawReading
 from dist_seg.data.formats.splitting import Dividing, Division, divide
 from dist_seg.data.formats.voc_labels import VocClasses, read_voc_classes, voc_classes
 from dist_seg.data.formats.voc_lists import LISTS_NAME, ListedPair, read_list, voc_files
-from dist_seg.data.manifest import IGNORE_INDEX, Rgb
+from dist_seg.data.manifest import IGNORE_INDEX
 from dist_seg.errors import DataError, UserError
+from dist_seg.masks.palette import Rgb
 
 MASKS_NAME = "SegmentationClass"
 _LABEL_MAP_NAME = "labelmap.txt"

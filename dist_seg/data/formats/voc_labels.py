@@ -12,8 +12,9 @@ from dist_seg.data.formats import check_classes
 from dist_seg.data.formats.classes import IGNORED_NAMES, ClassTable, read_classes, text_lines
 from dist_seg.data.formats.images import read_mask
 from dist_seg.data.formats.palettes import IndexColors
-from dist_seg.data.manifest import IGNORE_INDEX, Rgb
+from dist_seg.data.manifest import IGNORE_INDEX
 from dist_seg.errors import DataError
+from dist_seg.masks.palette import Rgb
 
 VOC_NAMES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),

@@ -21,8 +21,8 @@ from dist_seg.data.headers import UndecodableError
 from dist_seg.data.manifest import Manifest, ShardInfo
 from dist_seg.data.sidecar import Sidecar, crc32c
 from dist_seg.errors import DataError
-from dist_seg.rle import boxes_and_areas
-from dist_seg.runtime.storage import Storage
+from dist_seg.masks.rle import boxes_and_areas
+from dist_seg.storage.object_store import Storage
 
 UNKNOWN = -1
 """In a layer: a pixel of which nothing is said."""

@@ -15,7 +15,7 @@ from dist_seg.data.inspection.workers import Workers
 from dist_seg.data.manifest import Manifest, ShardInfo, Split
 from dist_seg.data.opened import OpenedData, shard_index
 from dist_seg.errors import DataError
-from dist_seg.runtime.storage import Storage, StorageError
+from dist_seg.storage.object_store import Storage, StorageError
 
 _SAMPLES_AT_ONCE = 32
 _KEPT_BYTES = 30 << 20

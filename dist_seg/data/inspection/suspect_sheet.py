@@ -11,8 +11,9 @@ from dist_seg.data.inspection.findings import Example, Finding, Severity
 from dist_seg.data.inspection.trouble import Trouble
 from dist_seg.data.opened import OpenedData
 from dist_seg.data.sample_sheet import CELL_WIDTH, draw_sample
-from dist_seg.drawing import IGNORED_COLOR, contact_sheet
-from dist_seg.runtime.storage import StorageError
+from dist_seg.masks.drawing import contact_sheet
+from dist_seg.masks.palette import IGNORED_COLOR
+from dist_seg.storage.object_store import StorageError
 
 _OF_ONE_FINDING = {Severity.ERROR: 12, Severity.WARNING: 8, Severity.NOTE: 4}
 _IN_ALL = 80

@@ -9,7 +9,7 @@ import pytest
 from dist_seg.checkpoint.reading import load_checkpoint, verify_checkpoint
 from dist_seg.checkpoint.store import CheckpointStore, Retention
 from dist_seg.errors import CheckpointError
-from dist_seg.runtime import storage as storage_module
+from dist_seg.storage import object_store as storage_module
 from tests.failpoints import Failpoints, killed
 from tests.faulty_store import Store
 from tests.integration.commands import ROOT, environment

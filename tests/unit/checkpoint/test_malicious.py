@@ -12,7 +12,7 @@ import pytest
 from dist_seg.checkpoint.reading import COMMIT_NAME, damages, load_checkpoint, load_weights, verify_checkpoint
 from dist_seg.checkpoint.store import CheckpointStore
 from dist_seg.errors import CheckpointError
-from dist_seg.runtime.storage import open_storage, open_writable
+from dist_seg.storage.object_store import open_storage, open_writable
 from tests.unit.checkpoint.states import state_of
 
 Replace = Callable[[str, bytes], None]

@@ -11,7 +11,7 @@ from dist_seg.checkpoint.reading import load_checkpoint, load_meta, verify_check
 from dist_seg.checkpoint.state import CheckpointMeta, TrainingState
 from dist_seg.checkpoint.store import CheckpointStore, Retention
 from dist_seg.errors import CheckpointError
-from dist_seg.runtime import storage as storage_module
+from dist_seg.storage import object_store as storage_module
 from tests.faulty_store import Fault, Store
 from tests.unit.checkpoint.states import differences, state_of
 

@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 from dist_seg.checkpoint.state import SnapshotBuffers
 from dist_seg.checkpoint.tensors import PIECE_BYTES, decoded, encoded, read_header
 from dist_seg.errors import CheckpointError
-from dist_seg.runtime.storage import open_storage
+from dist_seg.storage.object_store import open_storage
 
 KINDS = {
     "matrix": torch.arange(12.0).view(3, 4),

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.reader import ShardReader
-from dist_seg.runtime.storage import open_storage
+from dist_seg.storage.object_store import open_storage
 
 from .raw_data import encoded, picture
 

@@ -14,7 +14,7 @@ from dist_seg.data.batch import Batch
 from dist_seg.data.pack import pack
 from dist_seg.data.torch_loader import SegmentationDataset
 from dist_seg.errors import ConfigError
-from dist_seg.runtime.storage import open_storage
+from dist_seg.storage.object_store import open_storage
 from tests.array_cases import COLORLESS, ArraysWithObjects, LabelledArrays, assert_close, noise, packed, smooth
 from tests.instance_cases import assert_same_objects
 from tests.loader_cases import (

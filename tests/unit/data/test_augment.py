@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dist_seg.config.schema import AugmentConfig
 from dist_seg.data.augment import SampleTransform, color_matrix, digest, draw, eval_transform
-from dist_seg.runtime.streams import generator
+from dist_seg.runtime.rng import generator
 
 STILL = AugmentConfig(scale_min=1.0, scale_max=1.0, flip_probability=0.0)
 sizes = st.integers(1, 700)

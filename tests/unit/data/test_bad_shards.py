@@ -12,9 +12,9 @@ from dist_seg.data.bad_shards import check_bad_shards, find_bad_shards
 from dist_seg.data.batch import Batch
 from dist_seg.data.loader import eval_batches, train_batches
 from dist_seg.errors import DataError
-from dist_seg.runtime.storage import StorageError, open_storage
+from dist_seg.storage.object_store import StorageError, open_storage
 from tests.loader_cases import CPU, PackedData, config, scene_sample, write_dataset
-from tests.unit.runtime.range_server import flaky_server
+from tests.unit.storage.range_server import flaky_server
 
 UNITS = [(step, lane) for step in range(9) for lane in range(2)]
 """Three epochs of three steps of 4 samples, 12 in all, 4 a shard."""

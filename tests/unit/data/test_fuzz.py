@@ -23,7 +23,7 @@ from dist_seg.data.plan import TrainPlan
 from dist_seg.data.reader import ShardReader
 from dist_seg.data.sidecar import Sidecar
 from dist_seg.data.verify import verify
-from dist_seg.runtime.storage import open_storage
+from dist_seg.storage.object_store import open_storage
 from tests.loader_cases import AUGMENTATIONS, NUM_CLASSES, PackedData, config, scene_sample, train, write_dataset
 from tests.mutations import MUTATIONS, RawPair, flipped, holed, noise, raw_pair
 

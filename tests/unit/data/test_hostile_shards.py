@@ -17,7 +17,7 @@ from dist_seg.data.shards import EncodedMembers
 from dist_seg.data.sidecar import Member, SampleEntry, Sidecar, crc32c
 from dist_seg.data.verify import verify
 from dist_seg.errors import DataError
-from dist_seg.runtime.storage import open_storage
+from dist_seg.storage.object_store import open_storage
 from tests.loader_cases import PackedData, config, evaluate, scene_sample, train, write_dataset
 from tests.picture_bombs import huge_jpeg, huge_png, peak_memory_of, with_expanding_pixels, with_expanding_text
 

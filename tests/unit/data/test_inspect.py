@@ -21,7 +21,7 @@ from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.opened import open_data
 from dist_seg.data.pack import pack
 from dist_seg.errors import DataError, UserError
-from dist_seg.runtime.storage import StorageError, open_storage
+from dist_seg.storage.object_store import StorageError, open_storage
 from tests.loader_cases import scene_sample, write_dataset
 
 from .coco_data import annotation, write_coco

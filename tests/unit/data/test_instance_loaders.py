@@ -17,7 +17,7 @@ from dist_seg.data.loader import train_batches
 from dist_seg.data.place import place_mask
 from dist_seg.data.shards import EncodedMembers
 from dist_seg.data.torch_loader import SegmentationDataset
-from dist_seg.runtime.streams import generator
+from dist_seg.runtime.rng import generator
 from tests.instance_cases import LARGE_SCALE_JITTER, assert_same_objects, discs_sample, real_samples
 from tests.loader_cases import (
     AUGMENTATIONS,

@@ -13,7 +13,7 @@ from dist_seg.data.annotations import MAX_LAYERS, MAX_OBJECTS
 from dist_seg.data.decode import decode_instances
 from dist_seg.data.instances import EncodedInstances, RawObject, encode_instances, side_histogram, side_percentiles
 from dist_seg.errors import DataError
-from dist_seg.rle import encode_masks
+from dist_seg.masks.rle import encode_masks
 
 HEIGHT, WIDTH = 12, 14
 Box = tuple[int, int, int, int]

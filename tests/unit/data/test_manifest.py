@@ -10,7 +10,7 @@ import pytest
 from dist_seg.data.manifest import Manifest, ShardInfo, Split
 from dist_seg.data.manifest_parsing import load_manifest, parse_manifest, recorded_hash
 from dist_seg.errors import DataError
-from dist_seg.runtime.storage import open_storage
+from dist_seg.storage.object_store import open_storage
 
 
 def _manifest(name: str = "train-000000.tar") -> Manifest:

@@ -19,7 +19,7 @@ from dist_seg.data.pack_part import Part
 from dist_seg.data.sidecar import Sidecar
 from dist_seg.data.verify import verify
 from dist_seg.errors import DataError, UserError
-from dist_seg.runtime.storage import open_storage
+from dist_seg.storage.object_store import open_storage
 
 from .tar_data import tar_samples, write_tar
 

@@ -8,7 +8,7 @@ from dist_seg.data.inspection.findings import Example, Finding, Place, Severity
 from dist_seg.data.inspection.suspect_sheet import save_suspects
 from dist_seg.data.inspection.trouble import Trouble, find_trouble
 from dist_seg.data.opened import OpenedData
-from dist_seg.runtime.storage import LocalStorage
+from dist_seg.storage.object_store import LocalStorage
 
 
 class CountingStorage(LocalStorage):

@@ -24,10 +24,10 @@ from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.pack import pack
 from dist_seg.data.pack_state import PackState
 from dist_seg.data.shard_plan import plan_shards
-from dist_seg.data.shards import PARTIAL_MARK
 from dist_seg.data.sidecar import Sidecar
 from dist_seg.errors import DataError
-from dist_seg.runtime.storage import StorageError, open_storage
+from dist_seg.storage.files import PARTIAL_MARK
+from dist_seg.storage.object_store import StorageError, open_storage
 from tests.distributed.launched_training import signalled
 
 from .raw_data import encoded, picture

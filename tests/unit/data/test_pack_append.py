@@ -24,7 +24,7 @@ from dist_seg.data.shard_plan import next_number
 from dist_seg.data.sidecar import Sidecar
 from dist_seg.data.verify import verify
 from dist_seg.errors import DataError, UserError
-from dist_seg.runtime.storage import open_storage
+from dist_seg.storage.object_store import open_storage
 
 from .coco_data import annotation, image_entry, write_coco
 from .test_pack import ArraySource, _mask

@@ -25,7 +25,7 @@ from dist_seg.data.reader import BadSampleError, ShardReader
 from dist_seg.data.sample_sheet import sample_sheet
 from dist_seg.data.verify import verify
 from dist_seg.errors import DataError
-from dist_seg.runtime.storage import open_storage
+from dist_seg.storage.object_store import open_storage
 from tests.array_cases import MASK, Array, ArraySource, noise, write_folder
 
 

@@ -24,8 +24,8 @@ from dist_seg.data.pack_state import PackState
 from dist_seg.data.reader import ShardReader
 from dist_seg.data.verify import verify
 from dist_seg.errors import DataError
-from dist_seg.rle import decode_mask, encode_masks
-from dist_seg.runtime.storage import open_storage
+from dist_seg.masks.rle import decode_mask, encode_masks
+from dist_seg.storage.object_store import open_storage
 
 from .coco_data import HEIGHT, WIDTH, annotation, image_entry, square, write_coco
 from .raw_data import encoded, picture

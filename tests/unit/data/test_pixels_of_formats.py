@@ -12,7 +12,7 @@ from PIL import Image
 from dist_seg.data.formats import Source
 from dist_seg.data.formats.synthetic import SyntheticSource
 from dist_seg.data.pack import pack
-from dist_seg.runtime.storage import open_storage
+from dist_seg.storage.object_store import open_storage
 from tests.loader_cases import PackedData, config, encode, evaluate, scene
 
 from .format_trees import LAYOUTS, Layout, Sample

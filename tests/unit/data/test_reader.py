@@ -12,7 +12,7 @@ from dist_seg.data.reader import BadSampleError, ShardReader
 from dist_seg.data.shards import EncodedMembers
 from dist_seg.data.sidecar import Member, SampleEntry, Sidecar, crc32c
 from dist_seg.errors import DataError
-from dist_seg.runtime.storage import LocalStorage, StorageError
+from dist_seg.storage.object_store import LocalStorage, StorageError
 from tests.loader_cases import PackedData, scene_sample, write_dataset
 
 SAMPLES = [scene_sample(i, form="png" if i % 2 else "jpeg420") for i in range(7)]

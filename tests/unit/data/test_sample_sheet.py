@@ -14,8 +14,8 @@ from dist_seg.data.inspect import inspect
 from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.opened import open_data
 from dist_seg.data.sample_sheet import draw_annotations
-from dist_seg.rle import encode_masks
-from dist_seg.runtime.storage import open_storage
+from dist_seg.masks.rle import encode_masks
+from dist_seg.storage.object_store import open_storage
 
 _PALETTE = ((10, 20, 30), (200, 0, 0))
 _HEIGHT, _WIDTH = 40, 60

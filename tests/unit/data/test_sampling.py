@@ -26,7 +26,7 @@ from dist_seg.data.sidecar import Sidecar
 from dist_seg.data.training_plan import class_weights, training_plan
 from dist_seg.data.verify import verify
 from dist_seg.errors import ConfigError, DataError
-from dist_seg.runtime.storage import open_storage
+from dist_seg.storage.object_store import open_storage
 from tests.loader_cases import CPU, scene_sample, write_dataset
 
 TRAIN = TrainConfig(global_batch=8, micro_batch=2)

@@ -20,7 +20,7 @@ from dist_seg.data.run_data import RunData, load_run_data, view
 from dist_seg.data.selection import Folds, Selection, fold_numbers, group_hashes, shares
 from dist_seg.data.torch_loader import SegmentationDataset
 from dist_seg.errors import ConfigError, DataError
-from dist_seg.runtime.streams import seed_of
+from dist_seg.runtime.rng import seed_of
 from tests.loader_cases import AUGMENTATIONS, config, evaluate, opened, train
 
 shard_lists = st.lists(st.integers(0, 40), min_size=1, max_size=12)

@@ -16,7 +16,7 @@ from dist_seg.data.manifest import Manifest, ShardInfo
 from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.shards import EncodedMembers, write_shard
 from dist_seg.data.sidecar import Sidecar
-from dist_seg.runtime.storage import open_storage
+from dist_seg.storage.object_store import open_storage
 
 _SAMPLES = [
     EncodedMembers(key=f"k{i}", height=2, width=3, image=bytes([i]) * size, image_suffix=suffix, target=b"mask%d" % i)

@@ -21,8 +21,8 @@ from dist_seg.data.reader import ShardReader
 from dist_seg.data.shrink import shrink_image, shrink_mask, shrink_object, shrunk_size
 from dist_seg.data.verify import verify
 from dist_seg.errors import DataError, UserError
-from dist_seg.rle import decode_mask, encode_masks
-from dist_seg.runtime.storage import open_storage
+from dist_seg.masks.rle import decode_mask, encode_masks
+from dist_seg.storage.object_store import open_storage
 
 from .raw_data import encoded, picture
 

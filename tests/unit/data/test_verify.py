@@ -16,7 +16,7 @@ from dist_seg.data.opened import open_data
 from dist_seg.data.sidecar import Sidecar
 from dist_seg.data.verify import verify
 from dist_seg.errors import DataError
-from dist_seg.runtime.storage import open_storage
+from dist_seg.storage.object_store import open_storage
 
 from ..runtime.range_server import RangeServer
 

@@ -17,8 +17,8 @@ from dist_seg.data.shards import EncodedMembers, write_shard
 from dist_seg.data.sidecar import INSTANCE_ROLES, Sidecar
 from dist_seg.data.verify import verify
 from dist_seg.data.verify_objects import PassingObjects
-from dist_seg.rle import encode_masks
-from dist_seg.runtime.storage import open_storage
+from dist_seg.masks.rle import encode_masks
+from dist_seg.storage.object_store import open_storage
 
 from .coco_data import annotation, square, write_coco
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from dist_seg.distributed.world import World
 from dist_seg.engine.ddp import DdpStrategy
 from dist_seg.errors import ConfigError
-from dist_seg.runtime.world import World
 
 
 class WithAuxiliaryHead(nn.Module):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dist_seg.config.schema import AugmentConfig, Config, TrainConfig
+from dist_seg.distributed.world import World
 from dist_seg.engine.out_of_memory import OutOfMemoryError, memory_explained
-from dist_seg.runtime.world import World
 
 CONFIG = Config(
     task="instance",

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from dist_seg.distributed.world import World
 from dist_seg.engine.stragglers import RankClock, StragglerWarning
-from dist_seg.runtime.world import World
 from dist_seg.telemetry.events import Event, RankTimes
 
 

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from dist_seg.config.schema import DataConfig
-from dist_seg.drawing import overlay
 from dist_seg.errors import DataError, UserError
+from dist_seg.masks.drawing import overlay
 from dist_seg.predict.masks import predict_mask
 from dist_seg.predict.outputs import Outputs
 from dist_seg.predict.pictures import Picture, Segmented, find_pictures, predict_pictures

@@ -10,9 +10,9 @@ import torch
 from dist_seg.config.schema import AugmentConfig, Config, EvalConfig, MaskRcnnConfig, ModelConfig, TrainConfig
 from dist_seg.data.annotations import ImageAnnotations, ObjectAnnotation
 from dist_seg.data.batch import BadSample, Batch
+from dist_seg.masks.rle import decode_mask, encode_masks
 from dist_seg.metrics.instances import ScoredImage, ScoredInstance
 from dist_seg.models.targets import Detections
-from dist_seg.rle import decode_mask, encode_masks
 from dist_seg.tasks.instance import InstanceTask, scored_image, to_instances
 from dist_seg.tasks.task import ClassInfo, EvalResult
 from tests.unit.metrics.instance_scenes import box_of, rectangle, scenes

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
+from dist_seg.runtime.progress_bar import ProgressDisplay, duration, progress
 from dist_seg.telemetry.events import CheckpointFailed, EvalDone, RunStarted, StepDone
-from dist_seg.telemetry.progress import ProgressDisplay, ProgressSink, duration, progress
+from dist_seg.telemetry.progress import ProgressSink
 
 
 class Clock:

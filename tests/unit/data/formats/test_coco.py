@@ -18,8 +18,8 @@ from dist_seg.data.formats.raw_reading import RawReading
 from dist_seg.data.instances import RawObject
 from dist_seg.data.pack import PackResult, pack
 from dist_seg.errors import DataError
-from dist_seg.rle import decode_mask
-from dist_seg.runtime.storage import StorageError
+from dist_seg.masks.rle import decode_mask
+from dist_seg.storage.object_store import StorageError
 
 from ..coco_data import HEIGHT, WIDTH, Entry, annotation, image_entry, square, write_coco
 from ..raw_data import encoded, picture

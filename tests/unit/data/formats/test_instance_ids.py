@@ -14,8 +14,8 @@ from dist_seg.data.formats.splitting import Dividing
 from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.pack import pack
 from dist_seg.errors import DataError, UserError
-from dist_seg.rle import decode_mask
-from dist_seg.runtime.storage import open_storage
+from dist_seg.masks.rle import decode_mask
+from dist_seg.storage.object_store import open_storage
 
 from ..raw_data import picture
 

@@ -21,7 +21,7 @@ from dist_seg.data.pack import pack
 from dist_seg.data.reader import ShardReader
 from dist_seg.data.verify import verify
 from dist_seg.errors import DataError, UserError
-from dist_seg.runtime.storage import open_storage
+from dist_seg.storage.object_store import open_storage
 
 from ..coco_data import annotation, square, write_coco
 from ..raw_data import picture

@@ -15,8 +15,8 @@ from dist_seg.data.inspection.trouble import Trouble, find_trouble
 from dist_seg.data.manifest import IGNORE_INDEX
 from dist_seg.data.opened import open_data
 from dist_seg.data.pack import pack
-from dist_seg.drawing import default_palette
-from dist_seg.runtime.streams import generator
+from dist_seg.masks.palette import default_palette
+from dist_seg.runtime.rng import generator
 
 Scene = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 

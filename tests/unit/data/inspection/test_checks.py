@@ -26,7 +26,7 @@ from dist_seg.data.manifest_parsing import load_manifest
 from dist_seg.data.opened import open_data, shard_index
 from dist_seg.data.pack import pack
 from dist_seg.errors import DataError
-from dist_seg.runtime.storage import open_storage
+from dist_seg.storage.object_store import open_storage
 from tests.loader_cases import scene_sample, write_dataset
 from tests.unit.data.coco_data import annotation, square, write_coco
 

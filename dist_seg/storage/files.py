@@ -7,8 +7,13 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO, TextIO
 
-from dist_seg.errors import UserError
+from dist_seg.errors import DataError, UserError
+from dist_seg.storage.object_store import StorageError
+
+PARTIAL_MARK = ".partial-"
+"""In the name of a file that is being written; what carries it after a crash is garbage."""
 
 _log = logging.getLogger(__name__)
 _HELD_ELSEWHERE = (errno.EACCES, errno.EAGAIN)
@@ -90,3 +95,63 @@ def process_lock(path: Path) -> Iterator[bool]:
             if held:
                 _log.warning("%s: its file system knows no locks; see to it that no two processes write there", path)
         yield held
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Write a file that appears under its name only when it is whole and on the disk. `StorageError` names it."""
+    partial = path.with_name(f"{path.name}{PARTIAL_MARK}{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+_LOCK_NAME = ".pack.lock"
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """One process that writes to a folder, where the system has file locks. Held by the open file: a crash frees it."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    path = out / _LOCK_NAME
+    while True:
+        try:
+            file = path.open("w")
+        except OSError as error:
+            raise DataError(f"{out}: cannot be written to: {error.strerror}") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise DataError(f"{out}: is being packed into by another process") from error
+        except OSError:  # a file system without locks
+            break
+        if _is_at(file, path):
+            break
+        file.close()  # its last holder removed it between our opening and locking it: the lock is no longer there
+    with file:
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _is_at(file: TextIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

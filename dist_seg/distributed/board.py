@@ -13,10 +13,10 @@ from typing import Literal
 
 from torch._C._distributed_c10d import Store
 
-from dist_seg.runtime.collectives import barrier
-from dist_seg.runtime.place import Place, place_words
-from dist_seg.runtime.rendezvous import Start
-from dist_seg.runtime.world import World
+from dist_seg.distributed.collectives import barrier
+from dist_seg.distributed.position import Place, place_words
+from dist_seg.distributed.rendezvous import Start
+from dist_seg.distributed.world import World
 
 _FINAL = "dist_seg/final"
 

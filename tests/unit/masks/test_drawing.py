@@ -7,18 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_seg.drawing import (
-    IGNORED_COLOR,
-    IGNORED_LINES,
-    DrawnObject,
-    colorize,
-    contact_sheet,
-    default_palette,
-    draw_objects,
-    object_colors,
-    overlay,
-)
-from dist_seg.rle import encode_masks
+from dist_seg.masks.drawing import DrawnObject, colorize, contact_sheet, draw_objects, object_colors, overlay
+from dist_seg.masks.palette import IGNORED_COLOR, IGNORED_LINES, default_palette
+from dist_seg.masks.rle import encode_masks
 
 _PALETTE = ((10, 20, 30), (200, 100, 0))
 

@@ -14,8 +14,8 @@ from datetime import timedelta
 
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
+from dist_seg.distributed.world import World
 from dist_seg.errors import RunFailedError
-from dist_seg.runtime.world import World
 
 _POLL_S = 0.02
 _ANSWER_S = 30.0

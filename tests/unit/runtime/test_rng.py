@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_seg.runtime.streams import generator, keyed_permutation, seed_of
+from dist_seg.runtime.rng import generator, keyed_permutation, seed_of
 
 
 @given(size=st.integers(1, 3000), key=st.integers(0, 5))

@@ -7,8 +7,8 @@ from typing import TypeVar, cast
 import torch
 import torch.distributed as dist
 
+from dist_seg.distributed.position import HERE
 from dist_seg.errors import RunFailedError, UserError
-from dist_seg.runtime.place import HERE
 
 Result = TypeVar("Result")
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as reference
 
-from dist_seg.rle import boxes_and_areas, decode_mask, encode_masks, encode_placed
+from dist_seg.masks.rle import boxes_and_areas, decode_mask, encode_masks, encode_placed
 
 _SMALL = arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9)))
 

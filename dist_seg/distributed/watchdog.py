@@ -1,7 +1,7 @@
 """A thread of every rank that ends all of them when one fails or gets stuck, and tells which one was the first.
 
 What breaks a rank inside a step cannot be reduced over ranks first, because its peers wait for it in a collective. It
-writes the cause on the board (`dist_seg.runtime.board`) and ends. The others are told by their broken collective, or
+writes the cause on the board (`distributed/board.py`) and ends. The others are told by their broken collective, or
 they are ended from here: by the second thread, or, where some code holds the interpreter's lock, by a timer of C.
 """
 
@@ -17,11 +17,11 @@ from contextlib import contextmanager
 
 import torch.distributed as dist
 
+from dist_seg.distributed.board import Board, FirstCause, behind, open_board, silent
+from dist_seg.distributed.position import HERE
+from dist_seg.distributed.rendezvous import Start
+from dist_seg.distributed.world import World
 from dist_seg.errors import RunFailedError, UserError
-from dist_seg.runtime.board import Board, FirstCause, behind, open_board, silent
-from dist_seg.runtime.place import HERE
-from dist_seg.runtime.rendezvous import Start
-from dist_seg.runtime.world import World
 
 _log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 
-from dist_seg.runtime.rendezvous import Start, meet
-from dist_seg.runtime.world import World
+from dist_seg.distributed.rendezvous import Start, meet
+from dist_seg.distributed.world import World
 
 
 @contextmanager

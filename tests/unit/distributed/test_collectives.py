@@ -5,9 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from dist_seg.errors import DataError
-from dist_seg.runtime import collectives
-from dist_seg.runtime.collectives import (
+from dist_seg.distributed import collectives
+from dist_seg.distributed.collectives import (
     barrier,
     broadcast_json,
     gather_json,
@@ -19,6 +18,7 @@ from dist_seg.runtime.collectives import (
     sum_over_ranks,
     world_size,
 )
+from dist_seg.errors import DataError
 
 
 def test_a_process_without_a_group_is_rank_0_of_1() -> None:

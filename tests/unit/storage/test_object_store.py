@@ -14,8 +14,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from dist_seg.errors import DataError
-from dist_seg.runtime import storage as storage_module
-from dist_seg.runtime.storage import LocalStorage, Storage, StorageError, UnreachableError, open_storage
+from dist_seg.storage import object_store as storage_module
+from dist_seg.storage.object_store import LocalStorage, Storage, StorageError, UnreachableError, open_storage
 
 from .range_server import RangeServer, flaky_server
 

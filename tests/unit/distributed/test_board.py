@@ -2,9 +2,9 @@
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch exports it at run time
 
-from dist_seg.runtime.board import Board
-from dist_seg.runtime.rendezvous import Start
-from dist_seg.runtime.world import World
+from dist_seg.distributed.board import Board
+from dist_seg.distributed.rendezvous import Start
+from dist_seg.distributed.world import World
 
 
 def test_what_ends_a_launch_for_good_is_told_to_later_starts_and_not_to_peers_in_the_same() -> None:

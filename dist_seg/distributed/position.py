@@ -1,4 +1,4 @@
-"""Where this process is in its training, for the watchdogs of all ranks to read (see `dist_seg.runtime.watchdog`)."""
+"""Where this process is in its training, for the watchdogs of all ranks to read (see `distributed/watchdog.py`)."""
 
 import threading
 import time
