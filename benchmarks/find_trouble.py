@@ -19,16 +19,16 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
-from dist_seg.data.inspection.alignment import REACH, TURNS
-from dist_seg.data.inspection.decoded import UNKNOWN, SampleView, read_members, view_sample
-from dist_seg.data.inspection.mask_checks import mask_findings
-from dist_seg.data.inspection.measures import MEASURES, measure
-from dist_seg.data.inspection.samples import Looked
+from dist_seg.data.inspection.checks.mask_checks import mask_findings
+from dist_seg.data.inspection.samples.alignment import REACH, TURNS
+from dist_seg.data.inspection.samples.decoded import UNKNOWN, SampleView, read_members, view_sample
+from dist_seg.data.inspection.samples.look import Looked
+from dist_seg.data.inspection.samples.measures import MEASURES, measure
 from dist_seg.data.inspection.table import SampleTable
 from dist_seg.data.inspection.trouble import find_trouble
-from dist_seg.data.manifest import Manifest
-from dist_seg.data.manifest_parsing import load_manifest
-from dist_seg.data.opened import open_data, shard_index
+from dist_seg.data.shards.manifest import Manifest
+from dist_seg.data.shards.manifest_parsing import load_manifest
+from dist_seg.data.shards.opened import open_data, shard_index
 from dist_seg.storage.object_store import open_storage
 
 _FOLDS = 5

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from dist_seg.config.recipes import recipe_path
 from dist_seg.data.formats.synthetic import SyntheticSource
-from dist_seg.data.pack import pack
+from dist_seg.data.packing.pack import pack
 from dist_seg.engine.checkpoint_interval import expected_goodput
 from dist_seg.telemetry.accounting import time_account
 from dist_seg.telemetry.events import CheckpointIntervalChosen, CheckpointSaved, StepDone

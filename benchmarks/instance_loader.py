@@ -42,22 +42,22 @@ from torchvision.transforms.v2 import InterpolationMode, functional
 
 from benchmarks.loader_turns import JITTER, PREFETCH, Batches, Result, as_tensor, jittered, ratio, take_turns
 from dist_seg.config.schema import AugmentConfig, Config, DataConfig
-from dist_seg.data.annotations import ImageAnnotations
-from dist_seg.data.assemble import decode_reference, group_by_size, train_recipe
-from dist_seg.data.augment import SampleTransform
-from dist_seg.data.batch import Batch
-from dist_seg.data.dali import DaliGraph
-from dist_seg.data.fetch import DrawnSample, TrainFetcher, drawn_samples
-from dist_seg.data.formats.coco import open_coco
-from dist_seg.data.loader import train_batches
-from dist_seg.data.manifest_parsing import load_manifest
-from dist_seg.data.normalize import normalize
-from dist_seg.data.objects import derive_objects
-from dist_seg.data.pack import pack
-from dist_seg.data.pixel_values import IMAGENET_MEAN, IMAGENET_STD
-from dist_seg.data.place import place_image, place_mask
-from dist_seg.data.plan import TrainPlan
-from dist_seg.data.reader import ShardReader
+from dist_seg.data.codecs.annotations import ImageAnnotations
+from dist_seg.data.formats.coco.instances import open_coco
+from dist_seg.data.loading.assemble import decode_reference, group_by_size, train_recipe
+from dist_seg.data.loading.augment import SampleTransform
+from dist_seg.data.loading.batch import Batch
+from dist_seg.data.loading.dali import DaliGraph
+from dist_seg.data.loading.fetch import DrawnSample, TrainFetcher, drawn_samples
+from dist_seg.data.loading.geometry import place_image, place_mask
+from dist_seg.data.loading.loader import train_batches
+from dist_seg.data.loading.normalize import normalize
+from dist_seg.data.loading.objects import derive_objects
+from dist_seg.data.packing.pack import pack
+from dist_seg.data.plan.plan import TrainPlan
+from dist_seg.data.shards.manifest_parsing import load_manifest
+from dist_seg.data.view.pixel_values import IMAGENET_MEAN, IMAGENET_STD
+from dist_seg.data.view.reader import ShardReader
 from dist_seg.storage.object_store import open_storage
 
 MICRO_BATCH = 4

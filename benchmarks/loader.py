@@ -36,17 +36,17 @@ from torchvision.transforms.v2 import InterpolationMode, functional
 
 from benchmarks.loader_turns import JITTER, PREFETCH, Batches, Result, as_tensor, jittered, ratio, take_turns
 from dist_seg.config.schema import AugmentConfig, Config, DataConfig
-from dist_seg.data.augment import SampleTransform
-from dist_seg.data.batch import Batch
-from dist_seg.data.fetch import TrainFetcher, drawn_samples
 from dist_seg.data.formats.camvid import CamvidSource
-from dist_seg.data.loader import train_batches
-from dist_seg.data.manifest import Manifest
-from dist_seg.data.manifest_parsing import load_manifest
-from dist_seg.data.pack import pack
-from dist_seg.data.pixel_values import IMAGENET_MEAN, IMAGENET_STD
-from dist_seg.data.plan import TrainPlan
-from dist_seg.data.reader import ShardReader
+from dist_seg.data.loading.augment import SampleTransform
+from dist_seg.data.loading.batch import Batch
+from dist_seg.data.loading.fetch import TrainFetcher, drawn_samples
+from dist_seg.data.loading.loader import train_batches
+from dist_seg.data.packing.pack import pack
+from dist_seg.data.plan.plan import TrainPlan
+from dist_seg.data.shards.manifest import Manifest
+from dist_seg.data.shards.manifest_parsing import load_manifest
+from dist_seg.data.view.pixel_values import IMAGENET_MEAN, IMAGENET_STD
+from dist_seg.data.view.reader import ShardReader
 from dist_seg.runtime.rng import generator
 from dist_seg.storage.object_store import Storage, open_storage
 

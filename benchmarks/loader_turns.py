@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from dist_seg.data.batch import Batch
+from dist_seg.data.loading.batch import Batch
 from dist_seg.runtime.rng import generator
 
 PREFETCH = 4

@@ -2,8 +2,8 @@
 
     python benchmarks/pack.py ../shared/data/camvid [--rounds 7] [--workers 2]      # about four minutes
 
-Packing is `dist_seg.data.pack` of the CamVid layout with all its checks: every image and mask decoded, class ids
-checked and counted, masks encoded, checksums, indexes, files synced to the disk. The peers are what nobody can do
+Packing is `dist_seg.data.packing.pack` of the CamVid layout with all its checks: every image and mask decoded, class
+ids checked and counted, masks encoded, checksums, indexes, files synced to the disk. The peers are what nobody can do
 without: `tar` of the same files into one file, synced as well, and one decode by the same library (Pillow) of every
 picture, or of the images without the masks, in one process or in as many as packing has, which know nothing but Pillow.
 All start their processes within the time. They take turns, so that other work on the machine hits all of them; a
@@ -28,15 +28,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from dist_seg.data.formats import SampleRef
+from dist_seg.data.codecs.headers import MAX_PIXELS
+from dist_seg.data.codecs.png import value_counts
 from dist_seg.data.formats.camvid import CamvidSource
-from dist_seg.data.formats.images import check_image, encode_mask, read_mask
-from dist_seg.data.formats.listing import read_pair
-from dist_seg.data.headers import MAX_PIXELS
-from dist_seg.data.pack import pack
-from dist_seg.data.pack_sample import checked_class_ids, encode_sample
-from dist_seg.data.png import value_counts
-from dist_seg.data.sidecar import crc32c
+from dist_seg.data.packing.pack import pack
+from dist_seg.data.packing.sample import checked_class_ids, encode_sample
+from dist_seg.data.raw.images import check_image, encode_mask, read_mask
+from dist_seg.data.raw.listing import read_pair
+from dist_seg.data.raw.source import SampleRef
+from dist_seg.data.shards.sidecar import crc32c
 
 _SHARD_BYTES = 8 * 2**20
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dist_seg.data.manifest import Manifest, ShardInfo, Split
-from dist_seg.data.manifest_parsing import parse_manifest
-from dist_seg.data.mixed_plan import MixedPlan, Part
-from dist_seg.data.plan import Plan, TrainPlan
+from dist_seg.data.plan.mixed_plan import MixedPlan, Part
+from dist_seg.data.plan.plan import Plan, TrainPlan
+from dist_seg.data.shards.manifest import Manifest, ShardInfo, Split
+from dist_seg.data.shards.manifest_parsing import parse_manifest
 
 _GLOBAL_BATCH, _MICRO_BATCH, _SEEKS = 256, 8, 500
 

@@ -24,8 +24,8 @@ from torch import nn
 from dist_seg.config.load import load_config
 from dist_seg.config.recipes import recipe_path
 from dist_seg.config.schema import Config, ModelConfig
-from dist_seg.data.batch import Batch
-from dist_seg.data.plan import TrainPlan
+from dist_seg.data.loading.batch import Batch
+from dist_seg.data.plan.plan import TrainPlan
 from dist_seg.distributed.world import World
 from dist_seg.engine.bad_data import BadDataRecord
 from dist_seg.engine.ddp import DdpStrategy

@@ -18,11 +18,11 @@ from dist_seg.config.schema import (
     ModelConfig,
     TrainConfig,
 )
-from dist_seg.data.annotations import MAX_LAYERS
-from dist_seg.data.augment import input_factor
-from dist_seg.data.manifest import Manifest, ObjectCounts
-from dist_seg.data.pixel_values import input_channels
-from dist_seg.data.reader import ShardReader
+from dist_seg.data.codecs.annotations import MAX_LAYERS
+from dist_seg.data.loading.augment import input_factor
+from dist_seg.data.shards.manifest import Manifest, ObjectCounts
+from dist_seg.data.view.pixel_values import input_channels
+from dist_seg.data.view.reader import ShardReader
 from dist_seg.distributed.world import World
 from dist_seg.engine.class_info import class_info
 from dist_seg.engine.memory import state_bytes

@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from dist_seg.data.batch import Batch
-from dist_seg.data.label_layers import PRESENT
-from dist_seg.data.normalize import Normalization, as_pictures
-from dist_seg.data.objects import ImageObjects
+from dist_seg.data.codecs.label_layers import PRESENT
+from dist_seg.data.loading.batch import Batch
+from dist_seg.data.loading.normalize import Normalization, as_pictures
+from dist_seg.data.loading.objects import ImageObjects
 from dist_seg.masks.drawing import DrawnObject, contact_sheet, draw_objects, overlay, overlay_labels
 from dist_seg.masks.palette import IGNORED_LINES
 from dist_seg.masks.rle import encode_masks

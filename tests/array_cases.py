@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_seg.data.batch import Batch
-from dist_seg.data.formats import RawInstances, RawSample, SampleRef
-from dist_seg.data.formats.images import encode_mask
-from dist_seg.data.instances import RawObject
-from dist_seg.data.pack import pack
+from dist_seg.data.codecs.object_layers import RawObject
+from dist_seg.data.loading.batch import Batch
+from dist_seg.data.packing.pack import pack
+from dist_seg.data.raw.images import encode_mask
+from dist_seg.data.raw.source import RawInstances, RawSample, SampleRef
 from dist_seg.masks.rle import encode_masks
 from dist_seg.storage.object_store import open_storage
 from tests.loader_cases import AUGMENTATIONS, PackedData, scene

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticSource
-from dist_seg.data.pack import pack
+from dist_seg.data.packing.pack import pack
 from tests.faulty_store import Store, proxied
 
 _SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

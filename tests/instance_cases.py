@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from dist_seg.config.schema import AugmentConfig
-from dist_seg.data.batch import Batch
-from dist_seg.data.formats.coco import open_coco
-from dist_seg.data.formats.images import MAX_PIXELS
-from dist_seg.data.instances import RawObject, encode_instances
-from dist_seg.data.objects import ImageObjects
-from dist_seg.data.pack_sample import encode_instance_sample
-from dist_seg.data.shards import EncodedMembers
+from dist_seg.data.codecs.object_layers import RawObject, encode_instances
+from dist_seg.data.formats.coco.instances import open_coco
+from dist_seg.data.loading.batch import Batch
+from dist_seg.data.loading.objects import ImageObjects
+from dist_seg.data.packing.sample import encode_instance_sample
+from dist_seg.data.raw.images import MAX_PIXELS
+from dist_seg.data.shards.writer import EncodedMembers
 from dist_seg.masks.rle import encode_masks
 from tests.loader_cases import scene_sample
 

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dist_seg.config.schema import AugmentConfig, Config, DataConfig, EvalConfig, TrainConfig
-from dist_seg.data.batch import Batch
-from dist_seg.data.loader import eval_batches, train_batches
-from dist_seg.data.manifest import Manifest, Split
-from dist_seg.data.pixel_values import IMAGENET_STD
-from dist_seg.data.plan import EvalPlan, TrainPlan
-from dist_seg.data.run_data import load_run_data
-from dist_seg.data.shards import EncodedMembers, write_shard
-from dist_seg.data.sidecar import INSTANCE_ROLES, SEMANTIC_ROLES
+from dist_seg.data.loading.batch import Batch
+from dist_seg.data.loading.loader import eval_batches, train_batches
+from dist_seg.data.plan.plan import EvalPlan, TrainPlan
+from dist_seg.data.shards.manifest import Manifest, Split
+from dist_seg.data.shards.sidecar import INSTANCE_ROLES, SEMANTIC_ROLES
+from dist_seg.data.shards.writer import EncodedMembers, write_shard
+from dist_seg.data.view.open import load_run_data
+from dist_seg.data.view.pixel_values import IMAGENET_STD
 from dist_seg.storage.object_store import Storage, open_storage
 
 CPU = torch.device("cpu")

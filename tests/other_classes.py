@@ -7,10 +7,11 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from dist_seg.data.formats import RawInstances, RawSample, SampleRef
+from dist_seg.data.codecs.class_ids import IGNORE_INDEX
 from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticSource
-from dist_seg.data.manifest import IGNORE_INDEX, Manifest
-from dist_seg.data.pack import pack
+from dist_seg.data.packing.pack import pack
+from dist_seg.data.raw.source import RawInstances, RawSample, SampleRef
+from dist_seg.data.shards.manifest import Manifest
 from dist_seg.masks.palette import Rgb
 
 SCENES = SyntheticSource(num_train=24, num_val=8, height=96, width=128)

@@ -5,13 +5,13 @@ import sys
 from pathlib import Path
 
 from dist_seg.commands.data import count_of, print_summary
-from dist_seg.data.formats.classes import read_classes
+from dist_seg.data.codecs.headers import MAX_PIXELS
 from dist_seg.data.formats.folder import CLASSES_NAME
-from dist_seg.data.headers import MAX_PIXELS
-from dist_seg.data.index import index
-from dist_seg.data.index_tar import Reading
-from dist_seg.data.manifest import SPLIT_NAME
-from dist_seg.data.merge import merge
+from dist_seg.data.indexing.index import index
+from dist_seg.data.indexing.tar import Reading
+from dist_seg.data.packing.merge import merge
+from dist_seg.data.raw.classes import read_classes
+from dist_seg.data.shards.names import SPLIT_NAME
 from dist_seg.errors import UserError
 from dist_seg.runtime.machine import visible_cores
 from dist_seg.runtime.progress_bar import Bar

@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 
 from dist_seg.commands.raw_data import open_source
-from dist_seg.data.headers import MAX_PIXELS
-from dist_seg.data.manifest import Manifest, Split
-from dist_seg.data.pack import pack
-from dist_seg.data.pack_append import append
-from dist_seg.data.pack_part import Part
-from dist_seg.data.verify import verify
+from dist_seg.data.codecs.headers import MAX_PIXELS
+from dist_seg.data.packing.append import append
+from dist_seg.data.packing.pack import pack
+from dist_seg.data.packing.parts import Part
+from dist_seg.data.shards.manifest import Manifest, Split
+from dist_seg.data.shards.verify import verify
 from dist_seg.errors import UserError
 from dist_seg.runtime.machine import visible_cores
 from dist_seg.runtime.progress_bar import Bar

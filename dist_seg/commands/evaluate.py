@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import cast
 
 from dist_seg.config.schema import DataConfig
-from dist_seg.data.bad_shards import find_bad_shards, unusable
-from dist_seg.data.manifest import Manifest
-from dist_seg.data.manifest_parsing import load_manifest
-from dist_seg.data.pixel_values import check_images
-from dist_seg.data.run_data import RunData, open_run_data
-from dist_seg.data.taxonomy import SETTING, unknown_classes
+from dist_seg.data.shards.bad_shards import find_bad_shards, unusable
+from dist_seg.data.shards.manifest import Manifest
+from dist_seg.data.shards.manifest_parsing import load_manifest
+from dist_seg.data.view.data_view import RunData
+from dist_seg.data.view.open import open_run_data
+from dist_seg.data.view.pixel_values import check_images
+from dist_seg.data.view.taxonomy import SETTING, unknown_classes
 from dist_seg.distributed.collectives import on_every_rank, on_main
 from dist_seg.distributed.process_group import process_group
 from dist_seg.distributed.world import World, detect_world, set_threads

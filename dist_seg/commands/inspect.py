@@ -5,13 +5,13 @@ import json
 from itertools import combinations
 from pathlib import Path
 
-from dist_seg.data.headers import MAX_PIXELS
-from dist_seg.data.inspect import SHEET_SUFFIXES, check_output, inspect
+from dist_seg.data.codecs.headers import MAX_PIXELS
 from dist_seg.data.inspection.findings import Severity
+from dist_seg.data.inspection.summary import SHEET_SUFFIXES, check_output, inspect
 from dist_seg.data.inspection.suspect_sheet import save_suspects
 from dist_seg.data.inspection.text import trouble_text
 from dist_seg.data.inspection.trouble import Trouble, find_trouble
-from dist_seg.data.opened import OpenedData, open_data
+from dist_seg.data.shards.opened import OpenedData, open_data
 from dist_seg.errors import UserError
 from dist_seg.runtime.machine import visible_cores
 from dist_seg.runtime.progress_bar import Bar

@@ -9,8 +9,8 @@ from typing import cast
 import torch
 from PIL import Image
 
-from dist_seg.data.arrays import Values
-from dist_seg.data.pixel_values import layout_of_data, shown
+from dist_seg.data.codecs.npy import Values
+from dist_seg.data.view.pixel_values import layout_of_data, shown
 from dist_seg.distributed.collectives import gather_json, on_every_rank, on_main
 from dist_seg.distributed.process_group import process_group
 from dist_seg.distributed.world import World, detect_world, set_threads

@@ -12,12 +12,12 @@ from dist_seg.commands.launch import run_dir_of
 from dist_seg.commands.shown_plan import show_plan
 from dist_seg.config.load import config_from_tree, to_tree, to_yaml
 from dist_seg.config.schema import Config
-from dist_seg.data.bad_shards import check_bad_shards, find_bad_shards, unusable
-from dist_seg.data.loader import choose_loader, train_batches
-from dist_seg.data.manifest import Manifest
-from dist_seg.data.pixel_values import check_jitter, fit_pixels
-from dist_seg.data.run_data import open_run_data
-from dist_seg.data.training_plan import training_plan
+from dist_seg.data.loading.loader import choose_loader, train_batches
+from dist_seg.data.plan.training_plan import training_plan
+from dist_seg.data.shards.bad_shards import check_bad_shards, find_bad_shards, unusable
+from dist_seg.data.shards.manifest import Manifest
+from dist_seg.data.view.open import open_run_data
+from dist_seg.data.view.pixel_values import check_jitter, fit_pixels
 from dist_seg.distributed.collectives import on_main
 from dist_seg.distributed.world import World
 from dist_seg.engine.class_info import class_info

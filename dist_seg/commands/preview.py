@@ -13,14 +13,15 @@ from dist_seg import capacity
 from dist_seg.config.load import load_config
 from dist_seg.config.recipes import given_or_shipped
 from dist_seg.config.schema import Config
-from dist_seg.data.bad_shards import check_bad_shards, find_bad_shards
-from dist_seg.data.inspect import check_output
-from dist_seg.data.loader import choose_loader, train_batches
-from dist_seg.data.normalize import normalization
-from dist_seg.data.pixel_values import check_jitter, fit_pixels
-from dist_seg.data.plan import Plan
-from dist_seg.data.run_data import RunData, open_run_data
-from dist_seg.data.training_plan import training_plan
+from dist_seg.data.inspection.summary import check_output
+from dist_seg.data.loading.loader import choose_loader, train_batches
+from dist_seg.data.loading.normalize import normalization
+from dist_seg.data.plan.plan import Plan
+from dist_seg.data.plan.training_plan import training_plan
+from dist_seg.data.shards.bad_shards import check_bad_shards, find_bad_shards
+from dist_seg.data.view.data_view import RunData
+from dist_seg.data.view.open import open_run_data
+from dist_seg.data.view.pixel_values import check_jitter, fit_pixels
 from dist_seg.distributed.world import World, detect_world
 from dist_seg.engine.class_info import class_info
 from dist_seg.errors import ConfigError, UserError

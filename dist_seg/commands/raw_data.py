@@ -4,24 +4,23 @@ import argparse
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from dist_seg.data.formats import AnySource, load_source
+from dist_seg.data.codecs.headers import MAX_PIXELS
 from dist_seg.data.formats.ade20k import open_ade20k
 from dist_seg.data.formats.camvid import CamvidSource
 from dist_seg.data.formats.cityscapes import CityscapesInstances, CityscapesSource
-from dist_seg.data.formats.coco import open_coco
-from dist_seg.data.formats.coco_panoptic import open_coco_panoptic
-from dist_seg.data.formats.coco_stuff import open_coco_stuff
+from dist_seg.data.formats.coco.instances import open_coco
+from dist_seg.data.formats.coco.panoptic import open_coco_panoptic
+from dist_seg.data.formats.coco.stuff import open_coco_stuff
 from dist_seg.data.formats.folder import open_folder
 from dist_seg.data.formats.instance_ids import open_instance_ids
 from dist_seg.data.formats.label_folders import open_label_folders
-from dist_seg.data.formats.labelme import open_labelme
-from dist_seg.data.formats.object_labels import ObjectLabels
-from dist_seg.data.formats.raw_reading import RawReading
-from dist_seg.data.formats.splitting import DIVISION, Dividing
+from dist_seg.data.formats.labelme.source import open_labelme
 from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticLabels, SyntheticSource
-from dist_seg.data.formats.voc import open_voc
-from dist_seg.data.headers import MAX_PIXELS
-from dist_seg.data.pack_finished import read_options
+from dist_seg.data.formats.voc.source import open_voc
+from dist_seg.data.packing.folder import read_options
+from dist_seg.data.raw.object_labels import ObjectLabels
+from dist_seg.data.raw.source import AnySource, RawReading, load_source
+from dist_seg.data.raw.splitting import DIVISION, Dividing
 from dist_seg.runtime.progress_bar import Bar
 
 

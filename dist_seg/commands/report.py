@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dist_seg import report_result
-from dist_seg.data.bad_shards import BadShardError
-from dist_seg.data.decode import decode_sample
-from dist_seg.data.loader import eval_batches
-from dist_seg.data.manifest import Manifest
-from dist_seg.data.pixel_values import check_images, shown
-from dist_seg.data.plan import EvalPlan
-from dist_seg.data.reader import ShardReader
-from dist_seg.data.run_data import load_run_data
+from dist_seg.data.codecs.targets import decode_sample
+from dist_seg.data.loading.loader import eval_batches
+from dist_seg.data.plan.plan import EvalPlan
+from dist_seg.data.shards.bad_shards import BadShardError
+from dist_seg.data.shards.manifest import Manifest
+from dist_seg.data.view.open import load_run_data
+from dist_seg.data.view.pixel_values import check_images, shown
+from dist_seg.data.view.reader import ShardReader
 from dist_seg.distributed.world import World, detect_world
 from dist_seg.engine.class_info import class_info, with_classes
 from dist_seg.engine.restore import TrainedModel, load_trained

@@ -4,10 +4,10 @@ import sys
 
 from dist_seg import capacity
 from dist_seg.config.schema import Config
-from dist_seg.data.manifest import Manifest
-from dist_seg.data.mixed_plan import MixedPlan
-from dist_seg.data.plan import EvalPlan
-from dist_seg.data.training_plan import training_plan
+from dist_seg.data.plan.mixed_plan import MixedPlan
+from dist_seg.data.plan.plan import EvalPlan
+from dist_seg.data.plan.training_plan import training_plan
+from dist_seg.data.shards.manifest import Manifest
 from dist_seg.distributed.world import World
 from dist_seg.runtime.progress_bar import duration
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from dist_seg.config.schema import DataConfig
-from dist_seg.data.bad_shards import check_bad_shards
-from dist_seg.data.batch import BadSample, BadShard
+from dist_seg.data.codecs.encoded import BadSample, BadShard
+from dist_seg.data.shards.bad_shards import check_bad_shards
 from dist_seg.distributed.collectives import gather_json
 from dist_seg.distributed.world import World
 from dist_seg.engine.progress import Progress

@@ -1,7 +1,7 @@
 """What a run and its checkpoints keep of the manifest of their training data."""
 
-from dist_seg.data.manifest import Manifest
-from dist_seg.data.taxonomy import align_classes
+from dist_seg.data.shards.manifest import Manifest
+from dist_seg.data.view.taxonomy import align_classes
 from dist_seg.tasks.task import ClassInfo
 
 

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from dist_seg.config.schema import Config
-from dist_seg.data.loader import eval_batches
-from dist_seg.data.manifest import Manifest
-from dist_seg.data.plan import EvalPlan
+from dist_seg.data.loading.loader import eval_batches
+from dist_seg.data.plan.plan import EvalPlan
+from dist_seg.data.shards.manifest import Manifest
 from dist_seg.distributed.collectives import raise_if_any, sum_over_ranks
 from dist_seg.distributed.position import HERE
 from dist_seg.distributed.world import World

@@ -11,11 +11,11 @@ from torch import nn
 from dist_seg.checkpoint.store import CheckpointStore, Retention
 from dist_seg.checkpoint.writer import CheckpointWriter
 from dist_seg.config.schema import Config, EngineConfig
-from dist_seg.data.batch import Batch
-from dist_seg.data.loader import loader_version, train_batches
-from dist_seg.data.manifest import Manifest
-from dist_seg.data.plan import Plan
-from dist_seg.data.training_plan import training_plan
+from dist_seg.data.loading.batch import Batch
+from dist_seg.data.loading.loader import loader_version, train_batches
+from dist_seg.data.plan.plan import Plan
+from dist_seg.data.plan.training_plan import training_plan
+from dist_seg.data.shards.manifest import Manifest
 from dist_seg.distributed.collectives import on_main
 from dist_seg.distributed.position import HERE
 from dist_seg.distributed.world import World

@@ -7,9 +7,9 @@ from dist_seg.checkpoint.reading import load_meta, verify_checkpoint
 from dist_seg.checkpoint.store import CheckpointStore
 from dist_seg.config.load import to_yaml
 from dist_seg.config.schema import Config
-from dist_seg.data.bad_shards import check_bad_shards
-from dist_seg.data.manifest import Manifest
-from dist_seg.data.plan import Plan
+from dist_seg.data.plan.plan import Plan
+from dist_seg.data.shards.bad_shards import check_bad_shards
+from dist_seg.data.shards.manifest import Manifest
 from dist_seg.distributed.collectives import gather_json, on_main
 from dist_seg.distributed.world import World
 from dist_seg.engine.build import Trainee, prepare

@@ -6,8 +6,8 @@ from typing import cast
 
 from dist_seg.checkpoint.reading import load_meta
 from dist_seg.config.schema import Config
-from dist_seg.data.manifest import Manifest
-from dist_seg.data.taxonomy import align_classes
+from dist_seg.data.shards.manifest import Manifest
+from dist_seg.data.view.taxonomy import align_classes
 from dist_seg.engine.run_folder import RunFolder, newest_meta
 
 _log = logging.getLogger(__name__)

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from dist_seg.config.schema import Config, OptimConfig, TrainConfig
-from dist_seg.data.batch import BadSample, BadShard, Batch
-from dist_seg.data.plan import Plan, lanes_of_rank
+from dist_seg.data.codecs.encoded import BadSample, BadShard
+from dist_seg.data.loading.batch import Batch
+from dist_seg.data.plan.plan import Plan, lanes_of_rank
 from dist_seg.distributed.collectives import raise_if_any, sum_over_ranks
 from dist_seg.distributed.position import HERE
 from dist_seg.distributed.world import World

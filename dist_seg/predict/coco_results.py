@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dist_seg.data.formats.images import read_file
+from dist_seg.data.raw.images import read_file
 from dist_seg.errors import DataError, UserError
 from dist_seg.metrics.instances import ScoredImage
 

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from dist_seg.config.schema import DataConfig
-from dist_seg.data.arrays import Values
+from dist_seg.data.codecs.npy import Values
 from dist_seg.masks.rle import decode_mask, encode_placed, mask_extent
 from dist_seg.metrics.instances import ScoredInstance
 from dist_seg.models.paste import paste_masks

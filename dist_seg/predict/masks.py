@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from dist_seg.config.schema import DataConfig
-from dist_seg.data.arrays import Values
+from dist_seg.data.codecs.npy import Values
 from dist_seg.predict.windows import Window, prepared, windows_of
 
 Scores = Callable[[torch.Tensor, tuple[int, int]], torch.Tensor]

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dist_seg.data.arrays import ArrayLayout, Values, decode_npy
-from dist_seg.data.decode import decode_image
-from dist_seg.data.formats.images import check_image, read_file
-from dist_seg.data.headers import MAX_PIXELS
+from dist_seg.data.codecs.decode import decode_image
+from dist_seg.data.codecs.headers import MAX_PIXELS
+from dist_seg.data.codecs.npy import ArrayLayout, Values, decode_npy
+from dist_seg.data.raw.images import check_image, read_file
 from dist_seg.errors import DataError, UserError
 from dist_seg.masks.drawing import contact_sheet
 from dist_seg.metrics.instances import ScoredImage, ScoredInstance

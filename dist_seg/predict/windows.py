@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 
 from dist_seg.config.schema import DataConfig
-from dist_seg.data.arrays import Values
-from dist_seg.data.augment import eval_transform, input_factor
-from dist_seg.data.normalize import normalization, normalize
-from dist_seg.data.pixel_values import network_values
-from dist_seg.data.place import place_image
+from dist_seg.data.codecs.npy import Values
+from dist_seg.data.loading.augment import eval_transform, input_factor
+from dist_seg.data.loading.geometry import place_image
+from dist_seg.data.loading.normalize import normalization, normalize
+from dist_seg.data.view.pixel_values import network_values
 
 WHOLE_PIXELS = 2048 * 2048
 """A picture of more pixels goes through the network in windows, unless a window is given."""

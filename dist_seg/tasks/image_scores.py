@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dist_seg.data.batch import BadSample
+from dist_seg.data.codecs.encoded import BadSample
 from dist_seg.distributed.collectives import gather_json, gather_rows
 from dist_seg.metrics.confusion import SegmentationScores, bootstrap_interval, mean_iou
 from dist_seg.metrics.multilabel import MultiLabelScores

@@ -10,10 +10,10 @@ from PIL import Image
 from torch import nn
 
 from dist_seg.config.schema import Config
-from dist_seg.data.annotations import ImageAnnotations
-from dist_seg.data.batch import Batch
-from dist_seg.data.objects import ImageObjects
-from dist_seg.data.pixel_values import input_channels
+from dist_seg.data.codecs.annotations import ImageAnnotations
+from dist_seg.data.loading.batch import Batch
+from dist_seg.data.loading.objects import ImageObjects
+from dist_seg.data.view.pixel_values import input_channels
 from dist_seg.distributed.collectives import on_main
 from dist_seg.masks.drawing import DrawnObject, draw_objects
 from dist_seg.masks.rle import encode_masks

@@ -3,8 +3,8 @@
 import torch
 
 from dist_seg.config.schema import Config
-from dist_seg.data.batch import Batch
-from dist_seg.data.pixel_values import input_channels
+from dist_seg.data.loading.batch import Batch
+from dist_seg.data.view.pixel_values import input_channels
 from dist_seg.errors import ConfigError
 from dist_seg.tasks.task import Forward
 

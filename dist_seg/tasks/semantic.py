@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from dist_seg.config.schema import Config
-from dist_seg.data.batch import BadSample, Batch
-from dist_seg.data.pixel_values import input_channels
+from dist_seg.data.codecs.encoded import BadSample
+from dist_seg.data.loading.batch import Batch
+from dist_seg.data.view.pixel_values import input_channels
 from dist_seg.distributed.collectives import sum_over_ranks
 from dist_seg.losses import build_loss
 from dist_seg.metrics.confusion import confusion_matrix, intersection_and_union, scores

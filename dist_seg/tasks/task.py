@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from dist_seg.data.batch import Batch
+from dist_seg.data.loading.batch import Batch
 from dist_seg.metrics.instances import ScoredInstance
 
 ModelOutput = torch.Tensor | Mapping[str, torch.Tensor]

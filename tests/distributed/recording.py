@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dist_seg.data.batch import Batch
+from dist_seg.data.loading.batch import Batch
 from dist_seg.tasks.task import Metric
 
 

@@ -7,10 +7,10 @@ from unittest import mock
 import torch
 
 from dist_seg.config.schema import Config
-from dist_seg.data.batch import Batch
-from dist_seg.data.loader import train_batches
-from dist_seg.data.manifest import Manifest
-from dist_seg.data.plan import TrainPlan
+from dist_seg.data.loading.batch import Batch
+from dist_seg.data.loading.loader import train_batches
+from dist_seg.data.plan.plan import TrainPlan
+from dist_seg.data.shards.manifest import Manifest
 from dist_seg.storage.object_store import Storage
 
 

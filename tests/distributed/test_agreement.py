@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dist_seg.checkpoint.store import CheckpointStore
-from dist_seg.data.batch import Batch
+from dist_seg.data.loading.batch import Batch
 from dist_seg.distributed.collectives import (
     broadcast_json,
     gather_json,

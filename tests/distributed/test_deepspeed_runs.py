@@ -15,7 +15,7 @@ from torch import nn
 from dist_seg.checkpoint.reading import load_meta
 from dist_seg.checkpoint.store import CheckpointStore
 from dist_seg.config.schema import ModelConfig
-from dist_seg.data.manifest_parsing import load_manifest
+from dist_seg.data.shards.manifest_parsing import load_manifest
 from dist_seg.distributed.world import World
 from dist_seg.engine.evaluator import evaluate
 from dist_seg.engine.restore import load_trained

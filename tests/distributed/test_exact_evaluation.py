@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from dist_seg.data.manifest_parsing import load_manifest
+from dist_seg.data.shards.manifest_parsing import load_manifest
 from dist_seg.distributed.world import World
 from dist_seg.engine.class_info import class_info
 from dist_seg.engine.evaluator import evaluate

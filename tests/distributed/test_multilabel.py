@@ -8,8 +8,8 @@ import torch
 
 from dist_seg.audit import audit
 from dist_seg.data.formats.synthetic import SyntheticLabels, SyntheticSource
-from dist_seg.data.manifest_parsing import load_manifest
-from dist_seg.data.pack import pack
+from dist_seg.data.packing.pack import pack
+from dist_seg.data.shards.manifest_parsing import load_manifest
 from dist_seg.distributed.world import World
 from dist_seg.engine.class_info import class_info
 from dist_seg.engine.evaluator import evaluate

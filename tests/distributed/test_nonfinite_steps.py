@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from dist_seg.checkpoint.reading import load_meta
 from dist_seg.checkpoint.store import CheckpointStore
-from dist_seg.data.batch import Batch
+from dist_seg.data.loading.batch import Batch
 from dist_seg.distributed.world import World
 from dist_seg.engine.stop import StopSignal
 from dist_seg.telemetry.events import Event, NonFiniteStep, StepDone

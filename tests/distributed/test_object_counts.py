@@ -10,8 +10,8 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from dist_seg.data.batch import Batch
-from dist_seg.data.objects import ImageObjects
+from dist_seg.data.loading.batch import Batch
+from dist_seg.data.loading.objects import ImageObjects
 from dist_seg.distributed.world import World
 from dist_seg.engine.stop import StopSignal
 from dist_seg.telemetry.events import Event, StepDone

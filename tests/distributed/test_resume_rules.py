@@ -19,7 +19,7 @@ from dist_seg.checkpoint.store import CheckpointStore
 from dist_seg.cli import main
 from dist_seg.config.schema import Config
 from dist_seg.data.formats.synthetic import SyntheticSource
-from dist_seg.data.pack import pack
+from dist_seg.data.packing.pack import pack
 from dist_seg.distributed.world import World
 from dist_seg.engine.run_folder import RunFolder
 from dist_seg.telemetry.events import RunStarted

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from dist_seg.audit import audit
-from dist_seg.data.manifest_parsing import load_manifest
+from dist_seg.data.shards.manifest_parsing import load_manifest
 from dist_seg.distributed.world import World
 from dist_seg.engine.class_info import class_info
 from dist_seg.engine.evaluator import evaluate

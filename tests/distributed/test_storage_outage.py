@@ -14,7 +14,7 @@ import pytest
 from dist_seg.checkpoint.store import CheckpointStore
 from dist_seg.cli import main
 from dist_seg.data.formats.synthetic import SyntheticSource
-from dist_seg.data.pack import pack
+from dist_seg.data.packing.pack import pack
 from dist_seg.distributed.process_group import process_group
 from dist_seg.distributed.world import World
 from dist_seg.telemetry.events import Event, StepDone

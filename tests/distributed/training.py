@@ -10,7 +10,7 @@ from torch import nn
 from dist_seg.checkpoint.store import CheckpointStore
 from dist_seg.config.load import load_config
 from dist_seg.config.schema import Config, ModelConfig
-from dist_seg.data.run_data import open_run_data
+from dist_seg.data.view.open import open_run_data
 from dist_seg.distributed.collectives import raise_if_any
 from dist_seg.distributed.world import World
 from dist_seg.engine.run import TrainingOutcome, run_training

@@ -15,7 +15,7 @@ from torch import nn
 from dist_seg.commands.evaluate import _data_config
 from dist_seg.config.load import load_config
 from dist_seg.config.schema import DataConfig
-from dist_seg.data.run_data import load_run_data, open_run_data
+from dist_seg.data.view.open import load_run_data, open_run_data
 from dist_seg.distributed.world import World
 from dist_seg.engine.restore import TrainedModel
 from dist_seg.engine.start_classes import in_order_of_start

@@ -6,7 +6,7 @@ from typing import cast
 import pytest
 
 from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticSource
-from dist_seg.data.pack import pack
+from dist_seg.data.packing.pack import pack
 from dist_seg.distributed.world import World
 from tests.distributed.ranks import run_ranks
 from tests.distributed.training import train_on

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from dist_seg.config.schema import AugmentConfig, DataConfig
-from dist_seg.data.decode import decode_image, decode_mask
-from dist_seg.data.normalize import normalization
+from dist_seg.data.codecs.class_ids import decode_mask
+from dist_seg.data.codecs.decode import decode_image
+from dist_seg.data.loading.normalize import normalization
 from dist_seg.preview import difference, fed_samples
 from dist_seg.tasks.task import ClassInfo
 from tests.integration.commands import dist_seg

@@ -8,7 +8,7 @@ import torch
 from dist_seg import capacity
 from dist_seg.capacity import DataFacts, Measured
 from dist_seg.config.schema import CheckpointConfig, Config, DataConfig, MaskRcnnConfig, ModelConfig, TrainConfig
-from dist_seg.data.manifest import Manifest, ObjectCounts, Split
+from dist_seg.data.shards.manifest import Manifest, ObjectCounts, Split
 from dist_seg.distributed.world import World
 from dist_seg.errors import ConfigError
 from dist_seg.models.head_sizes import PAPER, SMALL, head_sizes

@@ -19,8 +19,8 @@ from dist_seg.checkpoint.state import CheckpointMeta, TrainingState
 from dist_seg.commands import report as report_command
 from dist_seg.commands.report import render_report
 from dist_seg.config.load import load_config, to_tree, to_yaml
-from dist_seg.data.manifest_parsing import load_manifest
-from dist_seg.data.reader import ShardReader
+from dist_seg.data.shards.manifest_parsing import load_manifest
+from dist_seg.data.view.reader import ShardReader
 from dist_seg.distributed.world import World
 from dist_seg.engine.class_info import class_info, manifest_meta
 from dist_seg.engine.run_folder import RunFolder

@@ -28,13 +28,13 @@ LEVELS = [
     {"__main__"},
 ]
 ONE_MODULE_EACH = {
-    "nvidia": "data/dali.py",
+    "nvidia": "data/loading/dali.py",
     "prometheus_client": "telemetry/prometheus.py",
     "tensorboard": "telemetry/tensorboard.py",
     "obstore": "storage/object_store.py",
     "deepspeed": "engine/deepspeed.py",
-    "tifffile": "data/formats/array_images.py",
-    "imagecodecs": "data/formats/array_images.py",
+    "tifffile": "data/raw/array_images.py",
+    "imagecodecs": "data/raw/array_images.py",
 }
 
 

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dist_seg.data.formats import RawSample, SampleRef, check_classes
-from dist_seg.data.formats.classes import ClassTable, read_class_ids
-from dist_seg.data.formats.listing import pair_files, pair_ref, read_pair
-from dist_seg.data.formats.raw_reading import RawReading
-from dist_seg.data.manifest import IGNORE_INDEX
+from dist_seg.data.codecs.class_ids import IGNORE_INDEX
+from dist_seg.data.raw.classes import ClassTable, read_class_ids
+from dist_seg.data.raw.listing import pair_files, pair_ref, read_pair
+from dist_seg.data.raw.source import RawReading, RawSample, SampleRef, check_classes
 from dist_seg.errors import DataError
 from dist_seg.masks.palette import Rgb, default_palette
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from dist_seg.data.formats import RawSample, SampleRef
-from dist_seg.data.formats.images import read_mask
-from dist_seg.data.formats.listing import pair_files, pair_ref, read_pair
-from dist_seg.data.formats.raw_reading import RawReading
-from dist_seg.data.manifest import IGNORE_INDEX
+from dist_seg.data.codecs.class_ids import IGNORE_INDEX
+from dist_seg.data.raw.images import read_mask
+from dist_seg.data.raw.listing import pair_files, pair_ref, read_pair
+from dist_seg.data.raw.source import RawReading, RawSample, SampleRef
 from dist_seg.errors import DataError
 from dist_seg.masks.palette import Rgb
 

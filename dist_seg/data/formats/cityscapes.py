@@ -13,13 +13,12 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from dist_seg.data.formats import RawInstances, RawSample, SampleRef
-from dist_seg.data.formats.classes import ClassTable
-from dist_seg.data.formats.images import read_mask
+from dist_seg.data.codecs.class_ids import IGNORE_INDEX
 from dist_seg.data.formats.instance_ids import IdRule, load_instance_ids
-from dist_seg.data.formats.listing import pair_files, pair_ref, read_pair
-from dist_seg.data.formats.raw_reading import RawReading
-from dist_seg.data.manifest import IGNORE_INDEX
+from dist_seg.data.raw.classes import ClassTable
+from dist_seg.data.raw.images import read_mask
+from dist_seg.data.raw.listing import pair_files, pair_ref, read_pair
+from dist_seg.data.raw.source import RawInstances, RawReading, RawSample, SampleRef
 from dist_seg.errors import DataError
 from dist_seg.masks.palette import Rgb
 

@@ -8,16 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dist_seg.data.formats import RawSample, SampleRef
-from dist_seg.data.formats.classes import ClassTable, found_classes, read_classes, read_colors
-from dist_seg.data.formats.found_numbers import FoundNumbers, find_numbers
-from dist_seg.data.formats.images import read_mask
-from dist_seg.data.formats.listing import pair_files, pair_ref, read_pair
-from dist_seg.data.formats.meaning import Meaning, recorded_meaning
-from dist_seg.data.formats.palettes import IndexColors, common_colors
-from dist_seg.data.formats.raw_reading import RawReading
-from dist_seg.data.formats.splitting import Dividing, Division, divide
-from dist_seg.data.manifest import IGNORE_INDEX
+from dist_seg.data.codecs.class_ids import IGNORE_INDEX
+from dist_seg.data.raw.classes import ClassTable, found_classes, read_classes, read_colors
+from dist_seg.data.raw.found_numbers import FoundNumbers, find_numbers
+from dist_seg.data.raw.images import read_mask
+from dist_seg.data.raw.listing import pair_files, pair_ref, read_pair
+from dist_seg.data.raw.meaning import Meaning, recorded_meaning
+from dist_seg.data.raw.palettes import IndexColors, common_colors
+from dist_seg.data.raw.source import RawReading, RawSample, SampleRef
+from dist_seg.data.raw.splitting import Dividing, Division, divide
 from dist_seg.errors import DataError
 from dist_seg.masks.palette import Rgb
 

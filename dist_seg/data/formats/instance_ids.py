@@ -13,15 +13,14 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_seg.data.formats import RawInstances, SampleRef
-from dist_seg.data.formats.classes import read_classes
+from dist_seg.data.codecs.class_ids import IGNORE_INDEX
+from dist_seg.data.codecs.object_layers import RawObject
 from dist_seg.data.formats.folder import CLASSES_NAME, file_beside
-from dist_seg.data.formats.images import read_mask
-from dist_seg.data.formats.listing import pair_files, pair_ref, read_pair
-from dist_seg.data.formats.raw_reading import RawReading
-from dist_seg.data.formats.splitting import Dividing, Division, divide
-from dist_seg.data.instances import RawObject
-from dist_seg.data.manifest import IGNORE_INDEX
+from dist_seg.data.raw.classes import read_classes
+from dist_seg.data.raw.images import read_mask
+from dist_seg.data.raw.listing import pair_files, pair_ref, read_pair
+from dist_seg.data.raw.source import RawInstances, RawReading, SampleRef
+from dist_seg.data.raw.splitting import Dividing, Division, divide
 from dist_seg.errors import DataError, UserError
 from dist_seg.masks.palette import Rgb, default_palette
 from dist_seg.masks.rle import encode_masks

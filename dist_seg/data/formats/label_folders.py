@@ -13,15 +13,14 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_seg.data.formats import RawSample, SampleRef, check_classes
-from dist_seg.data.formats.classes import grey_values, read_classes
+from dist_seg.data.codecs.class_ids import IGNORE_INDEX
+from dist_seg.data.codecs.label_layers import PRESENT
 from dist_seg.data.formats.folder import CLASSES_NAME, file_beside
-from dist_seg.data.formats.images import read_file, read_mask
-from dist_seg.data.formats.listing import check_no_fault, fault_ref, file_version, files_by_stem, named
-from dist_seg.data.formats.raw_reading import RawReading
-from dist_seg.data.formats.splitting import Dividing, Division, divide
-from dist_seg.data.label_layers import PRESENT
-from dist_seg.data.manifest import IGNORE_INDEX
+from dist_seg.data.raw.classes import grey_values, read_classes
+from dist_seg.data.raw.images import read_file, read_mask
+from dist_seg.data.raw.listing import check_no_fault, fault_ref, file_version, files_by_stem, named
+from dist_seg.data.raw.source import RawReading, RawSample, SampleRef, check_classes
+from dist_seg.data.raw.splitting import Dividing, Division, divide
 from dist_seg.errors import DataError, UserError
 from dist_seg.masks.palette import Rgb, default_palette
 

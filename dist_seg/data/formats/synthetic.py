@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dist_seg.data.formats import RawInstances, RawSample, SampleRef
-from dist_seg.data.formats.images import encode_image
-from dist_seg.data.instances import RawObject
-from dist_seg.data.manifest import IGNORE_INDEX
+from dist_seg.data.codecs.class_ids import IGNORE_INDEX
+from dist_seg.data.codecs.object_layers import RawObject
+from dist_seg.data.raw.images import encode_image
+from dist_seg.data.raw.source import RawInstances, RawSample, SampleRef
 from dist_seg.errors import DataError
 from dist_seg.masks.palette import Rgb, default_palette
 from dist_seg.masks.rle import encode_masks

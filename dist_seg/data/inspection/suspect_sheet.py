@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dist_seg.data.inspection.findings import Example, Finding, Severity
+from dist_seg.data.inspection.sample_sheet import CELL_WIDTH, draw_sample
 from dist_seg.data.inspection.trouble import Trouble
-from dist_seg.data.opened import OpenedData
-from dist_seg.data.sample_sheet import CELL_WIDTH, draw_sample
+from dist_seg.data.shards.opened import OpenedData
 from dist_seg.masks.drawing import contact_sheet
 from dist_seg.masks.palette import IGNORED_COLOR
 from dist_seg.storage.object_store import StorageError

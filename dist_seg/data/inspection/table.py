@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_seg.data.inspection.findings import MAX_EXAMPLES, Example, Place
-from dist_seg.data.inspection.measures import MEASURES, classes_present
-from dist_seg.data.inspection.samples import Looked
+from dist_seg.data.inspection.samples.look import Looked
+from dist_seg.data.inspection.samples.measures import MEASURES, classes_present
 
 
 @dataclass(frozen=True, kw_only=True)

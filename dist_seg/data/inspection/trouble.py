@@ -3,20 +3,20 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dist_seg.data.inspection.class_checks import class_findings, cooccurrence
-from dist_seg.data.inspection.duplicates import find_duplicates
+from dist_seg.data.inspection.checks.class_checks import class_findings, cooccurrence
+from dist_seg.data.inspection.checks.image_checks import image_findings
+from dist_seg.data.inspection.checks.leaks import duplicate_findings
+from dist_seg.data.inspection.checks.mask_checks import MISFIT, mask_findings
+from dist_seg.data.inspection.checks.object_checks import object_findings
+from dist_seg.data.inspection.checks.owners import with_owners
+from dist_seg.data.inspection.duplicates.find import find_duplicates
+from dist_seg.data.inspection.duplicates.sequences import name_in_split
 from dist_seg.data.inspection.findings import MAX_EXAMPLES, Example, Finding, Severity, worst_first
-from dist_seg.data.inspection.image_checks import image_findings
-from dist_seg.data.inspection.leaks import duplicate_findings
-from dist_seg.data.inspection.mask_checks import MISFIT, mask_findings
-from dist_seg.data.inspection.object_checks import object_findings
-from dist_seg.data.inspection.owners import with_owners
-from dist_seg.data.inspection.samples import Looked, look_at_samples
-from dist_seg.data.inspection.sequences import name_in_split
+from dist_seg.data.inspection.samples.look import Looked, look_at_samples
 from dist_seg.data.inspection.table import SampleTable
 from dist_seg.data.inspection.workers import Workers
-from dist_seg.data.manifest import Manifest
-from dist_seg.data.opened import OpenedData
+from dist_seg.data.shards.manifest import Manifest
+from dist_seg.data.shards.opened import OpenedData
 
 Progress = Callable[[int, int], None]
 

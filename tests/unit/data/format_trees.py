@@ -14,17 +14,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_seg.data.formats import RawSample, SampleRef, Source
 from dist_seg.data.formats.ade20k import open_ade20k
 from dist_seg.data.formats.camvid import CamvidSource
 from dist_seg.data.formats.cityscapes import CityscapesSource
-from dist_seg.data.formats.coco_panoptic import open_coco_panoptic
-from dist_seg.data.formats.coco_stuff import open_coco_stuff
+from dist_seg.data.formats.coco.panoptic import open_coco_panoptic
+from dist_seg.data.formats.coco.stuff import open_coco_stuff
 from dist_seg.data.formats.folder import open_folder
-from dist_seg.data.formats.labelme import open_labelme
-from dist_seg.data.formats.splitting import Dividing
-from dist_seg.data.formats.voc import open_voc
-from dist_seg.data.formats.voc_labels import voc_colors
+from dist_seg.data.formats.labelme.source import open_labelme
+from dist_seg.data.formats.voc.labels import voc_colors
+from dist_seg.data.formats.voc.source import open_voc
+from dist_seg.data.raw.source import RawSample, SampleRef, Source
+from dist_seg.data.raw.splitting import Dividing
 
 from .raw_data import write_image
 

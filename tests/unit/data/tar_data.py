@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dist_seg.data.manifest_parsing import load_manifest
-from dist_seg.data.reader import ShardReader
+from dist_seg.data.shards.manifest_parsing import load_manifest
+from dist_seg.data.view.reader import ShardReader
 from dist_seg.storage.object_store import open_storage
 
 from .raw_data import encoded, picture

@@ -13,16 +13,17 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from dist_seg.data.decode import decode_image, decode_mask
+from dist_seg.data.codecs.class_ids import decode_mask
+from dist_seg.data.codecs.decode import decode_image
 from dist_seg.data.formats.folder import open_folder
-from dist_seg.data.formats.raw_reading import RawReading
-from dist_seg.data.formats.splitting import Dividing
-from dist_seg.data.manifest import Manifest
-from dist_seg.data.pack import PackResult, pack
-from dist_seg.data.plan import TrainPlan
-from dist_seg.data.reader import ShardReader
-from dist_seg.data.sidecar import Sidecar
-from dist_seg.data.verify import verify
+from dist_seg.data.packing.pack import PackResult, pack
+from dist_seg.data.plan.plan import TrainPlan
+from dist_seg.data.raw.source import RawReading
+from dist_seg.data.raw.splitting import Dividing
+from dist_seg.data.shards.manifest import Manifest
+from dist_seg.data.shards.sidecar import Sidecar
+from dist_seg.data.shards.verify import verify
+from dist_seg.data.view.reader import ShardReader
 from dist_seg.storage.object_store import open_storage
 from tests.loader_cases import AUGMENTATIONS, NUM_CLASSES, PackedData, config, scene_sample, train, write_dataset
 from tests.mutations import MUTATIONS, RawPair, flipped, holed, noise, raw_pair

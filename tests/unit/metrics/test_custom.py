@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dist_seg.config.load import load_config
-from dist_seg.data.batch import Batch
+from dist_seg.data.loading.batch import Batch
 from dist_seg.errors import ConfigError
 from dist_seg.metrics.custom import MetricSums, build_metrics
 from dist_seg.tasks.semantic import SemanticTask

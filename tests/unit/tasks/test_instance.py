@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from dist_seg.config.schema import AugmentConfig, Config, EvalConfig, MaskRcnnConfig, ModelConfig, TrainConfig
-from dist_seg.data.annotations import ImageAnnotations, ObjectAnnotation
-from dist_seg.data.batch import BadSample, Batch
+from dist_seg.data.codecs.annotations import ImageAnnotations, ObjectAnnotation
+from dist_seg.data.codecs.encoded import BadSample
+from dist_seg.data.loading.batch import Batch
 from dist_seg.masks.rle import decode_mask, encode_masks
 from dist_seg.metrics.instances import ScoredImage, ScoredInstance
 from dist_seg.models.targets import Detections

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dist_seg.config.schema import Config
-from dist_seg.data.batch import Batch
+from dist_seg.data.loading.batch import Batch
 from dist_seg.errors import ConfigError
 from dist_seg.tasks.semantic import SemanticTask
 from dist_seg.tasks.task import ClassInfo

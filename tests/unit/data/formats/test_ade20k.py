@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from dist_seg.data.formats.ade20k import ADE20K_NAMES, open_ade20k
-from dist_seg.data.formats.raw_reading import RawReading
-from dist_seg.data.pack import pack
+from dist_seg.data.packing.pack import pack
+from dist_seg.data.raw.source import RawReading
 from dist_seg.errors import DataError
 
 from ..raw_data import picture, write_image

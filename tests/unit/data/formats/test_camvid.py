@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from dist_seg.data.formats.camvid import CamvidSource
-from dist_seg.data.formats.raw_reading import RawReading
+from dist_seg.data.raw.source import RawReading
 from dist_seg.errors import DataError
 
 from ..raw_data import picture

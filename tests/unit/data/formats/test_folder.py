@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from dist_seg.data.formats.folder import FolderSource, open_folder
-from dist_seg.data.formats.raw_reading import RawReading
-from dist_seg.data.formats.splitting import Dividing
-from dist_seg.data.pack import pack
-from dist_seg.data.pack_append import append
-from dist_seg.data.pack_finished import read_options
+from dist_seg.data.packing.append import append
+from dist_seg.data.packing.folder import read_options
+from dist_seg.data.packing.pack import pack
+from dist_seg.data.raw.source import RawReading
+from dist_seg.data.raw.splitting import Dividing
 from dist_seg.errors import DataError, UserError
 
 from ..raw_data import picture, write_pair

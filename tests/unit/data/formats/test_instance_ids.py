@@ -9,10 +9,10 @@ from PIL import Image
 
 from dist_seg.data.formats.cityscapes import CityscapesInstances
 from dist_seg.data.formats.instance_ids import InstanceIdSource, open_instance_ids
-from dist_seg.data.formats.raw_reading import RawReading
-from dist_seg.data.formats.splitting import Dividing
-from dist_seg.data.manifest_parsing import load_manifest
-from dist_seg.data.pack import pack
+from dist_seg.data.packing.pack import pack
+from dist_seg.data.raw.source import RawReading
+from dist_seg.data.raw.splitting import Dividing
+from dist_seg.data.shards.manifest_parsing import load_manifest
 from dist_seg.errors import DataError, UserError
 from dist_seg.masks.rle import decode_mask
 from dist_seg.storage.object_store import open_storage

@@ -9,17 +9,17 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from dist_seg.data.decode import decode_labels
-from dist_seg.data.formats.coco import open_coco
+from dist_seg.data.codecs.label_layers import decode_labels
+from dist_seg.data.formats.coco.instances import open_coco
 from dist_seg.data.formats.label_folders import LabelFolders, open_label_folders
-from dist_seg.data.formats.object_labels import ObjectLabels
-from dist_seg.data.formats.raw_reading import RawReading
-from dist_seg.data.formats.splitting import Dividing
 from dist_seg.data.formats.synthetic import SyntheticLabels, SyntheticSource
-from dist_seg.data.manifest_parsing import load_manifest
-from dist_seg.data.pack import pack
-from dist_seg.data.reader import ShardReader
-from dist_seg.data.verify import verify
+from dist_seg.data.packing.pack import pack
+from dist_seg.data.raw.object_labels import ObjectLabels
+from dist_seg.data.raw.source import RawReading
+from dist_seg.data.raw.splitting import Dividing
+from dist_seg.data.shards.manifest_parsing import load_manifest
+from dist_seg.data.shards.verify import verify
+from dist_seg.data.view.reader import ShardReader
 from dist_seg.errors import DataError, UserError
 from dist_seg.storage.object_store import open_storage
 

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dist_seg.data.formats import RawSample, SampleRef
+from dist_seg.data.codecs.class_ids import IGNORE_INDEX
 from dist_seg.data.formats.synthetic import draw_scene
 from dist_seg.data.inspection.trouble import Trouble, find_trouble
-from dist_seg.data.manifest import IGNORE_INDEX
-from dist_seg.data.opened import open_data
-from dist_seg.data.pack import pack
+from dist_seg.data.packing.pack import pack
+from dist_seg.data.raw.source import RawSample, SampleRef
+from dist_seg.data.shards.opened import open_data
 from dist_seg.masks.palette import default_palette
 from dist_seg.runtime.rng import generator
 

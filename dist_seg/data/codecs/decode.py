@@ -1,0 +1,46 @@
+"""The reference decoder: PIL, and what it cannot decode cannot be decoded.
+
+PIL's own limit on a picture's size, which is global, does not apply: how large pictures may be was settled when they
+were packed, and what comes from a shard has been compared with the size that stands in its index.
+"""
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+
+from dist_seg.data.codecs.headers import PNG_SIGNATURE, UndecodableError
+
+if TYPE_CHECKING:
+    pass  # with it comes torch, which looking at data does without
+
+
+def decode_image(data: bytes) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB of a JPEG or PNG, grey ones included. Raises `UndecodableError`."""
+    return np.array(decode_picture(data, "RGB"))
+
+
+def decode_picture(data: bytes, mode: str) -> Image.Image:
+    with opened_picture(data) as image:
+        if mode == "L" and image.mode != "L":
+            raise UndecodableError(f"a mask must be 8-bit grey, this one is {image.mode}")
+        return image.convert(mode)
+
+
+@contextmanager
+def opened_picture(data: bytes) -> Iterator[Image.Image]:
+    kind = PngImageFile if data.startswith(PNG_SIGNATURE) else JpegImageFile
+    try:
+        with kind(io.BytesIO(data)) as image:
+            yield image
+    # What PIL raises for damaged files, by its formats' readers.
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error) as error:
+        raise UndecodableError(str(error) or type(error).__name__) from error

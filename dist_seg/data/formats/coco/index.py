@@ -1,0 +1,284 @@
+"""Where the entries of a COCO annotation file lie in it.
+
+The file, of hundreds of megabytes for COCO itself, is gone through once; what is kept of an annotation is where its
+text begins and ends. Its image's part of the file is read again when that image is packed, in whichever process.
+"""
+
+import json
+import mmap
+import re
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_seg.data.raw.listing import leads_out
+from dist_seg.errors import DataError
+from dist_seg.storage.object_store import StorageError
+
+Entry = Mapping[str, object]
+Span = tuple[int, int]
+"""Where an entry begins and ends in its file, in bytes."""
+
+_LISTS = ("images", "annotations", "categories")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf".decode("latin-1")
+_BLANKS = re.compile(r"[ \t\n\r]*")
+_MAX_ID = 2**63
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageEntry:
+    """An image with its annotations, as the file lists them."""
+
+    id: int
+    file_name: str
+    span: Span
+    annotations: tuple[Span, ...]
+    repeated: tuple[int, ...]
+    """Which of the annotations have an id that stands earlier in the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoIndex:
+    """One annotation file."""
+
+    file: Path
+    categories: Mapping[int, str]
+    things: frozenset[int]
+    """The categories of objects that can be counted, where the file says so (`isthing`)."""
+    faults: tuple[str, ...]
+    """Images that cannot be used, each with file and id."""
+    strays: tuple[tuple[str, int], ...]
+    """Annotations of no image: of each such image the first with file and id, and how many there are."""
+    repeated: tuple[int, ...]
+    """The ids that several annotations have."""
+    _images: tuple[tuple[int, str, Span], ...]
+    _spans: NDArray[np.int64]
+    """(annotations, 2), those of one image side by side."""
+    _is_repeated: NDArray[np.bool_]
+    _ends: NDArray[np.int64]
+    """Of every image: the number of annotations up to its last."""
+
+    def images(self) -> Iterator[ImageEntry]:
+        """Those that can be used, in the order of the file."""
+        begin = 0
+        for (image, file_name, span), last in zip(self._images, self._ends.tolist(), strict=True):
+            yield ImageEntry(
+                id=image,
+                file_name=file_name,
+                span=span,
+                annotations=tuple((first, end) for first, end in self._spans[begin:last].tolist()),
+                repeated=tuple(np.flatnonzero(self._is_repeated[begin:last]).tolist()),
+            )
+            begin = last
+
+
+def index_annotations(file: Path) -> CocoIndex:
+    """Go through the file. Raises `DataError` naming it for one that is no annotations of instances."""
+    with opened(file) as data:
+        try:
+            scan = _Scan(file, data)
+            # One character a byte, whatever the encoding: positions are those in the file. Text is decoded from there.
+            found = _walk(str(data, "latin-1"), scan.add)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{file}: not JSON ({error})") from error
+        if missing := [name for name in _LISTS if name not in found]:
+            raise DataError(f"{file}: has no list of {missing[0]}; is it an annotation file of COCO?")
+        return scan.index()
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[mmap.mmap]:
+    """The file's bytes, read as they are asked for."""
+    try:
+        with file.open("rb") as handle:
+            if not handle.seek(0, 2):
+                raise DataError(f"{file}: the file is empty")
+            data = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise StorageError(f"{file}: cannot be read: {error.strerror or error}") from error
+    with data:
+        yield data
+
+
+class _Scan:
+    """Gathers what a file lists, entry by entry."""
+
+    def __init__(self, file: Path, data: mmap.mmap) -> None:
+        self._file, self._data = file, data
+        self._categories: dict[int, str] = {}
+        self._things: set[int] = set()
+        self._images: dict[int, tuple[str, Span]] = {}
+        self._file_names: dict[str, int] = {}
+        self._faults: list[str] = []
+        self._ids, self._image_ids, self._spans = array("q"), array("q"), array("q")
+        self._has_id = bytearray()
+        self._homeless: list[str] = []
+
+    def add(self, name: str, entry: object, begin: int, end: int) -> None:
+        match name:
+            case "annotations":
+                self._add_annotation(entry, begin, end)
+            case "images":
+                self._add_image(json.loads(self._data[begin:end]), (begin, end))
+            case "categories":
+                self._add_category(json.loads(self._data[begin:end]))
+
+    def _add_category(self, entry: object) -> None:
+        match entry:
+            case {"id": int(number), "name": str(name), **others} if _is_id(number):
+                if number in self._categories:
+                    raise DataError(f"{self._file}: categories has the id {number} twice")
+                self._categories[number] = name
+                if others.get("isthing"):
+                    self._things.add(number)
+            case _:
+                raise DataError(f"{self._file}: an entry of categories has no integer id or no name: {_shown(entry)}")
+
+    def _add_image(self, entry: object, span: Span) -> None:
+        match entry:
+            case {"id": int(number), "file_name": str(file_name)} if _is_id(number):
+                fault = None
+                if number in self._images:
+                    fault = f"images has the id {number} twice, for {self._images[number][0]} and {file_name}"
+                elif file_name in self._file_names:
+                    fault = f"image {number} is {file_name}, and so is image {self._file_names[file_name]}"
+                elif not PurePosixPath(file_name).name:
+                    fault = f"image {number} has no name of a file: {file_name!r}"
+                elif leads_out(file_name):
+                    fault = f"image {number} lies outside the folder of its images: {file_name!r}"
+                if fault:
+                    self._faults.append(f"{self._file}: {fault}")
+                    return
+                self._file_names[file_name] = number
+                self._images[number] = file_name, span
+            case _:
+                fault = f"an entry of images has no integer id or no file_name: {_shown(entry)}"
+                self._faults.append(f"{self._file}: {fault}")
+
+    def _add_annotation(self, entry: object, begin: int, end: int) -> None:
+        fields = cast(Entry, entry) if isinstance(entry, dict) else {}
+        number, image = fields.get("id"), fields.get("image_id")
+        if not _is_id(image):
+            named = f"annotation {number}" if _is_id(number) else "an entry of annotations"
+            self._homeless.append(f"{named} has no integer image_id: {_shown(entry)}")
+            return
+        self._has_id.append(_is_id(number))
+        self._ids.append(cast(int, number) if _is_id(number) else 0)
+        self._image_ids.append(cast(int, image))
+        self._spans.extend((begin, end))
+
+    def index(self) -> CocoIndex:
+        ids, image_ids = np.frombuffer(self._ids, np.int64), np.frombuffer(self._image_ids, np.int64)
+        is_repeated = _repeated(ids, np.frombuffer(self._has_id, np.bool_))
+        known = np.array([*self._images], np.int64)
+        by_id = np.argsort(known, kind="stable")
+        places = np.searchsorted(known[by_id], image_ids)
+        there = np.zeros(len(image_ids), bool)
+        if len(known):
+            there = known[by_id][np.minimum(places, len(known) - 1)] == image_ids
+            places = by_id[np.minimum(places, len(known) - 1)]
+        order = np.flatnonzero(there)[np.argsort(places[there], kind="stable")]
+        return CocoIndex(
+            file=self._file,
+            categories=self._categories,
+            things=frozenset(self._things),
+            faults=tuple(self._faults),
+            strays=tuple(self._strays(ids[~there], image_ids[~there])),
+            repeated=tuple(np.unique(ids[is_repeated]).tolist()),
+            _images=tuple((number, file_name, span) for number, (file_name, span) in self._images.items()),
+            _spans=np.frombuffer(self._spans, np.int64).reshape(-1, 2)[order],
+            _is_repeated=is_repeated[order],
+            _ends=np.cumsum(np.bincount(places[there], minlength=len(known))),
+        )
+
+    def _strays(self, ids: NDArray[np.int64], image_ids: NDArray[np.int64]) -> Iterator[tuple[str, int]]:
+        """An image at a time, or a list of thousands would come."""
+        by_image: dict[int, list[int]] = defaultdict(list)
+        for number, image in zip(ids.tolist(), image_ids.tolist(), strict=True):
+            by_image[image].append(number)
+        for image, numbers in by_image.items():
+            more = f" (and {len(numbers) - 1} more)" if len(numbers) > 1 else ""
+            reason = f"annotation {numbers[0]}{more} is of image {image}, which is not among the images"
+            yield f"{self._file}: {reason}", len(numbers)
+        yield from ((f"{self._file}: {reason}", 1) for reason in self._homeless)
+
+
+def _repeated(ids: NDArray[np.int64], has_id: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether an id, of those that there are, stands earlier in the list."""
+    numbers = np.flatnonzero(has_id)
+    order = numbers[np.argsort(ids[numbers], kind="stable")]
+    repeated = np.zeros(len(ids), bool)
+    repeated[order[1:]] = ids[order[1:]] == ids[order[:-1]]
+    return repeated
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -_MAX_ID <= value < _MAX_ID
+
+
+def _shown(entry: object) -> str:
+    return json.dumps(entry)[:80]
+
+
+def _walk(text: str, add: Callable[[str, object, int, int], None]) -> frozenset[str]:
+    """Tells of every element of COCO's lists in a JSON object, with where it begins and ends; names the lists found.
+
+    One element is held at a time. Raises `ValueError` for what is no JSON object.
+    """
+    decode = json.JSONDecoder().raw_decode
+    found: set[str] = set()
+    at, mark = _next(text, len(_BYTE_ORDER_MARK) if text.startswith(_BYTE_ORDER_MARK) else 0, "{")
+    at, mark = _next(text, at, '"}')
+    while mark != "}":
+        name, at = decode(text, at - 1)
+        at, _ = _next(text, at, ":")
+        at = _blanks_end(text, at)
+        if name in _LISTS and text[at : at + 1] == "[":
+            found.add(name)
+            at = _walk_list(text, at + 1, partial(add, name))
+        else:
+            _, at = decode(text, at)
+        at, mark = _next(text, at, ",}")
+        if mark == ",":
+            at, _ = _next(text, at, '"')
+    if _blanks_end(text, at) != len(text):
+        raise json.JSONDecodeError("Extra data", text, at)
+    return frozenset(found)
+
+
+def _walk_list(text: str, at: int, add: Callable[[object, int, int], None]) -> int:
+    """From behind the opening bracket; gives the place behind the closing one."""
+    decode = json.JSONDecoder().raw_decode
+    at = _blanks_end(text, at)
+    if text[at : at + 1] == "]":
+        return at + 1
+    mark = ","
+    while mark == ",":
+        begin = _blanks_end(text, at)
+        entry, end = decode(text, begin)
+        add(entry, begin, end)
+        at, mark = _next(text, end, ",]")
+    return at
+
+
+def _next(text: str, at: int, allowed: Sequence[str]) -> tuple[int, str]:
+    """The next character that is no blank, and the place behind it."""
+    at = _blanks_end(text, at)
+    mark = text[at : at + 1]
+    if not mark or mark not in allowed:
+        raise json.JSONDecodeError(f"Expecting one of {' '.join(allowed)}", text, at)
+    return at + 1, mark
+
+
+def _blanks_end(text: str, at: int) -> int:
+    match = _BLANKS.match(text, at)
+    assert match is not None
+    return match.end()

@@ -1,0 +1,179 @@
+"""COCO's panoptic annotations as masks of classes: every segment's pixels have its category's class.
+
+`annotations/panoptic_NAME.json` says of which category a segment is, the colour PNGs in `annotations/panoptic_NAME/`
+which pixels it has: red + 256 green + 65536 blue is its id. 0 is no segment, and ignored.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_seg.data.codecs.class_ids import IGNORE_INDEX
+from dist_seg.data.formats.coco.index import CocoIndex, opened
+from dist_seg.data.formats.coco.splits import CocoSplit, found_splits, index_splits
+from dist_seg.data.raw.images import read_mask
+from dist_seg.data.raw.listing import Pair, fault_ref, leads_out, pair_ref, read_pair, refuse_faults
+from dist_seg.data.raw.source import RawReading, RawSample, SampleRef, check_classes
+from dist_seg.errors import DataError, UserError
+from dist_seg.masks.palette import Rgb, default_palette
+
+_MAX_SEGMENT = 256**3 - 1
+_THINGS = "things"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PanopticSource:
+    """Made by `open_coco_panoptic`."""
+
+    splits: tuple[CocoSplit, ...]
+    masks: tuple[Path, ...]
+    """The folder of PNGs of each split."""
+    class_names: tuple[str, ...]
+    classes: Mapping[int, int]
+    """Class id of every category id."""
+    indexes: tuple[CocoIndex, ...] = field(repr=False)
+    """Of each split's annotations. Not sent to worker processes: what a sample needs of them is its payload."""
+    reading: RawReading = RawReading()
+    """Bad are images and annotations that cannot be used."""
+    ignore_index: int = IGNORE_INDEX
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "indexes": ()}
+
+    @property
+    def palette(self) -> tuple[Rgb, ...]:
+        return default_palette(len(self.class_names))
+
+    def samples(self) -> Sequence[SampleRef]:
+        refs: list[SampleRef] = []
+        faults: list[str] = []
+        for split, masks, index in zip(self.splits, self.masks, self.indexes, strict=True):
+            # An annotation is an image's mask here, so that one of no image is a sample that is left out.
+            for fault in [*index.faults, *(reason for reason, _ in index.strays)]:
+                refs.append(fault_ref(fault, split.name, fault))
+                faults.append(fault)
+            for ref, fault in self._split_samples(split, masks, index):
+                refs.append(ref)
+                faults += [fault] if fault else []
+        if not self.reading.skip_bad:
+            refuse_faults(faults, "the file")
+        return refs
+
+    def load(self, sample: SampleRef) -> RawSample:
+        image, mask_file = read_pair(sample)
+        segments = cast(Sequence[tuple[int, int]], json.loads(sample.payload))
+        mask = read_mask(mask_file, sample.mask_where, self.reading.max_pixels)
+        if not mask.is_color:
+            raise DataError(
+                f"{sample.mask_where}: not in colours; a panoptic PNG is RGB, its colours the segments' ids"
+            )
+        return RawSample(image=image, mask=_class_ids(mask.values, segments, sample.mask_where))
+
+    def _split_samples(self, split: CocoSplit, masks: Path, index: CocoIndex) -> Iterator[tuple[SampleRef, str]]:
+        """Every image, and what is wrong with it."""
+        with opened(split.annotations) as data:
+            for image in index.images():
+                key = str(PurePosixPath(image.file_name).with_suffix(""))
+                try:
+                    mask_name, segments = _segments([data[begin:end] for begin, end in image.annotations], self.classes)
+                    pair = Pair(stem=key, image=split.images / image.file_name, mask=masks / mask_name)
+                    if missing := [path for path in (pair.image, pair.mask) if path and not path.is_file()]:
+                        raise DataError(f"there is no file {missing[0]}")
+                except DataError as error:
+                    fault = f"{split.annotations}: image {image.id} ({image.file_name}): {error}"
+                    yield fault_ref(key, split.name, fault), fault
+                else:
+                    payload = json.dumps(segments).encode()
+                    version = hashlib.sha256(payload).hexdigest()[:16]
+                    yield replace(pair_ref(pair, split.name, version), payload=payload), ""
+
+
+def open_coco_panoptic(
+    root: Path,
+    parts: Sequence[tuple[str, Path, Path, Path]] = (),
+    *,
+    merge_things: bool = False,
+    reading: RawReading = RawReading(),
+) -> PanopticSource:
+    """The data set below `root`, or the given parts: split, folder of images, annotation file, folder of PNGs, each.
+
+    Classes follow the order of the category ids. merge_things: those that the file calls things become one class,
+    `things`, the first. Goes through each file once. Raises `DataError` that names the file and the id at fault.
+    """
+    splits = [CocoSplit(name=name, images=images, annotations=file) for name, images, file, _ in parts]
+    splits = splits or found_splits(root, "panoptic")
+    masks = [folder for _, _, _, folder in parts] or [split.annotations.with_suffix("") for split in splits]
+    for folder in masks:
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder; the PNGs of the segments should lie there")
+    indexes = index_splits(splits)
+    categories, things = indexes[0].categories, indexes[0].things if merge_things else frozenset[int]()
+    if merge_things and not things:
+        raise UserError(f"{splits[0].annotations}: calls no category a thing (isthing), so that none can be merged")
+    kept = sorted(categories.keys() - things)
+    names = (*([_THINGS] if things else []), *(categories[number] for number in kept))
+    check_classes(names, str(splits[0].annotations))
+    first = 1 if things else 0
+    return PanopticSource(
+        splits=tuple(splits),
+        masks=tuple(masks),
+        class_names=names,
+        classes={**dict.fromkeys(things, 0), **{number: i for i, number in enumerate(kept, first)}},
+        indexes=indexes,
+        reading=reading,
+    )
+
+
+def _segments(texts: Sequence[bytes], classes: Mapping[int, int]) -> tuple[str, list[tuple[int, int]]]:
+    """The PNG of an image's annotation, and its segments with the class id of each. Raises `DataError`."""
+    if len(texts) != 1:
+        raise DataError(f"has {len(texts) or 'no'} annotation{'s' * (len(texts) > 1)}; there must be one")
+    try:
+        annotation = json.loads(texts[0])
+    except UnicodeDecodeError as error:
+        raise DataError(f"its annotation is not UTF-8: {error}") from error
+    match annotation:
+        case {"file_name": str(file_name), "segments_info": [*entries]}:
+            pass
+        case _:
+            raise DataError(f"its annotation has no file_name or no list of segments_info: {texts[0][:80]!r}")
+    if leads_out(file_name):
+        raise DataError(f"its PNG lies outside the folder of PNGs: {file_name!r}")
+    segments: dict[int, int] = {}
+    for entry in entries:
+        match entry:
+            case {"id": int(number), "category_id": int(category)} if 0 < number <= _MAX_SEGMENT:
+                if category not in classes:
+                    raise DataError(f"segment {number} is of category {category}, which is not among the categories")
+                if number in segments:
+                    raise DataError(f"segment {number} is listed twice")
+                segments[number] = classes[category]
+            case _:
+                raise DataError(f"a segment needs an id from 1 to {_MAX_SEGMENT} and a category_id: {str(entry)[:80]}")
+    return file_name, sorted(segments.items())
+
+
+def _class_ids(colors: NDArray[np.integer], segments: Sequence[tuple[int, int]], where: str) -> NDArray[np.uint8]:
+    """(H, W) from the (H, W, 3) colours. Raises `DataError` naming a segment that is not listed, and its position."""
+    wide = colors.astype(np.int32)
+    ids = wide[..., 0] + 256 * wide[..., 1] + 65536 * wide[..., 2]
+    known = np.array([0, *(number for number, _ in segments)], np.int32)  # in ascending order
+    classes = np.array([IGNORE_INDEX, *(class_id for _, class_id in segments)], np.uint8)
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(ids.ravel())) + 1])  # of runs: far fewer than pixels
+    lengths = np.diff(starts, append=ids.size)
+    runs = ids.ravel()[starts]
+    at = np.minimum(np.searchsorted(known, runs), len(known) - 1)
+    if (wrong := known[at] != runs).any():
+        first = int(wrong.argmax())
+        y, x = np.unravel_index(int(starts[first]), ids.shape)
+        raise DataError(
+            f"{where}: segment {runs[first]} at (x={x}, y={y}) ({int(lengths[wrong].sum())} such pixels) is not in the "
+            "image's segments_info; do the PNGs belong to this file?"
+        )
+    return np.repeat(classes[at], lengths).reshape(ids.shape)

@@ -1,0 +1,99 @@
+"""The lists of Pascal VOC's layout: which images belong to a split, and which masks to them.
+
+A line is an image's name without suffix, in quotes where it has blanks, or the paths of image and mask as lists of the
+augmented data set (SBD) have them: `/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png`.
+"""
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from dist_seg.data.raw.classes import text_lines
+from dist_seg.data.raw.images import IMAGE_SUFFIXES
+from dist_seg.data.raw.listing import Pair, files_by_stem, leads_out
+from dist_seg.errors import DataError
+
+IMAGES_NAME = "JPEGImages"
+LISTS_NAME = "ImageSets/Segmentation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocFiles:
+    """The files of a data set, by their paths below their folders without suffix."""
+
+    root: Path
+    masks_name: str
+    images: Mapping[str, Path]
+    masks: Mapping[str, Path]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedPair:
+    """A line of a list."""
+
+    line: int
+    pair: Pair
+    fault: str
+    """Why it cannot be used, with file and line; empty for one that can."""
+
+
+def voc_files(root: Path, masks_name: str) -> VocFiles:
+    """Raises `DataError` for a folder that is not in VOC's layout."""
+    images, masks = root / IMAGES_NAME, root / masks_name
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder")
+    if missing := [folder for folder in (images, masks, root / LISTS_NAME) if not folder.is_dir()]:
+        below = sorted(path.parent for pattern in ("*", "*/*") for path in root.glob(f"{pattern}/{IMAGES_NAME}"))
+        hint = "; is this VOC's layout? images and masks without lists are packed by `dist-seg pack folder`"
+        if below and images in missing:
+            hint = f"; is {below[0]} meant?"
+        elif images.is_dir() and masks in missing:
+            hint = "; --masks says where they lie"
+        raise DataError(f"{root}: has no folder {missing[0].relative_to(root)}{hint}")
+    return VocFiles(
+        root=root,
+        masks_name=masks_name,
+        images=files_by_stem(images, apart_from=masks)[0],
+        masks=files_by_stem(masks, apart_from=images)[0],
+    )
+
+
+def read_list(file: Path, files: VocFiles) -> list[ListedPair]:
+    """The lines of a list, with the files that they name. Raises `DataError` for a list that cannot be read."""
+    found: list[ListedPair] = []
+    lines: dict[str, int] = {}
+    for line, text in text_lines(file, "image"):
+        pair, fault = _pair(text, files)
+        if not fault and pair.stem in lines:
+            fault = f"{pair.stem!r} stands in line {lines[pair.stem]} already"
+        lines.setdefault(pair.stem, line)
+        found.append(ListedPair(line=line, pair=pair, fault=f"{file}:{line}: {fault}" if fault else ""))
+    return found
+
+
+def _pair(text: str, files: VocFiles) -> tuple[Pair, str]:
+    """The files of a line, and what is wrong with it."""
+    words = text.split()
+    if len(words) == 2 and all(PurePosixPath(word).suffix.lower() in IMAGE_SUFFIXES for word in words):
+        return _pair_of_paths(words, files)
+    name = text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
+    stem = unicodedata.normalize("NFC", name)
+    pair = Pair(stem=stem, image=files.images.get(stem), mask=files.masks.get(stem))
+    if pair.image is None:
+        return pair, f"there is no image {IMAGES_NAME}/{name} of any kind ({', '.join(sorted(IMAGE_SUFFIXES))})"
+    if pair.mask is None:
+        return pair, f"there is no mask {files.masks_name}/{name} of any kind"
+    return pair, ""
+
+
+def _pair_of_paths(words: Sequence[str], files: VocFiles) -> tuple[Pair, str]:
+    image, mask = (word.removeprefix("/") for word in words)
+    stem = PurePosixPath(image).with_suffix("").as_posix().removeprefix(f"{IMAGES_NAME}/")
+    pair = Pair(stem=stem, image=files.root / image, mask=files.root / mask)
+    for name in (image, mask):
+        if leads_out(name):
+            return pair, f"{name!r} leads out of {files.root}"
+        if not (files.root / name).is_file():
+            return pair, f"there is no file {files.root / name}"
+    return pair, ""

@@ -1,0 +1,154 @@
+"""What indexing writes: beside each tar its indexes, first where nobody sees them, and a record for a later run."""
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dist_seg.data.codecs.class_ids import MAX_CLASSES
+from dist_seg.data.indexing.tar import TarContents
+from dist_seg.data.packing.own_files import file_sha256
+from dist_seg.data.packing.records import PackedShard, read_records, records_text
+from dist_seg.data.shards.manifest import Manifest
+from dist_seg.data.shards.names import INDEX_NAME, MANIFEST_NAME
+from dist_seg.data.shards.sidecar import Sidecar
+from dist_seg.data.shards.writer import dali_index
+from dist_seg.errors import DataError
+from dist_seg.storage.files import PARTIAL_MARK, atomic_write, path_errors
+from dist_seg.storage.object_store import StorageError
+
+_UNFINISHED_NAME = ".index"
+_HIDDEN = re.compile(rf"[0-9a-f]{{24}}\.(idx|samples|json)($|{re.escape(PARTIAL_MARK)})")
+"""What is ours in that folder: a tar's files, or halves of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexedTar:
+    """A tar of another tool's, and where its indexes lie."""
+
+    path: Path
+    name: str
+    """Below the folder, with forward slashes."""
+    split: str
+    fingerprint: str
+
+    @property
+    def beside(self) -> tuple[Path, Path]:
+        """DALI's index and ours."""
+        return self.path.with_suffix(".idx"), self.path.with_suffix(".samples")
+
+    def hidden(self, root: Path, suffix: str) -> Path:
+        """A file of the tar's in the folder of what is not finished."""
+        return root / _UNFINISHED_NAME / f"{hashlib.sha256(self.name.encode()).hexdigest()[:24]}.{suffix}"
+
+    def staged(self, root: Path) -> tuple[Path, Path]:
+        """Where the two wait until all tars have been read."""
+        return self.hidden(root, "idx"), self.hidden(root, "samples")
+
+
+@contextmanager
+def unfinished_folder(root: Path) -> Iterator[None]:
+    """The folder of what is not finished; where nothing can be gone on from, it is not left behind."""
+    folder = root / _UNFINISHED_NAME
+    with path_errors(folder, kind=DataError):
+        folder.mkdir(exist_ok=True)
+        for name in (INDEX_NAME, MANIFEST_NAME):  # halves of them, from indexing that was cut off
+            for path in root.glob(f"{name}{PARTIAL_MARK}*"):
+                path.unlink()
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # not empty
+            folder.rmdir()
+
+
+def unfinished_records(root: Path) -> list[PackedShard]:
+    """Of tars that were read before indexing was cut off."""
+    return [record for path in (root / _UNFINISHED_NAME).glob("*.json") for record in read_records(path)]
+
+
+def stage(root: Path, tar: IndexedTar, contents: TarContents, earlier: Sequence[PackedShard]) -> tuple[str, str]:
+    """Write what is to lie beside the tar, and say what its hashes will be. An index by DALI's tool may stay.
+
+    earlier: all records of the tar; what has one of their hashes may be written over. Ours notes of every number in the
+    masks which samples hold it; `settle` cuts that to the classes there are.
+    """
+    ours = (dali_index(contents.entries), Sidecar.of(contents.entries, num_classes=MAX_CLASSES).to_bytes())
+    known = (
+        {record.info.index_sha256 for record in earlier},
+        {record.info.sidecar_sha256 for record in earlier},
+    )
+    hashes = []
+    for path, staged, data, were in zip(tar.beside, tar.staged(root), ours, known, strict=True):
+        there = path.read_bytes() if path.is_file() else data
+        sha256 = hashlib.sha256(there).hexdigest()
+        is_ours = there == data or sha256 in were or (path.suffix == ".samples" and _is_sidecar(there))
+        if not is_ours:
+            if path.suffix != ".idx" or there.count(b"\n") != data.count(b"\n") or not there.startswith(b"v1."):
+                raise DataError(f"{path}: was written by others and is not the index of {tar.path}; move it away")
+            hashes.append(sha256)
+            continue
+        with atomic_write(staged) as file:
+            file.write(data)
+        hashes.append(hashlib.sha256(data).hexdigest())
+    return hashes[0], hashes[1]
+
+
+def _is_sidecar(data: bytes) -> bool:
+    try:
+        Sidecar.parse(data)
+    except DataError:
+        return False
+    return True
+
+
+def settle(root: Path, tar: IndexedTar, record: PackedShard, num_classes: int) -> PackedShard:
+    """The record of an index that notes so many classes, which is staged where it is not there."""
+    if not record.info.samples:
+        return record
+    sidecar = read_sidecar(root, tar, record).with_classes(num_classes)
+    data = sidecar.to_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    if sha256 != record.info.sidecar_sha256:
+        with atomic_write(tar.staged(root)[1]) as file:
+            file.write(data)
+    info = replace(record.info, sidecar_sha256=sha256, class_samples=sidecar.class_samples)
+    return replace(record, info=info)
+
+
+def read_sidecar(root: Path, tar: IndexedTar, record: PackedShard) -> Sidecar:
+    """The tar's index, wherever it lies."""
+    staged, beside = tar.staged(root)[1], tar.beside[1]
+    path = staged if file_sha256(staged) == record.info.sidecar_sha256 else beside
+    return Sidecar.parse(path.read_bytes(), str(path))
+
+
+def place(root: Path, tars: Sequence[IndexedTar], records: Sequence[PackedShard]) -> None:
+    """Bring what was staged beside the tars. A manifest of before would not go with it."""
+    for tar, record in zip(tars, records, strict=True):
+        hashes = (record.info.index_sha256, record.info.sidecar_sha256)
+        for beside, staged, sha256 in zip(tar.beside, tar.staged(root), hashes, strict=True):
+            if file_sha256(staged) == sha256:
+                if file_sha256(beside) != sha256:
+                    (root / MANIFEST_NAME).unlink(missing_ok=True)
+                with path_errors(beside, kind=StorageError):
+                    staged.replace(beside)
+
+
+def finish(root: Path, earlier: Sequence[PackedShard], records: Sequence[PackedShard], manifest: Manifest) -> None:
+    """Write records and manifest, and remove what is left of tars that are gone."""
+    with atomic_write(root / INDEX_NAME) as file:
+        file.write(records_text(records))
+    with atomic_write(root / MANIFEST_NAME) as file:
+        file.write(manifest.to_json().encode())
+    for path in (root / _UNFINISHED_NAME).iterdir():
+        if _HIDDEN.match(path.name):
+            path.unlink()
+    names = {record.info.name for record in records}
+    for record in earlier:  # of tars that are gone
+        info = record.info
+        for name, sha256 in ((info.index_name, info.index_sha256), (info.sidecar_name, info.sidecar_sha256)):
+            if info.name not in names and file_sha256(root / name) == sha256:
+                (root / name).unlink()

@@ -1,0 +1,194 @@
+"""Masks that do not lie on their images, and masks with nothing in them."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_seg.data.inspection.findings import Finding, Severity
+from dist_seg.data.inspection.samples.alignment import REACH, TURN_NAMES, centre, peak, shrinkage, standardised
+from dist_seg.data.inspection.samples.look import Looked
+from dist_seg.data.inspection.table import SampleTable
+
+# Fits are in robust standard deviations. Set on the training splits of CamVid, COCO and nuclei: see docs/measured.md.
+_BETTER_BY = 1.5
+_VOTE_BETTER_BY = 3.0
+_REAL_PEAK = 4.5
+"""What outlines of another image reach at the best of all shifts is below, as a rule."""
+_TURNED_FIT = 4.0
+_NO_FIT = 1.5
+_USUAL_FIT = 4.0
+"""Where masks fit worse as a rule, an image's mask that fits badly says nothing."""
+_MIN_VOTES = 5
+_SAME_SHIFT = 2.0
+"""Pixels of an image as it was looked at."""
+_NEARLY_ALL = 0.95
+MISFIT = "misfit"
+"""The kind of finding of masks that do not fit their images in any way that was tried."""
+
+
+def mask_findings(table: SampleTable, looked: Mapping[str, Looked], task: str) -> Iterator[Finding]:
+    """Of every split."""
+    for split in table.splits:
+        yield from _alignment(table, split, looked[split])
+        yield from _emptiness(table, split, task)
+
+
+def _alignment(table: SampleTable, split: str, looked: Looked) -> Iterator[Finding]:
+    rows = table.rows(split)
+    rows = rows[~np.isnan(table.records["fit"][rows])]
+    if not len(rows):
+        return
+    records = table.records[rows]
+    scale = np.array([shrinkage(int(r["height"]), int(r["width"])) for r in records])
+    mean = looked.surface / looked.num_fits
+    vote = _vote(mean) if len(rows) >= _MIN_VOTES else (0, 0)
+    if vote != (0, 0):
+        pixels = float(np.median(scale))
+        yield Finding(
+            kind="shifted_split",
+            severity=Severity.WARNING,
+            what=f"masks of {split} lie {_direction(vote[0] * pixels, vote[1] * pixels)} of their images, on the whole",
+            count=len(rows),
+            examples=(),
+            advice="look for an offset, a crop or a resize that was applied to images or masks alone",
+            splits=(split,),
+        )
+    fit, best, turned = records["fit"], records["best"], records["turned"]
+    shift = records["shift"] / scale[:, None]
+    off = np.abs(shift - np.array(vote)).max(axis=1)
+    inside = np.abs(shift).max(axis=1) < REACH - 0.5  # at the edge of what was looked at there may be no peak
+    is_turned = (turned >= _TURNED_FIT) & (turned > best)
+    is_shifted = ~is_turned & inside & (off > _SAME_SHIFT) & (best >= _REAL_PEAK) & (best - fit > _BETTER_BY)
+    is_other = ~is_turned & ~is_shifted & (fit < _NO_FIT) & (vote == (0, 0)) & (float(mean.max()) >= _USUAL_FIT)
+    yield from _suspects(table, split, rows[is_turned], "turned", "look turned against their images", turned[is_turned])
+    yield from _suspects(
+        table, split, rows[is_shifted], "shifted", "look shifted against their images", (best - fit)[is_shifted]
+    )
+    yield from _suspects(
+        table, split, rows[is_other], MISFIT, "have outlines where their images have none", -fit[is_other]
+    )
+
+
+def _vote(mean: NDArray[np.float64]) -> tuple[int, int]:
+    """By how many pixels (down, right), of images as they were looked at, the masks of a split lie off together."""
+    surface = standardised(mean)
+    down, right = peak(surface)
+    if max(abs(down), abs(right)) <= 1 or float(surface.max()) - centre(surface) < _VOTE_BETTER_BY:
+        return 0, 0
+    return -down, -right
+
+
+_ADVICE = {
+    "turned": "compare images and masks as they were before packing: was one of them mirrored or rotated alone?",
+    "shifted": "look at them on the sheet of suspects, and mend the masks or leave them out",
+    MISFIT: "look at them on the sheet of suspects: masks of other images, or outlines drawn without care?",
+}
+
+
+def _suspects(
+    table: SampleTable, split: str, rows: NDArray[np.intp], kind: str, what: str, badness: NDArray[np.float32]
+) -> Iterator[Finding]:
+    if not len(rows):
+        return
+    rows = rows[np.argsort(-badness, kind="stable")]
+    yield Finding(
+        kind=kind,
+        severity=Severity.WARNING,
+        what=f"masks of {split} {what}",
+        count=len(rows),
+        examples=table.examples(rows, (_how(kind, table.records[row]) for row in rows)),
+        advice=_ADVICE[kind],
+        splits=(split,),
+    )
+
+
+def _how(kind: str, record: NDArray[np.void]) -> str:
+    match kind:
+        case "turned":
+            return TURN_NAMES[int(record["turn"])]
+        case "shifted":
+            down, right = record["shift"].tolist()
+            return f"{_direction(down, right)} of where it fits"
+        case _:
+            return f"fit {float(record['fit']):.1f}"
+
+
+def _direction(down: float, right: float) -> str:
+    """Such as `8 px left and 2 px below`."""
+    sideways = f"{abs(right):.0f} px {'right' if right > 0 else 'left'}" if round(right) else ""
+    upright = f"{abs(down):.0f} px {'below' if down > 0 else 'above'}" if round(down) else ""
+    return " and ".join(part for part in (sideways, upright) if part)
+
+
+def _emptiness(table: SampleTable, split: str, task: str) -> Iterator[Finding]:
+    if task == "instance":
+        return  # what has no object is told of with the objects
+    rows = table.rows(split)
+    ignored, num_present = table.records["ignored"][rows], table.present[rows].sum(axis=1)
+    nothing = ignored == 1
+    yield from _of(
+        table,
+        split,
+        rows[nothing],
+        "nothing_known",
+        Severity.WARNING,
+        "masks of {} have no pixel that counts",
+        "label them or leave them out: nothing is learned from them",
+    )
+    nearly = ~nothing & (ignored >= _NEARLY_ALL)
+    yield from _of(
+        table,
+        split,
+        rows[nearly],
+        "nearly_ignored",
+        Severity.WARNING,
+        "masks of {} are ignored but for 5% or less",
+        "look whether ids are ignored that should be classes",
+        "{:.1%} ignored",
+    )
+    if task == "multilabel":
+        yield from _of(
+            table,
+            split,
+            rows[~nothing & (num_present == 0)],
+            "no_label",
+            Severity.NOTE,
+            "masks of {} have no label",
+            "as it should be where nothing is to be seen",
+        )
+    else:
+        one = ~nothing & (num_present == 1)
+        yield from _of(
+            table,
+            split,
+            rows[one],
+            "one_class",
+            Severity.NOTE,
+            "masks of {} have one class only",
+            "as it should be for images of background; look at some",
+        )
+
+
+def _of(
+    table: SampleTable,
+    split: str,
+    rows: NDArray[np.intp],
+    kind: str,
+    severity: Severity,
+    what: str,
+    advice: str,
+    remark: str = "",
+) -> Iterator[Finding]:
+    if len(rows):
+        rows = table.by_key(rows)
+        ignored = table.records["ignored"][rows]
+        yield Finding(
+            kind=kind,
+            severity=severity,
+            what=what.format(split),
+            count=len(rows),
+            examples=table.examples(rows, (remark.format(float(share)) for share in ignored)),
+            advice=advice,
+            splits=(split,),
+        )

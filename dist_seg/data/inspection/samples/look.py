@@ -1,0 +1,145 @@
+"""The pass over the samples: each is decoded once, in worker processes, a few dozen at a time."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_seg.data.codecs.headers import UndecodableError
+from dist_seg.data.inspection.findings import Place
+from dist_seg.data.inspection.samples.alignment import REACH
+from dist_seg.data.inspection.samples.decoded import read_members, view_sample
+from dist_seg.data.inspection.samples.measures import MEASURES, measure
+from dist_seg.data.inspection.workers import Workers
+from dist_seg.data.shards.manifest import Manifest, ShardInfo, Split
+from dist_seg.data.shards.opened import OpenedData, shard_index
+from dist_seg.errors import DataError
+from dist_seg.storage.object_store import Storage, StorageError
+
+_SAMPLES_AT_ONCE = 32
+_KEPT_BYTES = 30 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unreadable:
+    """A sample that cannot be looked at."""
+
+    place: Place
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """What was found in samples of one split."""
+
+    keys: list[str]
+    records: NDArray[np.void]
+    """(N,) of `MEASURES`, in the order of the keys."""
+    surface: NDArray[np.float64]
+    """(49, 49): the sum of the fits of all masks at every shift; see `alignment`."""
+    num_fits: int
+    """Masks whose fit is in the sum."""
+    unreadable: list[Unreadable]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """Some samples of a shard."""
+
+    storage: Storage
+    manifest: Manifest
+    """Without shards: it goes to the workers with every job."""
+    split: str
+    shard_number: int
+    shard: ShardInfo
+    indices: tuple[int, ...]
+    max_pixels: int
+
+
+def look_at_samples(
+    data: OpenedData,
+    splits: Mapping[str, Split],
+    *,
+    limit: int | None,
+    workers: Workers,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, Looked]:
+    """What is in the samples, of each split at most `limit`, evenly spread over it.
+
+    `progress` is told samples looked at and in all. A sample that is damaged or cannot be decoded is among the
+    unreadable. Raises `StorageError` and, for a damaged index, `DataError`.
+    """
+    # Without shards, of which there may be many; arrays are seen on the scale of their splits' statistics.
+    whole = data.manifest
+    bare = replace(whole, splits={name: replace(split, shards=()) for name, split in whole.splits.items()})
+    jobs = [job for name, split in splits.items() for job in _jobs(data, bare, name, split, limit)]
+    total, done = sum(len(job.indices) for job in jobs), 0
+    parts: dict[str, list[Looked]] = {name: [] for name in splits}
+    for job, looked in zip(jobs, workers.map(_look, jobs), strict=True):
+        parts[job.split].append(looked)
+        done += len(job.indices)
+        if progress:
+            progress(done, total)
+    return {name: _together(looked) for name, looked in parts.items()}
+
+
+def _jobs(data: OpenedData, manifest: Manifest, name: str, split: Split, limit: int | None) -> Iterator[_Job]:
+    ends = np.cumsum([shard.samples for shard in split.shards], dtype=np.int64)
+    total = int(ends[-1]) if len(ends) else 0
+    count = total if limit is None else min(limit, total)
+    chosen = np.arange(count) * total // max(count, 1)
+    cuts = np.searchsorted(chosen, ends)
+    for number, (shard, start, stop) in enumerate(zip(split.shards, [0, *cuts[:-1]], cuts, strict=True)):
+        inside = (chosen[start:stop] - (ends[number] - shard.samples)).tolist()
+        for at in range(0, len(inside), _SAMPLES_AT_ONCE):
+            yield _Job(
+                storage=data.storage,
+                manifest=manifest,
+                split=name,
+                shard_number=number,
+                shard=shard,
+                indices=tuple(inside[at : at + _SAMPLES_AT_ONCE]),
+                max_pixels=data.max_pixels,
+            )
+
+
+def _look(job: _Job) -> Looked:
+    # glibc gives memory back to the system at every turn until it has seen a block of this size come and go: taking it
+    # anew, page by page, would be a quarter of the work.
+    np.empty(_KEPT_BYTES, np.uint8)
+    sidecar = shard_index(job.storage, job.shard)
+    sidecar.check(job.shard.samples, job.shard.bytes, f"{job.storage.url}/{job.shard.sidecar_name}")
+    keys, records, unreadable = [], [], []
+    surface, num_fits = np.zeros((2 * REACH + 1, 2 * REACH + 1)), 0
+    for index in job.indices:
+        key = sidecar.key(index)
+        try:
+            members = read_members(job.storage, job.shard, sidecar, index)
+            size = (sidecar.height(index), sidecar.width(index))
+            view = view_sample(members, job.manifest, *size, job.max_pixels)
+        except StorageError:
+            raise
+        except (DataError, UndecodableError) as error:
+            place = Place(split=job.split, key=key, shard=job.shard_number, index=index)
+            unreadable.append(Unreadable(place=place, reason=str(error)))
+            continue
+        record, fit = measure(view)
+        record["shard"], record["index"] = job.shard_number, index
+        keys.append(key)
+        records.append(record)
+        if fit:
+            surface += fit.surface
+            num_fits += 1
+    stacked = np.stack(records) if records else np.zeros(0, MEASURES)
+    return Looked(keys=keys, records=stacked, surface=surface, num_fits=num_fits, unreadable=unreadable)
+
+
+def _together(parts: Sequence[Looked]) -> Looked:
+    return Looked(
+        keys=[key for part in parts for key in part.keys],
+        records=np.concatenate([np.zeros(0, MEASURES), *(part.records for part in parts)]),
+        surface=np.sum([np.zeros((2 * REACH + 1, 2 * REACH + 1)), *(part.surface for part in parts)], axis=0),
+        num_fits=sum(part.num_fits for part in parts),
+        unreadable=[found for part in parts for found in part.unreadable],
+    )

@@ -1,0 +1,220 @@
+"""From a place in the plan to a sample with its drawn transform; what takes a bad sample's place is decided here.
+
+Both loaders get their samples from here, and tell it what they cannot decode, so they end up with the same ones.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from dist_seg.config.schema import AugmentConfig, DataConfig
+from dist_seg.data.codecs.encoded import BadSample, BadShard, EncodedSample
+from dist_seg.data.loading.augment import SampleTransform, draw, eval_transform, input_factor
+from dist_seg.data.plan.plan import EvalPlan, Plan, PlannedSample
+from dist_seg.data.shards.bad_shards import BadShardError, unusable
+from dist_seg.data.view.reader import BadSampleError, ShardReader
+from dist_seg.errors import DataError
+from dist_seg.runtime.rng import generator
+
+MAX_REPLACEMENTS = 16
+"""Bad candidates in a row for one slot, after which the data is taken to be broken as a whole. Candidates in bad shards
+do not count: these have a bound of their own, and may be a large part of the data."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slot:
+    """A place in a batch."""
+
+    step: int
+    planned: PlannedSample
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fetched:
+    """A sample for a slot, or in evaluation none."""
+
+    slot: Slot
+    shard: str
+    encoded: EncodedSample | None
+    transform: SampleTransform | None
+    bad: tuple[BadSample, ...] = ()
+    """The candidates before it, which cannot be used."""
+    attempt: int = 0
+    """Its number among the slot's candidates; 0 is the sample that was planned."""
+    bad_shards: Mapping[int, BadShard] = field(default_factory=dict)
+    """Shards that were found bad on the way to it, by their positions."""
+    replaced: bool = False
+    """The planned sample lies in a bad shard."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DrawnSample:
+    """What a loader needs to make its part of a batch."""
+
+    encoded: EncodedSample
+    transform: SampleTransform
+
+
+Unit = TypeVar("Unit")
+Unit_contra = TypeVar("Unit_contra", contravariant=True)
+
+
+class Fetcher(Protocol[Unit_contra]):
+    """A unit is what becomes one micro-batch: (step, lane) in training, the batch's number in evaluation."""
+
+    def slots(self, unit: Unit_contra) -> list[Slot]: ...
+
+    def fetch(self, slot: Slot) -> Fetched:
+        """Read and draw. Raises DataError where reading fails, a bad shard is not allowed or replacements run out."""
+        ...
+
+    def reject(self, fetched: Fetched, reason: str) -> Fetched:
+        """The sample cannot be decoded: what comes instead."""
+        ...
+
+
+class TrainFetcher:
+    """Replaces a bad sample by the plan's next candidate, and so those of bad shards. May be pickled.
+
+    Shards that are found bad on the way are passed over for the slot at hand only, unless all are told of them: what
+    comes in a slot depends on no other.
+    """
+
+    def __init__(
+        self,
+        reader: ShardReader,
+        plan: Plan,
+        augment: AugmentConfig,
+        *,
+        data: DataConfig,
+        crop: tuple[int, int],
+        seed: int,
+    ) -> None:
+        self._reader, self._plan, self._augment = reader, plan, augment
+        self._data, self._crop, self._seed = data, crop, seed
+        self._bad_shards = reader.bad_shards
+
+    def slots(self, unit: tuple[int, int]) -> list[Slot]:
+        step, lane = unit
+        return [Slot(step=step, planned=planned) for planned in self._plan.micro_batch_at(step, lane)]
+
+    def fetch(self, slot: Slot) -> Fetched:
+        return self._search(slot, 0, (), {})
+
+    def reject(self, fetched: Fetched, reason: str) -> Fetched:
+        bad = (*fetched.bad, _undecodable(fetched, reason))
+        return self._search(fetched.slot, fetched.attempt + 1, bad, fetched.bad_shards)
+
+    def _search(self, slot: Slot, attempt: int, bad: tuple[BadSample, ...], found: Mapping[int, BadShard]) -> Fetched:
+        """The first candidate from number `attempt` on that can be used. found: shards that cannot, from before."""
+        while True:
+            passed_over = self._bad_shards | found.keys()
+            if len(bad) > MAX_REPLACEMENTS:
+                raise DataError(
+                    f"{bad[-1].shard}: {len(bad)} samples in a row cannot be used, the last one {bad[-1].key} "
+                    f"({bad[-1].reason}); run `dist-seg verify` on the data"
+                )
+            candidate = self._plan.next_outside(slot.planned, attempt, passed_over)
+            if candidate is None:
+                reasons = {shard.name: shard.reason for shard in found.values()}
+                raise unusable(reasons, self._reader.url, "training", "no other shard is left")
+            attempt, planned = candidate
+            try:
+                encoded = self._reader.read(planned.shard, planned.index, holding=planned.holding)
+                break
+            except BadSampleError as error:
+                bad = (*bad, error.bad)
+            except BadShardError as error:
+                if self._data.max_bad_shards == 0:
+                    remedy = "or leave it out with data.max_bad_shards=1, which puts other samples in the place of its"
+                    raise unusable({error.shard: error.reason}, self._reader.url, "training", remedy) from error
+                found = {**found, planned.shard: BadShard(name=error.shard, reason=error.reason)}
+            attempt += 1
+        transform = draw(
+            self._augment,
+            input_scale=input_factor(self._data, encoded.height, encoded.width),
+            height=encoded.height,
+            width=encoded.width,
+            crop=self._crop,
+            rng=generator("augment", self._seed, slot.planned.visit, encoded.key),
+        )
+        return Fetched(
+            slot=slot,
+            shard=self._reader.shard_name(planned.shard),
+            encoded=encoded,
+            transform=transform,
+            bad=bad,
+            attempt=attempt,
+            bad_shards=found,
+            replaced=slot.planned.shard in passed_over,
+        )
+
+
+class EvalFetcher:
+    """Leaves a bad sample out, and where that is allowed those of bad shards. May be pickled."""
+
+    def __init__(self, reader: ShardReader, plan: EvalPlan, *, data: DataConfig, allow_bad_shards: bool) -> None:
+        self._reader, self._plan, self._data, self._allow_bad_shards = reader, plan, data, allow_bad_shards
+
+    def slots(self, unit: int) -> list[Slot]:
+        return [Slot(step=unit, planned=planned) for planned in self._plan.batch(unit)]
+
+    def fetch(self, slot: Slot) -> Fetched:
+        shard = self._reader.shard_name(slot.planned.shard)
+        try:
+            encoded = self._reader.read(slot.planned.shard, slot.planned.index)
+        except BadSampleError as error:
+            return Fetched(slot=slot, shard=shard, encoded=None, transform=None, bad=(error.bad,))
+        except BadShardError as error:
+            if not self._allow_bad_shards:
+                remedy = "or leave its samples out of the score with eval.allow_bad_samples=true"
+                raise unusable({shard: error.reason}, self._reader.url, "evaluation", remedy) from error
+            key = self._reader.key_or_place(slot.planned.shard, slot.planned.index)
+            bad = BadSample(key=key, shard=shard, reason=f"its shard cannot be used: {error.reason}")
+            return Fetched(slot=slot, shard=shard, encoded=None, transform=None, bad=(bad,))
+        factor = input_factor(self._data, encoded.height, encoded.width)
+        transform = eval_transform(input_scale=factor, height=encoded.height, width=encoded.width)
+        return Fetched(slot=slot, shard=shard, encoded=encoded, transform=transform)
+
+    def reject(self, fetched: Fetched, reason: str) -> Fetched:
+        bad = (_undecodable(fetched, reason),)
+        return Fetched(slot=fetched.slot, shard=fetched.shard, encoded=None, transform=None, bad=bad)
+
+
+def drawn_samples(fetched: Sequence[Fetched]) -> list[DrawnSample]:
+    """Those that there are, in order."""
+    return [
+        DrawnSample(encoded=f.encoded, transform=f.transform)
+        for f in fetched
+        if f.encoded is not None and f.transform is not None
+    ]
+
+
+def bad_samples(fetched: Sequence[Fetched]) -> tuple[BadSample, ...]:
+    return tuple(bad for f in fetched for bad in f.bad)
+
+
+def bad_shards(fetched: Sequence[Fetched]) -> tuple[BadShard, ...]:
+    """Each once."""
+    return tuple({shard.name: shard for f in fetched for shard in f.bad_shards.values()}.values())
+
+
+def read_ahead(
+    fetcher: Fetcher[Unit], units: Iterable[Unit], pool: ThreadPoolExecutor, *, ahead: int
+) -> Iterator[list[Fetched]]:
+    """The samples of every unit in order, read in the pool's threads up to `ahead` units before they are asked for."""
+    waiting: deque[list[Future[Fetched]]] = deque()
+    remaining = iter(units)
+    while True:
+        while len(waiting) <= ahead and (unit := next(remaining, None)) is not None:
+            waiting.append([pool.submit(fetcher.fetch, slot) for slot in fetcher.slots(unit)])
+        if not waiting:
+            return
+        yield [future.result() for future in waiting.popleft()]
+
+
+def _undecodable(fetched: Fetched, reason: str) -> BadSample:
+    assert fetched.encoded is not None
+    return BadSample(key=fetched.encoded.key, shard=fetched.shard, reason=reason)

@@ -1,0 +1,149 @@
+"""The batches of a run, by whichever loader there is."""
+
+import importlib
+import importlib.util
+import logging
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from typing import Literal
+
+import PIL
+import torch
+
+from dist_seg.config.schema import Config
+from dist_seg.data.loading.assemble import Recipe, eval_recipe, train_recipe
+from dist_seg.data.loading.batch import Batch
+from dist_seg.data.loading.fetch import EvalFetcher, Fetcher, TrainFetcher, Unit
+from dist_seg.data.loading.prefetch import in_background
+from dist_seg.data.loading.torch_loader import torch_batches
+from dist_seg.data.plan.plan import EvalPlan, Plan
+from dist_seg.data.shards.manifest import Manifest
+from dist_seg.data.view.reader import ShardReader
+from dist_seg.errors import ConfigError, UserError
+from dist_seg.storage.object_store import Storage
+
+_log = logging.getLogger(__name__)
+
+
+def choose_loader(cfg: Config) -> Literal["dali", "torch"]:
+    """What `data.loader` stands for on this machine. Raises UserError where DALI is asked for and missing."""
+    if cfg.data.loader == "torch":
+        return "torch"
+    why_not = _why_no_dali()
+    if why_not is None:
+        return "dali"
+    extras = "pip install 'dist-seg[dali-cuda13]' (driver 580 or newer, or no GPU) or 'dist-seg[dali-cuda12]'"
+    if cfg.data.loader == "dali":
+        raise UserError(
+            f"data.loader=dali, but NVIDIA DALI cannot be imported ({why_not}): {extras}; or take data.loader=torch"
+        )
+    _log.warning("data.loader=auto takes torch, as NVIDIA DALI cannot be imported (%s); for DALI: %s", why_not, extras)
+    return "torch"
+
+
+def loader_version(cfg: Config) -> dict[str, str]:
+    """The version of what decodes, by its name."""
+    if choose_loader(cfg) == "dali":
+        from dist_seg.data.loading.dali import VERSION  # optional, and slow to import
+
+        return {"dali": VERSION}
+    return {"pillow": PIL.__version__}
+
+
+def train_batches(
+    cfg: Config,
+    manifest: Manifest,
+    storage: Storage,
+    plan: Plan,
+    units: Iterable[tuple[int, int]],
+    device: torch.device,
+    num_threads: int,
+    bad_shards: Mapping[str, str] | None = None,
+) -> Generator[Batch, None, None]:
+    """The micro-batches of the units, (step, lane) each, in order; `close()` ends what runs in the background.
+
+    num_threads: DALI's threads or torch's worker processes; 0 workers decode here. Bad samples are replaced and named.
+    bad_shards: of shards that are not to be read, the reasons by name; their samples are replaced. Others that turn out
+    to be bad are so, too, and named, where `data.max_bad_shards` allows any. Raises DataError where data cannot be read
+    or nothing but bad samples is left.
+    """
+    crop = (cfg.augment.crop_height, cfg.augment.crop_width)
+    if crop[0] is None or crop[1] is None:
+        raise ConfigError("augment.crop_height and augment.crop_width must be set to train")
+    fetcher = TrainFetcher(
+        ShardReader(storage, manifest, cfg.data.train_split, max_pixels=cfg.data.max_pixels, bad_shards=bad_shards),
+        plan,
+        cfg.augment,
+        data=cfg.data,
+        crop=(crop[0], crop[1]),
+        seed=cfg.train.seed,
+    )
+    recipe = train_recipe(cfg.data, cfg.augment, (crop[0], crop[1]), manifest)
+    for batches in _batches(cfg, fetcher, units, recipe, plan.micro_batch, device, num_threads):
+        yield batches[0]
+
+
+def eval_batches(
+    cfg: Config,
+    manifest: Manifest,
+    storage: Storage,
+    split: str,
+    plan: EvalPlan,
+    indices: Sequence[int],
+    device: torch.device,
+    num_threads: int,
+    bad_shards: Mapping[str, str] | None = None,
+) -> Generator[list[Batch], None, None]:
+    """The batches of a split by their numbers in the plan: whole pictures, targets at their own size.
+
+    One list a number, of a batch for every size of picture in it; bad samples are left out and named in the first. A
+    number with nothing but bad samples gives one batch without samples. The samples of bad shards, those known before
+    (`bad_shards`) and others, are an error unless `eval.allow_bad_samples`, and then left out like bad ones.
+    """
+    if not indices:
+        return
+    reader = ShardReader(storage, manifest, split, max_pixels=cfg.data.max_pixels, bad_shards=bad_shards)
+    fetcher = EvalFetcher(reader, plan, data=cfg.data, allow_bad_shards=cfg.eval.allow_bad_samples)
+    recipe = eval_recipe(cfg.data, manifest)
+    yield from _batches(cfg, fetcher, indices, recipe, len(plan.batch(0)), device, num_threads)
+
+
+def _batches(
+    cfg: Config,
+    fetcher: Fetcher[Unit],
+    units: Iterable[Unit],
+    recipe: Recipe,
+    max_batch: int,
+    device: torch.device,
+    num_threads: int,
+) -> Generator[list[Batch], None, None]:
+    prefetch = max(1, cfg.data.prefetch)
+    if choose_loader(cfg) == "torch":
+        batches = torch_batches(
+            fetcher, units, recipe=recipe, prefetch=prefetch, num_workers=num_threads, device=device
+        )
+        if num_threads == 0:
+            return batches
+    else:
+        from dist_seg.data.loading.dali import dali_batches  # optional, and slow to import
+
+        batches = dali_batches(
+            fetcher,
+            units,
+            recipe=recipe,
+            max_batch=max_batch,
+            prefetch=prefetch,
+            num_threads=max(1, num_threads),
+            device=device,
+        )
+    # On a GPU what is left to do here is asynchronous anyway, and belongs to the consumer's stream.
+    return in_background(batches, ahead=1) if device.type == "cpu" else batches
+
+
+def _why_no_dali() -> str | None:
+    try:
+        if importlib.util.find_spec("nvidia.dali") is None:
+            return "it is not installed"
+        importlib.import_module("dist_seg.data.loading.dali")
+    except (ImportError, OSError) as error:  # OSError: a shared library that does not load
+        return str(error)
+    return None

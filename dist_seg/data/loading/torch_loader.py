@@ -1,0 +1,213 @@
+"""The loader for machines without DALI, and the reference for the one with it.
+
+`SegmentationDataset` is of use on its own, in a notebook say:
+
+    dataset = SegmentationDataset("data/camvid", split="train", augment=AugmentConfig(crop_height=288, crop_width=384))
+    sample = dataset[0]
+"""
+
+import dataclasses
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypedDict
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dist_seg.config.schema import AugmentConfig, DataConfig
+from dist_seg.data.codecs.encoded import EncodedSample
+from dist_seg.data.codecs.headers import UndecodableError
+from dist_seg.data.loading.assemble import (
+    Placed,
+    Recipe,
+    decode_reference,
+    eval_recipe,
+    finish,
+    group_by_size,
+    mapped_mask,
+    place,
+    reject_undecodable,
+    train_recipe,
+)
+from dist_seg.data.loading.augment import SampleTransform, draw, eval_transform, input_factor
+from dist_seg.data.loading.batch import Batch
+from dist_seg.data.loading.fetch import DrawnSample, Fetcher, Unit, drawn_samples
+from dist_seg.data.loading.normalize import normalize
+from dist_seg.data.shards.manifest_parsing import load_manifest
+from dist_seg.data.view.data_view import RunData
+from dist_seg.data.view.open import view
+from dist_seg.data.view.reader import ShardReader
+from dist_seg.errors import ConfigError, DataError, UserError
+from dist_seg.runtime.rng import generator
+from dist_seg.storage.object_store import Storage, open_storage
+
+
+class Sample(TypedDict):
+    """image: (C, H, W) float32, normalised. mask: (H, W) int64 class ids with the ignore index, or of instances
+    (L, H, W) layers of object ids, 0 where there is none.
+    """
+
+    image: Tensor
+    mask: Tensor
+    key: str
+
+
+class SegmentationDataset(Dataset[Sample]):
+    """The samples of a packed data set in the order of its shards, map-style.
+
+    augment: None gives whole pictures. The same (seed, epoch) draws the same augmentation; without a crop size the
+    pictures keep the one of their scale.
+    """
+
+    def __init__(
+        self,
+        shards: str | Storage,
+        *,
+        split: str = "train",
+        augment: AugmentConfig | None = None,
+        data: DataConfig | None = None,
+        seed: int = 0,
+        epoch: int = 0,
+    ) -> None:
+        storage = open_storage(shards) if isinstance(shards, str) else shards
+        manifest = load_manifest(storage)
+        if data is not None:
+            manifest = view(RunData(storage=storage, manifest=manifest), data).manifest
+        self.class_names = manifest.class_names
+        self.palette = manifest.palette
+        self.ignore_index = manifest.ignore_index
+        data = data or DataConfig(train_split="train" if "train" in manifest.splits else split)
+        self._reader = ShardReader(storage, manifest, split, max_pixels=data.max_pixels)
+        self._ends = torch.tensor(self._reader.shard_samples, dtype=torch.int64).cumsum(0)
+        self._augment, self._seed, self._epoch = augment, seed, epoch
+        self._data, self._crop = data, None
+        self._recipe = eval_recipe(data, manifest)
+        if augment is not None:
+            height, width = augment.crop_height, augment.crop_width
+            if (height is None) != (width is None):
+                raise ConfigError(
+                    f"augment.crop_height is {height} and augment.crop_width {width}; set both, or neither to keep the "
+                    "pictures' own size"
+                )
+            if height is not None and width is not None:
+                self._crop = (height, width)
+            self._recipe = train_recipe(data, augment, self._crop, manifest)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other augmentations from now on."""
+        self._epoch = epoch
+
+    def __getitem__(self, index: int) -> Sample:
+        """Raises IndexError past the end and DataError for a sample that cannot be used."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        index %= len(self)
+        shard = int(torch.searchsorted(self._ends, index, right=True))
+        encoded = self._reader.read(shard, index - (int(self._ends[shard - 1]) if shard else 0))
+        sample = DrawnSample(encoded=encoded, transform=self._draw(encoded))
+        try:
+            images, masks = place(decode_reference([sample], self._recipe), [sample], self._recipe)
+        except UndecodableError as error:
+            raise DataError(f"{self._reader.shard_name(shard)}: sample {encoded.key}: {error}") from error
+        image = normalize(images, [sample.transform], self._recipe.norm)[0]
+        return Sample(image=image, mask=mapped_mask(masks[0], encoded).long(), key=encoded.key)
+
+    def _draw(self, encoded: EncodedSample) -> SampleTransform:
+        height, width = encoded.height, encoded.width
+        factor = input_factor(self._data, height, width)
+        if self._augment is None:
+            return eval_transform(input_scale=factor, height=height, width=width)
+        return draw(
+            self._augment,
+            input_scale=factor,
+            height=height,
+            width=width,
+            crop=self._crop,
+            rng=generator("augment", self._seed, self._epoch, encoded.key),
+        )
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An error on its way from a worker process, without the traceback that DataLoader would add to its text."""
+
+    kind: type[UserError]
+    text: str
+
+
+class _UnitDataset(Dataset["list[Placed] | _Failure"], Generic[Unit]):
+    """A whole micro-batch an item, for a worker process to make."""
+
+    def __init__(self, fetcher: Fetcher[Unit], recipe: Recipe) -> None:
+        self._fetcher, self._recipe = fetcher, recipe
+
+    def __getitem__(self, unit: Unit) -> "list[Placed] | _Failure":
+        try:
+            return [_stacked(placed) for placed in load_unit(self._fetcher, unit, self._recipe)]
+        except UserError as error:
+            return _Failure(type(error), str(error))
+
+
+def torch_batches(
+    fetcher: Fetcher[Unit],
+    units: Iterable[Unit],
+    *,
+    recipe: Recipe,
+    prefetch: int,
+    num_workers: int,
+    device: torch.device,
+) -> Generator[list[Batch], None, None]:
+    """The batches of every unit, in order, made by `num_workers` processes; 0 makes them here, when asked for.
+
+    While one is being used, about `prefetch` more are made, at least one a worker. Workers hand over bytes; their
+    normalisation is done here, on the device: that moves a sixth of what floats and 64-bit ids would.
+    """
+    loader = DataLoader(
+        _UnitDataset(fetcher, recipe),
+        sampler=units,
+        batch_size=None,
+        num_workers=num_workers,
+        prefetch_factor=max(1, -(-prefetch // num_workers)) if num_workers else None,
+        collate_fn=_as_it_is,
+        generator=torch.Generator(),  # else starting the workers would move torch's own generator
+    )
+    return _finished(iter(loader), recipe, device)  # the workers start here, in the caller's thread
+
+
+def _finished(
+    items: Iterator[list[Placed] | _Failure], recipe: Recipe, device: torch.device
+) -> Generator[list[Batch], None, None]:
+    for item in items:
+        if isinstance(item, _Failure):
+            raise item.kind(item.text)
+        yield [finish(placed, recipe, device) for placed in item]
+
+
+def load_unit(fetcher: Fetcher[Unit], unit: Unit, recipe: Recipe) -> list[Placed]:
+    """Read, decode and place the samples of one unit, here and now."""
+    fetched = [fetcher.fetch(slot) for slot in fetcher.slots(unit)]
+    while True:
+        samples = drawn_samples(fetched)
+        try:
+            return group_by_size(*place(decode_reference(samples, recipe), samples, recipe), fetched)
+        except UndecodableError:
+            fetched = reject_undecodable(fetcher, fetched)
+
+
+def _stacked(placed: Placed) -> Placed:
+    """With one tensor for all images: between processes every tensor costs a file descriptor."""
+    if not placed.keys:
+        return placed
+    if placed.images[0].is_contiguous():
+        images = torch.stack(list(placed.images))
+    else:  # channels last
+        images = torch.stack([image.permute(1, 2, 0) for image in placed.images]).permute(0, 3, 1, 2)
+    return dataclasses.replace(placed, images=images, masks=torch.stack(list(placed.masks)))
+
+
+def _as_it_is(item: "list[Placed] | _Failure") -> "list[Placed] | _Failure":
+    return item

@@ -1,0 +1,128 @@
+"""The files that packing writes into a folder, and which of those that lie there are its own."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from dist_seg.data.packing.parts import FOLDER_NAME, PART_NAME, read_part
+from dist_seg.data.packing.records import PackedShard, read_records
+from dist_seg.data.shards.manifest_parsing import parse_manifest
+from dist_seg.data.shards.names import MANIFEST_NAME, RECORD_NAME
+from dist_seg.errors import DataError
+from dist_seg.storage.files import PARTIAL_MARK
+
+UNFINISHED_NAME = ".pack"
+"""A folder with a record for every shard that is whole, until the data set is finished."""
+NAMES_NAME = "names"
+"""In the folder above: the shards that may lie there, from before the first is written."""
+WAITING = "records-"
+"""There, too, and with the hash of the document that they are waiting for: records that become `pack.json` then."""
+_WAITING_NAME = re.compile(rf"{WAITING}[0-9a-f]{{64}}")
+_HASH_CHUNK = 2**20
+DOCUMENTS = (MANIFEST_NAME, PART_NAME)
+
+
+def file_sha256(path: Path) -> str | None:
+    """In hexadecimal; None for a file that is not there."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_HASH_CHUNK):
+                digest.update(chunk)
+    except FileNotFoundError:
+        return None
+    return digest.hexdigest()
+
+
+def own_shards(out: Path) -> set[str] | None:
+    """The shards that packing wrote or was about to write, by the records it left; None where it left none.
+
+    Names alone prove nothing: other tools, too, write `train-000000.tar`.
+    """
+    names = {record.info.name for record in read_records(out / RECORD_NAME)}
+    written = _names_written(out)
+    names |= {record.info.name for record in unfinished_records(out)} | (written or set())
+    try:
+        manifest = parse_manifest((out / MANIFEST_NAME).read_bytes(), MANIFEST_NAME)
+    except (FileNotFoundError, DataError):
+        is_ours = bool(names) or written is not None or _holds_part(out)
+    else:
+        is_ours = True
+        names |= {shard.name for split in manifest.splits.values() for shard in split.shards}
+    return {name for name in names if Path(name).name == name} if is_ours else None
+
+
+def _holds_part(out: Path) -> bool:
+    try:
+        read_part(out)
+    except DataError:
+        return False
+    return True
+
+
+def _names_written(out: Path) -> set[str] | None:
+    try:
+        names = json.loads((out / UNFINISHED_NAME / NAMES_NAME).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return set(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file in the folder of what is not finished is one that packing writes there."""
+    return name == NAMES_NAME or name.endswith(".tar.json") or _WAITING_NAME.fullmatch(name) is not None
+
+
+def _files_of(shards: Iterable[str]) -> set[str]:
+    stems = [name.removesuffix(".tar") for name in shards]
+    return {f"{stem}.{suffix}" for stem in stems for suffix in ("tar", "idx", "samples")}
+
+
+def refuse_foreign(out: Path, own: set[str] | None, planned: set[str]) -> None:
+    """Where nothing of ours lies every file is another's; elsewhere those that packing would write over."""
+    found = {path.name for path in out.iterdir() if not (_is_passed_over(path.name) or _is_part(path))}
+    foreign = sorted(found if own is None else found & (_files_of(planned) - _files_of(own)))
+    if foreign:
+        raise DataError(
+            f"{out}: holds files that were not packed here ({foreign[0]}{', ...' if len(foreign) > 1 else ''}); "
+            "give a new or empty folder"
+        )
+
+
+def _is_passed_over(name: str) -> bool:
+    return name.startswith(".") or PARTIAL_MARK in name
+
+
+def _is_part(path: Path) -> bool:
+    """A folder beside the shards in which a part is packed, or was."""
+    return FOLDER_NAME.fullmatch(path.name) is not None and path.is_dir()
+
+
+def clear(out: Path, *, own: set[str], planned: set[str]) -> None:
+    """Remove halves of our files, and our shards that no longer are part of the plan."""
+    files = _files_of(own) | {RECORD_NAME, *DOCUMENTS}
+    for path in [*out.iterdir(), *(out / UNFINISHED_NAME).iterdir()]:
+        name, mark, _ = path.name.partition(PARTIAL_MARK)
+        if mark and (name in files if path.parent == out else is_hidden(name)):
+            path.unlink(missing_ok=True)
+    for shard in own - planned:
+        for file in _files_of([shard]):
+            (out / file).unlink(missing_ok=True)
+        record_path(out, shard).unlink(missing_ok=True)
+
+
+def waiting_path(out: Path, document_sha256: str | None) -> Path:
+    """Of the records that wait for a document."""
+    return out / UNFINISHED_NAME / f"{WAITING}{document_sha256}"
+
+
+def record_path(out: Path, shard: str) -> Path:
+    """Of a shard, until the data set is finished."""
+    return out / UNFINISHED_NAME / f"{shard}.json"
+
+
+def unfinished_records(out: Path) -> list[PackedShard]:
+    """Of the shards that are whole."""
+    return [record for path in sorted((out / UNFINISHED_NAME).glob("*.json")) for record in read_records(path)]

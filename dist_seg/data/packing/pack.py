@@ -1,0 +1,112 @@
+"""Turning a raw data set into shards and a manifest.
+
+The same source gives the same bytes, whatever the number of workers. Packing that was interrupted goes on: a shard that
+is whole, undamaged and still what the source says is kept. `pack.json` beside the manifest, and `.pack/` while it is
+not finished, hold what that takes.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dist_seg.data.codecs.headers import MAX_PIXELS
+from dist_seg.data.packing.described import kind_of, manifest_of
+from dist_seg.data.packing.folder import open_state, refuse_indexed
+from dist_seg.data.packing.image_kind import find_kind
+from dist_seg.data.packing.options import Writing, identity_of, options_of
+from dist_seg.data.packing.parts import PART_NAME, PackedPart, Part, contents_digest, plan_digest
+from dist_seg.data.packing.pool import write_jobs
+from dist_seg.data.packing.records import PackedShard, Refusal, records_text
+from dist_seg.data.packing.shard import check_kinds
+from dist_seg.data.packing.shard_plan import plan_shards
+from dist_seg.data.raw.source import AnySource, check_source
+from dist_seg.data.shards.manifest import Manifest
+from dist_seg.data.shards.names import MANIFEST_NAME
+
+SHARD_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackResult:
+    """What packing did."""
+
+    manifest: Manifest
+    skipped: tuple[Refusal, ...]
+    """Samples that were left out, with `skip_bad`."""
+    skipped_annotations: tuple[str, ...]
+    """Annotations that were, while their samples were kept."""
+    written_shards: int
+    """With samples: where all were left out, there is no shard."""
+    kept_shards: int
+    """Such that were there already."""
+    present_samples: int = 0
+    """When appending: samples of the source that the data set had already."""
+
+
+def pack(
+    source: AnySource,
+    out: Path,
+    *,
+    workers: int = 1,
+    shard_bytes: int = SHARD_BYTES,
+    skip_bad: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    max_side: int | None = None,
+    part: Part | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> PackResult:
+    """Pack `source`, or a part of it, into the folder `out`.
+
+    See `Writing` for the options that decide how. A folder that holds another finished data set is refused unless
+    `overwrite`. A part gets no manifest: see `merge`. Raises `DataError` that names the first files that cannot be
+    packed; with `skip_bad` they are left out and counted, unless most would be for being of another kind.
+    """
+    check_source(source)
+    refuse_indexed(out)
+    samples = source.samples()
+    writing = Writing(
+        workers=workers,
+        skip_bad=skip_bad,
+        max_pixels=max_pixels,
+        max_side=max_side,
+        images=find_kind(samples, source, max_pixels),
+        progress=progress,
+    )
+    plan = plan_shards(samples, shard_bytes, identity_of(source, writing))
+    jobs = part.share(plan) if part else plan
+    document = PART_NAME if part else MANIFEST_NAME
+    names = [(job.name, job.fingerprint) for job in jobs]
+    with open_state(out, names, overwrite=overwrite, document=document) as state:
+        written = write_jobs(state, jobs, source, writing)
+        shards = [written.by_name[job.name] for job in jobs]
+        if part is None:  # of all parts together, when they are merged
+            check_kinds(shards, writing.images)
+        kind = kind_of(source, writing.images.array)
+        manifest = manifest_of(kind, shards, whole=part is None)
+        text, options = manifest.to_json(), options_of(source, writing, shard_bytes)
+        if part:
+            text = PackedPart(
+                part=part,
+                kind=kind,
+                plan=plan_digest(plan),
+                contents=contents_digest(plan),
+                plan_shards=len(plan),
+                plan_samples=sum(len(job.samples) for job in plan),
+                options=options,
+                records_sha256=hashlib.sha256(records_text(shards, options)).hexdigest(),
+            ).to_json()
+        state.finish(shards, text, options)
+    return result_of(manifest, shards, kept=written.kept)
+
+
+def result_of(manifest: Manifest, shards: Sequence[PackedShard], *, kept: int) -> PackResult:
+    """What is said of the shards, of which so many with samples were kept."""
+    return PackResult(
+        manifest=manifest,
+        skipped=tuple(refusal for shard in shards for refusal in shard.skipped),
+        skipped_annotations=tuple(text for s in shards if s.objects for text in s.objects.skipped_annotations),
+        written_shards=sum(shard.info.samples > 0 for shard in shards) - kept,
+        kept_shards=kept,
+    )

@@ -1,0 +1,135 @@
+"""Packing on many machines: which shards are a part's, and what a packed part says about itself.
+
+Every machine lists the same source, plans all shards and packs each n-th. A part has a folder of its own: one machine
+writes to a folder, so no lock or rename of a shared file system has to be relied upon. `part.json` in it takes the
+place of the manifest, so that a part is never taken for the whole data set.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, TypeVar, cast
+
+from dist_seg.data.packing.shard_plan import ShardJob
+from dist_seg.data.shards.manifest import Manifest
+from dist_seg.data.shards.manifest_parsing import parse_manifest
+from dist_seg.data.shards.names import shard_key
+from dist_seg.errors import DataError, UserError
+
+PART_NAME = "part.json"
+FOLDER_NAME = re.compile(r"part-\d+-of-\d+")
+_WRITTEN = re.compile(r"(\d+)/(\d+)")
+_FORMAT_VERSION = 2
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The share of one machine: part `number` of `count`, from 1."""
+
+    number: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Of `2/8`. Raises `UserError`."""
+        match = _WRITTEN.fullmatch(text)
+        if match is None or not 1 <= int(match.group(1)) <= int(match.group(2)):
+            raise UserError(f"--part {text}: write it as I/N, the parts from 1 to N, such as 2/8")
+        return cls(number=int(match.group(1)), count=int(match.group(2)))
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    @property
+    def folder_name(self) -> str:
+        digits = len(str(self.count))
+        return f"part-{self.number:0{digits}d}-of-{self.count}"
+
+    def share(self, jobs: Sequence[T]) -> list[T]:
+        """Every `count`-th, so that each part has its share of every split."""
+        return list(jobs[self.number - 1 :: self.count])
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedPart:
+    """The whole of `part.json`; the shards' records lie beside it."""
+
+    part: Part
+    kind: Manifest
+    """The data set's manifest, without its splits."""
+    plan: str
+    """Hash of the plan of all parts: which samples are in which shard."""
+    contents: str
+    """Hash of what the versions of all parts' samples say on any machine, such as what the masks mean."""
+    plan_shards: int
+    """Of all parts."""
+    plan_samples: int
+    options: dict[str, object]
+    """What else decides the bytes, by the name that the user knows it by."""
+    records_sha256: str
+
+    def to_json(self) -> str:
+        fields = {
+            "format_version": _FORMAT_VERSION,
+            "part": self.part.number,
+            "parts": self.part.count,
+            "plan": self.plan,
+            "contents": self.contents,
+            "plan_shards": self.plan_shards,
+            "plan_samples": self.plan_samples,
+            "options": self.options,
+            "records_sha256": self.records_sha256,
+            "data": json.loads(self.kind.to_json()),
+        }
+        return json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
+
+
+def read_part(folder: Path) -> PackedPart:
+    """What `part.json` in the folder says. Raises `DataError` naming it."""
+    path = folder / PART_NAME
+    try:
+        fields = cast(dict[str, object], json.loads(path.read_bytes()))
+        version = fields["format_version"]
+        if version != _FORMAT_VERSION:
+            raise DataError(
+                f"{path}: format_version is {version}, this version of dist-seg reads {_FORMAT_VERSION}; pack the part "
+                "again: its shards are kept"
+            )
+        return PackedPart(
+            part=Part.parse(f"{fields['part']}/{fields['parts']}"),
+            kind=parse_manifest(json.dumps(fields["data"]).encode(), str(path)),
+            plan=str(fields["plan"]),
+            contents=str(fields["contents"]),
+            plan_shards=int(cast(int, fields["plan_shards"])),
+            plan_samples=int(cast(int, fields["plan_samples"])),
+            options=dict(cast(dict[str, object], fields["options"])),
+            records_sha256=str(fields["records_sha256"]),
+        )
+    except DataError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, UserError) as error:
+        raise DataError(f"{path}: cannot be read ({type(error).__name__}: {error}); pack the part again") from error
+
+
+def plan_digest(jobs: Sequence[ShardJob]) -> str:
+    """Of which samples, by keys and sizes, are in which shard.
+
+    Times of change are left out: each machine may have a copy of its own of the raw data.
+    """
+    digest = hashlib.sha256()
+    for job in jobs:
+        listing = [job.name, [[shard_key(sample.key), sample.num_bytes] for sample in job.samples]]
+        digest.update(json.dumps(listing).encode())
+    return digest.hexdigest()
+
+
+def contents_digest(jobs: Sequence[ShardJob]) -> str:
+    """Of what the samples' versions say on any machine."""
+    digest = hashlib.sha256()
+    for job in jobs:
+        digest.update(json.dumps([sample.portable_version for sample in job.samples]).encode())
+    return digest.hexdigest()

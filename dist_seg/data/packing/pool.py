@@ -1,0 +1,244 @@
+"""Spreading shards over this process and others."""
+
+import multiprocessing
+import pickle
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass
+from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+from dist_seg.data.packing.folder import PackState
+from dist_seg.data.packing.image_kind import ImageKind
+from dist_seg.data.packing.options import Writing
+from dist_seg.data.packing.records import MAX_REFUSALS, PackedShard, Refusal
+from dist_seg.data.packing.shard import RefusedSamplesError, pack_shard
+from dist_seg.data.packing.shard_plan import ShardJob
+from dist_seg.data.raw.source import AnySource
+from dist_seg.errors import DataError, UserError
+from dist_seg.runtime.worker_process import begin_worker
+
+_POLL_S = 0.2
+
+_Submit = Callable[[ShardJob], Future[PackedShard]]
+
+
+def pack_shards(
+    jobs: Sequence[ShardJob],
+    source: AnySource,
+    out: Path,
+    *,
+    workers: int,
+    kind: ImageKind,
+    skip_bad: bool,
+    max_pixels: int,
+    max_side: int | None,
+    on_progress: Callable[[int], None],
+) -> Generator[PackedShard, None, None]:
+    """Pack the jobs and yield each shard as it is done, in any order. `on_progress` is told the samples done. Closing
+    the generator ends the processes.
+
+    Raises `DataError` naming the samples that are refused, or saying that a worker died, and `UserError` for a source
+    that cannot be sent to worker processes.
+    """
+    if workers < 1:
+        raise DataError(f"workers is {workers}, must be at least 1")
+    setup = _Setup(source=source, out=out, kind=kind, skip_bad=skip_bad, max_pixels=max_pixels, max_side=max_side)
+    if min(workers, len(jobs)) <= 1:
+        yield from _packed_here(jobs, setup, on_progress)
+        return
+    _check_picklable(source)
+    context = multiprocessing.get_context("spawn")
+    done: Synchronized[int] = context.Value("q", 0)
+    worker = _Worker(setup=setup, done=done, stop=context.Event())
+    others = min(workers, len(jobs)) - 1
+    # This process packs too, in a thread: it need not be started, which takes a second, nor need the libraries again.
+    here = ThreadPoolExecutor(1)
+    elsewhere = ProcessPoolExecutor(others, mp_context=context, initializer=_start_worker, initargs=(worker,))
+
+    def submit_here(job: ShardJob) -> Future[PackedShard]:
+        return here.submit(worker.pack, job)
+
+    def submit_elsewhere(job: ShardJob) -> Future[PackedShard]:
+        return elsewhere.submit(_pack_in_worker, job)
+
+    try:
+        yield from _completed(jobs, [submit_here, *others * [submit_elsewhere]], lambda: on_progress(done.value))
+    except BrokenProcessPool as error:
+        raise DataError(
+            "a packing process ended without a word, killed for memory perhaps; run again with fewer workers: "
+            "what is packed stays"
+        ) from error
+    finally:
+        worker.stop.set()
+        here.shutdown(wait=True)
+        elsewhere.shutdown(wait=True)
+
+
+def _check_picklable(source: AnySource) -> None:
+    try:
+        pickle.loads(pickle.dumps(source))
+    except Exception as error:  # whatever the parts of a user's object raise
+        raise UserError(
+            f"the data set's reader, a {type(source).__name__}, cannot be sent to worker processes: {error}; define "
+            "its class at the top of a module, keep lambdas, locks and open files out of it, or pack with --workers 1"
+        ) from error
+
+
+def _packed_here(
+    jobs: Sequence[ShardJob], setup: "_Setup", on_progress: Callable[[int], None]
+) -> Iterator[PackedShard]:
+    count = 0
+
+    def on_sample() -> None:
+        nonlocal count
+        count += 1
+        on_progress(count)
+
+    for job in jobs:
+        try:
+            yield setup.pack(job, on_sample)
+        except RefusedSamplesError as error:
+            raise _refused(list(error.refusals)) from None
+
+
+def _completed(jobs: Sequence[ShardJob], places: Sequence[_Submit], poll: Callable[[], None]) -> Iterator[PackedShard]:
+    """Each job's shard as it is done; a place has one at a time. After a refusal no new shard begins, those under way
+    end and are yielded."""
+    waiting, free = deque(jobs), deque(places)
+    under_way: dict[Future[PackedShard], _Submit] = {}
+    refusals: list[Refusal] = []
+    while True:
+        while waiting and free and not refusals:
+            submit = free.popleft()
+            under_way[submit(waiting.popleft())] = submit
+        if not under_way:
+            break
+        for future in wait(under_way, timeout=_POLL_S, return_when=FIRST_COMPLETED).done:
+            free.append(under_way.pop(future))
+            try:
+                yield future.result()
+            except RefusedSamplesError as error:
+                refusals.extend(error.refusals)
+        poll()
+    if refusals:
+        raise _refused(refusals)
+
+
+def _refused(refusals: list[Refusal]) -> DataError:
+    named = sorted(refusals, key=lambda refusal: refusal.key)[:MAX_REFUSALS]
+    lines = [refusal.reason for refusal in named]
+    advice = "mend or remove what is wrong and pack again, or let such samples be left out (--skip-bad)"
+    if len(lines) == 1:
+        return DataError(f"{lines[0]}\n{advice}")
+    more = " or more" if len(refusals) >= MAX_REFUSALS else ""
+    return DataError(f"{len(lines)}{more} samples cannot be packed:\n  " + "\n  ".join(lines) + f"\n{advice}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Setup:
+    source: AnySource
+    out: Path
+    kind: ImageKind
+    skip_bad: bool
+    max_pixels: int
+    max_side: int | None
+
+    def pack(self, job: ShardJob, on_sample: Callable[[], None]) -> PackedShard:
+        return pack_shard(
+            job,
+            self.source,
+            self.out,
+            kind=self.kind,
+            skip_bad=self.skip_bad,
+            max_pixels=self.max_pixels,
+            max_side=self.max_side,
+            on_sample=on_sample,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Worker:
+    """What packs, and keeps between shards."""
+
+    setup: _Setup
+    done: "Synchronized[int]"
+    """The samples of all workers."""
+    stop: Event
+    """Set when the packing process gives up."""
+
+    def pack(self, job: ShardJob) -> PackedShard:
+        def on_sample() -> None:
+            with self.done.get_lock():
+                self.done.value += 1
+            if self.stop.is_set():
+                raise _StoppedError
+
+        return self.setup.pack(job, on_sample)
+
+
+class _StoppedError(Exception):
+    """The packing process has given up."""
+
+
+# A worker process is given its source once, not with every shard; a pool offers no other place for it.
+_worker: _Worker | None = None
+
+
+def _start_worker(worker: _Worker) -> None:
+    global _worker
+    _worker = worker
+    begin_worker()
+
+
+def _pack_in_worker(job: ShardJob) -> PackedShard:
+    assert _worker is not None
+    return _worker.pack(job)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenShards:
+    """All that were to be written, by their names."""
+
+    by_name: dict[str, PackedShard]
+    kept: int
+    """Of them, how many with samples were there already."""
+
+
+def write_jobs(state: PackState, jobs: Sequence[ShardJob], source: AnySource, writing: Writing) -> WrittenShards:
+    """Write the shards that are not there yet."""
+    with ThreadPoolExecutor(max(1, writing.workers)) as pool:  # reads whole shards to compare their hashes
+        found = pool.map(lambda job: state.kept(job.name, job.fingerprint, writing.skip_bad), jobs)
+        packed = {shard.info.name: shard for shard in found if shard}
+    kept, to_do = (
+        sum(shard.info.samples > 0 for shard in packed.values()),
+        [job for job in jobs if job.name not in packed],
+    )
+    total = sum(len(job.samples) for job in jobs)
+    done = total - sum(len(job.samples) for job in to_do)
+
+    def report(count: int) -> None:
+        if writing.progress:
+            writing.progress(done + count, total)
+
+    report(0)
+    packing = pack_shards(
+        to_do,
+        source,
+        state.out,
+        workers=writing.workers,
+        kind=writing.images,
+        skip_bad=writing.skip_bad,
+        max_pixels=writing.max_pixels,
+        max_side=writing.max_side,
+        on_progress=report,
+    )
+    with closing(packing):
+        for shard in packing:
+            state.record(shard)
+            packed[shard.info.name] = shard
+    return WrittenShards(by_name=packed, kept=kept)

@@ -1,0 +1,124 @@
+"""Packing one shard, in a worker process or in the one that packs."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_seg.data.codecs.label_layers import PRESENT
+from dist_seg.data.codecs.npy import decode_npy
+from dist_seg.data.codecs.png import value_counts
+from dist_seg.data.packing.image_kind import ImageKind, OtherKindError
+from dist_seg.data.packing.records import MAX_REFUSALS, PackedShard, Refusal
+from dist_seg.data.packing.sample import encode_instance_sample, encode_sample
+from dist_seg.data.packing.shard_plan import ShardJob
+from dist_seg.data.raw.source import AnySource, Source, StrayAnnotationsError, is_instances, task_of
+from dist_seg.data.shards.channel_statistics import ChannelCounter
+from dist_seg.data.shards.names import shard_key
+from dist_seg.data.shards.object_counts import ObjectCounter
+from dist_seg.data.shards.sidecar import INSTANCE_ROLES, SEMANTIC_ROLES
+from dist_seg.data.shards.writer import EncodedMembers, write_shard
+from dist_seg.errors import DataError
+from dist_seg.storage.object_store import StorageError
+
+
+class RefusedSamplesError(Exception):
+    """Samples of a shard cannot be packed and may not be skipped."""
+
+    def __init__(self, refusals: tuple[Refusal, ...]) -> None:
+        super().__init__(refusals)
+        self.refusals = refusals
+
+
+def pack_shard(
+    job: ShardJob,
+    source: AnySource,
+    out: Path,
+    *,
+    kind: ImageKind,
+    skip_bad: bool,
+    max_pixels: int,
+    max_side: int | None,
+    on_sample: Callable[[], None],
+) -> PackedShard:
+    """Decode the job's samples, check them and write the shard. `on_sample` is called once a sample.
+
+    kind: of the images; others are refused.
+
+    Raises `RefusedSamplesError` (all samples are looked at before, so that the user sees more than the first), unless
+    `skip_bad`.
+    """
+    pixels = np.zeros(256, np.int64)
+    is_multilabel, num_classes = task_of(source) == "multilabel", len(source.class_names)
+    refusals: list[Refusal] = []
+    objects = ObjectCounter(len(source.class_names)) if is_instances(source) else None
+    channels = ChannelCounter(kind.array) if kind.array else None
+
+    def encoded() -> Iterator[EncodedMembers]:
+        for sample in job.samples:
+            try:
+                if is_instances(source):
+                    members, found = encode_instance_sample(
+                        sample, source, max_pixels, max_side, skip_bad=skip_bad, kind=kind
+                    )
+                else:
+                    members, mask = encode_sample(sample, cast(Source, source), max_pixels, max_side, kind)
+            except StorageError:
+                raise
+            except DataError as error:
+                strays = error.count if isinstance(error, StrayAnnotationsError) else 0
+                other_kind = isinstance(error, OtherKindError)
+                key = shard_key(sample.key)
+                refusals.append(Refusal(key=key, reason=str(error), other_kind=other_kind, stray_annotations=strays))
+                if not skip_bad and len(refusals) == MAX_REFUSALS:
+                    break
+            else:
+                if objects is not None:
+                    objects.add(found.encoded.annotations, found.problems)
+                    pixels[:num_classes] += found.encoded.class_pixels
+                    classes = found.encoded.annotations.classes
+                else:
+                    counts = _layer_counts(mask, source.ignore_index) if is_multilabel else value_counts(mask)
+                    classes = tuple(np.flatnonzero(counts[:num_classes]).tolist())
+                    pixels[:] += counts
+                if channels is not None and kind.array:
+                    channels.add(decode_npy(members.image, kind.array, members.height, members.width))
+                yield replace(members, classes=classes)
+            on_sample()
+        if refusals and not skip_bad:
+            raise RefusedSamplesError(tuple(refusals))
+
+    roles = SEMANTIC_ROLES if objects is None else INSTANCE_ROLES
+    info = write_shard(out, job.name, encoded(), roles, num_classes)
+    return PackedShard(
+        split=job.split,
+        fingerprint=job.fingerprint,
+        info=info,
+        class_pixels=tuple(int(count) for count in pixels[:num_classes]),
+        ignored_pixels=int(pixels[source.ignore_index]),
+        skipped=tuple(refusals),
+        objects=None if objects is None else objects.counts(),
+        channels=None if channels is None else channels.counts(),
+    )
+
+
+def _layer_counts(labels_KHW: NDArray[np.uint8], ignore_index: int) -> NDArray[np.int64]:
+    """(256,) pixels of each label, and at the ignore index those that are not known, of all layers together."""
+    counts = np.zeros(256, np.int64)
+    counts[: len(labels_KHW)] = np.count_nonzero(labels_KHW == PRESENT, axis=(1, 2))
+    counts[ignore_index] = np.count_nonzero(labels_KHW == ignore_index)
+    return counts
+
+
+def check_kinds(shards: Sequence[PackedShard], kind: ImageKind) -> None:
+    """Raises `DataError` where more samples are left out for being of another kind than are packed."""
+    others = [refusal for shard in shards for refusal in shard.skipped if refusal.other_kind]
+    kept = sum(shard.info.samples for shard in shards)
+    if len(others) > kept:
+        raise DataError(
+            f"{len(others)} samples are of another kind than the {kept} that can be packed, which are {kind.images}; "
+            f"the first: {others[0].reason}"
+        )

@@ -1,0 +1,220 @@
+"""Which samples make up which micro-batch: a pure function of the data, the seed and the step.
+
+An epoch's stream of samples is cut into `lanes` equal contiguous spans; lane m feeds micro-batch m of every step.
+Nothing here knows the number of processes, and any step is found without the steps before it.
+"""
+
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_seg.data.plan.sample_stream import SampleStream
+from dist_seg.errors import ConfigError
+
+_MOST_AT_ONCE = 1 << 16
+"""Candidates that are drawn together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedSample:
+    """A place in the data: sample `index` of shard `shard` (a position in the split's list of shards)."""
+
+    shard: int
+    index: int
+    slot: int
+    """The place in the epoch's stream that the sample was planned for."""
+    visit: int = 0
+    """Tells one coming of the sample from its others, each of which is augmented in its own way: the epoch."""
+    stream: int = 0
+    """Of several streams that are mixed the one that it comes from."""
+    holding: int | None = None
+    """A class: then `index` counts those samples of the shard alone that hold it."""
+
+
+class Plan(Protocol):
+    """The samples of every training step."""
+
+    @property
+    def num_samples(self) -> int: ...
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    @property
+    def lanes(self) -> int: ...
+
+    @property
+    def global_batch(self) -> int: ...
+
+    @property
+    def micro_batch(self) -> int: ...
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch of a step, both counted from 0."""
+        ...
+
+    def micro_batch_at(self, step: int, lane: int) -> list[PlannedSample]:
+        """The samples of micro-batch `lane` of step `step`, in order."""
+        ...
+
+    def micro_batches_at(self, step: int, lanes: range) -> list[list[PlannedSample]]:
+        """The micro-batches of some lanes at step `step`; `range(plan.lanes)` gives the whole global batch."""
+        ...
+
+    def next_outside(
+        self, planned: PlannedSample, attempt: int, bad_shards: AbstractSet[int]
+    ) -> tuple[int, PlannedSample] | None:
+        """The first candidate for a planned sample's place, and its number, from `attempt` on that lies in none of some
+        shards; None if all do. Number 0 is the planned sample itself.
+
+        Passing bad shards over so gives the samples that rejecting theirs one by one would.
+        """
+        ...
+
+
+class TrainPlan:
+    """A `Plan` in which all samples come equally often.
+
+    Within an epoch no sample comes twice, and all but fewer than `global_batch` come once. Raises ConfigError where
+    the split has fewer samples than one global batch, or the batch does not divide into micro-batches.
+    """
+
+    def __init__(
+        self, shard_samples: Sequence[int], *, seed: int, global_batch: int, micro_batch: int, shuffle_window: int
+    ) -> None:
+        check_batches(sum(shard_samples), global_batch, micro_batch, shuffle_window)
+        self._stream = SampleStream(shard_samples, seed=seed, shuffle_window=shuffle_window)
+        self.num_samples = self._stream.num_samples
+        self.steps_per_epoch = self.num_samples // global_batch
+        self.lanes = global_batch // micro_batch
+        self.global_batch = global_batch
+        self.micro_batch = micro_batch
+
+    def epoch_of(self, step: int) -> int:
+        return step // self.steps_per_epoch
+
+    def micro_batch_at(self, step: int, lane: int) -> list[PlannedSample]:
+        return self.micro_batches_at(step, range(lane, lane + 1))[0]
+
+    def micro_batches_at(self, step: int, lanes: range) -> list[list[PlannedSample]]:
+        check_lanes_exist(lanes, self.lanes)
+        epoch, in_epoch = divmod(step, self.steps_per_epoch)
+        firsts = (np.asarray(lanes, dtype=np.int64) * self.steps_per_epoch + in_epoch) * self.micro_batch
+        slots = (firsts[:, None] + np.arange(self.micro_batch)).reshape(-1)
+        return in_micro_batches(self._located(epoch, slots, slots), self.micro_batch)
+
+    def replacement(self, step: int, slot: int, attempt: int) -> PlannedSample:
+        """The candidate number `attempt` (from 1) for a slot whose sample is bad.
+
+        First the other samples of the same lane's span, each once, then those of the whole epoch; beyond that they come
+        again. Only a split of one sample gives that sample itself.
+        """
+        return self._replacements(self.epoch_of(step), slot, range(attempt, attempt + 1))[0]
+
+    def next_outside(
+        self, planned: PlannedSample, attempt: int, bad_shards: AbstractSet[int]
+    ) -> tuple[int, PlannedSample] | None:
+        def replacements(attempts: range) -> list[PlannedSample]:
+            return self._replacements(planned.visit, planned.slot, attempts)
+
+        return first_outside(planned, attempt, bad_shards, replacements, self.num_samples - 1)
+
+    def _replacements(self, epoch: int, slot: int, attempts: range) -> list[PlannedSample]:
+        length = self.steps_per_epoch * self.micro_batch
+        first = slot // length * length
+        numbers = np.asarray(attempts, dtype=np.int64)
+        found = self._stream.replacing(epoch, slot, numbers, range(first, first + length))
+        return self._located(epoch, found, np.full_like(found, slot))
+
+    def _located(self, epoch: int, places: NDArray[np.int64], slots: NDArray[np.int64]) -> list[PlannedSample]:
+        shards, indices = self._stream.locate(epoch, places)
+        return [
+            PlannedSample(shard=shard, index=index, slot=slot, visit=epoch)
+            for shard, index, slot in zip(shards.tolist(), indices.tolist(), slots.tolist(), strict=True)
+        ]
+
+
+def check_batches(num_samples: int, global_batch: int, micro_batch: int, shuffle_window: int) -> None:
+    """Raises ConfigError for batches that cannot be made of so many samples."""
+    if micro_batch < 1 or global_batch < 1 or global_batch % micro_batch:
+        raise ConfigError(
+            f"train.global_batch={global_batch} is not a multiple of train.micro_batch={micro_batch}; "
+            f"choose {max(1, global_batch // max(1, micro_batch)) * max(1, micro_batch)}"
+        )
+    if shuffle_window < 1:
+        raise ConfigError(f"data.shuffle_window={shuffle_window}: must be at least 1")
+    if num_samples < global_batch:
+        raise ConfigError(
+            f"train.global_batch={global_batch} is larger than the training split of {num_samples} samples; "
+            "choose a smaller batch"
+        )
+
+
+def check_lanes_exist(lanes: range, number: int) -> None:
+    """Raises IndexError for lanes that are not among so many."""
+    if lanes and not (lanes[0] >= 0 and lanes[-1] < number):
+        raise IndexError(f"lanes {lanes} of {number}")
+
+
+def in_micro_batches(samples: list[PlannedSample], micro_batch: int) -> list[list[PlannedSample]]:
+    return [samples[i : i + micro_batch] for i in range(0, len(samples), micro_batch)]
+
+
+def first_outside(
+    planned: PlannedSample,
+    attempt: int,
+    bad_shards: AbstractSet[int],
+    replacements: Callable[[range], list[PlannedSample]],
+    num_replacements: int,
+) -> tuple[int, PlannedSample] | None:
+    """As `Plan.next_outside`. replacements: the candidates of some numbers from 1, of which there are so many."""
+    if attempt == 0:
+        if planned.shard not in bad_shards:
+            return 0, planned
+        attempt = 1
+    first, end, count = attempt, attempt + max(1, num_replacements), 1
+    while first < end:
+        attempts = range(first, min(first + count, end))
+        for number, candidate in zip(attempts, replacements(attempts), strict=True):
+            if candidate.shard not in bad_shards:
+                return number, candidate
+        first, count = attempts.stop, min(4 * count, _MOST_AT_ONCE)  # a lane's whole span may lie in a bad shard
+    return None
+
+
+class EvalPlan:
+    """Every sample of a split once, in the order of the shards, in batches whose make-up no rank count changes.
+
+    Convolutions may differ in their last bit with the batch's size, so ranks share out whole batches.
+    """
+
+    def __init__(self, shard_samples: Sequence[int], *, batch: int) -> None:
+        if batch < 1:
+            raise ConfigError(f"eval.batch={batch}: must be at least 1")
+        self._ends = np.cumsum(np.asarray(shard_samples, dtype=np.int64))
+        self._batch = batch
+        self.num_samples = int(self._ends[-1]) if len(self._ends) else 0
+        self.num_batches = -(-self.num_samples // batch)
+
+    def batch(self, number: int) -> list[PlannedSample]:
+        """The samples of batch `number`; the last one may be shorter."""
+        slots = range(number * self._batch, min((number + 1) * self._batch, self.num_samples))
+        samples = []
+        for slot in slots:
+            shard = int(np.searchsorted(self._ends, slot, side="right"))
+            begin = int(self._ends[shard - 1]) if shard else 0
+            samples.append(PlannedSample(shard=shard, index=slot - begin, slot=slot))
+        return samples
+
+    def of_rank(self, rank: int, world_size: int) -> range:
+        """The contiguous batches of a rank; empty for some where there are fewer batches than ranks."""
+        return range(rank * self.num_batches // world_size, (rank + 1) * self.num_batches // world_size)
+
+
+def lanes_of_rank(lanes: int, rank: int, world_size: int) -> range:
+    """The whole, neighbouring lanes that a rank feeds; counts differ by at most one."""
+    return range(rank * lanes // world_size, (rank + 1) * lanes // world_size)

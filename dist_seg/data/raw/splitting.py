@@ -1,0 +1,205 @@
+"""Dividing a data set into training and validation: by group, without chance, so that the same files divide alike."""
+
+import hashlib
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dist_seg.data.shards.names import group_names
+from dist_seg.errors import DataError, UserError
+
+DEFAULT_VAL = 0.1
+DIVISION = "division"
+"""Among the recorded options of packing: `Division.record`."""
+# A year may follow, as in COCO's train2017.
+_SPLIT_FOLDER = re.compile(r"(?:(train|training)|(val|valid|validation)|(test|testing))(?:\d{4})?", re.IGNORECASE)
+_SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dividing:
+    """How samples become splits, where the folders do not say it."""
+
+    val: float | None = None
+    """Share of the images for the split `val`, 0 for none; None takes 0.1 where the folder is not divided and `split`
+    is `train`."""
+    group_by: str | None = None
+    """Regular expression on an image's path below the folder of images without its suffix (below the splits' folders,
+    where there are such, whose division is then checked); images with the same match stay together."""
+    split: str | None = None
+    """Name of the split of all the rest, `train` where it is None."""
+    adds: bool = False
+    """To a data set that has been divided: what is new may all be of one side."""
+    cutoff: float | None = None
+    """That data set's `Division.cutoff`, where it is known."""
+
+    def as_before(self, record: object, where: object) -> "Dividing":
+        """For what is added to the data set `where`, by the record of its division; None where there is none.
+
+        Raises `UserError` for options that are given and were others.
+        """
+        match record:
+            case {
+                "--val": float(val),
+                "--group-by": None | str() as group_by,
+                "--split": str(split),
+                "cutoff": float(cutoff),
+            }:
+                before = Dividing(val=val, group_by=group_by, split=split, adds=True, cutoff=cutoff)
+            case _:
+                return replace(self, adds=True)
+        for name in ("val", "group_by", "split"):
+            given, then = getattr(self, name), getattr(before, name)
+            if given not in (None, then):
+                option = f"--{name.replace('_', '-')}"
+                was = f"with {option} {then}" if then is not None else f"without {option}"
+                raise UserError(f"{where}: was divided {was}; append with the same, or leave {option} out")
+        return before
+
+
+@dataclass(frozen=True, kw_only=True)
+class Division:
+    """Made by `divide`."""
+
+    by_folders: bool
+    """Each stem begins with the folder of its split."""
+    val: float
+    group_by: str | None
+    split: str
+    cutoff: float
+    """Groups whose hash is below it are for validation."""
+
+    @property
+    def record(self) -> dict[str, object] | None:
+        """What more of the data set is divided by; None where folders say it."""
+        if self.by_folders:
+            return None
+        return {"--val": float(self.val), "--group-by": self.group_by, "--split": self.split, "cutoff": self.cutoff}
+
+    def splits(self, stems: Sequence[str]) -> list[str]:
+        """The split of each stem."""
+        if self.by_folders:
+            splits = [_split_of_folder(stem) or self.split for stem in stems]
+            if self.group_by is not None:
+                below = [stem.split("/", 1)[1] for stem in stems]
+                check_divided_groups(group_names(below, self.group_by), splits)
+            return splits
+        if not self.val:
+            return [self.split] * len(stems)
+        groups = group_names(stems, self.group_by)
+        return ["val" if _place(group) < self.cutoff else self.split for group in groups]
+
+
+def divide(images: Path, stems: Sequence[str], dividing: Dividing = Dividing()) -> Division:
+    """How the images below a folder, of these stems, are divided.
+
+    They are divided already where all lie in sub-folders named after splits (train, training, val, valid,
+    validation, test, testing, with or without a year) and there are at least two of these.
+
+    Raises `UserError` for options that would have no effect, `DataError` where some images lie in such sub-folders and
+    others beside them, unless `val` or `split` says what all are to be, and what `Division.splits` raises.
+    """
+    folders = _split_folders(stems)
+    beside = [stem for stem in stems if _split_of_folder(stem) is None] if folders else []
+    if beside and dividing.val is None and dividing.split is None:
+        more = f" and {len(beside) - 1} more" if len(beside) > 1 else ""
+        raise DataError(
+            f"{images}: {' and '.join(folders)} hold the splits, but {beside[0]}{more} lies beside them; move it into "
+            "one of them or away, or say with --val what share of all images, in whatever folder, is for validation"
+        )
+    if beside:
+        folders = []
+    share = _share_for_validation(images, folders, dividing)
+    if dividing.cutoff is not None:
+        cutoff = dividing.cutoff
+    elif share and not dividing.adds:
+        cutoff = validation_cutoff(group_names(stems, dividing.group_by), share)
+    else:
+        cutoff = share
+    division = Division(
+        by_folders=bool(folders),
+        val=share,
+        group_by=dividing.group_by,
+        split=dividing.split or "train",
+        cutoff=cutoff,
+    )
+    division.splits(stems)
+    return division
+
+
+def validation_cutoff(groups: Sequence[str], fraction: float) -> float:
+    """Groups whose hash, from 0 to 1, is below it are for validation: the fraction, unless one side would be empty.
+
+    `groups` holds the group of every sample. A group's side depends on its own name alone, so that it stays where it is
+    when others come or go; only where one side would be empty, the group nearest to it is moved there. Raises
+    `DataError` for a fraction outside (0, 1) or fewer than two groups.
+    """
+    if not 0 < fraction < 1:
+        raise DataError(f"the share for validation is {fraction}, must lie between 0 and 1")
+    places = sorted(_place(group) for group in set(groups))
+    if len(places) < 2:
+        raise DataError(
+            f"all {len(groups)} samples are of one group ({groups[0] if groups else ''!r}): there is nothing to "
+            "validate on; group by something else"
+        )
+    if places[0] >= fraction:
+        return math.nextafter(places[0], math.inf)
+    return min(fraction, places[-1])
+
+
+def check_divided_groups(groups: Sequence[str], splits: Sequence[str]) -> None:
+    """Raises `DataError` for a group with samples in two splits. `groups` and `splits` are of every sample."""
+    split_of: dict[str, str] = {}
+    for group, split in zip(groups, splits, strict=True):
+        if (other := split_of.setdefault(group, split)) != split:
+            raise DataError(
+                f"group {group!r} has samples in {other} and in {split}; move them to one side, or leave group_by out "
+                "if that is meant"
+            )
+
+
+def _place(group: str) -> float:
+    """The hash of a group's name, from 0 to 1."""
+    digest = hashlib.blake2b(group.encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def _share_for_validation(images: Path, divided: Sequence[str], dividing: Dividing) -> float:
+    """What `val` stands for. Raises `UserError` where it and the other options do not go together."""
+    val, group_by, split = dividing.val, dividing.group_by, dividing.split
+    if divided and (val or split is not None):
+        given = "a share for validation (--val)" if val else "a name for the split (--split)"
+        raise UserError(
+            f"{images}: is divided into {', '.join(divided)} already, so that {given} has no effect; leave it "
+            "out, or give one of the folders"
+        )
+    if divided:
+        return 0.0
+    if val is None:
+        val = DEFAULT_VAL if split in (None, "train") else 0.0
+    if val and split == "val":
+        raise UserError(
+            f"{images}: --split val and --val {val} would both be called val; leave one of them out, or name the rest "
+            "otherwise"
+        )
+    if group_by is not None and not val:
+        raise UserError(
+            f"{images}: --group-by {group_by!r} has no effect, as no share is taken for validation; give --val, or "
+            "leave it out"
+        )
+    return val
+
+
+def _split_folders(stems: Sequence[str]) -> list[str]:
+    """The sub-folders that are named after splits, where these are at least two splits."""
+    folders = {stem.split("/")[0]: split for stem in stems if (split := _split_of_folder(stem))}
+    return sorted(folders) if len(set(folders.values())) > 1 else []
+
+
+def _split_of_folder(stem: str) -> str | None:
+    """The split after which the first folder on a path is named."""
+    folder, _, below = stem.partition("/")
+    match = _SPLIT_FOLDER.fullmatch(folder)
+    return _SPLITS[match.lastindex - 1] if below and match and match.lastindex else None

@@ -1,0 +1,198 @@
+"""`manifest.json`: what a packed data set consists of.
+
+Nothing in it is per sample. What grows is a line for each shard with a number for each class.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_seg.data.codecs.class_ids import IGNORE_INDEX
+from dist_seg.data.codecs.npy import ArrayLayout
+from dist_seg.data.shards.counts import Counts
+from dist_seg.data.view.selection import JoinedSelection, Selection
+from dist_seg.errors import DataError
+from dist_seg.masks.palette import Rgb
+from dist_seg.runtime.json_text import json_text
+
+_MAY_DIFFER = ("format_version", "splits")
+FORMAT_VERSION = 2
+SIDE_PERCENTILES = (10, 30, 50, 70, 90)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardInfo:
+    """One shard and what lies beside it. The hashes are sha256 in hexadecimal."""
+
+    name: str
+    """File name of the tar, such as `train-000000.tar`."""
+    bytes: int
+    sha256: str
+    samples: int
+    index_sha256: str
+    """Of DALI's index, `index_name`."""
+    sidecar_sha256: str
+    """Of our own index, `sidecar_name`."""
+    class_samples: Counts | tuple[int, ...] | None = None
+    """The number of samples that hold each class, as the index says; None where it does not."""
+    dataset: str | None = None
+    """Of a mix, never in a file: the data set that it belongs to, by the name in the mix."""
+    indexed: bool | None = None
+    """The tar was written by others and indexed as it lies: it may hold more than its index lists. None: packed."""
+
+    @property
+    def index_name(self) -> str:
+        return self.name.removesuffix(".tar") + ".idx"
+
+    @property
+    def sidecar_name(self) -> str:
+        return self.name.removesuffix(".tar") + ".samples"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectCounts:
+    """What a split's annotations amount to; of instance data."""
+
+    class_objects: tuple[int, ...]
+    """Objects of each class, crowds apart."""
+    crowd_objects: int
+    max_objects: int
+    """Of one image."""
+    sides: tuple[float, ...]
+    """Square roots of the objects' areas in pixels: the 10th, 30th, 50th, 70th and 90th percentile; empty for none."""
+    overfull_objects: int
+    """Objects that no layer had room for as a whole, as more overlap there than there are layers."""
+    hidden_pixels: int
+    """Pixels of theirs that are in no layer."""
+    skipped_annotations: int
+    """Annotations that could not be used and were left out, as asked for, while packing."""
+
+    @property
+    def total(self) -> int:
+        return sum(self.class_objects)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelStatistics:
+    """What the values of a split's images amount to: a number for each channel. Of arrays."""
+
+    low: tuple[int, ...]
+    high: tuple[int, ...]
+    """The 0.1st and the 99.9th percentile, to within 1/128."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """A part of the data, such as `train`."""
+
+    shards: tuple[ShardInfo, ...]
+    class_pixels: tuple[int, ...]
+    """Pixels of each class over all of the split's masks."""
+    ignored_pixels: int
+    """Pixels without a class. Of multi-label data, where a pixel has any number of labels: over all labels together."""
+    skipped_samples: int = 0
+    """Samples that could not be used and were left out, as asked for, while packing."""
+    objects: ObjectCounts | None = None
+    """Of instance data."""
+    channels: ChannelStatistics | None = None
+    """Of arrays."""
+    selection: Selection | JoinedSelection | None = None
+    """Of a run's view of its data, never in a file: the samples that there are to it, None for all. The counts of
+    pixels and objects, and the statistics, are of all."""
+    class_samples: NDArray[np.unsignedinteger] | None = field(default=None, compare=False)
+    """Of a run's view that samples by class, never in a file: the samples of each shard that hold each class, (shards,
+    classes)."""
+
+    @property
+    def shard_samples(self) -> tuple[int, ...]:
+        """The number of samples of every shard."""
+        return tuple(shard.samples for shard in self.shards) if self.selection is None else self.selection.counts
+
+    @property
+    def num_samples(self) -> int:
+        return sum(self.shard_samples)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The whole of `manifest.json`."""
+
+    format_version: int = FORMAT_VERSION
+    task: str = "semantic"
+    class_names: tuple[str, ...]
+    palette: tuple[Rgb, ...]
+    """A colour for each class, 0 to 255."""
+    ignore_index: int = IGNORE_INDEX
+    category_ids: tuple[int, ...] | None = None
+    """Of instance data: each class's id in the raw data set, which results in COCO's format are written with."""
+    class_ids: Mapping[str, tuple[int, ...]] | None = None
+    """Of a run's view of its data, never in a file: by data set ("" where there is one), for each of the classes that
+    it was packed with the class that it has become, 255 for an ignored one. A data set whose ids stay has none."""
+    image: ArrayLayout | None = None
+    """Of images that are arrays; None for pictures."""
+    packed_ignore: Mapping[str, int] | None = None
+    """Beside `class_ids`: the ignore index that each of these data sets was packed with."""
+    splits: Mapping[str, Split] = field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def split(self, name: str) -> Split:
+        """Raises `DataError` that names the splits there are."""
+        if name not in self.splits:
+            raise DataError(f"there is no split {name!r} in this data set; it has {', '.join(self.splits) or 'none'}")
+        return self.splits[name]
+
+    @cached_property
+    def hash(self) -> str:
+        """sha256 of the canonical JSON, in hexadecimal: the identity of the packed data."""
+        return hashlib.sha256(json.dumps(self._fields(), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """The text of `manifest.json`, with `hash` in it so that a later change shows."""
+        return json_text({**self._fields(), "hash": self.hash}, ensure_ascii=False) + "\n"
+
+    def _fields(self) -> dict[str, object]:
+        # Counts of samples by class follow from the rest.
+        splits = {name: replace(split, class_samples=None) for name, split in self.splits.items()}
+        return _present(vars(replace(self, splits=splits)))
+
+
+def _present(entries: Mapping[str, object]) -> dict[str, object]:
+    """What a data set does not have stands nowhere: text and hash stay as they were before there was such a thing."""
+    return {key: _plain(part) for key, part in entries.items() if part is not None}
+
+
+def _plain(value: object) -> object:
+    match value:
+        case Selection() | JoinedSelection():
+            return value.identity
+        case dict():
+            return _present(value)
+        case list() | tuple() | Counts():
+            return [part if type(part) is int else _plain(part) for part in value]
+    if is_dataclass(value):
+        return _present({entry.name: getattr(value, entry.name) for entry in fields(value)})
+    return value
+
+
+def check_same_kind(where: object, kind: Manifest, other_where: object, other_kind: Manifest) -> None:
+    """Raises `DataError` that names both and the first thing in which they differ, their splits apart."""
+    for entry in fields(Manifest):
+        one, other = getattr(kind, entry.name), getattr(other_kind, entry.name)
+        if entry.name in _MAY_DIFFER or one == other:
+            continue
+        what = entry.name
+        if isinstance(one, tuple) and isinstance(other, tuple):
+            at = next((i for i, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), None)
+            what = f"the number of {what}" if at is None else f"{what}[{at}]"
+            one, other = (len(one), len(other)) if at is None else (one[at], other[at])
+        raise DataError(f"{where} and {other_where} do not go together: {what} is {one!r} and {other!r}")

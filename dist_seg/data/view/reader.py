@@ -1,0 +1,292 @@
+"""Encoded samples by their place in the shards, checked against the checksums that were taken while packing."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_seg.data.codecs.annotations import MAX_LAYERS, check_annotations, parse_annotations
+from dist_seg.data.codecs.encoded import BadSample, EncodedSample
+from dist_seg.data.codecs.headers import MAX_PIXELS, UndecodableError
+from dist_seg.data.codecs.npy import check_members
+from dist_seg.data.shards.bad_shards import BadShardError, read_index, why_other_length
+from dist_seg.data.shards.manifest import Manifest
+from dist_seg.data.shards.opened import MAX_INDEX_BYTES, IndexCache
+from dist_seg.data.shards.sidecar import Member, Sidecar, crc32c
+from dist_seg.data.view.taxonomy import class_id_table, mapped_annotations, num_packed_classes, packed_ignore_index
+from dist_seg.errors import DataError
+from dist_seg.storage.object_store import Storage, StorageError
+
+_LARGEST_GAP = 64 << 10
+"""Bytes between two members that are rather read along than skipped by a second request."""
+_LOOKED_AT = 9
+"""Samples of a shard, evenly spread, that tell whether the shard was changed or only one of its samples."""
+
+
+class BadSampleError(DataError):
+    """A sample that was read and cannot be used: damaged in its shard, or packed by something else than dist-seg."""
+
+    def __init__(self, bad: BadSample) -> None:
+        super().__init__(f"{bad.shard}: sample {bad.key}: {bad.reason}")
+        self.bad = bad
+
+    def __reduce__(self) -> tuple[type["BadSampleError"], tuple[BadSample]]:
+        return BadSampleError, (self.bad,)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleInfo:
+    """What the index says about a sample."""
+
+    key: str
+    height: int
+    width: int
+
+
+_NOT_PICKLED = frozenset({"_changes", "_unreadable", "_indexes"})
+"""What `_reset` makes anew."""
+
+
+class ShardReader:
+    """Random access to the samples of one split.
+
+    May be pickled and used from several threads. Holds the indexes of the shards that were read last, no pixels.
+
+    max_pixels: a larger image makes a bad sample. bad_shards: of shards that are not to be read, the reasons by name;
+    names of other splits' shards may be among them.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        manifest: Manifest,
+        split: str,
+        *,
+        max_pixels: int = MAX_PIXELS,
+        bad_shards: Mapping[str, str] | None = None,
+    ) -> None:
+        self._storage = storage
+        self._shards, self._selection = manifest.split(split).shards, manifest.split(split).selection
+        self._array = manifest.image
+        self._max_pixels = max_pixels
+        self._bad_shards = dict(bad_shards or {})
+        datasets = {shard.dataset for shard in self._shards}
+        self._class_ids = {name: class_id_table(manifest, name) for name in datasets}
+        is_multilabel = manifest.task == "multilabel"
+        self._num_labels = {name: num_packed_classes(manifest, name) if is_multilabel else 0 for name in datasets}
+        self._num_classes = manifest.num_classes
+        self._mapped_labels = manifest.num_classes if is_multilabel else 0
+        self._packed_classes = {name: num_packed_classes(manifest, name) for name in datasets}
+        self._packed_ignore = {name: packed_ignore_index(manifest, name) for name in datasets}
+        self._reset()
+
+    def _reset(self) -> None:
+        self._changes: dict[int, str | None] = {}
+        self._unreadable: set[int] = set()
+        self._indexes: IndexCache[int, _Index] = IndexCache(MAX_INDEX_BYTES)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name not in _NOT_PICKLED}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state)
+        self._reset()
+
+    @property
+    def shard_samples(self) -> tuple[int, ...]:
+        """The number of samples of every shard."""
+        return tuple(s.samples for s in self._shards) if self._selection is None else self._selection.counts
+
+    @property
+    def bad_shards(self) -> frozenset[int]:
+        """Those that are not to be read."""
+        return frozenset(i for i, shard in enumerate(self._shards) if shard.name in self._bad_shards)
+
+    @property
+    def url(self) -> str:
+        return self._storage.url
+
+    def shard_name(self, shard: int) -> str:
+        return self._shards[shard].name
+
+    def info(self, shard: int, index: int) -> SampleInfo:
+        """Key and size of a sample. Reads the shard's index, not the shard."""
+        found = self._index(shard)
+        return self._info(shard, found.sidecar, found.place(index))
+
+    def key_or_place(self, shard: int, index: int) -> str:
+        """A sample's key, or where its shard's index cannot be read words for its place."""
+        if shard not in self._unreadable:
+            try:
+                return self.info(shard, index).key
+            except BadShardError:
+                self._unreadable.add(shard)  # or it would be read again for each of its samples
+        place = index if self._selection is None else int(self._selection.indices(shard)[index])
+        return f"sample {place} of {self.shard_name(shard)}"
+
+    def read(self, shard: int, index: int, *, holding: int | None = None) -> EncodedSample:
+        """A sample, checked. holding: a class; `index` then counts those samples of the shard alone that hold it.
+
+        Raises BadSampleError for one that cannot be used, BadShardError where its shard cannot, and StorageError where
+        reading fails.
+        """
+        name = self.shard_name(shard)
+        if name in self._bad_shards:
+            raise BadShardError(name, self._bad_shards[name])
+        found = self._index(shard)
+        sidecar, place = found.sidecar, found.place(index, self._packed_ids(shard, holding))
+        info = self._info(shard, sidecar, place)
+        dataset = self._shards[shard].dataset
+        annotations, class_ids, num_labels = None, self._class_ids[dataset], self._num_labels[dataset]
+        try:
+            if info.height * info.width > self._max_pixels:
+                raise UndecodableError(
+                    f"image: {info.width}x{info.height} pixels, more than the allowed {self._max_pixels}; raise "
+                    "data.max_pixels if it is to be trusted"
+                )
+            image, target, *others = self._read_checked(shard, _members(sidecar, place))
+            layers = MAX_LAYERS if others else 0
+            check_members(
+                image,
+                target,
+                info.height,
+                info.width,
+                array=self._array,
+                max_layers=layers,
+                num_labels=num_labels,
+            )
+            if others:
+                annotations = parse_annotations(others[0])
+                check_annotations(annotations, info.height, info.width)
+                if class_ids is not None:
+                    annotations, class_ids = mapped_annotations(annotations, class_ids, self._num_classes), None
+        except UndecodableError as error:
+            bad = BadSample(key=info.key, shard=self.shard_name(shard), reason=str(error))
+            raise BadSampleError(bad) from error
+        return EncodedSample(
+            key=info.key,
+            image=image,
+            target=target,
+            height=info.height,
+            width=info.width,
+            annotations=annotations,
+            num_classes=0 if annotations is not None or num_labels else self._packed_classes[dataset],
+            ignore_index=self._packed_ignore[dataset],
+            num_labels=num_labels,
+            class_ids=class_ids,
+            mapped_labels=self._mapped_labels,
+            array=self._array,
+        )
+
+    def class_samples(self, shard: int) -> list[int]:
+        """The number of samples that hold each class. Raises DataError for a shard whose index does not say."""
+        found = self._index(shard)
+        if not found.sidecar.num_classes:
+            raise DataError(
+                f"{self._storage.url}: the index of {self.shard_name(shard)} does not say which samples hold which "
+                "classes: it was packed by an earlier version, or is of tars that others wrote; pack the data again, "
+                "or take data.sampling=uniform"
+            )
+        return [int(found.held(self._packed_ids(shard, class_id)).sum()) for class_id in range(self._num_classes)]
+
+    def _packed_ids(self, shard: int, class_id: int | None) -> list[int]:
+        """The ids in a shard of what is one class now."""
+        if class_id is None:
+            return []
+        table = self._class_ids[self._shards[shard].dataset]
+        return [class_id] if table is None else np.flatnonzero(table == class_id).tolist()
+
+    def _read_checked(self, shard: int, members: list[Member]) -> list[bytes]:
+        for _ in range(2):  # a wrong checksum may be the reading's fault: it counts after a fresh read only
+            contents = self._read_members(shard, members)
+            damaged = [m for m, data in zip(members, contents, strict=True) if crc32c(data) != m.crc32c]
+            if not damaged:
+                return contents
+        change = self._why_changed(shard)
+        if change is not None:
+            raise BadShardError(self.shard_name(shard), change)
+        raise UndecodableError(f"{damaged[0].suffix}: its checksum is wrong, read twice")
+
+    def _why_changed(self, shard: int) -> str | None:
+        """Asked once a sample is damaged: what became of its whole shard; None for one that is otherwise as packed.
+
+        A function of the shard alone, whichever sample was met first, so that every rank finds the same.
+        """
+        if shard not in self._changes:
+            info = self._shards[shard]
+            change = why_other_length(self._storage, info)
+            if change is None:
+                # Read anew: one that was packed again has another index, too.
+                change = _damage(read_index(self._storage, info), lambda members: self._read_members(shard, members))
+            self._changes[shard] = change
+        return self._changes[shard]
+
+    def _read_members(self, shard: int, members: list[Member]) -> list[bytes]:
+        name = self.shard_name(shard)
+        begin, end = min(m.offset for m in members), max(m.offset + m.length for m in members)
+        try:
+            if end - begin - sum(m.length for m in members) > _LARGEST_GAP:
+                return [self._storage.read_range(name, m.offset, m.length) for m in members]
+            span = self._storage.read_range(name, begin, end - begin)
+        except StorageError:
+            raise
+        except DataError as error:  # missing, or ends before: its members lie within the length that was packed
+            raise BadShardError(name, str(error).removeprefix(f"{self._storage.url}/{name}: ")) from error
+        return [span[m.offset - begin : m.offset - begin + m.length] for m in members]
+
+    def _info(self, shard: int, sidecar: Sidecar, place: int) -> SampleInfo:
+        dataset, key = self._shards[shard].dataset, sidecar.key(place)
+        return SampleInfo(
+            key=key if dataset is None else f"{dataset}/{key}",
+            height=sidecar.height(place),
+            width=sidecar.width(place),
+        )
+
+    def _index(self, shard: int) -> "_Index":
+        return self._indexes.get(shard, lambda: self._read_index(shard))
+
+    def _read_index(self, shard: int) -> "_Index":
+        sidecar = read_index(self._storage, self._shards[shard])
+        chosen = None if self._selection is None else self._selection.indices(shard)
+        return _Index(sidecar=sidecar, chosen=chosen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Index:
+    """A shard's index, and the places of those samples that are chosen; None for all."""
+
+    sidecar: Sidecar
+    chosen: NDArray[np.int64] | None
+
+    @property
+    def num_bytes(self) -> int:
+        return self.sidecar.num_bytes + (0 if self.chosen is None else self.chosen.nbytes)
+
+    def place(self, index: int, holding: Sequence[int] = ()) -> int:
+        """Where the chosen sample number `index` stands in the shard; among those that hold any of some classes."""
+        if holding:
+            index = int(np.flatnonzero(self.held(holding))[index])
+        return index if self.chosen is None else int(self.chosen[index])
+
+    def held(self, class_ids: Sequence[int]) -> NDArray[np.bool_]:
+        """Of every chosen sample whether it holds any of these classes, as they were packed."""
+        held = self.sidecar.held(class_ids)
+        return held if self.chosen is None else held[self.chosen]
+
+
+def _members(sidecar: Sidecar, index: int) -> list[Member]:
+    return [sidecar.member(index, role) for role in sidecar.roles]
+
+
+def _damage(sidecar: Sidecar, read: Callable[[list[Member]], list[bytes]]) -> str | None:
+    """Whether samples spread over a shard are damaged, or only here and there one."""
+    count = min(_LOOKED_AT, sidecar.num_samples)
+    chosen = [_members(sidecar, i * sidecar.num_samples // count) for i in range(count)]
+    damaged = sum(
+        any(crc32c(data) != member.crc32c for member, data in zip(members, read(members), strict=True))
+        for members in chosen
+    )
+    if damaged < max(2, count / 2):
+        return None
+    return f"was changed since it was packed: of {count} samples looked at {damaged} have wrong checksums"
