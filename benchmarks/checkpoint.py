@@ -33,9 +33,9 @@ from dist_seg.checkpoint.store import CheckpointStore, Retention
 from dist_seg.checkpoint.writer import CheckpointWriter
 from dist_seg.config.schema import ModelConfig, OptimConfig
 from dist_seg.distributed.world import World
-from dist_seg.engine.ddp import DdpStrategy
-from dist_seg.engine.loss_scale import LossScale
 from dist_seg.engine.optim import build_optimizer
+from dist_seg.engine.strategies.ddp import DdpStrategy
+from dist_seg.engine.strategies.loss_scale import LossScale
 from dist_seg.models.build import build_model
 from dist_seg.runtime.memory import keep_freed_memory
 

@@ -28,19 +28,20 @@ from dist_seg.data.loading.batch import Batch
 from dist_seg.data.plan.plan import TrainPlan
 from dist_seg.distributed.world import World
 from dist_seg.engine.bad_data import BadDataRecord
-from dist_seg.engine.ddp import DdpStrategy
+from dist_seg.engine.batch_norm_statistics import RunningStatistics
 from dist_seg.engine.ema import ExponentialMovingAverage
 from dist_seg.engine.optim import build_optimizer
-from dist_seg.engine.progress import Progress
 from dist_seg.engine.saver import Saver
-from dist_seg.engine.statistics import RunningStatistics
+from dist_seg.engine.state import Progress
 from dist_seg.engine.stop import StopSignal
+from dist_seg.engine.strategies.ddp import DdpStrategy
 from dist_seg.engine.trainer import Trainer
 from dist_seg.runtime.memory import keep_freed_memory
 from dist_seg.runtime.precision import make_deterministic
 from dist_seg.tasks.build import build_task
+from dist_seg.tasks.classes import ClassInfo
 from dist_seg.tasks.semantic import SemanticTask
-from dist_seg.tasks.task import ClassInfo, EvalResult
+from dist_seg.tasks.task import EvalResult
 from dist_seg.telemetry.build import build_sinks
 from dist_seg.telemetry.events import Event, RunStarted
 

@@ -32,13 +32,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
+from dist_seg.capacity.estimate import state_bytes
 from dist_seg.config.load import load_config
 from dist_seg.config.schema import Config
 from dist_seg.distributed.world import World
-from dist_seg.engine.deepspeed import DeepSpeedStrategy
-from dist_seg.engine.deepspeed_settings import deepspeed_settings
-from dist_seg.engine.loss_scale import LossScale
-from dist_seg.engine.memory import state_bytes
+from dist_seg.engine.strategies.deepspeed import DeepSpeedStrategy
+from dist_seg.engine.strategies.deepspeed_settings import deepspeed_settings
+from dist_seg.engine.strategies.loss_scale import LossScale
 
 _LAYERS, _SIDE = 32, 1024
 _STEPS = 3

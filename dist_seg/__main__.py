@@ -2,6 +2,6 @@
 
 import sys
 
-from dist_seg.cli import main
+from dist_seg.cli.main import main
 
 sys.exit(main())

@@ -11,7 +11,7 @@ Arguments are those of `dist-seg train`. How the run ended stands in `outcome.js
 import os
 import sys
 
-from dist_seg.cli import main
+from dist_seg.cli.main import main
 
 
 def rank_arguments(arguments: list[str]) -> list[str]:

@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from dist_seg.checkpoint.backends import COMMIT_NAME
 from dist_seg.checkpoint.checksum import Checksum
-from dist_seg.checkpoint.place import COMMIT_NAME
 from dist_seg.checkpoint.state import FORMAT_VERSION, CheckpointMeta, TrainingState
 from dist_seg.checkpoint.tensors import PIECE_BYTES, TensorInfo, decoded, read_header
 from dist_seg.errors import CheckpointError, DataError

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from dist_seg.checkpoint.place import LocalPlace, ObjectPlace, Place
+from dist_seg.checkpoint.backends import LocalPlace, ObjectPlace, Place
 from dist_seg.checkpoint.reading import STEP_NAME, TENSOR_FILES, verify_checkpoint
 from dist_seg.checkpoint.state import TrainingState
 from dist_seg.checkpoint.tensors import encoded

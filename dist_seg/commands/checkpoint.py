@@ -19,8 +19,8 @@ from dist_seg.checkpoint.reading import (
 )
 from dist_seg.checkpoint.store import CheckpointStore, Retention
 from dist_seg.config.load import to_yaml
-from dist_seg.engine.run_folder import RunFolder, config_of_checkpoint, open_run_folder, picked
 from dist_seg.errors import CheckpointError, ConfigError
+from dist_seg.runs.folder import RunFolder, config_of_checkpoint, open_run_folder, picked
 from dist_seg.runtime.progress_bar import duration
 from dist_seg.storage.object_store import is_remote
 

@@ -18,16 +18,17 @@ from dist_seg.data.view.taxonomy import SETTING, unknown_classes
 from dist_seg.distributed.collectives import on_every_rank, on_main
 from dist_seg.distributed.process_group import process_group
 from dist_seg.distributed.world import World, detect_world, set_threads
-from dist_seg.engine.class_info import with_classes
 from dist_seg.engine.evaluator import evaluate
-from dist_seg.engine.restore import TrainedModel, load_trained
-from dist_seg.engine.run_folder import RunFolder, open_run_folder, pick_checkpoint
 from dist_seg.engine.stop import StopSignal
 from dist_seg.errors import EXIT_PREEMPTED, ConfigError, UserError
+from dist_seg.runs.folder import RunFolder, open_run_folder, pick_checkpoint
+from dist_seg.runs.model import TrainedModel, load_trained
+from dist_seg.runs.result import score_text, summary_line
 from dist_seg.runtime.memory import keep_freed_memory
 from dist_seg.runtime.precision import make_deterministic
 from dist_seg.runtime.progress_bar import progress
 from dist_seg.storage.object_store import Storage, open_storage
+from dist_seg.tasks.classes import with_classes
 from dist_seg.tasks.task import EvalResult
 
 _TIMEOUT_S = 3600.0
@@ -212,29 +213,10 @@ def _write(out: Path, document: dict[str, object]) -> None:
     RunFolder(path=out.parent).write_json(out.name, document)
 
 
-def summary_line(document: Mapping[str, object]) -> str:
-    """The result in one line."""
-    shown = [_with_interval("mIoU", document, "miou")]
-    if "mask_ap" in document:
-        shown = [_with_interval("mask AP", document, "mask_ap"), f"box AP {_number(document['box_ap'])}", *shown]
-    else:
-        shown.append(f"pixel accuracy {_number(document['pixel_accuracy'])}")
-    return f"{', '.join(shown)}, {document['images']} images"
-
-
-def _with_interval(label: str, document: Mapping[str, object], name: str) -> str:
-    low, high = cast(Sequence[object], document[f"{name}_interval"])
-    return f"{label} {_number(document[name])} (95% interval {_number(low)} to {_number(high)})"
-
-
 def _show(document: Mapping[str, object], out: Path) -> None:
     for name, iou in cast(Mapping[str, object], document["iou"]).items():
-        print(f"  {name:20s} IoU {_number(iou)}")
+        print(f"  {name:20s} IoU {score_text(iou)}")
     print(summary_line(document))
     for sample in cast(Sequence[Mapping[str, str]], document["left_out"]):
         print(f"left out: {sample['key']} ({sample['shard']}): {sample['reason']}")
     print(f"result      {out}")
-
-
-def _number(value: object) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else "-"

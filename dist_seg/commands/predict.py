@@ -6,41 +6,31 @@ import sys
 from pathlib import Path
 from typing import cast
 
-import torch
-from PIL import Image
-
-from dist_seg.data.codecs.npy import Values
-from dist_seg.data.view.pixel_values import layout_of_data, shown
+from dist_seg.data.view.pixel_values import layout_of_data
 from dist_seg.distributed.collectives import gather_json, on_every_rank, on_main
 from dist_seg.distributed.process_group import process_group
 from dist_seg.distributed.world import World, detect_world, set_threads
-from dist_seg.engine.restore import TrainedModel, load_trained
-from dist_seg.engine.run_folder import open_run_folder, pick_checkpoint
 from dist_seg.errors import ConfigError, UserError
-from dist_seg.masks.drawing import overlay, overlay_labels
 from dist_seg.metrics.instances import gather_images
-from dist_seg.models.targets import Detections
 from dist_seg.predict.coco_results import annotated_ids, coco_results, running_ids
-from dist_seg.predict.instances import id_map, predict_instances
-from dist_seg.predict.masks import predict_labels, predict_mask
 from dist_seg.predict.outputs import Outputs
 from dist_seg.predict.pictures import (
     LEGEND_NAME,
     RESULTS_NAME,
     Picture,
-    Segment,
-    Segmented,
     draw_legend,
     find_pictures,
     output_files,
     predict_pictures,
 )
+from dist_seg.predict.segment import segmenter
+from dist_seg.runs.folder import open_run_folder, pick_checkpoint
+from dist_seg.runs.model import TrainedModel, load_trained
 from dist_seg.runtime.memory import keep_freed_memory
-from dist_seg.runtime.precision import autocast, dtype_of, make_deterministic, resolve_precision
+from dist_seg.runtime.precision import make_deterministic
 from dist_seg.runtime.progress_bar import progress
 from dist_seg.tasks.instance import InstanceTask
 from dist_seg.tasks.multilabel import MultiLabelTask
-from dist_seg.tasks.semantic import SemanticTask
 
 _TIMEOUT_S = 24 * 3600.0
 """Ranks wait for the slowest at the end; how long it takes is not known before."""
@@ -62,7 +52,7 @@ def run_predict(options: argparse.Namespace) -> int:
         pictures, passed_over = _agreed_pictures(options.input, options.out)
         trained = on_every_rank(lambda: load_trained(checkpoint, options.weights, world.device))
         segment, ids = on_every_rank(
-            lambda: (_segment(trained, world, options), _image_ids(trained, pictures, options))
+            lambda: (segmenter(trained, world, options), _image_ids(trained, pictures, options))
         )
         make_deterministic(trained.config, world.device)
         array = layout_of_data(trained.config.data)
@@ -129,62 +119,3 @@ def _image_ids(trained: TrainedModel, pictures: list[Picture], options: argparse
     if results.exists() and results.samefile(options.images):
         raise UserError(f"--out {options.out}: {results} is what --images names and would be overwritten; give another")
     return ids
-
-
-def _segment(trained: TrainedModel, world: World, options: argparse.Namespace) -> Segment:
-    precision = resolve_precision(trained.config.train.precision, world.device)
-    task, data, window = trained.task, trained.config.data, options.window
-
-    def classes_of(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        assert isinstance(task, SemanticTask)
-        with autocast(precision, world.device):
-            return task.predict_logits(trained.model, images.to(dtype_of(precision)), size)
-
-    def detect(images: torch.Tensor) -> Detections:
-        assert isinstance(task, InstanceTask)
-        with autocast(precision, world.device):
-            return task.detect(trained.model, images.to(dtype_of(precision)))[0]
-
-    def semantic(image_hwc: Values) -> Segmented:
-        mask = predict_mask(image_hwc, classes_of, data=data, device=world.device, window=window)
-        return Segmented(
-            mask=mask, overlay=Image.fromarray(overlay(shown(image_hwc, data), mask, trained.classes.palette))
-        )
-
-    def instances(image_hwc: Values) -> Segmented:
-        assert isinstance(task, InstanceTask)
-        found = predict_instances(
-            image_hwc,
-            detect,
-            data=data,
-            device=world.device,
-            mask_threshold=trained.config.mask_rcnn.mask_threshold,
-            window=window,
-        )
-        least = trained.config.eval.merge_threshold if options.min_score is None else options.min_score
-        sure = [instance for instance in found if instance.score >= least]
-        return Segmented(
-            mask=id_map(sure, *image_hwc.shape[:2]),
-            overlay=task.draw_instances(shown(image_hwc, data), sure),
-            instances=found,
-        )
-
-    def probabilities_of(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        assert isinstance(task, MultiLabelTask)
-        with autocast(precision, world.device):
-            return task.predict_probabilities(trained.model, images.to(dtype_of(precision)), size)
-
-    def labels(image_hwc: Values) -> Segmented:
-        threshold = trained.config.eval.label_threshold
-        found = predict_labels(
-            image_hwc, probabilities_of, threshold=threshold, data=data, device=world.device, window=window
-        )
-        return Segmented(mask=found, overlay=overlay_labels(shown(image_hwc, data), found, trained.classes.palette))
-
-    match task:
-        case InstanceTask():
-            return instances
-        case MultiLabelTask():
-            return labels
-        case _:
-            return semantic

@@ -1,6 +1,6 @@
 """Every setting of a training run, as frozen dataclasses.
 
-A field that may be `None` is fitted to the data and the machine before the start (`dist_seg.capacity`), and the
+A field that may be `None` is fitted to the data and the machine before the start (`dist_seg.capacity.fit`), and the
 fitted value is what is printed, written beside the run and kept in its checkpoints. Nothing here imports torch.
 """
 

@@ -14,23 +14,23 @@ from dist_seg.checkpoint.state import TrainingState
 from dist_seg.config.schema import Config
 from dist_seg.distributed.collectives import on_every_rank
 from dist_seg.distributed.world import World
-from dist_seg.engine.ddp import DdpStrategy
-from dist_seg.engine.deepspeed import DeepSpeedStrategy
-from dist_seg.engine.deepspeed_settings import deepspeed_settings
+from dist_seg.engine.batch_norm_statistics import RunningStatistics
 from dist_seg.engine.ema import ExponentialMovingAverage
-from dist_seg.engine.loss_scale import LossScale
 from dist_seg.engine.optim import build_optimizer
-from dist_seg.engine.progress import Progress
-from dist_seg.engine.statistics import RunningStatistics
-from dist_seg.engine.strategy import Strategy
-from dist_seg.engine.warm_up import check_all_used
+from dist_seg.engine.state import Progress
+from dist_seg.engine.strategies.ddp import DdpStrategy
+from dist_seg.engine.strategies.deepspeed import DeepSpeedStrategy
+from dist_seg.engine.strategies.deepspeed_settings import deepspeed_settings
+from dist_seg.engine.strategies.loss_scale import LossScale
+from dist_seg.engine.strategies.strategy import Strategy, check_all_used
 from dist_seg.errors import CheckpointError, ConfigError
 from dist_seg.models.norm import settled_norm
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
 from dist_seg.runtime.rng import seed_of
 from dist_seg.runtime.startup import STARTUP
 from dist_seg.tasks.build import build_task
-from dist_seg.tasks.task import ClassInfo, Forward, Task
+from dist_seg.tasks.classes import ClassInfo
+from dist_seg.tasks.task import Forward, Task
 
 _log = logging.getLogger(__name__)
 

@@ -20,18 +20,18 @@ from dist_seg.distributed.collectives import on_main
 from dist_seg.distributed.position import HERE
 from dist_seg.distributed.world import World
 from dist_seg.engine.bad_data import BadDataRecord
-from dist_seg.engine.class_info import manifest_meta
 from dist_seg.engine.evaluator import evaluate
 from dist_seg.engine.out_of_memory import memory_explained
-from dist_seg.engine.run_folder import RunFolder
 from dist_seg.engine.saver import Saver
 from dist_seg.engine.start import claim, shard_samples, started
 from dist_seg.engine.stop import StopSignal
 from dist_seg.engine.trainer import Trainer
 from dist_seg.errors import CheckpointError, ConfigError
+from dist_seg.runs.folder import RunFolder
 from dist_seg.runtime.precision import make_deterministic
 from dist_seg.runtime.startup import STARTUP
 from dist_seg.storage.object_store import Storage
+from dist_seg.tasks.classes import manifest_meta
 from dist_seg.tasks.task import EvalResult
 from dist_seg.telemetry.events import CheckpointFailed, CheckpointSaved, Event, RunStarted
 

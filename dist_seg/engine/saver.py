@@ -14,8 +14,8 @@ from dist_seg.distributed.position import HERE
 from dist_seg.distributed.world import World
 from dist_seg.engine.checkpoint_interval import OptimalInterval
 from dist_seg.engine.ema import ExponentialMovingAverage
-from dist_seg.engine.progress import Progress
-from dist_seg.engine.strategy import Strategy
+from dist_seg.engine.state import Progress
+from dist_seg.engine.strategies.strategy import Strategy
 from dist_seg.errors import CheckpointError
 from dist_seg.telemetry.events import CheckpointIntervalChosen, Event
 

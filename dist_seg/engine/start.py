@@ -13,13 +13,13 @@ from dist_seg.data.shards.manifest import Manifest
 from dist_seg.distributed.collectives import gather_json, on_main
 from dist_seg.distributed.world import World
 from dist_seg.engine.build import Trainee, prepare
-from dist_seg.engine.class_info import class_info
 from dist_seg.engine.out_of_memory import memory_explained
-from dist_seg.engine.progress import Progress
-from dist_seg.engine.run_folder import RunFolder
+from dist_seg.engine.state import Progress
 from dist_seg.errors import ConfigError
+from dist_seg.runs.folder import RunFolder
 from dist_seg.runtime.startup import STARTUP
 from dist_seg.storage.object_store import Storage, open_storage
+from dist_seg.tasks.classes import class_info
 
 _log = logging.getLogger(__name__)
 

@@ -18,15 +18,15 @@ from dist_seg.distributed.collectives import raise_if_any, sum_over_ranks
 from dist_seg.distributed.position import HERE
 from dist_seg.distributed.world import World
 from dist_seg.engine.bad_data import BadDataRecord
+from dist_seg.engine.batch_norm_statistics import RunningStatistics
 from dist_seg.engine.digest import agreed_digest, batch_digest, weights_digest
 from dist_seg.engine.ema import ExponentialMovingAverage
 from dist_seg.engine.optim import lr_factor
-from dist_seg.engine.progress import Progress
 from dist_seg.engine.saver import Saver
-from dist_seg.engine.statistics import RunningStatistics
+from dist_seg.engine.state import Progress
 from dist_seg.engine.stop import StopSignal
 from dist_seg.engine.stragglers import RankClock
-from dist_seg.engine.strategy import Strategy
+from dist_seg.engine.strategies.strategy import Strategy
 from dist_seg.errors import RunFailedError
 from dist_seg.runtime.clock import Mark, mark, seconds_between
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision

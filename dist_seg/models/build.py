@@ -6,10 +6,10 @@ from torch import nn
 
 from dist_seg.config.schema import MaskRcnnConfig, ModelConfig
 from dist_seg.errors import ConfigError
-from dist_seg.models.deeplab import DeepLabV3Plus, check_model
-from dist_seg.models.detector_weights import is_detector, load_detector_tensors
+from dist_seg.models.decoders.deeplab import DeepLabV3Plus, check_model
 from dist_seg.models.encoder import build_encoder, build_pyramid_encoder
-from dist_seg.models.mask_rcnn import MaskRCNN
+from dist_seg.models.mask_rcnn.model import MaskRCNN
+from dist_seg.models.mask_rcnn.weights import is_detector, load_detector_tensors
 from dist_seg.models.norm import settled_norm
 from dist_seg.models.weights import load_encoder_tensors, load_encoder_weights, read_weights
 from dist_seg.runtime.dotted_path import import_function

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 from dist_seg.config.schema import Config
 from dist_seg.errors import ConfigError
+from dist_seg.tasks.classes import ClassInfo
 from dist_seg.tasks.instance import InstanceTask
 from dist_seg.tasks.multilabel import MultiLabelTask
 from dist_seg.tasks.semantic import SemanticTask
-from dist_seg.tasks.task import ClassInfo, Task
+from dist_seg.tasks.task import Task
 
 
 def build_task(config: Config, classes: ClassInfo, class_pixels: Sequence[int] = ()) -> Task:

@@ -23,13 +23,14 @@ from dist_seg.metrics.custom import build_metrics
 from dist_seg.metrics.instances import ScoredImage, ScoredInstance, TrueInstance, gather_images
 from dist_seg.metrics.merged import BACKGROUND, class_map
 from dist_seg.models import build_instance_model
-from dist_seg.models.head_sizes import head_sizes
-from dist_seg.models.paste import paste_masks
-from dist_seg.models.rpn import full_precision
-from dist_seg.models.targets import Detections
+from dist_seg.models.mask_rcnn.head_sizes import head_sizes
+from dist_seg.models.mask_rcnn.paste import paste_masks
+from dist_seg.models.mask_rcnn.rpn import full_precision
+from dist_seg.models.mask_rcnn.targets import Detections
+from dist_seg.tasks.classes import ClassInfo
 from dist_seg.tasks.image_scores import finite
 from dist_seg.tasks.semantic import SemanticMetric
-from dist_seg.tasks.task import ClassInfo, Drawing, EvalResult, Forward, Prediction
+from dist_seg.tasks.task import Drawing, EvalResult, Forward, Prediction
 
 _BACKGROUND_NAME = "background"
 _BACKGROUND_COLOR = (24, 24, 28)

@@ -18,9 +18,10 @@ from dist_seg.masks.drawing import overlay_labels
 from dist_seg.metrics.custom import AdditiveMetric, MetricSums, build_metrics
 from dist_seg.metrics.multilabel import label_counts, multilabel_scores
 from dist_seg.models import build_model
+from dist_seg.tasks.classes import ClassInfo
 from dist_seg.tasks.image_scores import ImageScores, scored_result
 from dist_seg.tasks.logits import blank_images, checked_logits
-from dist_seg.tasks.task import ClassInfo, Drawing, EvalResult, Forward, Prediction
+from dist_seg.tasks.task import Drawing, EvalResult, Forward, Prediction
 
 
 class MultiLabelTask:

@@ -12,6 +12,7 @@ from torch import nn
 
 from dist_seg.data.loading.batch import Batch
 from dist_seg.metrics.instances import ScoredInstance
+from dist_seg.tasks.classes import ClassInfo
 
 ModelOutput = torch.Tensor | Mapping[str, torch.Tensor]
 """What a network gives in training: logits, or the losses that it computes itself."""
@@ -19,17 +20,6 @@ Forward = Callable[..., ModelOutput]
 """The network's forward pass as the engine runs it: images, normalised, and whatever else the network takes."""
 Prediction = torch.Tensor | Sequence[Sequence[ScoredInstance]]
 """Of some images: class ids (N, H, W), or each image's instances, the surest first."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassInfo:
-    """What a model must know of its data's classes; kept in every checkpoint."""
-
-    names: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
-    ignore_index: int
-    category_ids: tuple[int, ...] | None = None
-    """Of instances: each class's id in results in COCO's format."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,14 +10,14 @@ from unittest import mock
 
 import pytest
 
-from dist_seg.audit import audit
 from dist_seg.checkpoint.reading import load_meta
 from dist_seg.checkpoint.store import CheckpointStore
-from dist_seg.cli import main
+from dist_seg.cli.main import main
 from dist_seg.distributed.process_group import process_group
 from dist_seg.distributed.world import World
-from dist_seg.engine.progress import Progress
+from dist_seg.engine.state import Progress
 from dist_seg.engine.stop import StopSignal
+from dist_seg.runs.audit import audit
 from dist_seg.telemetry.events import Event, StepDone
 from tests.distributed.ranks import ending, launch_ranks
 from tests.distributed.training import train_on

@@ -11,15 +11,15 @@ from unittest import mock
 
 import pytest
 
-from dist_seg.audit import audit
 from dist_seg.checkpoint.reading import load_meta
 from dist_seg.checkpoint.store import CheckpointStore
-from dist_seg.cli import main
+from dist_seg.cli.main import main
 from dist_seg.data.formats.synthetic import SyntheticSource
 from dist_seg.data.packing.pack import pack
 from dist_seg.distributed.collectives import on_main
 from dist_seg.distributed.process_group import process_group
 from dist_seg.distributed.world import World
+from dist_seg.runs.audit import audit
 from dist_seg.telemetry.events import BadShardFound, Event, StepDone
 from dist_seg.telemetry.jsonl import read_events
 from tests.distributed.ranks import launch_ranks
@@ -48,7 +48,7 @@ def command(*arguments: str) -> dict[str, object]:
     words = io.StringIO()
     with (
         contextlib.redirect_stderr(words),
-        mock.patch("dist_seg.commands.report.render_report"),
+        mock.patch("dist_seg.report.render.render_report"),
         # One group for all commands of a test: a new one each would meet the last one's store on its port.
         mock.patch("dist_seg.commands.train.process_group", return_value=contextlib.nullcontext()),
         mock.patch("dist_seg.commands.evaluate.process_group", return_value=contextlib.nullcontext()),

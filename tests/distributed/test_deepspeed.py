@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dist_seg.audit import audit
 from dist_seg.distributed.process_group import process_group
 from dist_seg.distributed.world import World
+from dist_seg.runs.audit import audit
 from tests.distributed.ranks import launch_ranks
 from tests.distributed.training import EXACT, losses, state_at, train_on
 

@@ -18,8 +18,8 @@ from dist_seg.config.schema import ModelConfig
 from dist_seg.data.shards.manifest_parsing import load_manifest
 from dist_seg.distributed.world import World
 from dist_seg.engine.evaluator import evaluate
-from dist_seg.engine.restore import load_trained
 from dist_seg.engine.stop import StopSignal
+from dist_seg.runs.model import load_trained
 from dist_seg.storage.object_store import open_storage
 from dist_seg.telemetry.events import EvalDone, Event, StepDone
 from dist_seg.telemetry.jsonl import read_events

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from dist_seg.data.shards.manifest_parsing import load_manifest
 from dist_seg.distributed.world import World
-from dist_seg.engine.class_info import class_info
 from dist_seg.engine.evaluator import evaluate
 from dist_seg.storage.object_store import open_storage
+from dist_seg.tasks.classes import class_info
 from dist_seg.tasks.semantic import SemanticTask
 from tests.distributed.ranks import run_ranks
 from tests.distributed.recording import Recording

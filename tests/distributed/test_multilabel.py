@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from dist_seg.audit import audit
 from dist_seg.data.formats.synthetic import SyntheticLabels, SyntheticSource
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.shards.manifest_parsing import load_manifest
 from dist_seg.distributed.world import World
-from dist_seg.engine.class_info import class_info
 from dist_seg.engine.evaluator import evaluate
+from dist_seg.runs.audit import audit
 from dist_seg.storage.object_store import open_storage
+from dist_seg.tasks.classes import class_info
 from dist_seg.tasks.multilabel import MultiLabelTask
 from tests.distributed.ranks import run_ranks
 from tests.distributed.recording import Recording

@@ -17,7 +17,7 @@ from dist_seg.engine.stop import StopSignal
 from dist_seg.telemetry.events import Event, StepDone
 from tests.distributed.ranks import run_ranks
 from tests.distributed.training import DETECTOR, train_on
-from tests.unit.models.detection import rectangles, scattered
+from tests.unit.models.mask_rcnn.detection import rectangles, scattered
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 

@@ -9,10 +9,10 @@ from dist_seg.checkpoint.reading import load_checkpoint
 from dist_seg.checkpoint.store import CheckpointStore
 from dist_seg.config.load import to_yaml
 from dist_seg.distributed.world import World
-from dist_seg.engine.restore import load_trained
-from dist_seg.engine.run_folder import RunFolder, check_same_run, open_run_folder, pick_checkpoint
 from dist_seg.engine.stop import StopSignal
 from dist_seg.errors import ConfigError
+from dist_seg.runs.folder import RunFolder, check_same_run, open_run_folder, pick_checkpoint
+from dist_seg.runs.model import load_trained
 from dist_seg.telemetry.events import CheckpointFailed, Event, StepDone
 from tests.distributed.training import small_config, train_on
 from tests.faulty_store import Store

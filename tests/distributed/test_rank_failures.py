@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dist_seg.audit import audit
 from dist_seg.distributed.process_group import process_group
 from dist_seg.distributed.watchdog import GROUP_MARGIN_S, watched
 from dist_seg.distributed.world import World
 from dist_seg.engine.stop import StopSignal
+from dist_seg.runs.audit import audit
 from dist_seg.telemetry.events import Event, RankTimes, RunEnded, RunStarted, StepDone
 from dist_seg.telemetry.jsonl import read_log
 from tests.distributed.launched_training import LaunchedTraining, at_step, torchrun

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from dist_seg.audit import audit
 from dist_seg.checkpoint.store import CheckpointStore
 from dist_seg.config.schema import ModelConfig
 from dist_seg.distributed.world import World
 from dist_seg.engine.stop import StopSignal
+from dist_seg.runs.audit import audit
 from dist_seg.telemetry.events import DigestTaken, Event, StepDone
 from dist_seg.telemetry.jsonl import read_events
 from tests.distributed.ranks import ending, run_ranks

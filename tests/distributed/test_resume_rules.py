@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 
 from dist_seg.checkpoint.reading import load_meta
 from dist_seg.checkpoint.store import CheckpointStore
-from dist_seg.cli import main
+from dist_seg.cli.main import main
 from dist_seg.config.schema import Config
 from dist_seg.data.formats.synthetic import SyntheticSource
 from dist_seg.data.packing.pack import pack
 from dist_seg.distributed.world import World
-from dist_seg.engine.run_folder import RunFolder
+from dist_seg.runs.folder import RunFolder
 from dist_seg.telemetry.events import RunStarted
 from dist_seg.telemetry.jsonl import read_log
 from tests.distributed.ranks import launch_ranks
@@ -35,7 +35,7 @@ _RUN = ["train.max_steps=6", "checkpoint.interval_steps=2", "checkpoint.keep_las
 def train(shards: str, run_dir: str, *extra: str) -> dict[str, object]:
     """Code and words of the command, called as from a shell; without its report, which takes longest."""
     words = io.StringIO()
-    with contextlib.redirect_stderr(words), mock.patch("dist_seg.commands.report.render_report"):
+    with contextlib.redirect_stderr(words), mock.patch("dist_seg.report.render.render_report"):
         code = main(["train", f"data.shards={shards}", f"run.dir={run_dir}", *SMALL, *_RUN, *extra])
     return {"code": code, "words": words.getvalue()}
 

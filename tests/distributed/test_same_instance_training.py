@@ -9,14 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dist_seg.audit import audit
 from dist_seg.data.shards.manifest_parsing import load_manifest
 from dist_seg.distributed.world import World
-from dist_seg.engine.class_info import class_info
 from dist_seg.engine.evaluator import evaluate
 from dist_seg.engine.stop import StopSignal
+from dist_seg.runs.audit import audit
 from dist_seg.storage.object_store import open_storage
 from dist_seg.tasks.build import build_task
+from dist_seg.tasks.classes import class_info
 from dist_seg.telemetry.events import Event, StepDone
 from tests.distributed.ranks import run_ranks
 from tests.distributed.training import (

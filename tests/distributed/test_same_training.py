@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dist_seg.audit import audit
 from dist_seg.distributed.world import World
 from dist_seg.engine.stop import StopSignal
+from dist_seg.runs.audit import audit
 from dist_seg.telemetry.events import Event, StepDone
 from tests.distributed.ranks import run_ranks
 from tests.distributed.training import (

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dist_seg.audit import audit
 from dist_seg.distributed.world import World
+from dist_seg.runs.audit import audit
 from dist_seg.telemetry.events import RunStarted, StepDone
 from dist_seg.telemetry.jsonl import read_log
 from tests.distributed.launched_training import LaunchedTraining, at_step, torchrun, writing_a_checkpoint

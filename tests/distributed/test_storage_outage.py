@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 
 from dist_seg.checkpoint.store import CheckpointStore
-from dist_seg.cli import main
+from dist_seg.cli.main import main
 from dist_seg.data.formats.synthetic import SyntheticSource
 from dist_seg.data.packing.pack import pack
 from dist_seg.distributed.process_group import process_group
@@ -59,7 +59,7 @@ def train(world: World, url: str, folder: str) -> dict[str, object]:
         words = io.StringIO()
         with (
             contextlib.redirect_stderr(words),
-            mock.patch("dist_seg.commands.report.render_report"),
+            mock.patch("dist_seg.report.render.render_report"),
             mock.patch("dist_seg.commands.train.process_group", return_value=contextlib.nullcontext()),
         ):
             code = main(["train", f"data.shards={url}", f"run.dir={folder}/{name}", *SMALL, *_RUN, *extra])

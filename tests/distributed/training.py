@@ -14,8 +14,8 @@ from dist_seg.data.view.open import open_run_data
 from dist_seg.distributed.collectives import raise_if_any
 from dist_seg.distributed.world import World
 from dist_seg.engine.run import TrainingOutcome, run_training
-from dist_seg.engine.run_folder import RunFolder
 from dist_seg.engine.stop import StopSignal
+from dist_seg.runs.folder import RunFolder
 from dist_seg.telemetry.events import Event, StepDone
 from dist_seg.telemetry.jsonl import JsonLinesSink, read_events
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from dist_seg.cli import main
+from dist_seg.cli.main import main
 from tests.distributed.ranks import FORKSERVER, send_output
 
 ROOT = Path(__file__).resolve().parents[2]

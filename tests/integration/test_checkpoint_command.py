@@ -14,9 +14,9 @@ from torch import nn
 
 from dist_seg.checkpoint.state import CheckpointMeta, TrainingState
 from dist_seg.checkpoint.store import CheckpointStore
-from dist_seg.cli import main
+from dist_seg.cli.main import main
 from dist_seg.config.load import load_config, to_tree, to_yaml
-from dist_seg.engine.run_folder import RunFolder
+from dist_seg.runs.folder import RunFolder
 
 Run = Callable[..., tuple[int, str]]
 CONFIG = load_config([], ["data.shards=some/shards", "optim.lr=0.0625"])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_seg.engine.run_folder import RunFolder
+from dist_seg.runs.folder import RunFolder
 from tests.integration.commands import ROOT, TINY, environment
 
 pytestmark = [

@@ -17,10 +17,11 @@ from dist_seg.config.load import load_config
 from dist_seg.config.schema import DataConfig
 from dist_seg.data.view.open import load_run_data, open_run_data
 from dist_seg.distributed.world import World
-from dist_seg.engine.restore import TrainedModel
-from dist_seg.engine.start_classes import in_order_of_start
 from dist_seg.errors import UserError
-from dist_seg.tasks.task import ClassInfo, Task
+from dist_seg.runs.model import TrainedModel
+from dist_seg.tasks.classes import ClassInfo
+from dist_seg.tasks.task import Task
+from dist_seg.training.start_classes import in_order_of_start
 from tests.distributed.ranks import run_ranks
 from tests.distributed.training import SMALL, losses, train_on
 from tests.integration.commands import dist_seg

@@ -11,8 +11,8 @@ from dist_seg.config.schema import AugmentConfig, DataConfig
 from dist_seg.data.codecs.class_ids import decode_mask
 from dist_seg.data.codecs.decode import decode_image
 from dist_seg.data.loading.normalize import normalization
-from dist_seg.preview import difference, fed_samples
-from dist_seg.tasks.task import ClassInfo
+from dist_seg.tasks.classes import ClassInfo
+from dist_seg.training.preview import difference, fed_samples
 from tests.integration.commands import dist_seg
 from tests.loader_cases import AUGMENTATIONS, NUM_CLASSES, PackedData, config, scene_sample, train, write_dataset
 

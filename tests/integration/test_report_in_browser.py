@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dist_seg.report import write_report
+from dist_seg.report.page import write_report
 from dist_seg.telemetry.events import BadSampleFound, EvalDone
-from tests.unit.test_report import CLASS_NAMES, PALETTE, RESULT, end, log, picture, start, step
+from tests.unit.report.test_page import CLASS_NAMES, PALETTE, RESULT, end, log, picture, start, step
 
 WIDE, NARROW = 1400, 420
 LONG_NAME = "sign symbol of any shape or colour, its pole left out"

@@ -9,8 +9,8 @@ from dist_seg.config.load import load_config
 from dist_seg.data.loading.batch import Batch
 from dist_seg.errors import ConfigError
 from dist_seg.metrics.custom import MetricSums, build_metrics
+from dist_seg.tasks.classes import ClassInfo
 from dist_seg.tasks.semantic import SemanticTask
-from dist_seg.tasks.task import ClassInfo
 
 CLASSES = ClassInfo(names=("road", "sky"), palette=((0, 0, 0), (255, 255, 255)), ignore_index=255)
 

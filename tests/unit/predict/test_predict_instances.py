@@ -13,7 +13,7 @@ from dist_seg.config.schema import DataConfig
 from dist_seg.errors import DataError, UserError
 from dist_seg.masks.rle import decode_mask, encode_masks
 from dist_seg.metrics.instances import ScoredImage, ScoredInstance
-from dist_seg.models.targets import MASK_SIZE, Detections
+from dist_seg.models.mask_rcnn.targets import MASK_SIZE, Detections
 from dist_seg.predict.coco_results import annotated_ids, coco_results, running_ids
 from dist_seg.predict.instances import id_map, predict_instances
 from dist_seg.predict.windows import windows_of

@@ -13,9 +13,10 @@ from dist_seg.data.codecs.encoded import BadSample
 from dist_seg.data.loading.batch import Batch
 from dist_seg.masks.rle import decode_mask, encode_masks
 from dist_seg.metrics.instances import ScoredImage, ScoredInstance
-from dist_seg.models.targets import Detections
+from dist_seg.models.mask_rcnn.targets import Detections
+from dist_seg.tasks.classes import ClassInfo
 from dist_seg.tasks.instance import InstanceTask, scored_image, to_instances
-from dist_seg.tasks.task import ClassInfo, EvalResult
+from dist_seg.tasks.task import EvalResult
 from tests.unit.metrics.instance_scenes import box_of, rectangle, scenes
 from tests.unit.metrics.pycocotools_scores import differences, summary
 

@@ -6,8 +6,8 @@ import torch
 from dist_seg.config.schema import Config
 from dist_seg.data.loading.batch import Batch
 from dist_seg.errors import ConfigError
+from dist_seg.tasks.classes import ClassInfo
 from dist_seg.tasks.semantic import SemanticTask
-from dist_seg.tasks.task import ClassInfo
 
 CLASSES = ClassInfo(names=("a", "b", "c"), palette=((0, 0, 0),) * 3, ignore_index=255)
 BATCH = Batch(images=torch.zeros(2, 3, 8, 12), targets=torch.zeros(2, 8, 12, dtype=torch.int64), keys=("x", "y"))

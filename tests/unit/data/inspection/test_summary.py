@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from dist_seg.cli import main
+from dist_seg.cli.main import main
 from dist_seg.data.formats.coco.instances import open_coco
 from dist_seg.data.formats.synthetic import SyntheticSource
 from dist_seg.data.inspection import sample_sheet as sheet_module

@@ -17,7 +17,6 @@ from dist_seg.data.shards.sidecar import Sidecar
 from dist_seg.data.shards.verify import verify
 from dist_seg.errors import DataError
 from dist_seg.storage.object_store import open_storage
-
 from tests.unit.storage.range_server import RangeServer
 
 _SHARD = "train-000001"

@@ -1,0 +1,114 @@
+"""What one training micro-batch costs on this machine."""
+
+import dataclasses
+import time
+from dataclasses import dataclass
+
+import torch
+
+from dist_seg.config.schema import Config
+from dist_seg.data.shards.manifest import Manifest
+from dist_seg.distributed.world import World
+from dist_seg.errors import ConfigError
+from dist_seg.models.norm import settled_norm
+from dist_seg.runtime.machine import peak_memory
+from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
+from dist_seg.runtime.rng import seed_of
+from dist_seg.tasks.build import build_task
+from dist_seg.tasks.classes import class_info
+from dist_seg.tasks.task import ModelOutput
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One training micro-batch on this machine."""
+
+    seconds: float
+    parameter_bytes: int
+    process_bytes: int
+    """The most memory that this process had taken before: the interpreter, its libraries and the data's indexes."""
+    activation_bytes: int
+    """Tensors kept for the backward pass; on a GPU, the peak of allocated memory beyond the parameters."""
+    target_bytes: int = 8
+    """Of one pixel's target."""
+
+
+def measure(config: Config, manifest: Manifest, world: World) -> Measured:
+    """Trains a blank micro-batch three times and takes the fastest.
+
+    Raises ConfigError for a micro-batch that does not fit into the GPU's memory.
+    """
+    try:
+        return _measure(config, manifest, world)
+    except torch.OutOfMemoryError as error:
+        train, augment = config.train, config.augment
+        raise ConfigError(
+            f"train.micro_batch={train.micro_batch} crops of {augment.crop_width}x{augment.crop_height} do not fit "
+            f"into the memory of {world.device}: lower train.micro_batch (train.global_batch may stay), or "
+            f"augment.crop_height and augment.crop_width ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _measure(config: Config, manifest: Manifest, world: World) -> Measured:
+    # One rank measures while the others wait: synchronised norms would wait for them in turn.
+    settled = settled_norm(config.model.norm, config.task, config.model.weights)
+    norm = "batch" if settled == "sync" else settled
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, norm=norm))
+    task = build_task(config, class_info(manifest), manifest.split(config.data.train_split).class_pixels)
+    precision = resolve_precision(config.train.precision, world.device)
+    process_bytes = peak_memory()
+    before = 0
+    if world.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(world.device)
+        before = torch.cuda.memory_allocated(world.device)
+    torch.manual_seed(seed_of("model", config.train.seed))
+    model = task.build_model().to(world.device, dtype_of(precision))
+    if config.train.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    parameters = list(model.parameters())
+    batch = task.blank_batch(world.device)
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def forward(images: torch.Tensor, *more: object) -> ModelOutput:
+        output: ModelOutput = model(images.to(dtype_of(precision)), *more)
+        return output
+
+    seconds = []
+    for attempt in range(3):
+        begin = time.perf_counter()
+        with autocast(precision, world.device):
+            if attempt == 0:
+                with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+                    loss = task.losses(forward, batch)["loss"]
+            else:
+                loss = task.losses(forward, batch)["loss"]
+        torch.autograd.backward(loss)
+        if world.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - begin)
+    for parameter in parameters:
+        kept.pop(parameter.untyped_storage().data_ptr(), None)
+    parameter_bytes = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    activation_bytes = sum(kept.values())
+    if world.device.type == "cuda":  # The allocator saw the kernels' workspaces as well; gradients are counted apart.
+        activation_bytes = max(0, torch.cuda.max_memory_allocated(world.device) - before - 2 * parameter_bytes)
+    return Measured(
+        seconds=min(seconds),
+        parameter_bytes=parameter_bytes,
+        process_bytes=process_bytes,
+        activation_bytes=activation_bytes,
+        target_bytes=batch.targets.nbytes // batch.images[:, 0].numel(),
+    )
+
+
+def seconds_per_step(config: Config, world: World, measured: Measured) -> float:
+    """Of the rank with the most lanes, without data wait."""
+    train = config.train
+    assert train.global_batch is not None and train.micro_batch is not None
+    lanes = train.global_batch // train.micro_batch
+    return measured.seconds * -(-lanes // world.size)

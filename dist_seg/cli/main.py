@@ -1,0 +1,77 @@
+"""The command line. Nothing heavy is imported before a command runs, so that --help answers at once."""
+
+import argparse
+import io
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from dist_seg import __version__
+from dist_seg.cli.data import add_data
+from dist_seg.cli.pack import add_pack
+from dist_seg.cli.run import add_run
+from dist_seg.cli.train import add_training
+from dist_seg.errors import EXIT_FAULT, EXIT_PREEMPTED, ConfigError, RunFailedError, UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code: 0 good, 1 fault, 2 the user's error, 143 preempted."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parse(argv)
+    _set_up_logging()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # Names of files may not be UTF-8: shown as stderr shows them.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if "" not in sys.path:  # The user's own modules lie in the working directory; last, so that they shadow nothing.
+        sys.path.append("")
+    run: Callable[[argparse.Namespace, list[str]], int] = options.run
+    try:
+        return run(options, argv)
+    except (UserError, RunFailedError) as error:
+        rank = os.environ.get("RANK", "0")
+        # A shared error is raised by all ranks: one says so. Configuration is read by the ranks of a machine alike.
+        of_machine = isinstance(error, ConfigError) and os.environ.get("LOCAL_RANK", "0") != "0"
+        if rank == "0" or not (of_machine or getattr(error, "shared", False)):
+            print(f"dist-seg: {'' if rank == '0' else f'rank {rank}: '}{error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("dist-seg: stopped by Ctrl-C; the same command goes on or starts again", file=sys.stderr)
+        return EXIT_PREEMPTED
+    except BrokenPipeError:
+        return EXIT_FAULT
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = build_parser()
+    options, rest = parser.parse_known_args(argv)
+    # argparse takes a list of positionals in one piece only: `train a.yaml --nproc 2 optim.lr=0.1` leaves one over.
+    strays = [text for text in rest if text.startswith("-") or not hasattr(options, "settings")]
+    if strays:
+        parser.error(f"unrecognized arguments: {' '.join(strays)}")
+    if rest:
+        options.settings = [*options.settings, *rest]
+    return options
+
+
+def _set_up_logging() -> None:
+    rank, world_size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE", "1")
+    prefix = f"[rank {rank}] " if rank is not None and world_size != "1" else ""
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {prefix}%(message)s", datefmt="%H:%M:%S")
+    for name in ("timm", "matplotlib", "PIL", "torch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands with their options."""
+    parser = argparse.ArgumentParser(prog="dist-seg", description="Train image segmentation from packed shards.")
+    parser.add_argument("--version", action="version", version=f"dist-seg {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    add_pack(commands)
+    add_data(commands)
+    add_training(commands)
+    add_run(commands)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

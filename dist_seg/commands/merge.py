@@ -1,0 +1,26 @@
+"""`dist-seg merge`: parts and data sets as one."""
+
+import argparse
+from pathlib import Path
+
+from dist_seg.commands.pack import count_of, print_summary
+from dist_seg.data.packing.merge import merge
+from dist_seg.errors import UserError
+from dist_seg.runtime.progress_bar import Bar
+from dist_seg.storage.object_store import is_remote
+
+
+def run_merge(options: argparse.Namespace) -> int:
+    """The command."""
+    for text in (options.out, *options.folders):
+        if is_remote(text):
+            raise UserError(f"{text}: merging takes local folders; copy the data here, merge, and copy the result back")
+    out = Path(options.out)
+    with Bar("merge") as bar:
+        result = merge(out, [Path(text) for text in options.folders], progress=bar.show)
+    print_summary(str(out), result.manifest)
+    there = sum(len(split.shards) for split in result.manifest.splits.values()) - result.links - result.copies
+    done = [(result.links, "linked"), (result.copies, "copied"), (there, "there already")]
+    print("  " + ", ".join(f"{count_of(count, 'shard')} {how}" for count, how in done if count))
+    print("the merged folders are as they were; once `dist-seg verify` finds nothing wrong, they may be deleted")
+    return 0

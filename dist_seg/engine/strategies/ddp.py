@@ -1,0 +1,105 @@
+"""Data-parallel training: the whole model on every rank, gradients summed by torch's DistributedDataParallel."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from dist_seg.distributed.world import World
+from dist_seg.engine.ema import ExponentialMovingAverage, averaged
+from dist_seg.engine.optim import load_optimizer_state, optimizer_state, set_learning_rate
+from dist_seg.engine.strategies.loss_scale import LossScale
+from dist_seg.engine.strategies.strategy import check_all_used
+from dist_seg.tasks.task import Forward, ModelOutput
+
+
+class DdpStrategy:
+    """A `Strategy`. With one rank the model is not wrapped at all."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        world: World,
+        lanes: int,
+        clip_norm: float,
+        compile: bool,
+        loss_scale: LossScale | None = None,
+    ) -> None:
+        """loss_scale: None for the formats that need none."""
+        self.module = model
+        self.loss_scale = loss_scale or LossScale.starting(dynamic=False)
+        # Ranks meet on their last micro-batch only, so how many come before it is each one's own affair.
+        self.rounds = 0
+        self._optimizer = optimizer
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        # DDP divides the sum over ranks by their number, the contract by the number of lanes.
+        self._weight = world.size / lanes
+        self._clip_norm = clip_norm or math.inf
+        self._ddp: DistributedDataParallel | None = None
+        called: nn.Module = model
+        if world.size > 1:
+            # Buffers are the statistics' affair; see engine.statistics.
+            self._ddp = called = DistributedDataParallel(
+                model, forward_sync_buffers=False, gradient_as_bucket_view=True
+            )
+        self._forward: Forward = torch.compile(called) if compile else called
+
+    def forward(self, *inputs: object, last: bool) -> ModelOutput:
+        if self._ddp is not None:
+            # What DDP.no_sync() sets; as a flag it also spans the backward pass that comes after this returns.
+            self._ddp.require_backward_grad_sync = last
+        return self._forward(*inputs)
+
+    def backward(self, loss: torch.Tensor, *, last: bool) -> None:
+        torch.autograd.backward(loss * (self._weight * self.loss_scale.value))
+
+    def step(self, lr_factor: float, loss: torch.Tensor) -> tuple[float, bool]:
+        if self.loss_scale.value != 1:
+            gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+            torch._foreach_mul_(gradients, 1 / self.loss_scale.value)
+        norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_norm, foreach=True)
+        # The one point of a step where the host waits for the device.
+        grad_norm, finite = torch.stack([norm.double(), (norm + loss).isfinite().double()]).tolist()
+        skipped = not finite
+        if not skipped:
+            set_learning_rate(self._optimizer, lr_factor)
+            self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self.loss_scale.update(skipped=skipped)
+        return grad_norm, skipped
+
+    def warm_up(self, loss_of: Callable[[Forward], torch.Tensor]) -> None:
+        """Passes whose gradients are thrown away; call before any state is loaded. On one rank a single one.
+
+        Raises ConfigError for trained parameters that the loss does not depend on, at any number of ranks.
+        DDP rebuilds its buckets after the first step, and the order in which gloo adds depends on them: without this
+        the first step after a resume would differ in the last bit from the same step of a run without the pause.
+        """
+        for _ in range(2 if self._ddp is not None else 1):
+            self.backward(loss_of(lambda *inputs: self.forward(*inputs, last=True)), last=True)
+            check_all_used(self.module)
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def held(self) -> dict[str, torch.Tensor]:
+        return self.module.state_dict(keep_vars=True)
+
+    def whole(self, parts: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+        yield from parts.items()
+
+    def part(self, name: str, whole: torch.Tensor) -> torch.Tensor:
+        return whole
+
+    def evaluated(self, ema: ExponentialMovingAverage | None) -> AbstractContextManager[nn.Module]:
+        return averaged(self.module, ema)
+
+    def optimizer_state(self) -> Iterator[tuple[str, torch.Tensor]]:
+        yield from optimizer_state(self._optimizer, self.module).items()
+
+    def load_optimizer_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        load_optimizer_state(self._optimizer, self.module, state)

@@ -1,0 +1,90 @@
+"""DeepLabV3+ (Chen et al. 2018, arXiv:1802.02611): encoder, ASPP, and a decoder with one low-level skip."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dist_seg.config.schema import ModelConfig
+from dist_seg.errors import ConfigError
+from dist_seg.models.decoders.aspp import ASPP, conv_norm_relu, separable_conv
+from dist_seg.models.decoders.depthwise import speed_up_dilated_depthwise
+from dist_seg.models.encoder import Encoder
+from dist_seg.models.norm import batch_norms
+
+
+class DeepLabV3Plus(nn.Module):
+    """Images (B, 3, H, W), normalised, to logits (B, num_classes, H, W), for any H and W.
+
+    Inside, the image is padded with zeros on the right and at the bottom to a multiple of the output stride, so that
+    the maps of every stride lie over each other exactly, and to at least two cells of it, so that batch moments exist
+    for a single tiny image too.
+    """
+
+    def __init__(self, encoder: Encoder, cfg: ModelConfig, num_classes: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        rate = 16 // encoder.output_stride
+        dilations = [dilation * rate for dilation in cfg.aspp_dilations]
+        self.aspp = ASPP(encoder.level_channels[-1], cfg.aspp_channels, dilations, encoder.norm, cfg.dropout)
+        self.low_level = conv_norm_relu(encoder.level_channels[0], cfg.low_level_channels, encoder.norm)
+        self.decoder = nn.Sequential(
+            separable_conv(cfg.aspp_channels + cfg.low_level_channels, cfg.decoder_channels, encoder.norm),
+            separable_conv(cfg.decoder_channels, cfg.decoder_channels, encoder.norm),
+        )
+        self.classifier = nn.Conv2d(cfg.decoder_channels, num_classes, 1)
+        heads = (self.aspp, self.low_level, self.decoder)
+        for head in heads:
+            _init_convolutions(head)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        assert self.classifier.bias is not None
+        nn.init.zeros_(self.classifier.bias)
+        speed_up_dilated_depthwise(self)
+        self._always_eval = tuple(bn for head in heads for bn in batch_norms(head)) if encoder.norm == "frozen" else ()
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "DeepLabV3Plus":
+        super().train(mode)
+        for module in self._always_eval:
+            module.training = False
+        return self
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        height, width = images.shape[2:]
+        stride = self.encoder.output_stride
+        pad_height, pad_width = _padding(height, stride), _padding(width, stride)
+        if pad_height or pad_width:
+            images = F.pad(images, (0, pad_width, 0, pad_height))
+        low, high = self.encoder(images)
+        context = F.interpolate(self.aspp(high), size=low.shape[2:], mode="bilinear", align_corners=False)
+        features = self.decoder(torch.cat([context, self.low_level(low)], dim=1))
+        logits = F.interpolate(self.classifier(features), size=images.shape[2:], mode="bilinear", align_corners=False)
+        return logits[:, :, :height, :width]
+
+
+def check_model(cfg: ModelConfig, num_classes: int, *, least: int = 2) -> None:
+    """Raises ConfigError for a number that no network can be built with. least: of classes."""
+    at_least_one = {
+        "aspp_channels": cfg.aspp_channels,
+        "low_level_channels": cfg.low_level_channels,
+        "decoder_channels": cfg.decoder_channels,
+        **{f"aspp_dilations[{i}]": dilation for i, dilation in enumerate(cfg.aspp_dilations)},
+    }
+    for key, value in at_least_one.items():
+        if value < 1:
+            raise ConfigError(f"model.{key}: {value} is not a positive number")
+    if not 0.0 <= cfg.dropout < 1.0:
+        raise ConfigError(f"model.dropout: {cfg.dropout} is not in [0, 1)")
+    if num_classes < least:
+        raise ConfigError(f"a segmentation network needs at least {least} classes, and the data has {num_classes}")
+
+
+def _padding(size: int, stride: int) -> int:
+    return max(2 * stride, -(-size // stride) * stride) - size
+
+
+def _init_convolutions(head: nn.Module) -> None:
+    for module in head.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

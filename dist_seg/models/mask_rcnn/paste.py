@@ -1,0 +1,32 @@
+"""From masks over boxes to masks of whole images."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from dist_seg.models.mask_rcnn.targets import Detections
+
+
+def paste_masks(
+    detections: Detections, height: int, width: int, *, chunk: int = 8, threshold: float = 0.5
+) -> Iterator[Tensor]:
+    """Masks (n, height, width) bool of `chunk` detections at a time, in their order.
+
+    The boxes must be in pixels of the wanted size. A mask's probabilities are interpolated bilinearly, with 0 around
+    them, at the centres of pixels; a pixel above `threshold` belongs to the object. Few at a time are faster, as
+    they stay in the processor's cache.
+    """
+    for start in range(0, len(detections.boxes), chunk):
+        boxes, masks = detections.boxes[start : start + chunk], detections.masks[start : start + chunk]
+        # The grid is parallel to the axes, so that interpolation is two matrix products.
+        down = _interpolation(boxes[:, 1], boxes[:, 3], masks.shape[1], height)
+        across = _interpolation(boxes[:, 0], boxes[:, 2], masks.shape[2], width)
+        yield down @ masks @ across.mT > threshold
+
+
+def _interpolation(low: Tensor, high: Tensor, cells: int, size: int) -> Tensor:
+    """(n, size, cells): the weight of each cell, spread over [low, high], at the centre of each of `size` pixels."""
+    centers = torch.arange(size, device=low.device) + 0.5
+    places = (centers - low[:, None]) * (cells / (high - low).clamp_min(1e-6))[:, None] - 0.5
+    return (1 - (places[:, :, None] - torch.arange(cells, device=low.device)).abs()).clamp_min(0)

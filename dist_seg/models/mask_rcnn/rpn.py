@@ -1,0 +1,143 @@
+"""The region proposal network (Ren et al. 2015, arXiv:1506.01497) over a feature pyramid.
+
+B images, A anchors on all levels together. Its submodules are named as torchvision's are.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.rpn import RPNHead, permute_and_flatten
+from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
+
+from dist_seg.config.schema import MaskRcnnConfig
+from dist_seg.models.mask_rcnn.fpn import PYRAMID_LEVEL_STRIDES
+from dist_seg.models.mask_rcnn.head_sizes import head_sizes
+from dist_seg.models.mask_rcnn.matching import NEITHER, match_objects
+from dist_seg.models.mask_rcnn.targets import ObjectTargets
+
+SMOOTH_L1_BETA = 1 / 9
+_MIN_SIZE = 1e-3
+
+
+class RegionProposals(nn.Module):
+    """Pyramid maps to boxes that may hold an object, and the losses of finding them."""
+
+    def __init__(self, cfg: MaskRcnnConfig) -> None:
+        super().__init__()
+        self._cfg = cfg
+        sizes = head_sizes(cfg)
+        self._anchors = AnchorGenerator(
+            tuple((size,) for size in sizes.anchor_sizes), (cfg.anchor_ratios,) * len(sizes.anchor_sizes)
+        )
+        self.head = RPNHead(sizes.fpn_channels, len(cfg.anchor_ratios))
+        self._coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
+        self._sampler = BalancedPositiveNegativeSampler(cfg.rpn_samples, cfg.rpn_positive_fraction)
+
+    def forward(
+        self, features: Sequence[Tensor], size: tuple[int, int], targets: Sequence[ObjectTargets] | None
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Proposals (n, 4) of every image, inside `size` (height, width), best first; with targets the losses too."""
+        logits, deltas = self.head(list(features))
+        objectness_BA = [_flattened(level, level.shape[1], 1).squeeze(2) for level in logits]
+        deltas_BA4 = [_flattened(level, level.shape[1] // 4, 4) for level in deltas]
+        anchors = self._anchors_of(features, objectness_BA[0])
+        proposals = self._propose(objectness_BA, deltas_BA4, anchors, size, training=targets is not None)
+        if targets is None:
+            return proposals, {}
+        return proposals, self._losses(torch.cat(objectness_BA, 1), torch.cat(deltas_BA4, 1), anchors, targets)
+
+    def _anchors_of(self, features: Sequence[Tensor], like: Tensor) -> Tensor:
+        """(A, 4), in `like`'s precision: that of the features may be too low for coordinates."""
+        self._anchors.set_cell_anchors(like.dtype, like.device)
+        grids = [list(level.shape[2:]) for level in features]
+        return torch.cat(self._anchors.grid_anchors(grids, [[stride, stride] for stride in PYRAMID_LEVEL_STRIDES]))
+
+    @torch.no_grad()
+    def _propose(
+        self,
+        objectness_BA: Sequence[Tensor],
+        deltas_BA4: Sequence[Tensor],
+        anchors: Tensor,
+        size: tuple[int, int],
+        *,
+        training: bool,
+    ) -> list[Tensor]:
+        cfg = self._cfg
+        before = cfg.rpn_pre_nms_train if training else cfg.rpn_pre_nms_eval
+        after = cfg.rpn_post_nms_train if training else cfg.rpn_post_nms_eval
+        boxes, scores, levels = [], [], []
+        places = torch.split(anchors, [level.shape[1] for level in objectness_BA])
+        for i, (objectness, deltas, of_level) in enumerate(zip(objectness_BA, deltas_BA4, places, strict=True)):
+            best, index = objectness.topk(min(before, objectness.shape[1]), dim=1)
+            chosen = deltas.gather(1, index[:, :, None].expand(-1, -1, 4))
+            decoded = self._coder.decode_single(chosen.flatten(0, 1), of_level[index].flatten(0, 1))
+            boxes.append(decoded.view_as(chosen))
+            scores.append(best.sigmoid())
+            levels.append(torch.full_like(best[0], i, dtype=torch.int64))
+        clipped, scores_BK, level = (
+            clip_boxes_to_image(torch.cat(boxes, 1), size),
+            torch.cat(scores, 1),
+            torch.cat(levels),
+        )
+        proposals = []
+        for of_image, score in zip(clipped, scores_BK, strict=True):
+            valid = remove_small_boxes(of_image, _MIN_SIZE)
+            kept = batched_nms(of_image[valid], score[valid], level[valid], cfg.rpn_nms_threshold)[:after]
+            proposals.append(of_image[valid[kept]])
+        return proposals
+
+    def _losses(
+        self, objectness_BA: Tensor, deltas_BA4: Tensor, anchors: Tensor, targets: Sequence[ObjectTargets]
+    ) -> dict[str, Tensor]:
+        """Both are means over the sampled anchors of all images, and 0 with a graph where there are none."""
+        cfg = self._cfg
+        matches = torch.stack(
+            [
+                match_objects(
+                    anchors,
+                    of_image,
+                    positive_iou=cfg.rpn_positive_iou,
+                    negative_iou=cfg.rpn_negative_iou,
+                    ignore_overlap=cfg.ignore_overlap,
+                    best_of_each=True,
+                )
+                for of_image in targets
+            ]
+        )
+        labels = (matches >= 0).to(anchors.dtype).masked_fill(matches == NEITHER, -1)
+        positive, negative = (torch.stack(chosen).bool() for chosen in self._sampler(list(labels)))
+        sampled = positive | negative
+        num_sampled = sampled.sum().clamp_min(1)
+        image, anchor = positive.nonzero(as_tuple=True)
+        boxes = gather_boxes(targets, image, matches[image, anchor], anchors.dtype)
+        wanted = self._coder.encode_single(boxes, anchors[anchor])
+        box_loss = F.smooth_l1_loss(deltas_BA4[image, anchor], wanted, beta=SMOOTH_L1_BETA, reduction="sum")
+        objectness_loss = F.binary_cross_entropy_with_logits(objectness_BA[sampled], labels[sampled], reduction="sum")
+        return {"rpn_objectness": objectness_loss / num_sampled, "rpn_box": box_loss / num_sampled}
+
+
+def gather_boxes(targets: Sequence[ObjectTargets], images: Tensor, objects: Tensor, dtype: torch.dtype) -> Tensor:
+    """(P, 4): the box of object `objects[p]` of image `images[p]`."""
+    return torch.cat([of_image.boxes for of_image in targets])[first_objects(targets)[images] + objects].to(dtype)
+
+
+def first_objects(targets: Sequence[ObjectTargets]) -> Tensor:
+    """(B,) int64: where each image's objects begin when those of all images are put in one row."""
+    counts = torch.tensor([0, *(len(of_image.boxes) for of_image in targets[:-1])])
+    return counts.cumsum(0).to(targets[0].boxes.device)
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """At least float32: boxes and losses need it where autocast computes the features in bfloat16."""
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+def _flattened(level: Tensor, num_anchors: int, values: int) -> Tensor:
+    """(B, num_anchors * values, H, W) to (B, H * W * num_anchors, values), in the order of the anchors."""
+    batch, _, height, width = level.shape
+    flat: Tensor = permute_and_flatten(level, batch, num_anchors, values, height, width)
+    return full_precision(flat)

@@ -1,0 +1,70 @@
+"""Weights of torchvision's own Mask R-CNN."""
+
+import logging
+import re
+from collections.abc import Mapping
+
+import torch
+
+from dist_seg.errors import ConfigError
+from dist_seg.models.mask_rcnn.model import MaskRCNN
+from dist_seg.models.weights import first_few, load_encoder_tensors
+
+_log = logging.getLogger(__name__)
+
+_BODY = "backbone.body."
+_OF_CLASSES = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits.")
+# Files from before torchvision 0.14, the published COCO weights among them, have other names.
+_RENAMED = (
+    (re.compile(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$"), r"\1.0.\2"),
+    (re.compile(r"^rpn\.head\.conv\.(weight|bias)$"), r"rpn.head.conv.0.0.\1"),
+)
+_OLD_MASK_CONV = re.compile(r"^roi_heads\.mask_head\.mask_fcn(\d+)\.(weight|bias)$")
+
+
+def is_detector(tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether tensors are named as in torchvision's detectors."""
+    return any(name.startswith(_BODY) for name in tensors)
+
+
+def load_detector_tensors(model: MaskRCNN, tensors: Mapping[str, torch.Tensor], where: str) -> None:
+    """Loads tensors with torchvision's names into a Mask R-CNN, in place; `where` says what they were read from.
+
+    Predictors for another number of classes stay as they are, with a warning. Raises ConfigError that lists what else
+    does not fit.
+    """
+    body = {name.removeprefix(_BODY): tensor for name, tensor in tensors.items() if name.startswith(_BODY)}
+    load_encoder_tensors(model.encoder, body, where)
+    heads = {_current_name(name): tensor for name, tensor in tensors.items() if not name.startswith(_BODY)}
+    own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("encoder.")}
+    wrong_shape = [name for name in heads if name in own and heads[name].shape != own[name].shape]
+    left = [
+        name for name in wrong_shape if name.startswith(_OF_CLASSES) and heads[name].shape[1:] == own[name].shape[1:]
+    ]
+    problems = {
+        "missing": [name for name in own if name not in heads],
+        "unexpected": [name for name in heads if name not in own],
+        "of another shape": [
+            f"{name} ({list(heads[name].shape)} in the file, {list(own[name].shape)} in the model)"
+            for name in wrong_shape
+            if name not in left
+        ],
+    }
+    if any(problems.values()):
+        listed = "; ".join(f"{kind}: {first_few(names)}" for kind, names in problems.items() if names)
+        raise ConfigError(
+            f"model.weights: {where} does not fit the Mask R-CNN. By name, {listed}. The sizes are set by mask_rcnn.* "
+            "(torchvision's are the defaults) and model.encoder (resnet50)"
+        )
+    if left:
+        _log.warning(
+            "model.weights: %s is for other classes; left at their random start: %s", where, ", ".join(sorted(left))
+        )
+    model.load_state_dict({name: heads[name] for name in own if name not in left}, strict=False)
+
+
+def _current_name(name: str) -> str:
+    for pattern, replacement in _RENAMED:
+        name = pattern.sub(replacement, name)
+    name = _OLD_MASK_CONV.sub(lambda found: f"roi_heads.mask_head.{int(found[1]) - 1}.0.{found[2]}", name)
+    return name.removeprefix("backbone.")

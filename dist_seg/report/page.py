@@ -1,0 +1,358 @@
+"""The report of a run: one HTML file that needs no network, drawn from the run's event log and its result."""
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from dist_seg import __version__
+from dist_seg.masks.palette import Rgb
+from dist_seg.report import result as report_result
+from dist_seg.report.pictures import Panel, ReportPicture, panels
+from dist_seg.report.plots import Curve, curve_svg
+from dist_seg.report.result import LeftOut
+from dist_seg.runtime.progress_bar import duration
+from dist_seg.storage.files import write_whole
+from dist_seg.telemetry.accounting import PARTS, TimeAccount, time_account
+from dist_seg.telemetry.events import (
+    BadSampleFound,
+    BadShardFound,
+    CheckpointFailed,
+    EvalDone,
+    RunStarted,
+    StepDone,
+)
+from dist_seg.telemetry.jsonl import Record, logged_ranks, read_log, without_superseded
+
+_ABSENT = "\N{EN DASH}"
+_FAILED_SAVES_SHOWN = 3
+_PART_LABELS = {
+    "data_wait": "data wait",
+    "optimizer": "optimiser",
+    "startup": "start-up",
+    "lost": "steps lost to restarts",
+    "down": "down",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tile:
+    label: str
+    value: str
+    plain: bool = False
+    alarm: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chart:
+    title: str
+    svg: Markup
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TimePart:
+    name: str
+    label: str
+    share: float
+    time: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Picture:
+    key: str
+    score: float
+    panels: list[Panel]
+
+
+def write_report(
+    run_dir: Path,
+    result: Mapping[str, object],
+    pictures: Sequence[ReportPicture],
+    class_names: Sequence[str],
+    palette: Sequence[Rgb],
+    ignore_index: int,
+    config_yaml: str,
+    *,
+    data_facts: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+    path: Path | None = None,
+) -> Path:
+    """Write the report (`run_dir`/report.html unless `path` says otherwise) and return where it lies.
+
+    result: the content of `result.json`. `data_facts`: lines that the card "Data" shows besides the manifest's hash.
+    `notes`: what the reader is to know first. Curves and the time come from the run's event logs and are left out where
+    there are none. The file appears whole or not at all; raises UserError where it cannot be written.
+    """
+    path = run_dir / "report.html" if path is None else path
+    log = read_log(run_dir)
+    page = (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            _run_part(run_dir, log, [*notes, *_failed_saves(log)])
+            | _result_part(result, class_names, palette)
+            | {
+                "pictures": _picture_groups(pictures, palette, ignore_index),
+                "fact_lists": [
+                    ("Data", _data(result, log, data_facts or {})),
+                    ("Environment", _environment_facts(log)),
+                ],
+                "sample_lists": [
+                    ("Left out of the score", report_result.left_out(result)),
+                    ("Bad samples in training", _bad_samples(run_dir, log)),
+                    ("Bad shards in training", _bad_shards(log)),
+                ],
+                "config_yaml": config_yaml,
+            }
+        )
+    )
+    return write_whole(path, page)
+
+
+def _environment() -> jinja2.Environment:
+    def load(name: str) -> str:
+        return resources.files("dist_seg.report").joinpath(name).read_text("utf-8")
+
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(load),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["score"] = _score
+    environment.filters["percent"] = _percent
+    return environment
+
+
+def _score(value: float | None) -> str:
+    return _ABSENT if value is None or value != value else f"{value:.3f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"
+
+
+def _result_part(result: Mapping[str, object], class_names: Sequence[str], palette: Sequence[Rgb]) -> dict[str, object]:
+    score = "mask_ap" if _is_instances(result) else "miou"
+    colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in palette]
+    classes = report_result.class_rows(result, class_names, colors)
+    counts = report_result.matrix(result, len(class_names))
+    return {
+        "split": report_result.text(result, "split"),
+        "score_label": "mask AP" if _is_instances(result) else "mean IoU",
+        "score": report_result.number(result, score),
+        "interval": report_result.interval(result, f"{score}_interval"),
+        "tiles": _scores_of_instances(result) + _tiles(result) if _is_instances(result) else _tiles(result),
+        "class_aps": report_result.ap_rows(result),
+        "classes": classes,
+        "num_absent": sum(row.absent for row in classes),
+        "cells": list(report_result.cells(counts)),
+    }
+
+
+def _is_instances(result: Mapping[str, object]) -> bool:
+    return "mask_ap" in result
+
+
+def _scores_of_instances(result: Mapping[str, object]) -> list[_Tile]:
+    """COCO's numbers besides the mask AP, which stands before them."""
+    coco = report_result.mapping(result, "coco")
+    masks, boxes = report_result.mapping(coco, "segm"), report_result.mapping(coco, "bbox")
+    most = report_result.text(coco, "max_detections")
+    rows = [
+        ("mask AP50", masks, "ap50"),
+        ("mask AP75", masks, "ap75"),
+        ("mask AP, small", masks, "ap_small"),
+        ("mask AP, medium", masks, "ap_medium"),
+        ("mask AP, large", masks, "ap_large"),
+        (f"mask AR, {most} an image", masks, "ar_max"),
+        ("box AP", boxes, "ap"),
+        ("box AP50", boxes, "ap50"),
+        ("mean IoU of classes", result, "miou"),
+    ]
+    return [_Tile(label=label, value=_score(report_result.number(of, key))) for label, of, key in rows]
+
+
+def _tiles(result: Mapping[str, object]) -> list[_Tile]:
+    def score(key: str) -> str:
+        return _score(report_result.number(result, key))
+
+    checkpoint = report_result.mapping(result, "checkpoint")
+    weights = report_result.text(checkpoint, "weights")
+    num_left_out = len(report_result.left_out(result))
+    return [
+        _Tile(label="pixel accuracy", value=score("pixel_accuracy")),
+        _Tile(label="mean accuracy", value=score("mean_accuracy")),
+        _Tile(label="mean Dice", value=score("mean_dice")),
+        _Tile(label="frequency-weighted IoU", value=score("frequency_weighted_iou")),
+        _Tile(label="images", value=report_result.text(result, "images") or _ABSENT),
+        _Tile(label="left out", value=str(num_left_out), alarm=num_left_out > 0),
+        _Tile(label="checkpoint", value=f"step {report_result.text(checkpoint, 'step') or _ABSENT}", plain=True),
+        _Tile(label="weights", value=weights or _ABSENT, plain=True),
+    ]
+
+
+def _run_part(run_dir: Path, log: Sequence[Record], notes: Sequence[str]) -> dict[str, object]:
+    account = time_account(log)
+    events = without_superseded(log)
+    restarts = [r.event.step for r in events if isinstance(r.event, RunStarted) and r.event.step > 0]
+    skipped = [r.event.step for r in events if isinstance(r.event, StepDone) and r.event.skipped]
+    remarks = ["Dotted lines: the run was taken up again."] if restarts else []
+    remarks += [f"Red marks: steps that were skipped, {len(skipped)}."] if skipped else []
+    now = datetime.datetime.now().astimezone()
+    return {
+        "title": run_dir.resolve().name,
+        "subtitle": f"dist-seg {__version__}, {now:%Y-%m-%d %H:%M %Z}",
+        "notes": [*_notes(account), *notes],
+        "charts": _charts(events, restarts, skipped),
+        "chart_note": " ".join(remarks),
+        "time_parts": _time_parts(account),
+        "goodput": _percent(account.goodput),
+        "wall": duration(account.wall_s),
+        "starts": account.starts,
+        "startup": _last_startup(events),
+    }
+
+
+def _last_startup(events: Sequence[Record]) -> str:
+    """The parts of the last start, in one line; empty for a log of an earlier version."""
+    parts = next((r.event.startup for r in reversed(events) if isinstance(r.event, RunStarted)), {})
+    return ", ".join(f"{part.replace('_', ' ')} {seconds:.1f} s" for part, seconds in parts.items())
+
+
+def _notes(account: TimeAccount) -> list[str]:
+    if not account.starts:
+        return ["The run has left no event log: curves and times are not shown."]
+    match account.outcome:
+        case "complete":
+            return []
+        case "unknown":
+            return ["The training has not logged its end: it was killed, or is still running."]
+        case outcome:
+            return [f"The training was {outcome}{': ' if account.reason else ''}{account.reason}."]
+
+
+def _charts(events: Sequence[Record], restarts: Sequence[int], skipped: Sequence[int]) -> list[_Chart]:
+    steps = [r.event for r in events if isinstance(r.event, StepDone)]
+    evaluations = [r.event for r in events if isinstance(r.event, EvalDone)]
+    score, label = "miou", "mIoU"
+    if any("mask_ap" in event.metrics for event in evaluations):
+        score, label = "mask_ap", "mask AP"
+    evaluations = [event for event in evaluations if score in event.metrics]
+    at = [event.step for event in steps]
+    curves = [
+        Curve(
+            title="training loss",
+            steps=at,
+            values=[event.loss for event in steps],
+            smooth=True,
+            marked_steps=skipped,
+            restarts=restarts,
+        ),
+        Curve(
+            title=f"validation {label}",
+            steps=[event.step for event in evaluations],
+            values=[event.metrics[score] for event in evaluations],
+            points=True,
+            restarts=restarts,
+        ),
+        Curve(title="learning rate", steps=at, values=[event.lr for event in steps], restarts=restarts),
+        Curve(
+            title="gradient norm",
+            steps=at,
+            values=[event.grad_norm for event in steps],
+            smooth=True,
+            restarts=restarts,
+        ),
+    ]
+    drawn = [(curve.title, curve_svg(curve)) for curve in curves]
+    return [_Chart(title=title, svg=Markup(svg)) for title, svg in drawn if svg]
+
+
+def _time_parts(account: TimeAccount) -> list[_TimePart]:
+    if account.wall_s <= 0:
+        return []
+    return [
+        _TimePart(
+            name=part,
+            label=_PART_LABELS.get(part, part),
+            share=account.seconds[part] / account.wall_s,
+            time=duration(account.seconds[part]),
+        )
+        for part in PARTS
+        if part not in ("lost", "down") or account.seconds[part] > 0
+    ]
+
+
+def _picture_groups(
+    pictures: Sequence[ReportPicture], palette: Sequence[Rgb], ignore_index: int
+) -> list[tuple[str, list[_Picture]]]:
+    groups = []
+    for kind, heading in (("worst", "Worst predictions"), ("best", "Best predictions")):
+        chosen = [
+            _Picture(key=picture.key, score=picture.score, panels=panels(picture, palette, ignore_index))
+            for picture in pictures
+            if picture.kind == kind
+        ]
+        if chosen:
+            groups.append((heading, chosen))
+    return groups
+
+
+def _data(result: Mapping[str, object], log: Sequence[Record], facts: Mapping[str, str]) -> list[tuple[str, str]]:
+    started = _last_start(log)
+    lines = [("manifest of the score", report_result.text(result, "manifest_hash") or _ABSENT)]
+    if started:
+        lines += [
+            ("manifest of the training", started.manifest_hash),
+            ("classes", str(len(started.class_names))),
+            ("global batch", str(started.global_batch)),
+            ("micro-batch", str(started.micro_batch)),
+            ("steps an epoch", str(started.steps_per_epoch)),
+            ("steps", str(started.max_steps)),
+        ]
+    return [*lines, *facts.items()]
+
+
+def _environment_facts(log: Sequence[Record]) -> list[tuple[str, str]]:
+    started = _last_start(log)
+    if not started:
+        return []
+    engine = [] if started.engine == "ddp" else [("engine", started.engine)]
+    return [("device", started.device), ("ranks", str(started.world_size)), *engine, *started.versions.items()]
+
+
+def _last_start(log: Sequence[Record]) -> RunStarted | None:
+    return next((r.event for r in reversed(log) if isinstance(r.event, RunStarted)), None)
+
+
+def _failed_saves(log: Sequence[Record]) -> list[str]:
+    """A line for every checkpoint that could not be written, the first few of them."""
+    failed = [record.event for record in log if isinstance(record.event, CheckpointFailed)]
+    lines = [f"No checkpoint at step {event.step}: {event.reason}" for event in failed[:_FAILED_SAVES_SHOWN]]
+    more = len(failed) - len(lines)
+    return [*lines, f"{more} more checkpoints could not be written."] if more else lines
+
+
+def _bad_shards(log: Sequence[Record]) -> list[LeftOut]:
+    """Each once; the samples of a shard stand together."""
+    events = {r.event.shard: r.event for r in log if isinstance(r.event, BadShardFound)}
+    return [
+        LeftOut(key=f"all {event.samples}", shard=shard, reason=event.reason) for shard, event in sorted(events.items())
+    ]
+
+
+def _bad_samples(run_dir: Path, log: Sequence[Record]) -> list[LeftOut]:
+    """Of all ranks, each sample once."""
+    found: dict[tuple[str, str], LeftOut] = {}
+    for rank in logged_ranks(run_dir):
+        for record in log if rank == 0 else read_log(run_dir, rank):
+            if isinstance(record.event, BadSampleFound):
+                event = record.event
+                found[event.shard, event.key] = LeftOut(key=event.key, shard=event.shard, reason=event.reason)
+    return [found[name] for name in sorted(found)]

@@ -1,0 +1,197 @@
+"""The report of a finished run: its result, and its worst and best pictures predicted again."""
+
+import io
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dist_seg.data.codecs.targets import decode_sample
+from dist_seg.data.loading.loader import eval_batches
+from dist_seg.data.plan.plan import EvalPlan
+from dist_seg.data.shards.bad_shards import BadShardError
+from dist_seg.data.shards.manifest import Manifest
+from dist_seg.data.view.open import load_run_data
+from dist_seg.data.view.pixel_values import check_images, shown
+from dist_seg.data.view.reader import ShardReader
+from dist_seg.distributed.world import World
+from dist_seg.errors import DataError
+from dist_seg.masks.drawing import contact_sheet, overlay
+from dist_seg.report import result as report_result
+from dist_seg.report.page import write_report
+from dist_seg.report.pictures import ReportPicture
+from dist_seg.report.result import ScoredImage
+from dist_seg.runs.folder import RunFolder, config_of_checkpoint, pick_checkpoint
+from dist_seg.runs.model import TrainedModel, load_trained
+from dist_seg.runtime.memory import is_out_of_memory
+from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
+from dist_seg.storage.files import path_errors, write_whole
+from dist_seg.storage.object_store import Storage
+from dist_seg.tasks.build import build_task
+from dist_seg.tasks.classes import class_info, with_classes
+
+_log = logging.getLogger(__name__)
+_NUM_PICTURES = 4
+
+
+def render_report(folder: RunFolder, world: World) -> Path:
+    """Writes a run's report from its event log, its result and its checkpoint; for one process.
+
+    Where the memory is too small to predict the pictures, the report is drawn without them and says so. Raises
+    UserError for a run or data that cannot be used, or where the report cannot be written.
+    """
+    result = _read_result(folder)
+    scored = report_result.mapping(result, "checkpoint")
+    checkpoint = pick_checkpoint(folder, report_result.text(scored, "step") or "last")
+    config = config_of_checkpoint(checkpoint)
+    data = load_run_data(config.data)
+    storage, manifest = data.storage, data.manifest
+    with path_errors(folder.config_file, "cannot be read"):
+        config_yaml = folder.config_file.read_text(encoding="utf-8")
+    notes = []
+    try:
+        weights = report_result.text(scored, "weights")
+        trained = load_trained(checkpoint, "raw" if weights == "raw" else "ema" if weights else None, world.device)
+        manifest = _of_the_model(trained, manifest, storage)
+        split = report_result.text(result, "split") or config.data.scored_split
+        pictures = _pictures(report_result.extremes(result, _NUM_PICTURES), trained, storage, manifest, split, world)
+        sheet = _encoded(_draw_sheet(pictures, trained))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        pictures = []
+        notes.append("There was not enough memory to predict the pictures: they are not shown.")
+        _log.warning("%s: drawn without pictures: %s", folder.report_file, error)
+    else:
+        write_whole(folder.pictures_file, sheet)
+    classes = build_task(config, class_info(manifest)).score_classes
+    return write_report(
+        folder.path,
+        result,
+        pictures,
+        classes.names,
+        classes.palette,
+        classes.ignore_index,
+        config_yaml,
+        notes=notes,
+    )
+
+
+def _read_result(folder: RunFolder) -> Mapping[str, object]:
+    file, remedy = folder.result_file, "Start the run again to finish it"
+    if not file.is_file():
+        raise DataError(f"{file}: missing; the run is not complete. {remedy}")
+    try:
+        with path_errors(file, "cannot be read", DataError):
+            result = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{file}: unreadable: {error}. {remedy}") from error
+    if not isinstance(result, dict):
+        raise DataError(f"{file}: expected a JSON object. {remedy}")
+    return cast(dict[str, object], result)
+
+
+def _of_the_model(trained: TrainedModel, manifest: Manifest, storage: Storage) -> Manifest:
+    """The data with the model's classes, which it may have in another order."""
+    check_images(trained.config.data, manifest, storage.url)
+    classes = trained.classes
+    if sorted(manifest.class_names) != sorted(classes.names):
+        raise DataError(
+            f"{storage.url}: its classes are not those that the model was trained for; it was packed anew since the run"
+        )
+    return with_classes(manifest, classes)
+
+
+def _pictures(
+    wanted: Sequence[ScoredImage],
+    trained: TrainedModel,
+    storage: Storage,
+    manifest: Manifest,
+    split: str,
+    world: World,
+) -> list[ReportPicture]:
+    if not wanted:
+        return []
+    reader = ShardReader(storage, manifest, split)
+    slots = _slots_of({image.key for image in wanted}, reader)
+    counts = reader.shard_samples
+    plan = EvalPlan(counts, batch=1)
+    numbers = [slots[image.key] for image in wanted]
+    precision = resolve_precision(trained.config.train.precision, world.device)
+    pictures = []
+    groups = eval_batches(trained.config, manifest, storage, split, plan, numbers, world.device, 1)
+    for scored, number, group in zip(wanted, numbers, groups, strict=True):
+        batch = group[0]
+        with autocast(precision, world.device):
+            images = batch.images.to(dtype_of(precision))
+            prediction = trained.task.predict(trained.model, images, batch.targets.shape[-2:])
+        place = plan.batch(number)[0]
+        image = shown(decode_sample(reader.read(place.shard, place.index)), trained.config.data)
+        drawing = trained.task.draw(image, prediction, batch)
+        pictures.append(
+            ReportPicture(
+                kind=scored.kind,
+                key=scored.key,
+                score=scored.miou,
+                image=image,
+                truth=drawing.truth,
+                prediction=drawing.prediction,
+                truth_objects=drawing.truth_objects,
+                predicted_objects=drawing.predicted_objects,
+            )
+        )
+    return pictures
+
+
+def _draw_sheet(pictures: Sequence[ReportPicture], trained: TrainedModel) -> Image.Image:
+    """Image, truth and prediction of every picture, for those who want a file rather than a page."""
+    classes = trained.task.score_classes
+
+    def painted(picture: ReportPicture, mask: NDArray[np.integer], objects: Image.Image | None) -> NDArray[np.uint8]:
+        if objects is not None:
+            return np.asarray(objects)
+        return overlay(picture.image, mask, classes.palette, classes.ignore_index, alpha=0.7)
+
+    return contact_sheet(
+        [
+            [p.image, painted(p, p.truth, p.truth_objects), painted(p, p.prediction, p.predicted_objects)]
+            for p in pictures
+        ],
+        [f"{p.kind}: {p.key}, mIoU {p.score:.3f} (image, truth, prediction)" for p in pictures],
+        # Objects have colours of their own.
+        legend=() if trained.config.task == "instance" else list(zip(classes.names, classes.palette, strict=True)),
+        title=f"step {trained.step}, {trained.weights} weights",
+        columns=2,
+    )
+
+
+def _slots_of(keys: set[str], reader: ShardReader) -> dict[str, int]:
+    """The places of some samples in the split, found by walking the indexes."""
+    found: dict[str, int] = {}
+    slot = 0
+    for shard, count in enumerate(reader.shard_samples):
+        try:
+            for index in range(count):
+                key = reader.info(shard, index).key
+                if key in keys:
+                    found[key] = slot + index
+        except BadShardError as error:
+            _log.warning("%s; it is passed over", error)
+        slot += count
+        if len(found) == len(keys):
+            break
+    missing = keys - set(found)
+    if missing:
+        raise DataError(f"the data has no sample {sorted(missing)[0]!r} any more; it was packed anew since the run")
+    return found
+
+
+def _encoded(image: Image.Image) -> bytes:
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    return data.getvalue()

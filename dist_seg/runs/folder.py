@@ -1,0 +1,232 @@
+"""A run's folder: what lies where, and what a start finds in it.
+
+config.yaml  checkpoints/  events.jsonl  result.json  report.html  pictures.png  outcome.json  ports.json
+"""
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dist_seg.checkpoint.reading import load_meta
+from dist_seg.checkpoint.state import CheckpointMeta
+from dist_seg.checkpoint.store import CheckpointStore
+from dist_seg.config.load import config_from_tree, differences, load_config
+from dist_seg.config.schema import Config
+from dist_seg.errors import CheckpointError, ConfigError
+from dist_seg.storage.files import path_errors, process_lock, write_whole
+from dist_seg.storage.object_store import is_remote
+
+# Settings that may change between a run and its resumption without changing what is trained.
+_HARMLESS = (
+    "run.",
+    "telemetry.",
+    "checkpoint.",
+    "engine.",
+    "eval.",
+    "data.num_threads",
+    "data.prefetch",
+    "data.max_bad_samples",
+    "data.max_bad_shards",
+    "data.retry_s",
+    "train.eval_interval_steps",
+    "train.num_threads",
+    "train.timeout_s",
+    "train.max_nonfinite_steps",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """Paths in the folder of one run."""
+
+    path: Path
+    checkpoint_dir: str | None = None
+    """`checkpoint.dir` of the configuration."""
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def result_file(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def report_file(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def pictures_file(self) -> Path:
+        """A sheet of the worst and best predictions."""
+        return self.path / "pictures.png"
+
+    @property
+    def checkpoints(self) -> CheckpointStore:
+        return CheckpointStore(self.checkpoint_dir or self.path / "checkpoints")
+
+    def stored_config(self) -> Config | None:
+        """The configuration of the run that the folder holds, if any; where only checkpoints are left of it, theirs."""
+        with path_errors(self.config_file, "cannot be read", CheckpointError):
+            there = self.config_file.is_file()
+        if there:
+            return load_config([self.config_file])
+        meta = newest_meta(self.checkpoints)
+        return config_from_tree(meta.config, f"{self.checkpoints.path(meta.step)}/meta.json") if meta else None
+
+    def write_json(self, name: str, content: Mapping[str, object]) -> Path:
+        """Writes a small file whole or not at all. Raises CheckpointError where that is not possible."""
+        return self.write_text(name, json.dumps(content, indent=1) + "\n")
+
+    def write_text(self, name: str, content: str) -> Path:
+        """As `write_json`."""
+        return write_whole(self.path / name, content, CheckpointError)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps a second process from training in the folder, or from writing to the same local folder of checkpoints;
+        raises CheckpointError where one does, or where no run can be written."""
+        places = [(self.path / "run.lock", "trains in this folder", "run.dir")]
+        if self.checkpoint_dir is not None and not is_remote(self.checkpoint_dir):
+            lock = Path(self.checkpoints.root) / "checkpoints.lock"
+            places.append((lock, "writes its checkpoints there", "checkpoint.dir"))
+        with ExitStack() as stack:
+            for lock, doing, setting in places:
+                remedy = f"give another {setting}"
+                with path_errors(lock.parent, "no run can be written there", CheckpointError, f"; {remedy}"):
+                    lock.parent.mkdir(parents=True, exist_ok=True)
+                    held = stack.enter_context(process_lock(lock))
+                if not held:
+                    raise CheckpointError(f"{lock.parent}: another process {doing}; wait for its end, or {remedy}")
+            yield
+
+    def check_writable(self) -> None:
+        """Raises CheckpointError where `locked` would, because of the folder's place; leaves nothing behind."""
+        there = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        with path_errors(self.path, "no run can be written there", CheckpointError, "; give another run.dir"):
+            tempfile.TemporaryFile(dir=there).close()
+
+    def move_aside(self) -> Path | None:
+        """Renames a folder that holds anything, so that a new run can begin; nothing is deleted.
+
+        Raises CheckpointError where another process trains in it, or where it cannot be renamed.
+        """
+        with path_errors(self.path, "cannot be moved aside", CheckpointError, "; give another run.dir"):
+            if not self.path.exists() or not any(self.path.iterdir()):
+                return None
+            with self.locked():
+                for number in range(1, 10_000):
+                    aside = self.path.with_name(f"{self.path.name}.old-{number}")
+                    if not aside.exists():
+                        self.path.rename(aside)
+                        return aside
+        raise ConfigError(f"{self.path}: there are 9999 older runs beside it; delete some")
+
+
+def open_run_folder(path: Path, *, must_exist: bool = False) -> RunFolder:
+    """The folder of a run; with `must_exist`, a UserError unless a run lies there."""
+    folder = RunFolder(path=path)
+    with path_errors(path, "cannot be read", CheckpointError):
+        is_run = folder.config_file.is_file()
+    if must_exist and not is_run:
+        raise CheckpointError(f"{path}: no run lies here (config.yaml is missing); give the folder that train wrote")
+    stored = folder.stored_config() if is_run else None
+    return RunFolder(path=path, checkpoint_dir=stored.checkpoint.dir) if stored else folder
+
+
+def check_same_run(folder: RunFolder, config: Config, manifest_hash: str) -> None:
+    """Raises ConfigError with the list of differences if the folder holds a run of another configuration or data."""
+    old = folder.stored_config()
+    meta = newest_meta(folder.checkpoints)
+    if old is not None and meta is None:
+        _check_not_left_behind(folder, old)
+    if old is None or meta is None:  # Nothing has been trained yet that could be mixed up.
+        return
+    changed = [
+        f"  {key}: {before!r} there, {now!r} here"
+        for key, before, now in differences(_without_places(old), _without_places(config))
+        if not key.startswith(_HARMLESS)
+    ]
+    if meta.manifest.get("hash") != manifest_hash:
+        changed.append(f"  data's manifest: {str(meta.manifest.get('hash'))[:12]} there, {manifest_hash[:12]} here")
+    if changed:
+        raise ConfigError(
+            f"{folder.path} holds a run with other settings:\n" + "\n".join(changed) + "\nGive another run.dir, "
+            "--fresh to start anew (the old folder is moved aside), or --resume-with-changes to go on with the new ones"
+        )
+
+
+def _without_places(config: Config) -> Config:
+    """Where data lies may change: what it is stands in the manifest's hash."""
+    mix = tuple(dataclasses.replace(member, shards="") for member in config.data.mix)
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, shards=None, mix=mix))
+
+
+def _check_not_left_behind(folder: RunFolder, old: Config) -> None:
+    """Raises ConfigError where the run's checkpoints lie elsewhere than they are looked for."""
+    before = RunFolder(path=folder.path, checkpoint_dir=old.checkpoint.dir).checkpoints
+    if before.root != folder.checkpoints.root and before.steps():
+        raise ConfigError(
+            f"{folder.path} holds a run whose checkpoints lie in {before.root}, and {folder.checkpoints.root} has "
+            "none. Copy them there as they are, give the old checkpoint.dir, or --fresh to start anew"
+        )
+
+
+def newest_meta(checkpoints: CheckpointStore) -> CheckpointMeta | None:
+    """Of the newest checkpoint whose description can be read."""
+    for step in reversed(checkpoints.steps()):
+        try:
+            return load_meta(checkpoints.path(step))
+        except CheckpointError:
+            continue  # Named when a checkpoint is chosen to start from.
+    return None
+
+
+def pick_checkpoint(folder: RunFolder, which: str) -> str:
+    """As `picked`, of the run's checkpoints."""
+    return picked(folder.checkpoints, which, str(folder.path))
+
+
+def picked(store: CheckpointStore, which: str, run: str) -> str:
+    """Path or URL of the checkpoint that `best`, `last` or a step number names. Raises CheckpointError otherwise.
+
+    run: how errors call what was looked into.
+    """
+    steps: Sequence[int] = store.steps()
+    if not steps:
+        raise CheckpointError(f"{run}: the run has no checkpoint yet")
+    match which:
+        case "last":
+            return store.path(steps[-1])
+        case "best":
+            best = store.best_step()
+            if best is None:
+                raise CheckpointError(f"{run}: no checkpoint of the run was evaluated; use --checkpoint last")
+            return store.path(best)
+    if not which.isdigit() or int(which) not in steps:
+        raise CheckpointError(f"{run}: no checkpoint {which!r}; there are: best, last, {', '.join(map(str, steps))}")
+    return store.path(int(which))
+
+
+def config_of_checkpoint(location: str) -> Config:
+    """The resolved configuration that a checkpoint was trained with."""
+    return config_from_tree(load_meta(location).config, f"{location}/meta.json")
+
+
+def run_dir_of(config: Config) -> Path:
+    """`run.dir`, or `runs/NAME` after the data."""
+    if config.run.dir is not None:
+        return Path(config.run.dir)
+    if not config.data.place:
+        raise ConfigError(
+            "data.shards is not set: give the folder that `dist-seg pack` wrote, such as data.shards=data/mine"
+        )
+    name = "+".join(member.name for member in config.data.mix) or config.data.place.rstrip("/").rsplit("/", 1)[-1]
+    return Path("runs") / (name if config.data.folds is None else f"{name}-{config.data.scored_split}")
+
+
+def written_at(file: Path) -> int | None:
+    return file.stat().st_mtime_ns if file.exists() else None

@@ -1,0 +1,165 @@
+"""Micro-batches as the network is fed them, turned back into pictures with their targets drawn over them."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from dist_seg.capacity.fit import data_facts, fit_sizes
+from dist_seg.config.schema import Config
+from dist_seg.data.codecs.label_layers import PRESENT
+from dist_seg.data.loading.batch import Batch
+from dist_seg.data.loading.loader import choose_loader, train_batches
+from dist_seg.data.loading.normalize import Normalization, as_pictures, normalization
+from dist_seg.data.loading.objects import ImageObjects
+from dist_seg.data.plan.plan import Plan
+from dist_seg.data.shards.bad_shards import check_bad_shards, find_bad_shards
+from dist_seg.data.view.data_view import RunData
+from dist_seg.data.view.pixel_values import check_jitter, fit_pixels
+from dist_seg.distributed.world import World
+from dist_seg.errors import ConfigError
+from dist_seg.masks.drawing import DrawnObject, contact_sheet, draw_objects, overlay, overlay_labels
+from dist_seg.masks.palette import IGNORED_LINES
+from dist_seg.masks.rle import encode_masks
+from dist_seg.tasks.classes import ClassInfo, class_info
+
+_CELL_WIDTH = 240
+_IGNORED = ("hatched: ignored in training", IGNORED_LINES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FedSample:
+    """A sample of a micro-batch."""
+
+    key: str
+    image: NDArray[np.uint8]
+    """(H, W, 3): the network's input, its normalisation undone."""
+    drawn: NDArray[np.uint8]
+    """The same with its target over it; larger where objects would not be seen."""
+    target: NDArray[np.integer]
+    """As the loss gets it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Of one sample by two loaders."""
+
+    grey_levels: float
+    """The mean over all pixels and channels, of 256."""
+    equal_target: float
+    """Share of the target's pixels."""
+
+    def __str__(self) -> str:
+        return f"images {self.grey_levels:.2f} grey levels apart, targets {100 * self.equal_target:.2f}% equal"
+
+
+def fed_samples(batch: Batch, task: str, classes: ClassInfo, norm: Normalization) -> Iterator[FedSample]:
+    """The samples of a micro-batch of training."""
+    targets = batch.targets.cpu().numpy()
+    for i, image in enumerate(as_pictures(batch.images, norm)):
+        match task:
+            case "instance":
+                objects = _drawn_objects(batch.objects[i], batch.targets[i], classes)
+                drawn = np.asarray(draw_objects(image, objects))
+            case "multilabel":
+                drawn = np.asarray(overlay_labels(image, targets[i] == PRESENT, classes.palette))
+            case _:
+                drawn = overlay(image, targets[i], classes.palette, classes.ignore_index)
+        yield FedSample(key=batch.keys[i], image=image, drawn=drawn, target=targets[i])
+
+
+def difference(a: FedSample, b: FedSample) -> Difference:
+    """Of one sample by two loaders."""
+    return Difference(
+        grey_levels=float(np.abs(a.image.astype(np.int16) - b.image).mean()),
+        equal_target=float((a.target == b.target).mean()),
+    )
+
+
+def preview_sheet(
+    samples: Sequence[Sequence[FedSample]], captions: Sequence[str], task: str, classes: ClassInfo, title: str
+) -> Image.Image:
+    """A sheet with a group for each sample: its image and its target, by one loader or by several, side by side."""
+    return contact_sheet(
+        [[picture for sample in group for picture in (sample.image, sample.drawn)] for group in samples],
+        captions,
+        # Objects have colours of their own.
+        legend=[_IGNORED] if task == "instance" else list(zip(classes.names, classes.palette, strict=True)),
+        title=title,
+        cell_width=_CELL_WIDTH,
+        columns=4 // len(samples[0]) if samples else 1,
+    )
+
+
+def _drawn_objects(objects: ImageObjects, layers_LHW: torch.Tensor, classes: ClassInfo) -> list[DrawnObject]:
+    ids, layers = objects.ids.tolist(), objects.layers.tolist()
+    layers_cpu = layers_LHW.cpu()
+    masks = np.array([(layers_cpu[layer] == number).numpy() for layer, number in zip(layers, ids, strict=True)])
+    rles = encode_masks(masks.reshape(-1, *layers_cpu.shape[-2:]))
+    rows = zip(objects.boxes.tolist(), objects.labels.tolist(), objects.ignored.tolist(), rles, strict=True)
+    return [
+        DrawnObject(
+            box=(x1, y1, x2 - x1, y2 - y1),
+            rle=rle,
+            label="ignored" if ignored else _label(classes.names, class_id),
+            ignored=ignored,
+        )
+        for (x1, y1, x2, y2), class_id, ignored, (rle, _) in rows
+    ]
+
+
+def _label(names: Sequence[str], class_id: int) -> str:
+    return names[class_id] if len(names) > 1 else ""
+
+
+def fitted_config(config: Config, data: RunData, world: World, bad_shards: Mapping[str, str]) -> Config:
+    """As training settles it, whose seed, batch and crop decide what is drawn."""
+    manifest = data.manifest
+    if config.task not in ("auto", manifest.task):
+        raise ConfigError(f"{data.storage.url} is packed for the task {manifest.task!r}, but task={config.task}")
+    config = dataclasses.replace(config, task=cast(Literal["semantic", "multilabel", "instance"], manifest.task))
+    check_jitter(config.augment, manifest)
+    config = dataclasses.replace(config, data=fit_pixels(config.data, manifest))
+    facts = data_facts(data.storage, manifest, config.data.train_split, bad_shards)
+    return fit_sizes(config, facts, world)
+
+
+def bad_shards_of(config: Config, data: RunData) -> dict[str, str]:
+    """What training would leave out, with the reasons; more than that ends here as there."""
+    shards = data.manifest.split(config.data.train_split).shards
+    bad = find_bad_shards(data.storage, shards)
+    check_bad_shards(bad, config.data.max_bad_shards, len(shards), data.storage.url)
+    return bad
+
+
+def first_fed_samples(
+    config: Config,
+    loader: str,
+    data: RunData,
+    plan: Plan,
+    world: World,
+    first_step: int,
+    count: int,
+    bad_shards: Mapping[str, str],
+) -> Iterator[FedSample]:
+    """So many samples of the global batches from `first_step` on, in the order of their lanes; beyond an epoch's end
+    those of the next one."""
+    kind = cast(Literal["dali", "torch"], loader)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, loader=kind))
+    choose_loader(config)  # DALI may be missing
+    num_steps = math.ceil(count / plan.global_batch)
+    units = ((step, lane) for step in range(first_step, first_step + num_steps) for lane in range(plan.lanes))
+    classes, norm = class_info(data.manifest), normalization(config.data)
+    batches = train_batches(config, data.manifest, data.storage, plan, units, world.device, 0, bad_shards)
+    try:
+        samples = (sample for batch in batches for sample in fed_samples(batch, config.task, classes, norm))
+        yield from islice(samples, count)
+    finally:
+        batches.close()

@@ -1,0 +1,177 @@
+"""A training on one rank, from what was prepared to the result, the report and the outcome in the run folder."""
+
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import cast
+
+from dist_seg.config.schema import Config
+from dist_seg.distributed.board import FirstCause
+from dist_seg.distributed.collectives import gather_json, on_every_rank, on_main, raise_if_any
+from dist_seg.distributed.watchdog import Watchdog
+from dist_seg.distributed.world import World
+from dist_seg.engine.run import TrainingOutcome, run_training
+from dist_seg.engine.stop import StopSignal
+from dist_seg.errors import EXIT_FAULT, EXIT_PREEMPTED, CheckpointError, UserError
+from dist_seg.runs.folder import RunFolder
+from dist_seg.runs.result import summary_line
+from dist_seg.telemetry.accounting import ProcessAccount
+from dist_seg.telemetry.build import build_sinks
+from dist_seg.telemetry.events import Event, RunEnded
+from dist_seg.training.prepare import Prepared
+
+_log = logging.getLogger(__name__)
+
+
+def run_session(
+    prepared: Prepared,
+    world: World,
+    num_threads: int,
+    stop: StopSignal,
+    watchdog: Watchdog,
+    process_started: float,
+    *,
+    fresh: bool,
+) -> int:
+    """Trains and finishes the run; how it ended stands in `outcome.json`, as torchrun hides the ranks' exit codes."""
+    folder = prepared.folder
+    ended, step, code = "failed", -1, EXIT_FAULT
+    with ExitStack() as stack:
+        on_main(lambda: stack.enter_context(folder.locked()))
+        on_main(lambda: str(folder.write_json("outcome.json", {"outcome": "running", "started": process_started})))
+        try:
+            outcome = _train_and_log(prepared, world, num_threads, stop, watchdog, process_started)
+            step, ended = outcome.step, "complete" if outcome.complete else "preempted"
+            code = _finish(prepared, outcome, world) if outcome.complete else EXIT_PREEMPTED
+        except BaseException as error:
+            cause = watchdog.cause_of(error)
+            if watchdog.reports_for_all(cause):
+                code = error.exit_code if cause is None and isinstance(error, UserError) else EXIT_FAULT
+                _write_failure(folder, _reason(error, watchdog), code)
+            raise
+        if world.is_main:
+            _write_outcome(folder, {"outcome": ended, "exit_code": code, "step": step, "reason": ""})
+    if ended == "preempted" and world.is_main:
+        print(f"stopped at step {step}; {_how_to_go_on(prepared.config, fresh)}", file=sys.stderr)
+    return code
+
+
+def _newest_step(folder: RunFolder) -> int:
+    """Of the checkpoints; -1 where there is none, or none can be seen."""
+    try:
+        return max(folder.checkpoints.steps(), default=-1)
+    except CheckpointError as error:  # A storage that is away must not hide why the run ended.
+        _log.error("%s", error)
+        return -1
+
+
+def _reason(error: BaseException, watchdog: Watchdog) -> str:
+    """Why the run has failed: this rank's own error, or the one of another rank that it follows from."""
+    cause = watchdog.cause_of(error)
+    return f"{type(error).__name__}: {error}" if cause is None else cause.words
+
+
+def _write_failure(folder: RunFolder, reason: str, code: int) -> None:
+    ending = {"outcome": "failed", "exit_code": code, "step": _newest_step(folder), "reason": reason}
+    _write_outcome(folder, ending)
+
+
+def _write_outcome(folder: RunFolder, ending: Mapping[str, object]) -> None:
+    try:
+        folder.write_json("outcome.json", ending)
+    except CheckpointError as error:  # A full disk must not hide why the run ended.
+        _log.error("%s", error)
+
+
+def _how_to_go_on(config: Config, fresh: bool) -> str:
+    anew = ["--fresh"] * fresh + ["checkpoint.resume=none"] * (config.checkpoint.resume == "none")
+    return f"the same command{' without ' + ' and '.join(anew) if anew else ''} goes on from there"
+
+
+def _train_and_log(
+    prepared: Prepared,
+    world: World,
+    num_threads: int,
+    stop: StopSignal,
+    watchdog: Watchdog,
+    process_started: float,
+) -> TrainingOutcome:
+    config, folder = prepared.config, prepared.folder
+    telemetry = on_every_rank(
+        lambda: build_sinks(config.telemetry, folder.path, rank=world.rank, local_rank=world.local_rank)
+    )
+    ports = gather_json(telemetry.prometheus_port)
+    on_main(lambda: str(folder.write_json("ports.json", {"prometheus": ports})))
+    account, outcome, ended, reason = ProcessAccount(), None, "failed", ""
+
+    def emit(event: Event) -> None:
+        account.emit(event)
+        telemetry.sink.emit(event)
+
+    def end(step: int, outcome: str, reason: str) -> None:
+        wall_s = time.time() - process_started
+        seconds = account.seconds(wall_s)
+        telemetry.sink.emit(RunEnded(step=step, outcome=outcome, reason=reason, wall_s=wall_s, seconds=seconds))
+        telemetry.sink.close()
+
+    def last_words(cause: FirstCause) -> None:
+        if watchdog.reports_for_all(cause):
+            _write_failure(folder, cause.words, EXIT_FAULT)
+        end(-1, "failed", cause.words)
+
+    watchdog.last_words = last_words
+    try:
+        outcome = run_training(
+            config,
+            world=world,
+            folder=folder,
+            storage=prepared.storage,
+            manifest=prepared.manifest,
+            num_threads=num_threads,
+            emit=emit,
+            stop=stop,
+            bad_shards=prepared.bad_shards,
+        )
+        ended = "complete" if outcome.complete else "preempted"
+        if outcome.unsaved is not None:
+            ended, reason = "failed", str(outcome.unsaved)
+    except BaseException as error:
+        reason = _reason(error, watchdog)
+        raise
+    finally:
+        end(outcome.step if outcome else -1, ended, reason)
+    return outcome
+
+
+def _drawn(folder: RunFolder, world: World) -> str:
+    """Draws the report, and says where it lies. A disk that is full by now does not undo the run."""
+    from dist_seg.report.render import render_report  # Its plots' library takes seconds of every start.
+
+    try:
+        report = render_report(folder, world)
+    except UserError as error:
+        _log.error("%s. The run is complete; draw its report with `dist-seg report %s`", error, folder.path)
+        return ""
+    return f"report      {report}\npictures    {folder.pictures_file}\n"
+
+
+def _finish(prepared: Prepared, outcome: TrainingOutcome, world: World) -> int:
+    """The result and the report of a complete run; the exit code. Raises CheckpointError, with the result written,
+    where the last step is in no checkpoint."""
+    config, folder = prepared.config, prepared.folder
+    assert outcome.result is not None
+    document = dict(outcome.result.document)
+    if world.is_main:
+        document |= {
+            "checkpoint": {"step": outcome.step, "weights": "ema" if config.train.ema_decay else "raw"},
+            "manifest_hash": prepared.manifest.hash,
+            "split": config.data.scored_split,
+        }
+        folder.write_json("result.json", document)
+        saved = "" if outcome.unsaved else f"checkpoint  {folder.checkpoints.path(outcome.step)}\n"
+        print(f"{summary_line(document)}\n{_drawn(folder, world)}{saved}result      {folder.result_file}")
+    raise_if_any(outcome.unsaved)
+    left_out = cast(Sequence[object], document["left_out"])
+    return 1 if left_out and not config.eval.allow_bad_samples else 0

@@ -1,0 +1,52 @@
+"""The classes of a run that begins from a checkpoint: its weights are of these, in their order."""
+
+import logging
+from collections.abc import Sequence
+from typing import cast
+
+from dist_seg.checkpoint.reading import load_meta
+from dist_seg.config.schema import Config
+from dist_seg.data.shards.manifest import Manifest
+from dist_seg.data.view.taxonomy import align_classes
+from dist_seg.runs.folder import RunFolder, newest_meta
+
+_log = logging.getLogger(__name__)
+
+
+def start_classes(config: Config, folder: RunFolder, *, fresh: bool) -> tuple[str, ...] | None:
+    """The names of the classes of the checkpoint that the run begins from or goes on with; None where there is none.
+
+    fresh: what lies in the folder is about to be moved aside.
+    """
+    match config.checkpoint.resume:
+        case "none":
+            return None
+        case "auto":
+            meta = None if fresh else newest_meta(folder.checkpoints)
+        case path:
+            meta = load_meta(path)
+    return None if meta is None else tuple(cast(Sequence[str], meta.manifest["class_names"]))
+
+
+def in_order_of_start(manifest: Manifest, names: tuple[str, ...], *, log: bool) -> Manifest:
+    """The data with its classes in the order of these names, where they are the same ones.
+
+    Other names may be meant, as a new task begins from old weights; that is logged where `log` says so. Weights of
+    another number of classes are refused where they are loaded.
+    """
+    if names == manifest.class_names or len(names) != manifest.num_classes:
+        return manifest
+    if sorted(names) != sorted(manifest.class_names):
+        if log:
+            _log.warning(
+                "the weights are of the classes %s, the data has %s: by their places, not by their names, they go on",
+                ", ".join(names),
+                ", ".join(manifest.class_names),
+            )
+        return manifest
+    if log:
+        _log.info("the classes are taken in the order of the checkpoint: %s", ", ".join(names))
+    old = [manifest.class_names.index(name) for name in names]
+    palette = tuple(manifest.palette[i] for i in old)
+    ids = None if manifest.category_ids is None else tuple(manifest.category_ids[i] for i in old)
+    return align_classes(manifest, names, palette, ids, manifest.ignore_index)
