@@ -1,35 +1,40 @@
-"""Configuration from YAML files and dotted overrides; an error names the file, the key and the nearest valid key.
+"""Configuration from YAML files and dotted overrides. An error names the file, the key and the nearest valid key.
 
-jsonargparse checks the types and builds the dataclasses; this module knows where each value came from.
+msgspec checks the types and builds the dataclasses. This module remembers where each value came from.
 """
 
 import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast, get_args, get_type_hints
+from types import UnionType
+from typing import Literal, Union, get_args, get_origin, get_type_hints
 
+import msgspec
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
 
 from dist_seg.config.checks import check_config
 from dist_seg.config.schema import Config
 from dist_seg.errors import ConfigError
 
-Tree = dict[str, object]
+_SECTIONS: Mapping[str, object] = get_type_hints(Config)
+"""The type of every section by name; `task` is a section of its own."""
+_COMMAND_LINE = "the command line"
 
 
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 without its two traps: `1e-3` is a number, and a key given twice is an error."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         keys = [self.construct_object(key) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
-        return cast(dict[object, object], super().construct_mapping(node, deep=deep))
+        return super().construct_mapping(node, deep=deep)
 
 
 _MOST_CHARACTERS, _MOST_NODES, _MOST_LEVELS = 1 << 20, 10_000, 20
@@ -52,48 +57,56 @@ def load_config(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
     return config
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Given:
+    """The value of one setting, as a file or the command line gives it."""
+
+    value: object
+    source: str
+    """The file, or whatever else errors name."""
+
+
 def parse_config(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
-    """As `load_config`, of settings that may only make sense together with others."""
-    tree: Tree = {}
-    sources: dict[str, str] = {}
+    """Like `load_config`, but without checking that the values fit together."""
+    given: dict[str, _Given] = {}
     for file in files:
-        _merge(tree, _read_yaml(file), str(file), sources)
+        _merge(given, _read_yaml(file), str(file))
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise ConfigError(f"{override!r} is neither a YAML file nor an override such as optim.lr=0.01")
         value = text if _is_text(key) and text not in ("null", "~", "") else _parse_value(text, key)
-        _merge(tree, _nested(tree, key, value), "the command line", sources)
-    return _build(tree, sources)
+        _merge(given, _nested(given, key, value), _COMMAND_LINE)
+    return _build(given)
 
 
-def _nested(tree: Tree, key: str, value: object) -> Tree:
-    """`value` at a dotted key. One entry of a mapping (`data.class_map.car=vehicle`) leaves its others as they are."""
+def _nested(given: Mapping[str, _Given], key: str, value: object) -> Mapping[str, object]:
+    """`value` at a dotted key. One entry of a mapping (`data.class_map.car=vehicle`) is added to the others."""
     section, _, name = key.partition(".")
     name, _, entry = name.partition(".")
     if entry:
-        before = cast(Mapping[str, object], tree.get(section, {})).get(name)
-        value = {**(before if isinstance(before, Mapping) else {}), entry: value}
+        setting = given.get(f"{section}.{name}")
+        before = setting.value if setting is not None and isinstance(setting.value, Mapping) else {}
+        value = {**before, entry: value}
     return {section: {name: value} if name else value}
 
 
 def config_from_tree(tree: Mapping[str, object], source: str) -> Config:
-    """The configuration that `dataclasses.asdict` made `tree` of, such as one kept in a checkpoint."""
-    sources: dict[str, str] = {}
-    merged: Tree = {}
-    _merge(merged, tree, source, sources)
-    return _build(merged, sources)
+    """The configuration from nested dictionaries (`to_tree`), such as those in a checkpoint."""
+    given: dict[str, _Given] = {}
+    _merge(given, tree, source)
+    return _build(given)
 
 
 def to_yaml(config: Config) -> str:
     """The whole resolved configuration."""
     # Through plain lists: YAML's safe dumper knows no tuples.
-    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
+    return yaml.safe_dump(to_tree(config), sort_keys=False)
 
 
-def to_tree(config: Config) -> Tree:
+def to_tree(config: Config) -> dict[str, object]:
     """The configuration as JSON-ready nested dictionaries."""
-    return cast(Tree, _plain(dataclasses.asdict(config)))
+    return {section: _plain(content) for section, content in dataclasses.asdict(config).items()}
 
 
 def differences(old: Config, new: Config) -> list[tuple[str, object, object]]:
@@ -152,7 +165,8 @@ def _load_yaml(text: str) -> object:
             _count_nodes(root, {}, 1)
     except RecursionError as error:
         raise yaml.YAMLError("nested too deeply") from error
-    return cast(object, yaml.load(text, Loader=_Loader))
+    value: object = yaml.load(text, Loader=_Loader)
+    return value
 
 
 def _count_nodes(node: yaml.Node, counted: dict[int, tuple[int, int]], level: int) -> tuple[int, int]:
@@ -183,36 +197,49 @@ def _parse_value(text: str, key: str) -> object:
         raise ConfigError(f"{key}={text}: the value is not valid YAML: {error}") from error
 
 
-def _merge(into: Tree, tree: Mapping[str, object], source: str, sources: dict[str, str]) -> None:
+def _merge(given: dict[str, _Given], tree: Mapping[str, object], source: str) -> None:
+    """Adds the settings of nested dictionaries to `given`, by dotted key."""
     for section, content in tree.items():
-        _check_key(section, _field_names(Config), source, prefix="")
-        section_type = get_type_hints(Config)[section]
-        if not dataclasses.is_dataclass(section_type):
-            into[section], sources[section] = content, source
+        _check_key(section, list(_SECTIONS), source, prefix="")
+        names = _fields(_SECTIONS[section])
+        if names is None:
+            given[section] = _Given(value=content, source=source)
             continue
         if not isinstance(content, Mapping):
             raise ConfigError(f"{source}: {section} is a section: give {section}.KEY, not {content!r}")
-        target = cast(Tree, into.setdefault(section, {}))
         for name, value in content.items():
-            _check_key(name, _field_names(section_type), source, prefix=f"{section}.")
-            # In a file, too, a name or path that looks like a number is still text.
-            is_text = _is_text(f"{section}.{name}") and value is not None
+            _check_key(name, list(names), source, prefix=f"{section}.")
             key = f"{section}.{name}"
-            target[name] = str(value) if is_text else _with_names_as_text(value, f"{source}: {key}")
-            sources[key] = source
+            # In a file, too, a name or path that looks like a number is still text.
+            read = str(value) if _is_text(key) and value is not None else _read(value, names[name], source, key)
+            given[key] = _Given(value=read, source=source)
 
 
-def _with_names_as_text(value: object, where: str) -> object:
-    """In a mapping of names to names, ones that look like whole numbers as text.
+def _read(value: object, kind: object, source: str, key: str) -> object:
+    """A value of YAML for a field of type `kind`: quoted numbers as numbers, names that look like numbers as text."""
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    for option in kinds:
+        fields, origin = _fields(option), get_origin(option)
+        if fields is not None and isinstance(value, Mapping):
+            for name in value:
+                _check_key(name, list(fields), source, prefix=f"{key}.")
+            return {name: _read(entry, fields[name], source, f"{key}.{name}") for name, entry in value.items()}
+        if origin is tuple and isinstance(value, list):
+            return [_read(entry, get_args(option)[0], source, key) for entry in value]
+        if origin is dict and isinstance(value, Mapping):
+            return _with_names_as_text(value, f"{source}: {key}")
+    return _parse_value(value, f"{source}: {key}") if isinstance(value, str) and str not in kinds else value
+
+
+def _with_names_as_text(names: Mapping[object, object], where: str) -> Mapping[object, object]:
+    """A mapping of names to names, with whole numbers as text.
 
     Raises ConfigError for what YAML takes for a truth value.
     """
-    if not isinstance(value, Mapping):
-        return value
-    for word in (*value.keys(), *value.values()):
+    for word in (*names.keys(), *names.values()):
         if isinstance(word, bool):
             raise ConfigError(f"{where}: `yes`, `no`, `on`, `off`, `true` and `false` as names need quotes in YAML")
-    return {_as_text(key): _as_text(entry) for key, entry in value.items()}
+    return {_as_text(key): _as_text(entry) for key, entry in names.items()}
 
 
 def _as_text(value: object) -> object:
@@ -221,20 +248,19 @@ def _as_text(value: object) -> object:
 
 def _is_text(key: str) -> bool:
     """Whether a dotted key stands for one piece of text: a name, path or dotted path."""
-    return _hint_of(key) in (str, str | None)
+    return _type_of(key) in (str, str | None)
 
 
-def _hint_of(key: str) -> object:
-    """The type of a dotted key's field; None where there is no such field."""
+def _type_of(key: str) -> object:
+    """The type of a dotted key's field; None if there is no such field."""
     section, _, name = key.partition(".")
-    hint: object = get_type_hints(Config).get(section)
-    if not name:
-        return hint
-    return cast(object, get_type_hints(hint).get(name)) if dataclasses.is_dataclass(hint) else None
+    kind = _SECTIONS.get(section)
+    return (_fields(kind) or {}).get(name) if name else kind
 
 
-def _field_names(kind: object) -> list[str]:
-    return [entry.name for entry in dataclasses.fields(cast(type, kind))]
+def _fields(kind: object) -> Mapping[str, object] | None:
+    """The types of a dataclass's fields by name; None for any other type."""
+    return get_type_hints(kind) if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
 
 
 def _check_key(name: object, valid: Sequence[str], source: str, prefix: str) -> None:
@@ -252,35 +278,53 @@ def _check_key(name: object, valid: Sequence[str], source: str, prefix: str) -> 
     raise ConfigError(f"{source}: unknown key {prefix}{name}; {hint}")
 
 
-def _build(tree: Tree, sources: Mapping[str, str]) -> Config:
-    _check_empty(tree, sources)
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Config, nested_key=None, fail_untyped=True)
-    try:
-        config = Config(**parser.instantiate(parser.parse_object(tree)).as_dict())
-    except ArgumentError as error:
-        found = re.search(r'key "([^"]+)"', str(error))
-        key = found.group(1) if found else ""
-        expected = "; ".join(re.findall(r"Expected an? ([^\n]+?)(?:\. Got value|\n|$)", str(error))) or str(error)
-        expected = re.sub(r"<class '(\w+)'>|typing\.", r"\1", expected)
-        value = dict(_settings(tree)).get(key)
-        raise ConfigError(f"{sources.get(key, 'configuration')}: {key}={value!r}: expected {expected}") from error
-    _check_finite(config, sources)
+def _build(given: Mapping[str, _Given]) -> Config:
+    tree: dict[str, object] = {}
+    sections: dict[str, dict[str, object]] = defaultdict(dict)
+    for key, setting in given.items():
+        _check_type(key, setting)
+        section, _, name = key.partition(".")
+        if name:
+            sections[section][name] = setting.value
+        else:
+            tree[section] = setting.value
+    config = msgspec.convert(tree | sections, Config)
+    _check_finite(config, given)
     return config
 
 
-def _check_empty(tree: Tree, sources: Mapping[str, str]) -> None:
-    """Refuses null, which jsonargparse lets through everywhere, where the field's type does not name it."""
-    for key, value in _settings(tree):
-        if value is None and type(None) not in get_args(_hint_of(key)):
-            default = dict(_settings(to_tree(Config())))[key]
-            raise ConfigError(
-                f"{sources[key]}: {key} is empty (null), but needs a value; leave it out for the default, {default!r}"
-            )
+def _check_type(key: str, setting: _Given) -> None:
+    """Raises ConfigError for a value of another type than the field's."""
+    kind = _type_of(key)
+    if setting.value is None and type(None) not in get_args(kind):
+        default = dict(_settings(to_tree(Config())))[key]
+        raise ConfigError(
+            f"{setting.source}: {key} is empty (null), but needs a value; leave it out for the default, {default!r}"
+        )
+    try:
+        msgspec.convert(setting.value, kind)
+    except msgspec.ValidationError as problem:
+        several = isinstance(setting.value, list | Mapping)  # then it is not plain which entry is wrong
+        detail = f" ({problem})" if several else ""
+        expected = _type_name(kind)
+        raise ConfigError(f"{setting.source}: {key}={setting.value!r}: expected {expected}{detail}") from problem
 
 
-def _check_finite(config: Config, sources: Mapping[str, str]) -> None:
+def _type_name(kind: object) -> str:
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return " or ".join(map(_type_name, parts))
+    if origin is tuple:
+        return f"list of {_type_name(parts[0])}"
+    if origin is Literal:
+        return str(kind).removeprefix("typing.")
+    if origin is dict or _fields(kind) is not None:
+        return "mapping"
+    return "null" if kind is type(None) else str(getattr(kind, "__name__", kind))
+
+
+def _check_finite(config: Config, given: Mapping[str, _Given]) -> None:
     for key, value in _settings(to_tree(config)):
         numbers = value if isinstance(value, list) else [value]
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-            raise ConfigError(f"{sources.get(key, 'configuration')}: {key}={value}: must be finite")
+            raise ConfigError(f"{given[key].source}: {key}={value}: must be finite")

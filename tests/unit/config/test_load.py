@@ -31,6 +31,25 @@ def test_text_that_looks_like_a_number_stays_text() -> None:
     assert load_config([], ["run.dir=null"]).run.dir is None
 
 
+def test_quoted_numbers_are_numbers_where_the_field_is_one() -> None:
+    config = load_config([], ["optim.lr='0.1'", "train.seed='3'", "data.mean=['1', 2]", "train.compile='true'"])
+    assert (config.optim.lr, config.train.seed, config.data.mean, config.train.compile) == (0.1, 3, (1.0, 2.0), True)
+
+
+def test_whole_numbers_become_floats_where_the_field_is_one() -> None:
+    config = load_config([], ["optim.lr=1", "data.value_low=3", "data.value_high=[1, 2]"])
+    found = (config.optim.lr, config.data.value_low, config.data.value_high)
+    assert (found, [type(value) for value in found]) == ((1.0, 3.0, (1.0, 2.0)), [float, float, tuple])
+    assert isinstance(config.data.value_high, tuple)
+    assert {type(value) for value in config.data.value_high} == {float}
+
+
+def test_members_of_a_mix_are_read_as_settings_are() -> None:
+    members = "[{name: a, shards: b, weight: '2', class_map: {7: null, car: 9}}, {name: c, shards: d, weight: 1}]"
+    first, second = load_config([], [f"data.mix={members}"]).data.mix
+    assert (first.weight, first.class_map, second.weight) == (2.0, {"7": None, "car": "9"}, 1.0)
+
+
 def test_yaml_round_trip(tmp_path: Path) -> None:
     config = load_config([], ["data.mean=[0.1, 0.2, 0.3]", "model.aspp_dilations=[1, 2]", "train.max_steps=7"])
     file = tmp_path / "config.yaml"
@@ -48,7 +67,24 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
         ("optim.lr=fast", "optim.lr='fast': expected float"),
         ("train.max_steps=1.5", "train.max_steps=1.5: expected int"),
         ("optim.name=adm", "optim.name='adm': expected Literal['sgd', 'adamw']"),
-        ("data.mean=[1, x]", "data.mean=[1, 'x']: expected"),
+        (
+            "data.mean=[1, x]",
+            "data.mean=[1, 'x']: expected list of float or null (Expected `float`, got `str` - at `$[1]`)",
+        ),
+        ("checkpoint.interval_steps=often", "='often': expected int or Literal['auto'] or null"),
+        ("train.seed=1.0", "train.seed=1.0: expected int"),
+        ("train.seed=true", "train.seed=True: expected int"),
+        ("train.compile=1", "train.compile=1: expected bool"),
+        ("engine.zero_stage=true", "engine.zero_stage=True: expected Literal[0, 1, 2, 3]"),
+        ("model.output_stride=8.0", "model.output_stride=8.0: expected Literal[8, 16]"),
+        ("eval.metrics=[3]", "eval.metrics=[3]: expected list of str"),
+        ("data.mix=3", "the command line: data.mix=3: expected list of mapping"),
+        ("data.mix=[{name: a}]", "(Object missing required field `shards` - at `$[0]`)"),
+        (
+            "data.mix=[{name: a, shard: b}]",
+            "the command line: unknown key data.mix.shard; did you mean data.mix.shards?",
+        ),
+        ("data.mix=[{name: a, shards: b, class_map: {no: c}}]", "data.mix.class_map: `yes`, `no`, `on`"),
         ("optim=3", "optim is a section"),
         ("nonsense", "neither a YAML file nor an override"),
         ("optim.lr=-1", "optim.lr=-1.0: must be greater than 0"),
