@@ -3,7 +3,6 @@
 Every event is emitted on every rank unless its docstring says otherwise. Times are seconds.
 """
 
-import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -206,8 +205,3 @@ class Sink(Protocol):
     def emit(self, event: Event) -> None: ...
 
     def close(self) -> None: ...
-
-
-def as_record(event: Event) -> dict[str, object]:
-    """A JSON-ready dictionary with the event's name under `event`."""
-    return {"event": type(event).__name__, **dataclasses.asdict(event)}

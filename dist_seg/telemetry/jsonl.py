@@ -6,17 +6,18 @@
 as it is.
 """
 
-import dataclasses
 import json
 import logging
 import math
 import numbers
 import time
-import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
+from typing import get_args
+
+import msgspec
 
 from dist_seg.errors import DataError
 from dist_seg.storage.files import path_errors
@@ -24,13 +25,7 @@ from dist_seg.telemetry.events import BadSampleFound, BadShardFound, Event, RunE
 
 logger = logging.getLogger(__name__)
 
-_KINDS: Mapping[str, type[Event]] = {kind.__name__: kind for kind in typing.get_args(Event)}
-_HINTS = {kind: typing.get_type_hints(kind) for kind in _KINDS.values()}
-_DEFAULTED = {
-    kind: {field.name for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING}
-    for kind in _KINDS.values()
-}
-_OF_NONFINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_KINDS: Mapping[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}
 
 
 def log_path(run_dir: Path, rank: int) -> Path:
@@ -135,10 +130,11 @@ def read_log(run_dir: Path, rank: int = 0) -> list[Record]:
     for line in lines:
         if not line.strip():
             continue
-        try:
-            records.append(_parse(json.loads(line)))
-        except (ValueError, TypeError, KeyError):
+        record = _parse(line)
+        if record is None:
             unreadable += 1
+        else:
+            records.append(record)
     if unreadable:
         logger.warning("%s: lines that are cut short or unknown and were left out: %d", path, unreadable)
     return records
@@ -174,41 +170,25 @@ def _stands(event: Event, resumed_at: int) -> bool:
     return isinstance(event, RunStarted | RunEnded | BadSampleFound | BadShardFound) or event.step <= resumed_at
 
 
-def parse_event(record: Mapping[str, object]) -> Event:
-    """The event of a JSON record. Fields that this version does not know are ignored.
+@dataclass(frozen=True, kw_only=True)
+class _Line:
+    """What every line holds beside its event's fields."""
 
-    Raises KeyError for an unknown event or a missing field, TypeError or ValueError for a value of the wrong type.
+    event: str
+    time_s: float
+    rank: int
+
+
+def _parse(line: bytes) -> Record | None:
+    """One line; None for one that is cut short, of an unknown kind or without a field that its kind needs.
+
+    Fields that this version does not know are ignored, and those that an earlier version lacked take their defaults.
     """
-    kind = _KINDS[str(record["event"])]
-    build: Callable[..., Event] = kind
-    # A log of an earlier version lacks the fields that have come since, which have defaults.
-    known = {name: hint for name, hint in _HINTS[kind].items() if name in record or name not in _DEFAULTED[kind]}
-    return build(**{name: _typed(hint, record[name]) for name, hint in known.items()})
-
-
-def _parse(record: object) -> Record:
-    if not isinstance(record, dict):
-        raise TypeError("not an object")
-    return Record(time_s=_float(record["time_s"]), rank=int(record["rank"]), event=parse_event(record))
-
-
-def _typed(hint: object, value: object) -> object:
-    """A JSON value as the field's type."""
-    origin = typing.get_origin(hint)
-    if hint is float:
-        return _float(value)
-    if origin in (tuple, Sequence) and isinstance(value, list):
-        return tuple(_typed(typing.get_args(hint)[0], item) for item in value)
-    if origin is Mapping and isinstance(value, dict):
-        return {key: _typed(typing.get_args(hint)[1], item) for key, item in value.items()}
-    if type(value) is not hint:
-        raise TypeError(f"expected {hint}, got {value!r}")
-    return value
-
-
-def _float(value: object) -> float:
-    if isinstance(value, str):
-        return _OF_NONFINITE[value]
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"expected a number, got {value!r}")
-    return float(value)
+    try:
+        document = msgspec.json.decode(line)
+        head = msgspec.convert(document, _Line)
+        # Not strict, which also reads the strings that numbers which are not finite are written as.
+        event = msgspec.convert(document, _KINDS[head.event], strict=False)
+    except (msgspec.MsgspecError, KeyError, RecursionError):
+        return None
+    return Record(time_s=head.time_s, rank=head.rank, event=event)

@@ -51,13 +51,13 @@ def test_every_kind_of_event_is_read_back_as_it_was_written(
         step_done(1),
         BadSampleFound(step=1, key="a/ü", shard="train-000000.tar", reason="half a\nJPEG"),
         BadShardFound(step=1, shard="train-000001.tar", reason="is missing", samples=7),
-        NonFiniteStep(step=2, loss=math.inf, grad_norm=-math.inf, keys=("NaN", "b")),
+        NonFiniteStep(step=2, loss=math.inf, grad_norm=-math.inf, keys=["NaN", "b"]),
         EvalDone(step=2, split="val", weights="ema", metrics={"miou": 0.5, "iou/NaN": 0.25}, images=3, eval_s=1.5),
         CheckpointSaved(step=2, path="checkpoints/2", stall_s=0.1, write_s=2.0),
         CheckpointFailed(step=3, reason="No space left on device"),
         CheckpointIntervalChosen(step=3, interval_s=120.5, cost_s=0.25),
         DigestTaken(step=2, batch="1f", weights="2f"),
-        RankTimes(step=2, data_wait_s=(0.5, 0.25), forward_s=(1.0, 2.0), backward_s=(0.0, 0.0)),
+        RankTimes(step=2, data_wait_s=[0.5, 0.25], forward_s=[1.0, 2.0], backward_s=[0.0, 0.0]),
         RunEnded(step=2, outcome="complete", reason="", wall_s=9.0, seconds={"forward": 9.0}),
     ]
     assert {type(event) for event in events} == set(get_args(Event))
@@ -102,7 +102,23 @@ def test_a_restart_after_a_torn_last_line_loses_only_that_line(
     assert "left out: 1" in caplog.text
 
 
-@pytest.mark.parametrize("line", ["{", "[]", "3", '{"event": "Unheard", "time_s": 1, "rank": 0}', "\x00\xff"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[]",
+        "3",
+        "\x00\xff",
+        "[" * 100_000,
+        '{"event": "Unheard", "time_s": 1, "rank": 0}',
+        '{"event": 3, "time_s": 1, "rank": 0}',
+        '{"event": "DigestTaken", "time_s": 1, "rank": 0, "step": 1, "batch": "a"}',
+        '{"event": "DigestTaken", "time_s": 1, "rank": 0, "step": 1.5, "batch": "a", "weights": "b"}',
+        '{"event": "DigestTaken", "time_s": 1, "rank": 0, "step": 1, "batch": null, "weights": "b"}',
+        '{"event": "DigestTaken", "time_s": 1, "step": 1, "batch": "a", "weights": "b"}',
+    ],
+    ids=lambda line: line[:60],
+)
 def test_an_unreadable_line_is_left_out(tmp_path: Path, step_done: StepFactory, line: str) -> None:
     write(tmp_path, step_done(1))
     with log_path(tmp_path, 0).open("ab") as file:
