@@ -10,9 +10,9 @@ from typing import cast
 from dist_seg.config.schema import TelemetryConfig
 from dist_seg.errors import ConfigError
 from dist_seg.runtime.dotted_path import import_function
+from dist_seg.telemetry.console import ConsoleSink
 from dist_seg.telemetry.events import Event, Sink
 from dist_seg.telemetry.jsonl import JsonLinesSink
-from dist_seg.telemetry.progress import ProgressSink
 from dist_seg.telemetry.prometheus import PrometheusSink
 from dist_seg.telemetry.tensorboard import TensorBoardSink
 
@@ -65,7 +65,7 @@ def build_sinks(cfg: TelemetryConfig, run_dir: Path, *, rank: int, local_rank: i
             sinks.append(prometheus)
             port = prometheus.port
         if rank == 0:
-            sinks.append(ProgressSink())
+            sinks.append(ConsoleSink())
             if cfg.tensorboard:
                 sinks.append(TensorBoardSink(run_dir, log_interval_steps=cfg.log_interval_steps))
             sinks.extend(_user_sink(path, run_dir) for path in cfg.sinks)

@@ -99,27 +99,86 @@ class _Metrics:
     """The metrics of a rank, and what each event does to them."""
 
     def __init__(self, registry: CollectorRegistry, rank: int) -> None:
-        # They would be a second series beside every counter, of use to nobody here.
+        # Otherwise every counter has a second series, its time of creation, which nobody here reads.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has not annotated it
-        self._rank = rank
-        self._define_training(registry)
-        self._define_rest(registry)
+        self._run = _RunMetrics(registry, rank)
+        self._steps = _StepMetrics(registry)
+        self._data = _DataMetrics(registry)
+        self._checkpoints = _CheckpointMetrics(registry)
+        self._evaluation = _EvaluationMetrics(registry)
+        self._rank_times = _RankTimeMetrics(registry)
 
-    def _define_training(self, registry: CollectorRegistry) -> None:
+    def update(self, event: Event) -> None:
+        match event:
+            case StepDone():
+                self._steps.done(event)
+                self._data.replaced_samples.inc(event.replaced)
+            case RunStarted():
+                self._run.started(event)
+                self._steps.step.set(event.step)
+            case BadSampleFound():
+                self._data.bad_samples.inc()
+            case BadShardFound():
+                self._data.bad_shards.inc()
+            case EvalDone():
+                self._evaluation.done(event)
+            case CheckpointSaved():
+                self._checkpoints.saved(event)
+            case CheckpointFailed():
+                self._checkpoints.failures.inc()
+            case CheckpointIntervalChosen():
+                self._checkpoints.interval_chosen(event)
+            case RankTimes():
+                self._rank_times.update(event)
+            case RunEnded():
+                self._run.ended.labels(event.outcome).set(1)
+            case NonFiniteStep() | DigestTaken():
+                pass  # the skipped step's StepDone counts it
+
+
+class _RunMetrics:
+    """What the run is, and whether this process has ended its part of it."""
+
+    def __init__(self, registry: CollectorRegistry, rank: int) -> None:
+        self._rank = rank
+        self.info = Info("dist_seg_run", "The run: device, data and versions", registry=registry)
+        self.max_steps = Gauge("dist_seg_max_steps", "Steps that the run will train in total", registry=registry)
+        self.world_size = Gauge("dist_seg_world_size", "Number of ranks of the run", registry=registry)
+        self.global_batch = Gauge("dist_seg_global_batch", "Samples in a step, over all ranks", registry=registry)
+        self.startup_seconds = Gauge(
+            "dist_seg_startup_seconds", "Time from the start of the process to its first step", registry=registry
+        )
+        self.ended = Gauge(
+            "dist_seg_run_ended", "1 once the process has ended its part of the run", ["outcome"], registry=registry
+        )
+
+    def started(self, event: RunStarted) -> None:
+        labels = {"rank": str(self._rank), "device": event.device, "manifest_hash": event.manifest_hash}
+        versions = {f"version_{_label(name)}": text for name, text in event.versions.items()}
+        self.info.info({**versions, **labels})
+        self.max_steps.set(event.max_steps)
+        self.world_size.set(event.world_size)
+        self.global_batch.set(event.global_batch)
+        self.startup_seconds.set(event.startup_s)
+
+
+class _StepMetrics:
+    """Training steps: loss, rate and time."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
         def gauge(name: str, text: str) -> Gauge:
             return Gauge(f"dist_seg_{name}", text, registry=registry)
 
-        self.step = gauge("step", "Steps trained so far, those of earlier processes of the run included")
-        self.max_steps = gauge("max_steps", "Steps that the run is to train")
+        self.step = gauge("step", "Steps trained so far, including those of earlier processes of the run")
         self.epoch = gauge("epoch", "Epoch of the last step")
-        self.loss = gauge("loss", "Training loss of the last step, mean over all lanes of all ranks")
+        self.loss = gauge("loss", "Training loss of the last step, mean over all micro-batches of all ranks")
         self.learning_rate = gauge("learning_rate", "Learning rate of the last step")
         self.gradient_norm = gauge("gradient_norm", "L2 norm of the gradient of the last step, before clipping")
-        self.loss_part = Gauge("dist_seg_loss_part", "A summand of the training loss", ["part"], registry=registry)
+        self.loss_part = Gauge("dist_seg_loss_part", "One term of the training loss", ["part"], registry=registry)
         self.steps = Counter("dist_seg_steps_total", "Steps done by this process", registry=registry)
         self.skipped_steps = Counter(
             "dist_seg_skipped_steps_total",
-            "Steps left out for a loss or gradient that was not finite",
+            "Steps skipped because the loss or the gradient was not finite",
             registry=registry,
         )
         self.samples = Counter("dist_seg_samples_total", "Training samples of this rank", registry=registry)
@@ -128,7 +187,7 @@ class _Metrics:
         )
         phase_seconds = Counter(
             "dist_seg_step_phase_seconds_total",
-            "Time of the steps by phase; phases do not overlap and sum to the time of the steps",
+            "Time of the steps by phase; phases do not overlap and add up to the time of the steps",
             ["phase"],
             registry=registry,
         )
@@ -142,13 +201,32 @@ class _Metrics:
         self.backward = compute_seconds.labels("backward")
         self.optimizer = compute_seconds.labels("optimizer")
 
-    def _define_rest(self, registry: CollectorRegistry) -> None:
-        self.info = Info("dist_seg_run", "The run: device, data, versions", registry=registry)
-        self.world_size = Gauge("dist_seg_world_size", "Ranks of the run", registry=registry)
-        self.global_batch = Gauge("dist_seg_global_batch", "Samples of a step over all ranks", registry=registry)
-        self.startup_seconds = Gauge(
-            "dist_seg_startup_seconds", "Start of the process to its first step", registry=registry
-        )
+    def done(self, event: StepDone) -> None:
+        compute_s = event.forward_s + event.backward_s + event.optimizer_s
+        self.step.set(event.step)
+        self.epoch.set(event.epoch)
+        self.loss.set(event.loss)
+        self.learning_rate.set(event.lr)
+        self.gradient_norm.set(event.grad_norm)
+        for part, value in event.parts.items():
+            self.loss_part.labels(part).set(value)
+        self.steps.inc()
+        if event.skipped:
+            self.skipped_steps.inc()
+        self.samples.inc(event.samples)
+        self.step_seconds.observe(event.step_s)
+        self.data_wait.inc(event.data_wait_s)
+        self.compute.inc(compute_s)
+        self.other.inc(max(0.0, event.step_s - event.data_wait_s - compute_s))
+        self.forward.inc(event.forward_s)
+        self.backward.inc(event.backward_s)
+        self.optimizer.inc(event.optimizer_s)
+
+
+class _DataMetrics:
+    """Training data that could not be used."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
         self.bad_samples = Counter(
             "dist_seg_bad_samples_total", "Samples that this rank could not decode", registry=registry
         )
@@ -157,43 +235,60 @@ class _Metrics:
         )
         self.replaced_samples = Counter(
             "dist_seg_replaced_samples_total",
-            "Samples of this rank in the place of ones from bad shards",
+            "Samples of this rank that replaced samples of bad shards",
             registry=registry,
         )
-        self.checkpoint_stall = Summary(
+
+
+class _CheckpointMetrics:
+    """Checkpoints, all of them served by rank 0."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.stall = Summary(
             "dist_seg_checkpoint_stall_seconds",
-            "What training waited for a checkpoint (rank 0)",
+            "Time that training waited for a checkpoint (rank 0)",
             ["engine"],
             registry=registry,
         )
-        self.checkpoint_write = Summary(
+        self.write = Summary(
             "dist_seg_checkpoint_write_seconds",
-            "Time to write a checkpoint beside training (rank 0)",
+            "Time to write a checkpoint while training continues (rank 0)",
             ["engine"],
             registry=registry,
         )
-        self.checkpoint_step = Gauge(
-            "dist_seg_checkpoint_step", "Step of the newest whole checkpoint (rank 0)", registry=registry
-        )
-        self.checkpoint_interval = Gauge(
+        self.step = Gauge("dist_seg_checkpoint_step", "Step of the newest whole checkpoint (rank 0)", registry=registry)
+        self.interval = Gauge(
             "dist_seg_checkpoint_interval_seconds",
-            "Training between two checkpoints, as chosen for checkpoint.interval_steps=auto (rank 0)",
+            "Training time between two checkpoints, as chosen for checkpoint.interval_steps=auto (rank 0)",
             registry=registry,
         )
-        self.checkpoint_cost = Gauge(
+        self.cost = Gauge(
             "dist_seg_checkpoint_cost_seconds",
-            "What a checkpoint costs the training, stall and slower steps, as measured for the choice (rank 0)",
+            "Measured cost of a checkpoint to the training, stall and slower steps, behind that choice (rank 0)",
             registry=registry,
         )
-        self.checkpoint_failures = Counter(
+        self.failures = Counter(
             "dist_seg_checkpoint_failures_total", "Checkpoints that could not be written (rank 0)", registry=registry
         )
-        self.evaluation_seconds = Summary("dist_seg_evaluation_seconds", "Time of an evaluation", registry=registry)
-        self.evaluation_step = Gauge(
-            "dist_seg_evaluation_step", "Step of the last evaluation", ["split"], registry=registry
-        )
-        self.evaluation_images = Gauge(
-            "dist_seg_evaluation_images", "Images of the last evaluation", ["split"], registry=registry
+
+    def saved(self, event: CheckpointSaved) -> None:
+        self.stall.labels(event.engine).observe(event.stall_s)
+        self.write.labels(event.engine).observe(event.write_s)
+        self.step.set(event.step)
+
+    def interval_chosen(self, event: CheckpointIntervalChosen) -> None:
+        self.interval.set(event.interval_s)
+        self.cost.set(event.cost_s)
+
+
+class _EvaluationMetrics:
+    """The last evaluation of every split."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.seconds = Summary("dist_seg_evaluation_seconds", "Time of an evaluation", registry=registry)
+        self.step = Gauge("dist_seg_evaluation_step", "Step of the last evaluation", ["split"], registry=registry)
+        self.images = Gauge(
+            "dist_seg_evaluation_images", "Number of images in the last evaluation", ["split"], registry=registry
         )
         self.score = Gauge(
             "dist_seg_evaluation_score",
@@ -207,85 +302,11 @@ class _Metrics:
             ["metric", "class", "split", "weights"],
             registry=registry,
         )
-        self.rank_seconds = Gauge(
-            "dist_seg_rank_seconds",
-            "A rank's own time for a micro-batch, without what it waited for other ranks, by part (served by rank 0)",
-            ["rank", "part"],
-            registry=registry,
-        )
-        self.straggler_ratio = Gauge(
-            "dist_seg_straggler_ratio",
-            "Own time of the slowest rank over the median of all ranks (served by rank 0)",
-            registry=registry,
-        )
-        self.ended = Gauge(
-            "dist_seg_run_ended", "1 once the process has ended its part of the run", ["outcome"], registry=registry
-        )
 
-    def update(self, event: Event) -> None:
-        match event:
-            case StepDone():
-                self._step_done(event)
-            case RunStarted():
-                self._run_started(event)
-            case BadSampleFound():
-                self.bad_samples.inc()
-            case BadShardFound():
-                self.bad_shards.inc()
-            case EvalDone():
-                self._eval_done(event)
-            case CheckpointSaved():
-                self.checkpoint_stall.labels(event.engine).observe(event.stall_s)
-                self.checkpoint_write.labels(event.engine).observe(event.write_s)
-                self.checkpoint_step.set(event.step)
-            case CheckpointFailed():
-                self.checkpoint_failures.inc()
-            case CheckpointIntervalChosen():
-                self.checkpoint_interval.set(event.interval_s)
-                self.checkpoint_cost.set(event.cost_s)
-            case RankTimes():
-                self._rank_times(event)
-            case RunEnded():
-                self.ended.labels(event.outcome).set(1)
-            case NonFiniteStep() | DigestTaken():
-                pass  # the skipped step's StepDone counts it
-
-    def _run_started(self, event: RunStarted) -> None:
-        labels = {"rank": str(self._rank), "device": event.device, "manifest_hash": event.manifest_hash}
-        versions = {f"version_{_label(name)}": text for name, text in event.versions.items()}
-        self.info.info({**versions, **labels})
-        self.step.set(event.step)
-        self.max_steps.set(event.max_steps)
-        self.world_size.set(event.world_size)
-        self.global_batch.set(event.global_batch)
-        self.startup_seconds.set(event.startup_s)
-
-    def _step_done(self, event: StepDone) -> None:
-        compute_s = event.forward_s + event.backward_s + event.optimizer_s
-        self.step.set(event.step)
-        self.epoch.set(event.epoch)
-        self.loss.set(event.loss)
-        self.learning_rate.set(event.lr)
-        self.gradient_norm.set(event.grad_norm)
-        for part, value in event.parts.items():
-            self.loss_part.labels(part).set(value)
-        self.steps.inc()
-        if event.skipped:
-            self.skipped_steps.inc()
-        self.samples.inc(event.samples)
-        self.replaced_samples.inc(event.replaced)
-        self.step_seconds.observe(event.step_s)
-        self.data_wait.inc(event.data_wait_s)
-        self.compute.inc(compute_s)
-        self.other.inc(max(0.0, event.step_s - event.data_wait_s - compute_s))
-        self.forward.inc(event.forward_s)
-        self.backward.inc(event.backward_s)
-        self.optimizer.inc(event.optimizer_s)
-
-    def _eval_done(self, event: EvalDone) -> None:
-        self.evaluation_seconds.observe(event.eval_s)
-        self.evaluation_step.labels(event.split).set(event.step)
-        self.evaluation_images.labels(event.split).set(event.images)
+    def done(self, event: EvalDone) -> None:
+        self.seconds.observe(event.eval_s)
+        self.step.labels(event.split).set(event.step)
+        self.images.labels(event.split).set(event.images)
         for name, value in event.metrics.items():
             metric, _, class_name = name.partition("/")
             if class_name:
@@ -293,10 +314,27 @@ class _Metrics:
             else:
                 self.score.labels(metric, event.split, event.weights).set(value)
 
-    def _rank_times(self, event: RankTimes) -> None:
+
+class _RankTimeMetrics:
+    """Every rank's own times, which rank 0 serves for all."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.seconds = Gauge(
+            "dist_seg_rank_seconds",
+            "A rank's own time for a micro-batch by part, without waiting for other ranks (served by rank 0)",
+            ["rank", "part"],
+            registry=registry,
+        )
+        self.straggler_ratio = Gauge(
+            "dist_seg_straggler_ratio",
+            "Own time of the slowest rank divided by the median of all ranks (served by rank 0)",
+            registry=registry,
+        )
+
+    def update(self, event: RankTimes) -> None:
         for part, by_rank in event.by_part.items():
             for rank, seconds in enumerate(by_rank):
-                self.rank_seconds.labels(str(rank), part).set(seconds)
+                self.seconds.labels(str(rank), part).set(seconds)
         self.straggler_ratio.set(event.straggler_ratio)
 
 

@@ -7,9 +7,9 @@ import pytest
 from dist_seg.config.schema import TelemetryConfig
 from dist_seg.errors import ConfigError
 from dist_seg.telemetry.build import FanOut, build_sinks
+from dist_seg.telemetry.console import ConsoleSink
 from dist_seg.telemetry.events import Event, Sink, StepDone
 from dist_seg.telemetry.jsonl import JsonLinesSink, read_log
-from dist_seg.telemetry.progress import ProgressSink
 
 StepFactory = Callable[..., StepDone]
 
@@ -79,7 +79,7 @@ def test_rank_0_shows_progress_and_other_ranks_only_log(tmp_path: Path) -> None:
         kinds.append([type(sink) for sink in telemetry.sink.sinks])
         telemetry.sink.close()
         assert telemetry.prometheus_port is None
-    assert kinds == [[JsonLinesSink, ProgressSink], [JsonLinesSink]]
+    assert kinds == [[JsonLinesSink, ConsoleSink], [JsonLinesSink]]
 
 
 def test_a_free_port_is_chosen_and_told(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from dist_seg.telemetry.events import (
 _SCORES = {"miou": "mIoU", "mask_ap": "mask AP"}
 
 
-class ProgressSink:
+class ConsoleSink:
     """The progress of a training run, with loss, images a second of the whole job, and the last score; for rank 0."""
 
     def __init__(self, *, terminal: bool | None = None, clock: Callable[[], float] = time.monotonic) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from dist_seg.runtime.progress_bar import ProgressDisplay, duration, progress
+from dist_seg.telemetry.console import ConsoleSink
 from dist_seg.telemetry.events import CheckpointFailed, EvalDone, RunStarted, StepDone
-from dist_seg.telemetry.progress import ProgressSink
 
 
 class Clock:
@@ -82,7 +82,7 @@ def test_training_shows_loss_and_the_images_a_second_of_all_ranks_however_uneven
     caplog: pytest.LogCaptureFixture, run_started: Callable[..., RunStarted], step_done: Callable[..., StepDone]
 ) -> None:
     clock = Clock()
-    sink = ProgressSink(terminal=False, clock=clock)
+    sink = ConsoleSink(terminal=False, clock=clock)
     sink.emit(run_started(step=50, world_size=3, global_batch=8, micro_batch=2))
     clock.now_s = 60.0
     sink.emit(step_done(60, loss=0.25, samples=4))
@@ -90,13 +90,13 @@ def test_training_shows_loss_and_the_images_a_second_of_all_ranks_however_uneven
 
 
 def test_an_evaluation_is_told_with_its_score(caplog: pytest.LogCaptureFixture) -> None:
-    sink = ProgressSink(terminal=False)
+    sink = ConsoleSink(terminal=False)
     sink.emit(EvalDone(step=7, split="val", weights="ema", metrics={"miou": 0.6789}, images=101, eval_s=30.0))
     assert lines_of(caplog) == ["step 7: val mIoU 0.679 (ema weights, 101 images, 30 s)"]
 
 
 def test_a_failed_checkpoint_is_told_at_once_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
-    sink = ProgressSink(terminal=False)
+    sink = ConsoleSink(terminal=False)
     sink.emit(CheckpointFailed(step=7, reason="No space left on device"))
     assert lines_of(caplog) == ["step 7: no checkpoint: No space left on device"]
 
@@ -108,7 +108,7 @@ def test_the_score_that_is_shown_is_the_one_that_tells_the_best_checkpoint(
     score_name: str, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     metrics = {"miou": 0.9, "mask_ap": 0.3117, "own_score": 0.5}
-    sink = ProgressSink(terminal=False)
+    sink = ConsoleSink(terminal=False)
     sink.emit(
         EvalDone(step=7, split="val", weights="raw", metrics=metrics, images=101, eval_s=30.0, score_name=score_name)
     )
