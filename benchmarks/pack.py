@@ -31,6 +31,7 @@ from PIL import Image
 from dist_seg.data.codecs.headers import MAX_PIXELS
 from dist_seg.data.codecs.png import value_counts
 from dist_seg.data.formats.camvid import CamvidSource
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.packing.sample import checked_class_ids, encode_sample
 from dist_seg.data.raw.images import check_image, encode_mask, read_mask
@@ -83,7 +84,7 @@ def main() -> None:
 
 
 def _pack(source: CamvidSource, folder: Path, workers: int) -> None:
-    pack(source, folder / "packed", workers=workers, shard_bytes=_SHARD_BYTES)
+    pack(source, folder / "packed", PackOptions(workers=workers, shard_bytes=_SHARD_BYTES))
     shutil.rmtree(folder / "packed")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticSource
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from tests.faulty_store import Store, proxied
 
@@ -27,7 +28,7 @@ def shared_data() -> Path:
 def synthetic_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A packed data set: 24 training and 8 validation images, 96x128, 6 classes, in several shards."""
     out = tmp_path_factory.mktemp("synthetic_shards")
-    pack(SyntheticSource(num_train=24, num_val=8, height=96, width=128), out, shard_bytes=100_000)
+    pack(SyntheticSource(num_train=24, num_val=8, height=96, width=128), out, PackOptions(shard_bytes=100_000))
     return out
 
 
@@ -36,7 +37,7 @@ def instance_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Packed instances: 24 training and 8 validation images, 96x128, 2 to 5 objects each, 5 classes, several shards."""
     out = tmp_path_factory.mktemp("instance_shards")
     scenes = SyntheticSource(num_train=24, num_val=8, height=96, width=128)
-    pack(SyntheticInstances(scenes=scenes), out, shard_bytes=100_000)
+    pack(SyntheticInstances(scenes=scenes), out, PackOptions(shard_bytes=100_000))
     return out
 
 

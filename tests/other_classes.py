@@ -9,6 +9,7 @@ import numpy as np
 
 from dist_seg.data.codecs.class_ids import IGNORE_INDEX
 from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticSource
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.raw.source import RawInstances, RawSample, SampleRef
 from dist_seg.data.shards.manifest import Manifest
@@ -68,7 +69,7 @@ def pack_other(out: Path, names: Sequence[str], class_map: Mapping[str, str | No
     targets = targets_of(SCENES.class_names, class_map, names)
     palette = tuple(SCENES.palette[targets.index(number)] for number in range(len(names)))
     source = OtherClasses(scenes=SCENES, class_names=tuple(names), palette=palette, targets=targets)
-    return pack(source, out, shard_bytes=100_000).manifest
+    return pack(source, out, PackOptions(shard_bytes=100_000)).manifest
 
 
 def pack_other_objects(out: Path, names: Sequence[str], class_map: Mapping[str, str | None]) -> Manifest:
@@ -83,4 +84,4 @@ def pack_other_objects(out: Path, names: Sequence[str], class_map: Mapping[str, 
         category_ids=tuple(scenes.category_ids[first] for first in firsts),
         targets=targets,
     )
-    return pack(source, out, shard_bytes=100_000).manifest
+    return pack(source, out, PackOptions(shard_bytes=100_000)).manifest

@@ -3,12 +3,12 @@
 import argparse
 import math
 import sys
-from functools import partial
 from pathlib import Path
 
 from dist_seg.commands.pack_sources import open_source
 from dist_seg.data.codecs.headers import MAX_PIXELS
 from dist_seg.data.packing.append import append
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.packing.parts import Part
 from dist_seg.data.shards.manifest import Manifest, Split
@@ -19,22 +19,21 @@ from dist_seg.runtime.progress_bar import Bar
 
 def run_pack(options: argparse.Namespace) -> int:
     """The command."""
-    shard_bytes = _shard_bytes(options.shard_mb)
+    how = PackOptions(
+        workers=options.workers or visible_cores(),
+        shard_bytes=_shard_bytes(options.shard_mb),
+        skip_bad=options.skip_bad,
+        max_pixels=options.max_pixels or MAX_PIXELS,
+        max_side=options.max_side,
+    )
     part = Part.parse(options.part_of) if options.part_of else None
     source = open_source(options)
     out: Path = options.out / part.folder_name if part else options.out
     with Bar("pack") as bar:
-        onto = append if options.append else partial(pack, part=part, overwrite=options.overwrite)
-        result = onto(
-            source,
-            out,
-            workers=options.workers or visible_cores(),
-            shard_bytes=shard_bytes,
-            skip_bad=options.skip_bad,
-            max_pixels=options.max_pixels or MAX_PIXELS,
-            max_side=options.max_side,
-            progress=bar.show,
-        )
+        if options.append:
+            result = append(source, out, how, progress=bar.show)
+        else:
+            result = pack(source, out, how, part=part, overwrite=options.overwrite, progress=bar.show)
     for refusal in result.skipped:
         print(f"left out: {refusal}", file=sys.stderr)
     for annotation in result.skipped_annotations:

@@ -15,6 +15,7 @@ from dist_seg.checkpoint.reading import load_meta
 from dist_seg.checkpoint.store import CheckpointStore
 from dist_seg.cli.main import main
 from dist_seg.data.formats.synthetic import SyntheticSource
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.distributed.collectives import on_main
 from dist_seg.distributed.process_group import process_group
@@ -113,7 +114,9 @@ def _train_on(shards: str, folder: str) -> dict[str, object]:
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of data sets of 24 training and 4 validation images in shards of about 5."""
     folder = tmp_path_factory.mktemp("bad-shards")
-    pack(SyntheticSource(num_train=24, num_val=4, height=48, width=64), folder / "whole", shard_bytes=30_000)
+    pack(
+        SyntheticSource(num_train=24, num_val=4, height=48, width=64), folder / "whole", PackOptions(shard_bytes=30_000)
+    )
     for name in ("gone", "changed"):
         shutil.copytree(folder / "whole", folder / name)
     for name in (*_GONE, _GONE_OF_VAL):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dist_seg.data.formats.synthetic import SyntheticLabels, SyntheticSource
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.shards.manifest_parsing import load_manifest
 from dist_seg.distributed.world import World
@@ -61,7 +62,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """The folder of the runs, and by number of ranks every rank's result."""
     folder = tmp_path_factory.mktemp("labels")
     scenes = SyntheticSource(num_train=24, num_val=8, height=48, width=64)
-    pack(SyntheticLabels(scenes=scenes), folder / "shards", shard_bytes=30_000)
+    pack(SyntheticLabels(scenes=scenes), folder / "shards", PackOptions(shard_bytes=30_000))
     function = "tests.distributed.test_multilabel:train_and_score"
     return folder, {  # type: ignore[return-value]  # JSON of what train_and_score returns
         size: run_ranks(function, size, folder, shards=str(folder / "shards"), run_dir=str(folder / f"run-{size}"))

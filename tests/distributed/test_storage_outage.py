@@ -14,6 +14,7 @@ import pytest
 from dist_seg.checkpoint.store import CheckpointStore
 from dist_seg.cli.main import main
 from dist_seg.data.formats.synthetic import SyntheticSource
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.distributed.process_group import process_group
 from dist_seg.distributed.world import World
@@ -82,7 +83,7 @@ def outages(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Found], Path
     """What every rank found, the folder of the runs, and how often the server has answered that it cannot."""
     pytest.importorskip("obstore", reason="needs obstore (the storage extra)")
     shards, folder = tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("outages")
-    pack(SyntheticSource(num_train=24, num_val=0, height=48, width=64), shards, shard_bytes=60_000)
+    pack(SyntheticSource(num_train=24, num_val=0, height=48, width=64), shards, PackOptions(shard_bytes=60_000))
     with flaky_server(shards) as server:
         (folder / "disturbed.order").write_text(f"{server.url}/fail-for/1.5")
         (folder / "given up.order").write_text(f"{server.url}/fail-for/ever")

@@ -4,7 +4,7 @@ Until the new shards are whole the manifest is the old one, so that the data set
 """
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,10 +17,10 @@ from dist_seg.data.codecs.npy import ArrayLayout
 from dist_seg.data.packing.described import kind_of, manifest_of
 from dist_seg.data.packing.folder import open_state, read_finished, read_manifest, read_options, refuse_indexed
 from dist_seg.data.packing.image_kind import ImageKind
-from dist_seg.data.packing.options import Writing, identity_of
-from dist_seg.data.packing.pack import SHARD_BYTES, PackResult, result_of
+from dist_seg.data.packing.options import Packing, PackOptions, Progress
+from dist_seg.data.packing.pack import PackResult, result_of
 from dist_seg.data.packing.pool import write_jobs
-from dist_seg.data.packing.records import MAX_REFUSALS, Options, PackedShard, Refusal, left_out
+from dist_seg.data.packing.records import MAX_REFUSALS, PackedShard, RecordedOptions, Refusal, left_out
 from dist_seg.data.packing.recount import shard_channels, shard_objects, summed
 from dist_seg.data.packing.sample import encode_instance_sample, encode_sample
 from dist_seg.data.packing.shard_plan import in_shard_order, plan_shards, samples_by_key, shard_fingerprint
@@ -52,15 +52,7 @@ class _Old:
 
 
 def append(
-    source: AnySource,
-    out: Path,
-    *,
-    workers: int = 1,
-    shard_bytes: int = SHARD_BYTES,
-    skip_bad: bool = False,
-    max_pixels: int = Writing.max_pixels,
-    max_side: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    source: AnySource, out: Path, options: PackOptions = PackOptions(), *, progress: Progress | None = None
 ) -> PackResult:
     """Add shards for what `source` has and the data set in `out` has not, by split and key.
 
@@ -74,38 +66,31 @@ def append(
     refuse_indexed(out)
     storage = open_storage(out)
     manifest = read_manifest(out)
-    writing = Writing(
-        workers=workers,
-        skip_bad=skip_bad,
-        max_pixels=max_pixels,
-        max_side=max_side,
-        images=ImageKind(array=manifest.image, where=str(out)),
-        progress=progress,
-    )
+    packing = Packing(source=source, options=options, images=ImageKind(array=manifest.image, where=str(out)))
     check_same_kind(out, manifest, "what is to be appended", kind_of(source, manifest.image))
-    options = read_options(out)
-    _check_side(out, options, max_side)
-    check_same_meaning(out, recorded_meaning(options), "what is to be appended", getattr(source, "meaning", None))
+    recorded = read_options(out)
+    _check_side(out, recorded, options.max_side)
+    check_same_meaning(out, recorded_meaning(recorded), "what is to be appended", getattr(source, "meaning", None))
     known = samples_by_key(source.samples())
     before = _old_shards(storage, manifest, read_finished(out), known)
     _check_splits(out, before, known)
-    old = _compared(storage, before, known, source, writing, options)
+    old = _compared(storage, before, known, packing, recorded)
     new = _new_samples(old, known)
     first = {split: next_number(split, [shard.info.name for shard in old]) for split in known}
-    jobs = plan_shards(new, shard_bytes, identity_of(source, writing), first) if new else []
+    jobs = plan_shards(new, options.shard_bytes, packing.identity, first) if new else []
     plan = [(shard.info.name, "") for shard in old] + [(job.name, job.fingerprint) for job in jobs]
     with open_state(out, plan, overwrite=False, extends=manifest) as state:
-        written = write_jobs(state, jobs, source, writing)
+        written = write_jobs(state, jobs, packing, progress)
         added = [written.by_name[job.name] for job in jobs]
         total = _total(storage, manifest, before, old, added)
         records = [shard.record for shard in old if shard.record and (shard.info.samples or shard.record.skipped)]
         in_order = sorted([*records, *added], key=lambda record: (record.split, record.info.name))
-        state.finish(in_order, total.to_json(), options)
+        state.finish(in_order, total.to_json(), recorded)
     present = sum(map(len, known.values())) - len(new)
     return replace(result_of(total, added, kept=written.kept), present_samples=present)
 
 
-def _check_side(out: Path, options: Options | None, max_side: int | None) -> None:
+def _check_side(out: Path, options: RecordedOptions | None, max_side: int | None) -> None:
     """Images of old and new shards are shrunk alike. The other options do not change what a sample becomes."""
     if options is None or (packed := options.get("--max-side")) == max_side:
         return
@@ -115,14 +100,14 @@ def _check_side(out: Path, options: Options | None, max_side: int | None) -> Non
     raise UserError(f"{out}: was packed with --max-side {packed}; append with --max-side {packed}, {given}")
 
 
-def _options_advice(options: Options | None, writing: Writing) -> str:
+def _options_advice(recorded: RecordedOptions | None, options: PackOptions) -> str:
     """Where samples differ: whether other options may be the reason."""
-    if options is None:
+    if recorded is None:
         return "if it was packed with options such as --max-side or --max-pixels, give them here, too; else "
-    pixels = options.get("--max-pixels")
-    if pixels != writing.max_pixels:
+    pixels = recorded.get("--max-pixels")
+    if pixels != options.max_pixels:
         return (
-            f"it was packed with --max-pixels {pixels}, and now that is {writing.max_pixels}; give the same, or else "
+            f"it was packed with --max-pixels {pixels}, and now that is {options.max_pixels}; give the same, or else "
         )
     return ""
 
@@ -166,26 +151,27 @@ def _compared(
     storage: Storage,
     old: Sequence[_Old],
     known: _Known,
-    source: AnySource,
-    writing: Writing,
-    options: Options | None,
+    packing: Packing,
+    recorded: RecordedOptions | None,
 ) -> list[_Old]:
     """The shards, with records of today's files. What was left out and may have been mended is no more in them.
 
     Sizes and times tell of most files that they are what was packed. Of the others the content is compared.
     """
-    identity = identity_of(source, writing)
+    identity = packing.identity
     doubtful = [shard for shard in old if not _is_as_packed(shard, known.get(shard.split, {}), identity)]
-    with ThreadPoolExecutor(max(1, writing.workers)) as pool:
+    with ThreadPoolExecutor(packing.options.workers) as pool:
         found = pool.map(
-            lambda shard: list(_differences(storage, shard, known.get(shard.split, {}), source, writing)), doubtful
+            lambda shard: list(_differences(storage, shard, known.get(shard.split, {}), packing)), doubtful
         )
         reasons = [reason for of_shard in found for reason in of_shard]
     if reasons:
         more = f"\n  and {len(reasons) - MAX_REFUSALS} more" if len(reasons) > MAX_REFUSALS else ""
         raise DataError(
             f"{len(reasons)} sample{'s are' if len(reasons) > 1 else ' is'} not what was packed, and old shards stay "
-            "as they are:\n  " + "\n  ".join(reasons[:MAX_REFUSALS]) + f"{more}\n{_options_advice(options, writing)}"
+            "as they are:\n  "
+            + "\n  ".join(reasons[:MAX_REFUSALS])
+            + f"{more}\n{_options_advice(recorded, packing.options)}"
             "pack everything anew (--overwrite), or rename what has changed, to add it beside the old"
         )
     names = {shard.info.name for shard in doubtful}
@@ -224,9 +210,7 @@ def _with_record_of(shard: _Old, known: dict[str, SampleRef], identity: object) 
     return replace(shard, record=record)
 
 
-def _differences(
-    storage: Storage, shard: _Old, known: dict[str, SampleRef], source: AnySource, writing: Writing
-) -> Iterator[str]:
+def _differences(storage: Storage, shard: _Old, known: dict[str, SampleRef], packing: Packing) -> Iterator[str]:
     """What of the shard is packed otherwise than the source's files would be now."""
     if not shard.keys:
         return
@@ -236,7 +220,7 @@ def _differences(
         if sample is None:
             continue
         try:
-            members = _encoded(sample, source, writing).members
+            members = _encoded(sample, packing).members
         except StorageError:
             raise
         except DataError as error:
@@ -255,11 +239,12 @@ def _differences(
                 break
 
 
-def _encoded(sample: SampleRef, source: AnySource, writing: Writing) -> EncodedMembers:
-    limits = (writing.max_pixels, writing.max_side)
+def _encoded(sample: SampleRef, packing: Packing) -> EncodedMembers:
+    source, options, kind = packing.source, packing.options, packing.images
+    limits = (options.max_pixels, options.max_side)
     if is_instances(source):
-        return encode_instance_sample(sample, source, *limits, skip_bad=writing.skip_bad, kind=writing.images)[0]
-    return encode_sample(sample, cast(Source, source), *limits, writing.images)[0]
+        return encode_instance_sample(sample, source, *limits, skip_bad=options.skip_bad, kind=kind)[0]
+    return encode_sample(sample, cast(Source, source), *limits, kind)[0]
 
 
 def _shows_the_same(png: bytes, other: bytes) -> bool:

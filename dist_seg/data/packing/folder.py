@@ -22,7 +22,7 @@ from dist_seg.data.packing.own_files import (
     waiting_path,
 )
 from dist_seg.data.packing.parts import PART_NAME
-from dist_seg.data.packing.records import Options, PackedShard, read_records, records_text
+from dist_seg.data.packing.records import PackedShard, RecordedOptions, read_records, records_text
 from dist_seg.data.shards.manifest import FORMAT_VERSION, Manifest
 from dist_seg.data.shards.manifest_parsing import parse_manifest, recorded_hash
 from dist_seg.data.shards.names import MANIFEST_NAME, RECORD_NAME
@@ -60,7 +60,7 @@ class PackState:
         with atomic_write(record_path(self.out, shard.info.name)) as file:
             file.write(json.dumps([asdict(shard)]).encode())
 
-    def finish(self, shards: Sequence[PackedShard] | None, text: str, options: Options | None = None) -> None:
+    def finish(self, shards: Sequence[PackedShard] | None, text: str, options: RecordedOptions | None = None) -> None:
         """Write the records, if there are any, and the document: with it the data set is there.
 
         The records of before go with the document of before. So the new ones wait for theirs under its hash, by which
@@ -175,7 +175,7 @@ def read_finished(out: Path) -> list[PackedShard]:
     return read_records(_waiting_records(out) or out / RECORD_NAME)
 
 
-def read_options(out: Path) -> Options | None:
+def read_options(out: Path) -> RecordedOptions | None:
     """With which all of the finished data set was packed, by the names that the user knows; None where nobody knows."""
     try:
         match json.loads((_waiting_records(out) or out / RECORD_NAME).read_bytes()):

@@ -18,7 +18,7 @@ from dist_seg.data.packing.folder import open_state, read_manifest
 from dist_seg.data.packing.image_kind import ImageKind
 from dist_seg.data.packing.link import Transfer, link_or_copy
 from dist_seg.data.packing.parts import FOLDER_NAME, PART_NAME, PackedPart, read_part
-from dist_seg.data.packing.records import Options, PackedShard, read_records
+from dist_seg.data.packing.records import PackedShard, RecordedOptions, read_records
 from dist_seg.data.packing.recount import shard_channels, shard_objects, summed
 from dist_seg.data.packing.shard import check_kinds
 from dist_seg.data.packing.unique_keys import KeysOf, check_one_split, check_unique_keys
@@ -79,7 +79,7 @@ class _Merged:
     records: Sequence[PackedShard]
     """Of parts; of data sets there are none for the whole."""
     parts: int
-    options: Options | None = None
+    options: RecordedOptions | None = None
     """Of parts; all have the same."""
 
 

@@ -1,62 +1,77 @@
-"""What packing and appending share: which shards are to be written, writing them, and the manifest of the result."""
+"""How samples become shards: the user's options, and what one run of packing makes of them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from dist_seg.data.codecs.headers import MAX_PIXELS
-from dist_seg.data.packing.image_kind import PICTURES, ImageKind
-from dist_seg.data.packing.records import Options
+from dist_seg.data.packing.image_kind import ImageKind
+from dist_seg.data.packing.records import RecordedOptions
 from dist_seg.data.raw.meaning import MEANING, Meaning
 from dist_seg.data.raw.source import AnySource, is_instances, task_of
 from dist_seg.data.raw.splitting import DIVISION, Division
-from dist_seg.errors import UserError
+from dist_seg.errors import DataError, UserError
+
+SHARD_BYTES = 64 * 2**20
+
+Progress = Callable[[int, int], None]
+"""Is told how many samples, shards or bytes are done, and how many there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Writing:
+class PackOptions:
     """How samples become shards."""
 
     workers: int = 1
     """Processes that decode and write, one shard at a time each."""
+    shard_bytes: int = SHARD_BYTES
+    """About how large a shard gets."""
     skip_bad: bool = False
-    """What cannot be packed is left out and counted."""
+    """Samples that cannot be packed are left out and counted, instead of refused."""
     max_pixels: int = MAX_PIXELS
     """Of an image or mask; a larger one is bad."""
     max_side: int | None = None
     """Images whose longer side is longer are shrunk to it, with their masks."""
-    images: ImageKind = PICTURES
-    """What all images are; others are bad."""
-    progress: Callable[[int, int], None] | None = None
-    """Is told samples done and in all."""
 
     def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise DataError(f"workers is {self.workers}, must be at least 1")
         if self.max_side is not None and self.max_side < 1:
             raise UserError(f"--max-side {self.max_side}: give a number of pixels from 1")
 
 
-def identity_of(source: AnySource, writing: Writing) -> tuple[object, ...]:
-    """What decides a shard's bytes, besides its samples."""
-    identity: tuple[object, ...] = (source.class_names, source.ignore_index, writing.max_pixels)
-    if task_of(source) == "multilabel":
-        identity = (*identity, "multilabel")
-    if is_instances(source):
-        identity = (*identity, source.category_ids)
-    if writing.images.array:
-        identity = (*identity, str(writing.images.array))
-    return identity if writing.max_side is None else (*identity, {"max_side": writing.max_side})
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """One run of packing: the raw data, the options, and what all images have to be. Sent to every worker process."""
 
+    source: AnySource
+    options: PackOptions
+    images: ImageKind
+    """Images of another kind are bad."""
 
-def options_of(source: AnySource, writing: Writing, shard_bytes: int) -> Options:
-    """What else decides shards, by the names that the user knows."""
-    options: Options = {
-        "--shard-mb": shard_bytes / 1e6,
-        "--max-pixels": writing.max_pixels,
-        "--max-side": writing.max_side,
-    }
-    division: Division | None = getattr(source, "division", None)
-    meaning: Meaning | None = getattr(source, "meaning", None)
-    if division is not None:
-        options[DIVISION] = division.record
-    if meaning is not None:
-        options[MEANING] = meaning
-    return options
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What decides a shard's bytes, besides its samples. It stands in fingerprints: it must not change."""
+        source = self.source
+        identity: tuple[object, ...] = (source.class_names, source.ignore_index, self.options.max_pixels)
+        if task_of(source) == "multilabel":
+            identity = (*identity, "multilabel")
+        if is_instances(source):
+            identity = (*identity, source.category_ids)
+        if self.images.array:
+            identity = (*identity, str(self.images.array))
+        return identity if self.options.max_side is None else (*identity, {"max_side": self.options.max_side})
+
+    def recorded(self) -> RecordedOptions:
+        """What else decides shards, by the names that the user knows."""
+        options: RecordedOptions = {
+            "--shard-mb": self.options.shard_bytes / 1e6,
+            "--max-pixels": self.options.max_pixels,
+            "--max-side": self.options.max_side,
+        }
+        division: Division | None = getattr(self.source, "division", None)
+        meaning: Meaning | None = getattr(self.source, "meaning", None)
+        if division is not None:
+            options[DIVISION] = division.record
+        if meaning is not None:
+            options[MEANING] = meaning
+        return options

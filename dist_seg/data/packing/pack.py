@@ -6,15 +6,14 @@ not finished, hold what that takes.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dist_seg.data.codecs.headers import MAX_PIXELS
 from dist_seg.data.packing.described import kind_of, manifest_of
 from dist_seg.data.packing.folder import open_state, refuse_indexed
 from dist_seg.data.packing.image_kind import find_kind
-from dist_seg.data.packing.options import Writing, identity_of, options_of
+from dist_seg.data.packing.options import Packing, PackOptions, Progress
 from dist_seg.data.packing.parts import PART_NAME, PackedPart, Part, contents_digest, plan_digest
 from dist_seg.data.packing.pool import write_jobs
 from dist_seg.data.packing.records import PackedShard, Refusal, records_text
@@ -23,8 +22,6 @@ from dist_seg.data.packing.shard_plan import plan_shards
 from dist_seg.data.raw.source import AnySource, check_source
 from dist_seg.data.shards.manifest import Manifest
 from dist_seg.data.shards.names import MANIFEST_NAME
-
-SHARD_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,45 +44,34 @@ class PackResult:
 def pack(
     source: AnySource,
     out: Path,
+    options: PackOptions = PackOptions(),
     *,
-    workers: int = 1,
-    shard_bytes: int = SHARD_BYTES,
-    skip_bad: bool = False,
-    max_pixels: int = MAX_PIXELS,
-    max_side: int | None = None,
     part: Part | None = None,
     overwrite: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> PackResult:
-    """Pack `source`, or a part of it, into the folder `out`.
+    """Pack `source`, or a part of it, into the folder `out`. `progress` is told samples.
 
-    See `Writing` for the options that decide how. A folder that holds another finished data set is refused unless
-    `overwrite`. A part gets no manifest: see `merge`. Raises `DataError` that names the first files that cannot be
-    packed; with `skip_bad` they are left out and counted, unless most would be for being of another kind.
+    A folder that holds another finished data set is refused unless `overwrite`. A part gets no manifest: see `merge`.
+    Raises `DataError` that names the first files that cannot be packed; with `skip_bad` they are left out and counted,
+    unless most would be for being of another kind.
     """
     check_source(source)
     refuse_indexed(out)
     samples = source.samples()
-    writing = Writing(
-        workers=workers,
-        skip_bad=skip_bad,
-        max_pixels=max_pixels,
-        max_side=max_side,
-        images=find_kind(samples, source, max_pixels),
-        progress=progress,
-    )
-    plan = plan_shards(samples, shard_bytes, identity_of(source, writing))
+    packing = Packing(source=source, options=options, images=find_kind(samples, source, options.max_pixels))
+    plan = plan_shards(samples, options.shard_bytes, packing.identity)
     jobs = part.share(plan) if part else plan
     document = PART_NAME if part else MANIFEST_NAME
     names = [(job.name, job.fingerprint) for job in jobs]
     with open_state(out, names, overwrite=overwrite, document=document) as state:
-        written = write_jobs(state, jobs, source, writing)
+        written = write_jobs(state, jobs, packing, progress)
         shards = [written.by_name[job.name] for job in jobs]
         if part is None:  # of all parts together, when they are merged
-            check_kinds(shards, writing.images)
-        kind = kind_of(source, writing.images.array)
+            check_kinds(shards, packing.images)
+        kind = kind_of(source, packing.images.array)
         manifest = manifest_of(kind, shards, whole=part is None)
-        text, options = manifest.to_json(), options_of(source, writing, shard_bytes)
+        text, recorded = manifest.to_json(), packing.recorded()
         if part:
             text = PackedPart(
                 part=part,
@@ -94,10 +80,10 @@ def pack(
                 contents=contents_digest(plan),
                 plan_shards=len(plan),
                 plan_samples=sum(len(job.samples) for job in plan),
-                options=options,
-                records_sha256=hashlib.sha256(records_text(shards, options)).hexdigest(),
+                options=recorded,
+                records_sha256=hashlib.sha256(records_text(shards, recorded)).hexdigest(),
             ).to_json()
-        state.finish(shards, text, options)
+        state.finish(shards, text, recorded)
     return result_of(manifest, shards, kept=written.kept)
 
 

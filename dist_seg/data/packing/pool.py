@@ -13,8 +13,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 
 from dist_seg.data.packing.folder import PackState
-from dist_seg.data.packing.image_kind import ImageKind
-from dist_seg.data.packing.options import Writing
+from dist_seg.data.packing.options import Packing, Progress
 from dist_seg.data.packing.records import MAX_REFUSALS, PackedShard, Refusal
 from dist_seg.data.packing.shard import RefusedSamplesError, pack_shard
 from dist_seg.data.packing.shard_plan import ShardJob
@@ -28,34 +27,23 @@ _Submit = Callable[[ShardJob], Future[PackedShard]]
 
 
 def pack_shards(
-    jobs: Sequence[ShardJob],
-    source: AnySource,
-    out: Path,
-    *,
-    workers: int,
-    kind: ImageKind,
-    skip_bad: bool,
-    max_pixels: int,
-    max_side: int | None,
-    on_progress: Callable[[int], None],
+    jobs: Sequence[ShardJob], packing: Packing, out: Path, on_progress: Callable[[int], None]
 ) -> Generator[PackedShard, None, None]:
-    """Pack the jobs and yield each shard as it is done, in any order. `on_progress` is told the samples done. Closing
-    the generator ends the processes.
+    """Pack the jobs into `out` and yield each shard as it is done, in any order. `on_progress` is told the samples
+    done. Closing the generator ends the processes.
 
     Raises `DataError` naming the samples that are refused, or saying that a worker died, and `UserError` for a source
     that cannot be sent to worker processes.
     """
-    if workers < 1:
-        raise DataError(f"workers is {workers}, must be at least 1")
-    setup = _Setup(source=source, out=out, kind=kind, skip_bad=skip_bad, max_pixels=max_pixels, max_side=max_side)
-    if min(workers, len(jobs)) <= 1:
-        yield from _packed_here(jobs, setup, on_progress)
+    workers = min(packing.options.workers, len(jobs))
+    if workers <= 1:
+        yield from _packed_here(jobs, packing, out, on_progress)
         return
-    _check_picklable(source)
+    _check_picklable(packing.source)
     context = multiprocessing.get_context("spawn")
     done: Synchronized[int] = context.Value("q", 0)
-    worker = _Worker(setup=setup, done=done, stop=context.Event())
-    others = min(workers, len(jobs)) - 1
+    worker = _Worker(packing=packing, out=out, done=done, stop=context.Event())
+    others = workers - 1
     # This process packs too, in a thread: it need not be started, which takes a second, nor need the libraries again.
     here = ThreadPoolExecutor(1)
     elsewhere = ProcessPoolExecutor(others, mp_context=context, initializer=_start_worker, initargs=(worker,))
@@ -90,7 +78,7 @@ def _check_picklable(source: AnySource) -> None:
 
 
 def _packed_here(
-    jobs: Sequence[ShardJob], setup: "_Setup", on_progress: Callable[[int], None]
+    jobs: Sequence[ShardJob], packing: Packing, out: Path, on_progress: Callable[[int], None]
 ) -> Iterator[PackedShard]:
     count = 0
 
@@ -101,7 +89,7 @@ def _packed_here(
 
     for job in jobs:
         try:
-            yield setup.pack(job, on_sample)
+            yield pack_shard(job, packing, out, on_sample)
         except RefusedSamplesError as error:
             raise _refused(list(error.refusals)) from None
 
@@ -140,32 +128,11 @@ def _refused(refusals: list[Refusal]) -> DataError:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Setup:
-    source: AnySource
-    out: Path
-    kind: ImageKind
-    skip_bad: bool
-    max_pixels: int
-    max_side: int | None
-
-    def pack(self, job: ShardJob, on_sample: Callable[[], None]) -> PackedShard:
-        return pack_shard(
-            job,
-            self.source,
-            self.out,
-            kind=self.kind,
-            skip_bad=self.skip_bad,
-            max_pixels=self.max_pixels,
-            max_side=self.max_side,
-            on_sample=on_sample,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Worker:
     """What packs, and keeps between shards."""
 
-    setup: _Setup
+    packing: Packing
+    out: Path
     done: "Synchronized[int]"
     """The samples of all workers."""
     stop: Event
@@ -178,7 +145,7 @@ class _Worker:
             if self.stop.is_set():
                 raise _StoppedError
 
-        return self.setup.pack(job, on_sample)
+        return pack_shard(job, self.packing, self.out, on_sample)
 
 
 class _StoppedError(Exception):
@@ -209,36 +176,26 @@ class WrittenShards:
     """Of them, how many with samples were there already."""
 
 
-def write_jobs(state: PackState, jobs: Sequence[ShardJob], source: AnySource, writing: Writing) -> WrittenShards:
-    """Write the shards that are not there yet."""
-    with ThreadPoolExecutor(max(1, writing.workers)) as pool:  # reads whole shards to compare their hashes
-        found = pool.map(lambda job: state.kept(job.name, job.fingerprint, writing.skip_bad), jobs)
+def write_jobs(
+    state: PackState, jobs: Sequence[ShardJob], packing: Packing, progress: Progress | None
+) -> WrittenShards:
+    """Write the shards that are not there yet. `progress` is told samples."""
+    options = packing.options
+    with ThreadPoolExecutor(options.workers) as pool:  # reads whole shards to compare their hashes
+        found = pool.map(lambda job: state.kept(job.name, job.fingerprint, options.skip_bad), jobs)
         packed = {shard.info.name: shard for shard in found if shard}
-    kept, to_do = (
-        sum(shard.info.samples > 0 for shard in packed.values()),
-        [job for job in jobs if job.name not in packed],
-    )
+    kept = sum(shard.info.samples > 0 for shard in packed.values())
+    to_do = [job for job in jobs if job.name not in packed]
     total = sum(len(job.samples) for job in jobs)
     done = total - sum(len(job.samples) for job in to_do)
 
     def report(count: int) -> None:
-        if writing.progress:
-            writing.progress(done + count, total)
+        if progress:
+            progress(done + count, total)
 
     report(0)
-    packing = pack_shards(
-        to_do,
-        source,
-        state.out,
-        workers=writing.workers,
-        kind=writing.images,
-        skip_bad=writing.skip_bad,
-        max_pixels=writing.max_pixels,
-        max_side=writing.max_side,
-        on_progress=report,
-    )
-    with closing(packing):
-        for shard in packing:
+    with closing(pack_shards(to_do, packing, state.out, report)) as shards:
+        for shard in shards:
             state.record(shard)
             packed[shard.info.name] = shard
     return WrittenShards(by_name=packed, kept=kept)

@@ -12,7 +12,7 @@ from dist_seg.runtime.json_text import json_text
 
 MAX_REFUSALS = 20
 """A shard's samples that are named when packing fails; the rest would only be more of the same."""
-Options = dict[str, object]
+RecordedOptions = dict[str, object]
 """Options of packing, by the names that the user knows."""
 
 
@@ -53,7 +53,7 @@ class PackedShard:
         return bool(self.skipped or (self.objects and self.objects.skipped_annotations))
 
 
-def records_text(shards: Sequence[PackedShard], options: Options | None = None) -> bytes:
+def records_text(shards: Sequence[PackedShard], options: RecordedOptions | None = None) -> bytes:
     """Of `pack.json`. options: with which all of the data set was packed, where that is known."""
     records = [asdict(shard) for shard in shards]
     return (json_text(records if options is None else {"options": options, "shards": records}) + "\n").encode()

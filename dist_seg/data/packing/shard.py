@@ -12,10 +12,11 @@ from dist_seg.data.codecs.label_layers import PRESENT
 from dist_seg.data.codecs.npy import decode_npy
 from dist_seg.data.codecs.png import value_counts
 from dist_seg.data.packing.image_kind import ImageKind, OtherKindError
+from dist_seg.data.packing.options import Packing
 from dist_seg.data.packing.records import MAX_REFUSALS, PackedShard, Refusal
 from dist_seg.data.packing.sample import encode_instance_sample, encode_sample
 from dist_seg.data.packing.shard_plan import ShardJob
-from dist_seg.data.raw.source import AnySource, Source, StrayAnnotationsError, is_instances, task_of
+from dist_seg.data.raw.source import Source, StrayAnnotationsError, is_instances, task_of
 from dist_seg.data.shards.channel_statistics import ChannelCounter
 from dist_seg.data.shards.names import shard_key
 from dist_seg.data.shards.object_counts import ObjectCounter
@@ -33,24 +34,14 @@ class RefusedSamplesError(Exception):
         self.refusals = refusals
 
 
-def pack_shard(
-    job: ShardJob,
-    source: AnySource,
-    out: Path,
-    *,
-    kind: ImageKind,
-    skip_bad: bool,
-    max_pixels: int,
-    max_side: int | None,
-    on_sample: Callable[[], None],
-) -> PackedShard:
+def pack_shard(job: ShardJob, packing: Packing, out: Path, on_sample: Callable[[], None]) -> PackedShard:
     """Decode the job's samples, check them and write the shard. `on_sample` is called once a sample.
-
-    kind: of the images; others are refused.
 
     Raises `RefusedSamplesError` (all samples are looked at before, so that the user sees more than the first), unless
     `skip_bad`.
     """
+    source, kind, skip_bad = packing.source, packing.images, packing.options.skip_bad
+    max_pixels, max_side = packing.options.max_pixels, packing.options.max_side
     pixels = np.zeros(256, np.int64)
     is_multilabel, num_classes = task_of(source) == "multilabel", len(source.class_names)
     refusals: list[Refusal] = []

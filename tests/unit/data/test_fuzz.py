@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from dist_seg.data.codecs.class_ids import decode_mask
 from dist_seg.data.codecs.decode import decode_image
 from dist_seg.data.formats.folder import open_folder
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import PackResult, pack
 from dist_seg.data.plan.plan import TrainPlan
 from dist_seg.data.raw.source import RawReading
@@ -78,7 +79,7 @@ def mutants(
     root = tmp_path_factory.mktemp("mutants")
     stems = write_mutants(root, request.param)
     source = open_folder(root / "images", root / "masks", dividing=Dividing(val=0.0), reading=RawReading(skip_bad=True))
-    return root, stems, pack(source, root / "out", skip_bad=True, shard_bytes=200_000)
+    return root, stems, pack(source, root / "out", PackOptions(skip_bad=True, shard_bytes=200_000))
 
 
 Mutants = tuple[Path, list[str], PackResult]

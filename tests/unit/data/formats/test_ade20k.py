@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dist_seg.data.formats.ade20k import ADE20K_NAMES, open_ade20k
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.raw.source import RawReading
 from dist_seg.errors import DataError
@@ -93,7 +94,9 @@ def test_a_lone_image_is_named_or_left_out(tmp_path: Path) -> None:
     write_image(tmp_path / "images/training/b.jpg", picture(2, 3))
     with pytest.raises(DataError, match=r"no mask in .*annotations/training for .*b\.jpg"):
         open_ade20k(tmp_path).samples()
-    result = pack(open_ade20k(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", skip_bad=True)
+    result = pack(
+        open_ade20k(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", PackOptions(skip_bad=True)
+    )
     assert [str(refusal) for refusal in result.skipped] == [f"{tmp_path / 'images/training/b.jpg'}: has no mask"]
 
 

@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dist_seg.data.formats.cityscapes import CityscapesInstances, CityscapesSource
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.raw.source import RawReading
 from dist_seg.errors import DataError
@@ -87,7 +88,9 @@ def test_an_image_without_labels_is_named_or_left_out(tmp_path: Path) -> None:
     mask.unlink()
     with pytest.raises(DataError, match=r"no mask in .*gtFine/train for .*bremen_1_leftImg8bit\.png"):
         CityscapesSource(root=tmp_path).samples()
-    result = pack(CityscapesSource(root=tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", skip_bad=True)
+    result = pack(
+        CityscapesSource(root=tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", PackOptions(skip_bad=True)
+    )
     (refusal,) = result.skipped
     assert "bremen_1_leftImg8bit.png: has no mask" in refusal.reason
 

@@ -11,6 +11,7 @@ from PIL import Image
 from dist_seg.data.formats.folder import FolderSource, open_folder
 from dist_seg.data.packing.append import append
 from dist_seg.data.packing.folder import read_options
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.raw.source import RawReading
 from dist_seg.data.raw.splitting import Dividing
@@ -171,7 +172,7 @@ def test_an_undecodable_mask_does_not_stop_the_search_for_classes(tmp_path: Path
     source = _open(tmp_path)
     with pytest.raises(DataError, match=r"masks/b\.png: is not an image"):
         pack(source, tmp_path / "out")
-    assert pack(source, tmp_path / "out", skip_bad=True).manifest.splits["train"].num_samples == 1
+    assert pack(source, tmp_path / "out", PackOptions(skip_bad=True)).manifest.splits["train"].num_samples == 1
 
 
 def test_a_coloured_mask_among_grey_ones_is_left_out_and_counted(tmp_path: Path) -> None:
@@ -179,7 +180,7 @@ def test_a_coloured_mask_among_grey_ones_is_left_out_and_counted(tmp_path: Path)
     write_pair(tmp_path, "b", np.array([[0, 1]], np.uint8))
     with pytest.raises(DataError, match=r"masks/a\.png: a mask in colours"):
         pack(_open(tmp_path), tmp_path / "out")
-    result = pack(_open(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", skip_bad=True)
+    result = pack(_open(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", PackOptions(skip_bad=True))
     split = result.manifest.splits["train"]
     assert (result.manifest.class_names, split.num_samples, split.skipped_samples) == (("class_0", "class_1"), 1, 1)
 
@@ -189,7 +190,7 @@ def test_a_missing_mask_and_a_missing_image_are_left_out_and_counted(tmp_path: P
         write_pair(tmp_path, stem)
     (tmp_path / "masks" / "b.png").unlink()
     (tmp_path / "images" / "c.jpg").unlink()
-    result = pack(_open(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", skip_bad=True)
+    result = pack(_open(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", PackOptions(skip_bad=True))
     assert (result.manifest.splits["train"].num_samples, result.manifest.splits["train"].skipped_samples) == (1, 2)
     reasons = sorted(refusal.reason for refusal in result.skipped)
     assert reasons == [f"{tmp_path}/images/b.jpg: has no mask", f"{tmp_path}/masks/c.png: a mask that has no image"]

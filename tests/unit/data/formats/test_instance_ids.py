@@ -9,6 +9,7 @@ from PIL import Image
 
 from dist_seg.data.formats.cityscapes import CityscapesInstances
 from dist_seg.data.formats.instance_ids import InstanceIdSource, open_instance_ids
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.raw.source import RawReading
 from dist_seg.data.raw.splitting import Dividing
@@ -144,7 +145,7 @@ def test_a_lone_image_may_be_left_out_and_is_counted(tmp_path: Path) -> None:
     (tmp_path / "masks" / "b.png").unlink()
     with pytest.raises(DataError, match=r"no mask in .* for .*b\.png"):
         _open(tmp_path)
-    result = pack(_open(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", skip_bad=True)
+    result = pack(_open(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", PackOptions(skip_bad=True))
     assert [str(refusal) for refusal in result.skipped] == [f"{tmp_path / 'images' / 'b.png'}: has no mask"]
 
 

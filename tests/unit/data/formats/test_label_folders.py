@@ -13,6 +13,7 @@ from dist_seg.data.codecs.label_layers import decode_labels
 from dist_seg.data.formats.coco.instances import open_coco
 from dist_seg.data.formats.label_folders import LabelFolders, open_label_folders
 from dist_seg.data.formats.synthetic import SyntheticLabels, SyntheticSource
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.raw.object_labels import ObjectLabels
 from dist_seg.data.raw.source import RawReading
@@ -94,7 +95,9 @@ def test_a_missing_mask_is_an_error_unless_it_means_absence(tmp_path: Path) -> N
     assert any("1 masks are missing" in note for note in source.notes)
     pack(source, tmp_path / "out")
     assert not packed(tmp_path / "out")["b"][0].any()
-    skipped = pack(opened(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "skipped", skip_bad=True)
+    skipped = pack(
+        opened(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "skipped", PackOptions(skip_bad=True)
+    )
     assert [str(refusal) for refusal in skipped.skipped] == [f"{tmp_path / 'images' / 'b.png'}: has no mask of road"]
 
 
@@ -132,7 +135,7 @@ def test_a_mask_without_an_image_is_an_error_or_left_out_and_counted(tmp_path: P
     (tmp_path / "images" / f"{stem}.png").unlink()
     with pytest.raises(DataError, match=r"no image for .*b\.png"):
         opened(tmp_path)
-    result = pack(opened(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", skip_bad=True)
+    result = pack(opened(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", PackOptions(skip_bad=True))
     lone = tmp_path / "masks" / "road" / f"{stem}.png"
     assert [str(refusal) for refusal in result.skipped] == [f"{lone}: a mask that has no image"]
     splits = result.manifest.splits

@@ -12,6 +12,7 @@ from PIL import Image
 from dist_seg.data.codecs.class_ids import IGNORE_INDEX
 from dist_seg.data.formats.synthetic import draw_scene
 from dist_seg.data.inspection.trouble import Trouble, find_trouble
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.raw.source import RawSample, SampleRef
 from dist_seg.data.shards.opened import open_data
@@ -72,7 +73,7 @@ class ScenesSource:
 
 
 def packed(folder: Path, scenes: Mapping[str, Scene], shard_bytes: int = 10_000_000) -> Path:
-    pack(ScenesSource(dict(scenes)), folder, shard_bytes=shard_bytes)
+    pack(ScenesSource(dict(scenes)), folder, PackOptions(shard_bytes=shard_bytes))
     return folder
 
 

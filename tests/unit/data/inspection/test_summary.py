@@ -16,6 +16,7 @@ from dist_seg.data.formats.coco.instances import open_coco
 from dist_seg.data.formats.synthetic import SyntheticSource
 from dist_seg.data.inspection import sample_sheet as sheet_module
 from dist_seg.data.inspection.summary import inspect
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.raw.source import RawSample, SampleRef
 from dist_seg.data.shards.manifest_parsing import load_manifest
@@ -51,7 +52,7 @@ class SizesSource:
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("sizes")
-    pack(SizesSource(), out, shard_bytes=70_000)
+    pack(SizesSource(), out, PackOptions(shard_bytes=70_000))
     return out
 
 

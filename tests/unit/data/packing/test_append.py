@@ -14,6 +14,7 @@ from dist_seg.data.packing import append as pack_append
 from dist_seg.data.packing.append import append
 from dist_seg.data.packing.folder import PackState
 from dist_seg.data.packing.merge import merge
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.packing.parts import Part
 from dist_seg.data.raw.source import AnySource, RawReading, SampleRef
@@ -55,13 +56,13 @@ def _counts(manifest: Manifest) -> list[object]:
 @pytest.mark.parametrize("instances", [False, True])
 def test_the_old_shards_stay_and_the_counts_are_those_of_all(tmp_path: Path, instances: bool) -> None:
     few, more = (SyntheticInstances(scenes=s) if instances else s for s in (_FEW, _MORE))
-    pack(few, tmp_path / "out", shard_bytes=_SHARD_BYTES)
+    pack(few, tmp_path / "out", PackOptions(shard_bytes=_SHARD_BYTES))
     before = _shards(tmp_path / "out")
-    result = append(more, tmp_path / "out", shard_bytes=_SHARD_BYTES)
+    result = append(more, tmp_path / "out", PackOptions(shard_bytes=_SHARD_BYTES))
     assert before.items() < _shards(tmp_path / "out").items()
     assert (result.present_samples, result.written_shards) == (12, 2)
     assert verify(tmp_path / "out") == []
-    whole = pack(more, tmp_path / "whole", shard_bytes=_SHARD_BYTES)
+    whole = pack(more, tmp_path / "whole", PackOptions(shard_bytes=_SHARD_BYTES))
     assert _counts(load_manifest(open_storage(tmp_path / "out"))) == _counts(whole.manifest)
     assert _keys(tmp_path / "out") == _keys(tmp_path / "whole")
     names = [shard.name for shard in result.manifest.split("train").shards]
@@ -69,9 +70,9 @@ def test_the_old_shards_stay_and_the_counts_are_those_of_all(tmp_path: Path, ins
 
 
 def test_nothing_new_changes_nothing(tmp_path: Path) -> None:
-    pack(_FEW, tmp_path, shard_bytes=_SHARD_BYTES)
+    pack(_FEW, tmp_path, PackOptions(shard_bytes=_SHARD_BYTES))
     before = _files(tmp_path)
-    result = append(_FEW, tmp_path, shard_bytes=_SHARD_BYTES)
+    result = append(_FEW, tmp_path, PackOptions(shard_bytes=_SHARD_BYTES))
     assert (result.written_shards, result.kept_shards, result.present_samples) == (0, 0, 12)
     assert _files(tmp_path) == before
 
@@ -107,8 +108,8 @@ def test_a_source_of_new_samples_alone_and_a_new_split_are_added(tmp_path: Path)
 def test_an_interrupted_appending_goes_on_and_leaves_the_old_manifest_till_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pack(_FEW, tmp_path / "out", shard_bytes=_SHARD_BYTES)
-    pack(_FEW, tmp_path / "whole", shard_bytes=_SHARD_BYTES)
+    pack(_FEW, tmp_path / "out", PackOptions(shard_bytes=_SHARD_BYTES))
+    pack(_FEW, tmp_path / "whole", PackOptions(shard_bytes=_SHARD_BYTES))
     before = _files(tmp_path / "out")
     real, calls = PackState.record, []
 
@@ -121,11 +122,11 @@ def test_an_interrupted_appending_goes_on_and_leaves_the_old_manifest_till_then(
     with monkeypatch.context() as patched:
         patched.setattr(PackState, "record", cut_off)
         with pytest.raises(KeyboardInterrupt):
-            append(_MORE, tmp_path / "out", shard_bytes=_SHARD_BYTES)
+            append(_MORE, tmp_path / "out", PackOptions(shard_bytes=_SHARD_BYTES))
     assert before.items() < _files(tmp_path / "out").items()
-    result = append(_MORE, tmp_path / "out", shard_bytes=_SHARD_BYTES)
+    result = append(_MORE, tmp_path / "out", PackOptions(shard_bytes=_SHARD_BYTES))
     assert (result.written_shards, result.kept_shards) == (1, 1)
-    append(_MORE, tmp_path / "whole", shard_bytes=_SHARD_BYTES)
+    append(_MORE, tmp_path / "whole", PackOptions(shard_bytes=_SHARD_BYTES))
     assert _files(tmp_path / "out") == _files(tmp_path / "whole")
 
 
@@ -136,7 +137,7 @@ def test_appending_that_was_cut_off_while_finishing_counts_what_is_left_out_once
 ) -> None:
     masks = {"good": _mask(1), "bad": _mask(9)}
     for name in ("out", "whole"):
-        pack(ArraySource(masks), tmp_path / name, skip_bad=True)
+        pack(ArraySource(masks), tmp_path / name, PackOptions(skip_bad=True))
     now = {**masks, "bad": _mask(2)} if mended else {**masks, "new": _mask(2), "worse": _mask(9)}
     source = ArraySource(now, versions={"bad": "new"} if mended else {})
     real = Path.replace
@@ -149,9 +150,9 @@ def test_appending_that_was_cut_off_while_finishing_counts_what_is_left_out_once
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", cut_off)
         with pytest.raises(KeyboardInterrupt):
-            append(source, tmp_path / "out", skip_bad=True, shard_bytes=1)
-    resumed = append(source, tmp_path / "out", skip_bad=True, shard_bytes=1)
-    whole = append(source, tmp_path / "whole", skip_bad=True, shard_bytes=1)
+            append(source, tmp_path / "out", PackOptions(skip_bad=True, shard_bytes=1))
+    resumed = append(source, tmp_path / "out", PackOptions(skip_bad=True, shard_bytes=1))
+    whole = append(source, tmp_path / "whole", PackOptions(skip_bad=True, shard_bytes=1))
     assert resumed.manifest.split("train").skipped_samples == (0 if mended else 2)
     assert resumed.manifest == whole.manifest
     assert _files(tmp_path / "out") == _files(tmp_path / "whole")
@@ -210,7 +211,7 @@ def test_samples_without_a_version_are_compared(tmp_path: Path) -> None:
 
 def test_samples_left_out_then_are_not_tried_again_until_they_change(tmp_path: Path) -> None:
     masks = {"good": _mask(1), "bad": _mask(9)}
-    pack(ArraySource(masks), tmp_path, skip_bad=True)
+    pack(ArraySource(masks), tmp_path, PackOptions(skip_bad=True))
     more = {**masks, "new": _mask(2)}
     again = append(ArraySource(more), tmp_path)
     split = again.manifest.split("train")
@@ -226,11 +227,11 @@ def test_bad_new_samples_are_refused_or_counted(tmp_path: Path) -> None:
     source = ArraySource({"a": _mask(), "x": _mask(9), "y": _mask(1)})
     with pytest.raises(DataError, match=r"x\.png: class id 9"):
         append(source, tmp_path)
-    result = append(source, tmp_path, skip_bad=True)
+    result = append(source, tmp_path, PackOptions(skip_bad=True))
     assert ([refusal.key for refusal in result.skipped], result.manifest.split("train").num_samples) == (["x"], 2)
-    all_bad = append(ArraySource({"z": _mask(9)}), tmp_path, skip_bad=True)
+    all_bad = append(ArraySource({"z": _mask(9)}), tmp_path, PackOptions(skip_bad=True))
     assert all_bad.manifest.split("train").skipped_samples == 2
-    assert append(ArraySource({"z": _mask(9)}), tmp_path, skip_bad=True).manifest == all_bad.manifest
+    assert append(ArraySource({"z": _mask(9)}), tmp_path, PackOptions(skip_bad=True)).manifest == all_bad.manifest
 
 
 def test_a_sample_does_not_come_into_a_second_split(tmp_path: Path) -> None:
@@ -286,32 +287,37 @@ def test_images_are_shrunk_as_those_that_are_there(
 ) -> None:
     out = tmp_path / "out"
     source, more = (ArraySource({name: _mask(1) for name in names}) for names in ("a", "ab"))
-    pack(source, tmp_path / "part" if merged else out, max_side=then, part=Part(number=1, count=1) if merged else None)
+    pack(
+        source,
+        tmp_path / "part" if merged else out,
+        PackOptions(max_side=then),
+        part=Part(number=1, count=1) if merged else None,
+    )
     if merged:
         merge(out, [tmp_path / "part"])
     for _ in range(2):  # appending keeps the option in mind
         with pytest.raises(UserError, match=message):
-            append(more, out, max_side=now)
-        append(more, out, max_side=then)
+            append(more, out, PackOptions(max_side=now))
+        append(more, out, PackOptions(max_side=then))
     assert _keys(out) == ["a", "b"]
 
 
 def test_where_options_are_not_known_the_advice_speaks_of_them(tmp_path: Path) -> None:
     """Records of an earlier version are a list of shards alone."""
     source = ArraySource({"a": _mask(1)})
-    pack(source, tmp_path, max_side=3)
+    pack(source, tmp_path, PackOptions(max_side=3))
     path = tmp_path / "pack.json"
     path.write_text(json.dumps(json.loads(path.read_text())["shards"]))
     with pytest.raises(DataError, match=r"a\.jpg: differs(?s:.*)packed with options such as --max-side"):
         append(source, tmp_path)
-    assert append(source, tmp_path, max_side=3).present_samples == 1
+    assert append(source, tmp_path, PackOptions(max_side=3)).present_samples == 1
 
 
 def test_another_limit_of_pixels_is_named_where_samples_differ(tmp_path: Path) -> None:
     source = ArraySource({"a": _mask(1)})
     pack(source, tmp_path)
     with pytest.raises(DataError, match=r"packed with --max-pixels 178956970, and now that is 10; give the same"):
-        append(source, tmp_path, max_pixels=10)
+        append(source, tmp_path, PackOptions(max_pixels=10))
 
 
 def test_old_shards_of_an_earlier_version_are_not_brought_up_to_date(tmp_path: Path) -> None:
@@ -347,7 +353,9 @@ def test_annotations_of_no_image_are_counted_once_as_annotations(tmp_path: Path)
     for known in (images[:1], images[:1], images):
         write_coco(tmp_path, [annotation(1), *strays], images=known)
         pack_or_append = append if (tmp_path / "out").exists() else pack
-        pack_or_append(open_coco(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", skip_bad=True)
+        pack_or_append(
+            open_coco(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", PackOptions(skip_bad=True)
+        )
         split = load_manifest(open_storage(tmp_path / "out")).splits["train"]
         assert split.objects is not None
         assert (split.num_samples, split.skipped_samples) == (len(known), 0)

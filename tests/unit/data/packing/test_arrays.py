@@ -17,6 +17,7 @@ from dist_seg.data.inspection.sample_sheet import sample_sheet
 from dist_seg.data.packing.append import append
 from dist_seg.data.packing.image_kind import find_kind
 from dist_seg.data.packing.merge import merge
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.packing.parts import Part
 from dist_seg.data.shards.manifest import Manifest
@@ -40,7 +41,7 @@ def _members(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(("dtype", "channels"), [("uint16", 1), ("uint16", 5), ("uint8", 2)])
 def test_pixels_come_out_of_the_shards_as_they_went_in(tmp_path: Path, dtype: str, channels: int) -> None:
     source = _source(dtype, channels)
-    manifest = pack(source, tmp_path, shard_bytes=20_000).manifest
+    manifest = pack(source, tmp_path, PackOptions(shard_bytes=20_000)).manifest
     assert manifest.image == ArrayLayout(dtype="uint16" if dtype == "uint16" else "uint8", channels=channels)
     for name in manifest.splits:
         reader = ShardReader(open_storage(tmp_path), manifest, name)
@@ -64,7 +65,7 @@ def test_webdataset_reads_them(tmp_path: Path) -> None:
 
 def test_the_manifest_holds_the_statistics_of_each_split(tmp_path: Path) -> None:
     source = _source()
-    manifest = pack(source, tmp_path, shard_bytes=20_000).manifest
+    manifest = pack(source, tmp_path, PackOptions(shard_bytes=20_000)).manifest
     for name, chosen in (("val", source.images[::4]), ("train", [im for i, im in enumerate(source.images) if i % 4])):
         channels = manifest.split(name).channels
         assert channels is not None
@@ -73,14 +74,14 @@ def test_the_manifest_holds_the_statistics_of_each_split(tmp_path: Path) -> None
 
 
 def test_any_number_of_workers_and_an_interruption_give_the_same_bytes(tmp_path: Path) -> None:
-    pack(_source(), tmp_path / "one", shard_bytes=20_000)
-    pack(_source(), tmp_path / "two", shard_bytes=20_000, workers=2)
+    pack(_source(), tmp_path / "one", PackOptions(shard_bytes=20_000))
+    pack(_source(), tmp_path / "two", PackOptions(shard_bytes=20_000, workers=2))
     assert _members(tmp_path / "one") == _members(tmp_path / "two")
     broken = _source()
     broken.images = [*broken.images[:-1], noise("uint16", 4)]
     with pytest.raises(DataError, match="image 7: is 16 bits and 4 channels"):
-        pack(broken, tmp_path / "three", shard_bytes=20_000)
-    result = pack(_source(), tmp_path / "three", shard_bytes=20_000)
+        pack(broken, tmp_path / "three", PackOptions(shard_bytes=20_000))
+    result = pack(_source(), tmp_path / "three", PackOptions(shard_bytes=20_000))
     assert result.kept_shards > 0
     assert _members(tmp_path / "one") == _members(tmp_path / "three")
 
@@ -100,7 +101,7 @@ def test_an_image_of_another_kind_is_refused_with_both_named(tmp_path: Path, oth
     message = f"image 3: {words}, {kind}; all must be"
     with pytest.raises(DataError, match=re.escape(message)):
         pack(source, tmp_path / "a")
-    result = pack(source, tmp_path / "b", skip_bad=True)
+    result = pack(source, tmp_path / "b", PackOptions(skip_bad=True))
     assert [str(refusal).partition(" alike")[0] for refusal in result.skipped] == [message]
 
 
@@ -127,7 +128,7 @@ def test_most_of_the_first_images_that_can_be_read_decide_the_kind(images: list[
 
 
 def test_one_odd_image_at_the_head_of_the_listing_is_the_one_that_is_left_out(tmp_path: Path) -> None:
-    result = pack(ArraySource([_ODD, *[_USUAL] * 8]), tmp_path, skip_bad=True)
+    result = pack(ArraySource([_ODD, *[_USUAL] * 8]), tmp_path, PackOptions(skip_bad=True))
     assert [refusal.key for refusal in result.skipped] == ["0"]
     assert sum(split.num_samples for split in result.manifest.splits.values()) == 8
 
@@ -137,10 +138,10 @@ def test_leaving_out_more_for_their_kind_than_are_kept_is_an_error(tmp_path: Pat
     source = ArraySource([_ODD] * 12 + [_USUAL] * 13)
     for _ in range(2):  # the second finds what the first wrote
         with pytest.raises(DataError, match=r"^13 samples are of another kind than the 12 that .*RGB or grey; the fi"):
-            pack(source, tmp_path, skip_bad=True, workers=workers, shard_bytes=20_000)
+            pack(source, tmp_path, PackOptions(skip_bad=True, workers=workers, shard_bytes=20_000))
     assert not (tmp_path / "manifest.json").exists()
     even = ArraySource([_ODD] * 12 + [_USUAL] * 12 + [_BROKEN] * 9)
-    assert len(pack(even, tmp_path, skip_bad=True).skipped) == 21
+    assert len(pack(even, tmp_path, PackOptions(skip_bad=True)).skipped) == 21
 
 
 def test_an_image_too_long_for_a_shard_s_index_is_refused_unless_it_is_shrunk(
@@ -151,8 +152,8 @@ def test_an_image_too_long_for_a_shard_s_index_is_refused_unless_it_is_shrunk(
     source = ArraySource([*[_USUAL] * 3, noise("uint16", 5, width=31)])
     with pytest.raises(DataError, match=rf"image 3: 31x20 pixels take 6328 bytes as \.npy.* {most}; .*\(--max-side\)"):
         pack(source, tmp_path / "a")
-    assert [refusal.key for refusal in pack(source, tmp_path / "b", skip_bad=True).skipped] == ["3"]
-    assert pack(source, tmp_path / "c", max_side=30).skipped == ()
+    assert [refusal.key for refusal in pack(source, tmp_path / "b", PackOptions(skip_bad=True)).skipped] == ["3"]
+    assert pack(source, tmp_path / "c", PackOptions(max_side=30)).skipped == ()
 
 
 def test_a_folder_of_16_bit_grey_pngs_is_packed_without_the_extra(tmp_path: Path) -> None:
@@ -226,9 +227,9 @@ def test_the_sheet_shows_an_array_by_its_first_three_channels(tmp_path: Path) ->
 
 def test_parts_and_data_sets_are_merged_with_the_statistics_of_all(tmp_path: Path) -> None:
     source = _source()
-    whole = pack(source, tmp_path / "whole", shard_bytes=20_000).manifest
+    whole = pack(source, tmp_path / "whole", PackOptions(shard_bytes=20_000)).manifest
     for number in (1, 2):
-        pack(source, tmp_path / f"part{number}", shard_bytes=20_000, part=Part(number=number, count=2))
+        pack(source, tmp_path / f"part{number}", PackOptions(shard_bytes=20_000), part=Part(number=number, count=2))
     merged = merge(tmp_path / "merged", [tmp_path / "part1", tmp_path / "part2"]).manifest
     assert merged == whole
     others = ArraySource([noise("uint16", 5, seed=seed) for seed in range(20, 28)])
@@ -250,8 +251,8 @@ def test_what_is_left_out_for_its_kind_is_counted_over_all_parts(tmp_path: Path)
         source = ArraySource(images)
         for number in range(1, 9):
             part = Part(number=number, count=8)
-            pack(source, tmp_path / name / part.folder_name, shard_bytes=1, skip_bad=True, part=part)
-    pack(ArraySource([_USUAL] * 9 + [_ODD] * 3), tmp_path / "whole", shard_bytes=1, skip_bad=True)
+            pack(source, tmp_path / name / part.folder_name, PackOptions(shard_bytes=1, skip_bad=True), part=part)
+    pack(ArraySource([_USUAL] * 9 + [_ODD] * 3), tmp_path / "whole", PackOptions(shard_bytes=1, skip_bad=True))
     merge(tmp_path / "few")
     assert _members(tmp_path / "few") == _members(tmp_path / "whole")
     with pytest.raises(DataError, match=r"^13 samples are of another kind than the 11 that .*channels; the first"):
@@ -262,7 +263,7 @@ def test_what_is_left_out_for_its_kind_is_counted_over_all_parts(tmp_path: Path)
 def test_arrays_are_shrunk_like_pictures(tmp_path: Path) -> None:
     y, x = np.mgrid[:40, :60].astype(np.uint16)
     values = np.dstack([1000 * x, 1500 * y, 60_000 - 500 * x, np.full_like(x, 65535)])
-    manifest = pack(ArraySource([values] * 2), tmp_path, max_side=30).manifest
+    manifest = pack(ArraySource([values] * 2), tmp_path, PackOptions(max_side=30)).manifest
     sample = ShardReader(open_storage(tmp_path), manifest, "train").read(0, 0)
     assert sample.array is not None and (sample.height, sample.width) == (20, 30)
     found = decode_npy(sample.image, sample.array, 20, 30)
@@ -274,9 +275,9 @@ def test_arrays_are_shrunk_like_pictures(tmp_path: Path) -> None:
 
 def test_arrays_that_come_later_are_appended_with_the_statistics_of_all(tmp_path: Path) -> None:
     source = _source(count=12)
-    pack(ArraySource(source.images[:8]), tmp_path / "grown", shard_bytes=20_000)
-    grown = append(source, tmp_path / "grown", shard_bytes=20_000).manifest
-    whole = pack(source, tmp_path / "whole", shard_bytes=20_000).manifest
+    pack(ArraySource(source.images[:8]), tmp_path / "grown", PackOptions(shard_bytes=20_000))
+    grown = append(source, tmp_path / "grown", PackOptions(shard_bytes=20_000)).manifest
+    whole = pack(source, tmp_path / "whole", PackOptions(shard_bytes=20_000)).manifest
     for name in ("train", "val"):
         assert grown.split(name).channels == whole.split(name).channels
     assert verify(tmp_path / "grown") == []

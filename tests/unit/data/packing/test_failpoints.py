@@ -14,6 +14,7 @@ from dist_seg.data.formats.synthetic import SyntheticSource
 from dist_seg.data.indexing.index import index
 from dist_seg.data.packing.append import append
 from dist_seg.data.packing.merge import merge
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.packing.parts import Part
 from dist_seg.data.shards.names import MANIFEST_NAME
@@ -37,12 +38,17 @@ def _nothing(root: Path) -> None:
 
 
 def _few(root: Path) -> None:
-    pack(_source(7), root, shard_bytes=_SHARD_BYTES)
+    pack(_source(7), root, PackOptions(shard_bytes=_SHARD_BYTES))
 
 
 def _parts(root: Path) -> None:
     for number in (1, 2):
-        pack(_source(14), root / f"part-{number}-of-2", shard_bytes=_SHARD_BYTES, part=Part(number=number, count=2))
+        pack(
+            _source(14),
+            root / f"part-{number}-of-2",
+            PackOptions(shard_bytes=_SHARD_BYTES),
+            part=Part(number=number, count=2),
+        )
 
 
 def _tars(root: Path) -> None:
@@ -77,8 +83,8 @@ def _rename_samples(path: Path) -> None:
 
 
 WORKS: Mapping[str, tuple[Callable[[Path], object], Callable[[Path], object]]] = {
-    "pack": (_nothing, lambda root: pack(_source(14), root, shard_bytes=_SHARD_BYTES)),
-    "append": (_few, lambda root: append(_source(14), root, shard_bytes=_SHARD_BYTES)),
+    "pack": (_nothing, lambda root: pack(_source(14), root, PackOptions(shard_bytes=_SHARD_BYTES))),
+    "append": (_few, lambda root: append(_source(14), root, PackOptions(shard_bytes=_SHARD_BYTES))),
     "merge": (_parts, lambda root: merge(root)),
     "index": (_tars, index),
     "index anew": (_indexed, index),

@@ -15,6 +15,7 @@ from dist_seg.data.codecs.object_layers import RawObject, decode_instances
 from dist_seg.data.formats.coco.instances import open_coco
 from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticSource
 from dist_seg.data.packing.folder import PackState
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.raw.source import RawInstances, RawReading, RawSample, SampleRef
 from dist_seg.data.shards.manifest import ObjectCounts
@@ -86,7 +87,7 @@ def _annotations(folder: Path) -> dict[str, ImageAnnotations]:
 
 def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path) -> None:
     for workers in (1, 2):
-        pack(_SCENES, tmp_path / str(workers), workers=workers, shard_bytes=10_000)
+        pack(_SCENES, tmp_path / str(workers), PackOptions(workers=workers, shard_bytes=10_000))
     assert _contents(tmp_path / "1") == _contents(tmp_path / "2")
 
 
@@ -94,7 +95,7 @@ def test_annotations_read_back_are_those_of_the_file(tmp_path: Path) -> None:
     images = [image_entry(1, "sub/ä.jpg"), image_entry(33), image_entry(4)]
     entries = [annotation(7, 33), annotation(8, 1, category_id=90), annotation(9, 33, iscrowd=1)]
     write_coco(tmp_path, entries, images=images)
-    pack(open_coco(tmp_path), tmp_path / "out", workers=2, shard_bytes=3000)
+    pack(open_coco(tmp_path), tmp_path / "out", PackOptions(workers=2, shard_bytes=3000))
     found = _annotations(tmp_path / "out")
     assert {key: a.image_id for key, a in found.items()} == {"sub__ä": 1, "33": 33, "4": 4}
     assert {key: a.file_name for key, a in found.items()} == {"sub__ä": "sub/ä.jpg", "33": "33.jpg", "4": "4.jpg"}
@@ -154,9 +155,9 @@ def test_packing_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
     with monkeypatch.context() as patched:
         patched.setattr(PackState, "record", cut_off)
         with pytest.raises(KeyboardInterrupt):
-            pack(_SCENES, tmp_path / "out", shard_bytes=10_000)
-    assert pack(_SCENES, tmp_path / "out", shard_bytes=10_000).kept_shards == 2
-    pack(_SCENES, tmp_path / "whole", shard_bytes=10_000)
+            pack(_SCENES, tmp_path / "out", PackOptions(shard_bytes=10_000))
+    assert pack(_SCENES, tmp_path / "out", PackOptions(shard_bytes=10_000)).kept_shards == 2
+    pack(_SCENES, tmp_path / "whole", PackOptions(shard_bytes=10_000))
     assert _contents(tmp_path / "out") == _contents(tmp_path / "whole")
 
 
@@ -182,7 +183,7 @@ def test_packing_again_after_a_change_is_refused_and_with_leave_replaces(tmp_pat
 
 
 def test_a_real_data_set_is_read_back_object_by_object(shared_data: Path, tmp_path: Path) -> None:
-    pack(open_coco(shared_data / "coco100"), tmp_path, workers=2, shard_bytes=8_000_000)
+    pack(open_coco(shared_data / "coco100"), tmp_path, PackOptions(workers=2, shard_bytes=8_000_000))
     assert verify(tmp_path) == []
     storage = open_storage(tmp_path)
     reader = ShardReader(storage, load_manifest(storage), "train")
@@ -203,8 +204,8 @@ def test_a_real_data_set_is_read_back_object_by_object(shared_data: Path, tmp_pa
 def test_annotations_left_out_are_refused_again_without_leave(tmp_path: Path) -> None:
     write_coco(tmp_path, [annotation(1), annotation(2, bbox=[0, 0, 0, 0])])
     lenient = RawReading(skip_bad=True)
-    pack(open_coco(tmp_path, reading=lenient), tmp_path / "out", skip_bad=True)
-    assert pack(open_coco(tmp_path, reading=lenient), tmp_path / "out", skip_bad=True).written_shards == 0
+    pack(open_coco(tmp_path, reading=lenient), tmp_path / "out", PackOptions(skip_bad=True))
+    assert pack(open_coco(tmp_path, reading=lenient), tmp_path / "out", PackOptions(skip_bad=True)).written_shards == 0
     with pytest.raises(DataError, match=r"annotation 2 of 1\.jpg"):
         pack(open_coco(tmp_path), tmp_path / "out")
 

@@ -12,6 +12,7 @@ from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticSource
 from dist_seg.data.indexing.index import index
 from dist_seg.data.packing.link import Transfer, link_or_copy
 from dist_seg.data.packing.merge import merge
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.packing.parts import Part
 from dist_seg.data.raw.source import AnySource, SampleRef
@@ -30,7 +31,7 @@ _SHARD_BYTES = 10_000
 def _pack_parts(source: AnySource, out: Path, count: int) -> list[Path]:
     parts = [Part(number=number, count=count) for number in range(1, count + 1)]
     for part in parts:
-        pack(source, out / part.folder_name, shard_bytes=_SHARD_BYTES, part=part)
+        pack(source, out / part.folder_name, PackOptions(shard_bytes=_SHARD_BYTES), part=part)
     return [out / part.folder_name for part in parts]
 
 
@@ -41,13 +42,13 @@ def _files(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("count", [1, 2, 3, 11])
 @pytest.mark.parametrize("source", [_SCENES, SyntheticInstances(scenes=_SCENES)], ids=["classes", "instances"])
 def test_merged_parts_are_what_one_machine_packs(tmp_path: Path, source: AnySource, count: int) -> None:
-    whole = pack(source, tmp_path / "whole", shard_bytes=_SHARD_BYTES)
+    whole = pack(source, tmp_path / "whole", PackOptions(shard_bytes=_SHARD_BYTES))
     _pack_parts(source, tmp_path / "merged", count)
     result = merge(tmp_path / "merged")
     assert _files(tmp_path / "merged") == _files(tmp_path / "whole")
     assert (result.manifest, result.parts) == (whole.manifest, count)
     assert verify(tmp_path / "merged") == []
-    assert pack(source, tmp_path / "merged", shard_bytes=_SHARD_BYTES).written_shards == 0
+    assert pack(source, tmp_path / "merged", PackOptions(shard_bytes=_SHARD_BYTES)).written_shards == 0
 
 
 def test_every_shard_is_of_one_part(tmp_path: Path) -> None:
@@ -65,10 +66,10 @@ def test_a_part_is_no_data_set(tmp_path: Path) -> None:
 def test_a_part_goes_on_where_it_was_cut_off_and_is_finished_once(tmp_path: Path) -> None:
     (first, _) = _pack_parts(_SCENES, tmp_path, 2)
     before, again = _files(first), Part(number=1, count=2)
-    assert pack(_SCENES, first, shard_bytes=_SHARD_BYTES, part=again).written_shards == 0
+    assert pack(_SCENES, first, PackOptions(shard_bytes=_SHARD_BYTES), part=again).written_shards == 0
     (first / "train-000000.tar").unlink()
     (first / "part.json").unlink()
-    mended = pack(_SCENES, first, shard_bytes=_SHARD_BYTES, part=again)
+    mended = pack(_SCENES, first, PackOptions(shard_bytes=_SHARD_BYTES), part=again)
     assert (mended.written_shards, mended.kept_shards) == (1, 2)
     assert _files(first) == before
 
@@ -76,7 +77,7 @@ def test_a_part_goes_on_where_it_was_cut_off_and_is_finished_once(tmp_path: Path
 def test_a_part_without_shards_may_be_packed_again(tmp_path: Path) -> None:
     last = _pack_parts(_SCENES, tmp_path, 7)[-1]
     assert sorted(_files(last)) == ["pack.json", "part.json"]
-    assert pack(_SCENES, last, shard_bytes=_SHARD_BYTES, part=Part(number=7, count=7)).kept_shards == 0
+    assert pack(_SCENES, last, PackOptions(shard_bytes=_SHARD_BYTES), part=Part(number=7, count=7)).kept_shards == 0
 
 
 def test_a_data_set_is_not_written_over_by_a_part_nor_a_part_by_a_data_set(tmp_path: Path) -> None:
@@ -172,8 +173,8 @@ def test_a_missing_or_repeated_part_is_named(tmp_path: Path) -> None:
 def test_parts_of_different_packings_are_refused(
     tmp_path: Path, other: AnySource, count: int, shard_bytes: int, message: str
 ) -> None:
-    pack(_SCENES, tmp_path / "a", shard_bytes=_SHARD_BYTES, part=Part(number=1, count=2))
-    pack(other, tmp_path / "b", shard_bytes=shard_bytes, part=Part(number=2, count=count))
+    pack(_SCENES, tmp_path / "a", PackOptions(shard_bytes=_SHARD_BYTES), part=Part(number=1, count=2))
+    pack(other, tmp_path / "b", PackOptions(shard_bytes=shard_bytes), part=Part(number=2, count=count))
     with pytest.raises(DataError, match=message):
         merge(tmp_path / "merged", [tmp_path / "a", tmp_path / "b"])
 
@@ -185,7 +186,7 @@ def test_a_part_of_an_earlier_version_is_to_be_packed_again(tmp_path: Path) -> N
     (one / "part.json").write_text(json.dumps({**document, "format_version": 1}))
     with pytest.raises(DataError, match=r"part\.json: format_version is 1, .* pack the part again"):
         merge(tmp_path / "merged", [one, two])
-    assert pack(_SCENES, one, shard_bytes=_SHARD_BYTES, part=Part(number=1, count=2)).written_shards == 0
+    assert pack(_SCENES, one, PackOptions(shard_bytes=_SHARD_BYTES), part=Part(number=1, count=2)).written_shards == 0
     merge(tmp_path / "merged", [one, two])
 
 
@@ -238,8 +239,8 @@ def test_data_sets_of_the_same_classes_become_one(tmp_path: Path, instances: boo
     scenes = {0: _SCENES, 1: SyntheticSource(num_train=5, num_val=0, height=48, width=32, seed=1)}
     sources: dict[int, AnySource] = {i: SyntheticInstances(scenes=s) if instances else s for i, s in scenes.items()}
     for i, source in sources.items():
-        pack(_Of({i: source}), tmp_path / str(i), shard_bytes=_SHARD_BYTES)  # type: ignore[arg-type]  # a Source
-    both = pack(_Of(sources), tmp_path / "both", shard_bytes=_SHARD_BYTES).manifest  # type: ignore[arg-type]
+        pack(_Of({i: source}), tmp_path / str(i), PackOptions(shard_bytes=_SHARD_BYTES))  # type: ignore[arg-type]  # a Source
+    both = pack(_Of(sources), tmp_path / "both", PackOptions(shard_bytes=_SHARD_BYTES)).manifest  # type: ignore[arg-type]
     merged = merge(tmp_path / "merged", [tmp_path / "0", tmp_path / "1"]).manifest
     assert verify(tmp_path / "merged") == []
     assert _keys(tmp_path / "merged") == _keys(tmp_path / "both")

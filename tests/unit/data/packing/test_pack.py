@@ -20,6 +20,7 @@ from PIL import Image
 
 from dist_seg.data.formats.synthetic import SyntheticSource
 from dist_seg.data.packing.folder import PackState
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.packing.shard_plan import plan_shards
 from dist_seg.data.raw.source import RawSample, SampleRef
@@ -82,14 +83,14 @@ _SYNTHETIC = SyntheticSource(num_train=12, num_val=4, height=32, width=32)
 
 def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path) -> None:
     for workers in (1, 2):
-        pack(_SYNTHETIC, tmp_path / str(workers), workers=workers, shard_bytes=10_000)
+        pack(_SYNTHETIC, tmp_path / str(workers), PackOptions(workers=workers, shard_bytes=10_000))
     one, two = _contents(tmp_path / "1"), _contents(tmp_path / "2")
     assert len(one) == 2 + 3 * 6
     assert one == two
 
 
 def test_what_is_read_back_is_what_was_there(tmp_path: Path) -> None:
-    result = pack(_SYNTHETIC, tmp_path, shard_bytes=10_000)
+    result = pack(_SYNTHETIC, tmp_path, PackOptions(shard_bytes=10_000))
     storage = open_storage(tmp_path)
     read = {}
     for split in load_manifest(storage).splits.values():
@@ -117,21 +118,21 @@ def test_progress_counts_samples_to_the_end(tmp_path: Path) -> None:
 
 
 def test_packing_again_keeps_every_shard(tmp_path: Path) -> None:
-    first = pack(_SYNTHETIC, tmp_path, shard_bytes=10_000)
+    first = pack(_SYNTHETIC, tmp_path, PackOptions(shard_bytes=10_000))
     before = _contents(tmp_path)
-    again = pack(_SYNTHETIC, tmp_path, shard_bytes=10_000)
+    again = pack(_SYNTHETIC, tmp_path, PackOptions(shard_bytes=10_000))
     assert (again.written_shards, again.kept_shards) == (0, first.written_shards)
     assert (_contents(tmp_path), again.manifest) == (before, first.manifest)
 
 
 def test_packing_again_mends_a_damaged_shard(tmp_path: Path) -> None:
-    pack(_SYNTHETIC, tmp_path, shard_bytes=10_000)
+    pack(_SYNTHETIC, tmp_path, PackOptions(shard_bytes=10_000))
     before = _contents(tmp_path)
     damaged = bytearray(before["train-000001.tar"])
     damaged[700] ^= 1
     (tmp_path / "train-000001.tar").write_bytes(damaged)
     (tmp_path / "train-000000.idx").unlink()
-    again = pack(_SYNTHETIC, tmp_path, shard_bytes=10_000)
+    again = pack(_SYNTHETIC, tmp_path, PackOptions(shard_bytes=10_000))
     assert again.written_shards == 2
     assert _contents(tmp_path) == before
 
@@ -140,16 +141,15 @@ _PACK_SCRIPT = """
 import sys, time
 from pathlib import Path
 from dist_seg.data.formats.synthetic import SyntheticSource
-from dist_seg.data.pack import pack
-from dist_seg.data.pack_state import PackState
-from dist_seg.data.shard_plan import plan_shards
+from dist_seg.data.packing.options import PackOptions
+from dist_seg.data.packing.pack import pack
 class Slow(SyntheticSource):
     def load(self, sample):
         time.sleep(0.02)
         return super().load(sample)
 if __name__ == "__main__":
     source = Slow(num_train=60, num_val=4, height=32, width=32)
-    pack(source, Path(sys.argv[1]), workers=int(sys.argv[2]), shard_bytes=10_000)
+    pack(source, Path(sys.argv[1]), PackOptions(workers=int(sys.argv[2]), shard_bytes=10_000))
 """
 
 
@@ -177,9 +177,9 @@ def test_packing_that_was_killed_goes_on(tmp_path: Path, workers: int) -> None:
     signalled(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "out" / "manifest.json").exists()
-    result = pack(source, tmp_path / "out", shard_bytes=10_000)
+    result = pack(source, tmp_path / "out", PackOptions(shard_bytes=10_000))
     assert result.kept_shards >= 2
-    pack(source, tmp_path / "whole", shard_bytes=10_000)
+    pack(source, tmp_path / "whole", PackOptions(shard_bytes=10_000))
     assert _contents(tmp_path / "out") == _contents(tmp_path / "whole")
 
 
@@ -208,10 +208,10 @@ class _DiesElsewhere(SyntheticSource):
 def test_a_worker_that_dies_ends_packing_with_advice_and_what_is_packed_stays(tmp_path: Path) -> None:
     parts = {"num_train": 200, "num_val": 4, "height": 16, "width": 16}
     with pytest.raises(DataError, match="ended without a word, killed for memory perhaps"):
-        pack(_DiesElsewhere(**parts), tmp_path / "out", workers=2, shard_bytes=10_000)
-    result = pack(SyntheticSource(**parts), tmp_path / "out", shard_bytes=10_000)
+        pack(_DiesElsewhere(**parts), tmp_path / "out", PackOptions(workers=2, shard_bytes=10_000))
+    result = pack(SyntheticSource(**parts), tmp_path / "out", PackOptions(shard_bytes=10_000))
     assert result.kept_shards >= 1
-    pack(SyntheticSource(**parts), tmp_path / "whole", shard_bytes=10_000)
+    pack(SyntheticSource(**parts), tmp_path / "whole", PackOptions(shard_bytes=10_000))
     assert _contents(tmp_path / "out") == _contents(tmp_path / "whole")
 
 
@@ -230,16 +230,16 @@ def test_after_an_interruption_only_changed_samples_are_packed_again(tmp_path: P
     masks = {f"k{i:02d}": _mask(i % 3) for i in range(30)}
     last = plan_shards(ArraySource(masks).samples(), 300_000, ())[-1].samples[0].key
     with pytest.raises(DataError, match=rf"{last}\.png"):
-        pack(ArraySource({**masks, last: _mask(9)}), tmp_path / "out", shard_bytes=300_000)
+        pack(ArraySource({**masks, last: _mask(9)}), tmp_path / "out", PackOptions(shard_bytes=300_000))
     mended = ArraySource(masks, versions={last: "new"})
-    result = pack(mended, tmp_path / "out", shard_bytes=300_000)
+    result = pack(mended, tmp_path / "out", PackOptions(shard_bytes=300_000))
     assert (result.kept_shards, result.written_shards) == (6, 1)
-    pack(mended, tmp_path / "whole", shard_bytes=300_000)
+    pack(mended, tmp_path / "whole", PackOptions(shard_bytes=300_000))
     assert _contents(tmp_path / "out") == _contents(tmp_path / "whole")
 
 
 def test_a_finished_data_set_is_replaced_only_on_demand(tmp_path: Path) -> None:
-    pack(ArraySource({f"k{i}": _mask() for i in range(9)}), tmp_path, shard_bytes=200_000)
+    pack(ArraySource({f"k{i}": _mask() for i in range(9)}), tmp_path, PackOptions(shard_bytes=200_000))
     changed = ArraySource({"k0": _mask(1)}, versions={"k0": "2"})
     with pytest.raises(DataError, match=r"source has changed.*--overwrite"):
         pack(changed, tmp_path)
@@ -273,9 +273,11 @@ def test_packing_that_was_cut_off_begins_anew_with_samples_without_a_version(tmp
     masks = {key: _mask() for key in _UNVERSIONED}
     last = plan_shards(ArraySource(masks).samples(), 1, ())[-1].samples[0].key
     with pytest.raises(DataError, match=rf"{last}\.png"):
-        pack(ArraySource({**masks, last: _mask(9)}, versions=_UNVERSIONED), tmp_path, shard_bytes=1)
+        pack(ArraySource({**masks, last: _mask(9)}, versions=_UNVERSIONED), tmp_path, PackOptions(shard_bytes=1))
     assert len(list(tmp_path.glob("*.tar"))) == 2
-    result = pack(ArraySource({key: _mask(1) for key in masks}, versions=_UNVERSIONED), tmp_path, shard_bytes=1)
+    result = pack(
+        ArraySource({key: _mask(1) for key in masks}, versions=_UNVERSIONED), tmp_path, PackOptions(shard_bytes=1)
+    )
     assert (result.kept_shards, result.manifest.split("train").class_pixels) == (0, (57, 3, 0))
 
 
@@ -309,12 +311,12 @@ def test_another_tool_s_shards_are_refused_and_kept(tmp_path: Path, name: str) -
 
 
 def test_another_tool_s_shards_beside_ours_are_never_touched(tmp_path: Path) -> None:
-    pack(ArraySource({f"k{i}": _mask() for i in range(4)}), tmp_path, shard_bytes=100_000)
+    pack(ArraySource({f"k{i}": _mask() for i in range(4)}), tmp_path, PackOptions(shard_bytes=100_000))
     (tmp_path / "train-000007.tar").write_text("not ours")
     pack(ArraySource({"x": _mask()}), tmp_path, overwrite=True)
     assert (tmp_path / "train-000007.tar").read_text() == "not ours"
     with pytest.raises(DataError, match=r"train-000007\.tar"):
-        pack(ArraySource({f"k{i}": _mask() for i in range(9)}), tmp_path, shard_bytes=1, overwrite=True)
+        pack(ArraySource({f"k{i}": _mask() for i in range(9)}), tmp_path, PackOptions(shard_bytes=1), overwrite=True)
     assert (tmp_path / "train-000007.tar").read_text() == "not ours"
 
 
@@ -349,9 +351,9 @@ def test_a_shard_that_was_written_and_not_yet_recorded_is_ours(tmp_path: Path, m
     with monkeypatch.context() as patched:
         patched.setattr(PackState, "record", cut_off)
         with pytest.raises(KeyboardInterrupt):
-            pack(_SYNTHETIC, tmp_path, shard_bytes=10_000)
+            pack(_SYNTHETIC, tmp_path, PackOptions(shard_bytes=10_000))
     assert (tmp_path / "train-000000.tar").exists()
-    assert pack(_SYNTHETIC, tmp_path, shard_bytes=10_000).kept_shards == 0
+    assert pack(_SYNTHETIC, tmp_path, PackOptions(shard_bytes=10_000)).kept_shards == 0
 
 
 def test_a_lock_that_its_last_holder_removed_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -415,7 +417,7 @@ def test_every_bad_sample_of_a_shard_is_named(tmp_path: Path) -> None:
 def test_bad_samples_may_be_left_out_and_are_counted(tmp_path: Path) -> None:
     half = encoded(Image.fromarray(picture(40, 50)), "JPEG")[:700]
     source = ArraySource({"good": _mask(1), "bad": _mask(9), "half": _mask()}, {"half": half})
-    result = pack(source, tmp_path, skip_bad=True)
+    result = pack(source, tmp_path, PackOptions(skip_bad=True))
     assert sorted(refusal.key for refusal in result.skipped) == ["bad", "half"]
     assert any("half.jpg: cannot be decoded" in refusal.reason for refusal in result.skipped)
     split = load_manifest(open_storage(tmp_path)).splits["train"]
@@ -425,38 +427,38 @@ def test_bad_samples_may_be_left_out_and_are_counted(tmp_path: Path) -> None:
 def test_a_shard_of_which_all_is_bad_is_left_out(tmp_path: Path) -> None:
     masks = {f"k{i}": _mask(9 if i < 9 else 0) for i in range(10)}
     source = ArraySource(masks)
-    result = pack(source, tmp_path, skip_bad=True, shard_bytes=1)
+    result = pack(source, tmp_path, PackOptions(skip_bad=True, shard_bytes=1))
     assert result.manifest.splits["train"].num_samples == 1
     assert len(list(tmp_path.glob("*.tar"))) == 1
-    assert pack(source, tmp_path, skip_bad=True, shard_bytes=1).written_shards == 0
+    assert pack(source, tmp_path, PackOptions(skip_bad=True, shard_bytes=1)).written_shards == 0
 
 
 def test_skipped_samples_are_refused_again_without_leave(tmp_path: Path) -> None:
     source = ArraySource({"good": _mask(), "bad": _mask(9)})
-    pack(source, tmp_path, skip_bad=True)
+    pack(source, tmp_path, PackOptions(skip_bad=True))
     with pytest.raises(DataError, match=r"bad\.png"):
         pack(source, tmp_path)
 
 
 def test_nothing_but_bad_samples_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"not one sample of split train.*bad\.png"):
-        pack(ArraySource({"bad": _mask(9)}), tmp_path, skip_bad=True)
+        pack(ArraySource({"bad": _mask(9)}), tmp_path, PackOptions(skip_bad=True))
 
 
 def test_a_failing_disk_is_not_a_bad_sample(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="Input/output error"):
-        pack(BrokenDiskSource({"x": _mask()}), tmp_path, skip_bad=True)
+        pack(BrokenDiskSource({"x": _mask()}), tmp_path, PackOptions(skip_bad=True))
 
 
 def test_bad_samples_in_workers_are_named(tmp_path: Path) -> None:
     masks = {f"k{i:02d}": _mask(9 if i == 3 else 0) for i in range(12)}
     with pytest.raises(DataError, match=r"k03\.png: class id 9 at \(x=0, y=0\)"):
-        pack(ArraySource(masks), tmp_path, workers=2, shard_bytes=200_000)
+        pack(ArraySource(masks), tmp_path, PackOptions(workers=2, shard_bytes=200_000))
 
 
 def test_images_over_the_limit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"x\.jpg: 5x4 pixels are more than the allowed 19"):
-        pack(ArraySource({"x": _mask()}), tmp_path, max_pixels=19)
+        pack(ArraySource({"x": _mask()}), tmp_path, PackOptions(max_pixels=19))
 
 
 def test_a_full_disk_is_named_and_leaves_no_half_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -484,8 +486,9 @@ def test_unreadable_records_count_as_nothing_packed(tmp_path: Path) -> None:
 
 def test_packing_needs_neither_torch_nor_dali() -> None:
     code = (
-        "import sys, dist_seg.data.pack, dist_seg.data.verify, dist_seg.data.inspect, dist_seg.data.formats.folder\n"
-        "import dist_seg.data.inspection.suspect_sheet, dist_seg.data.inspection.text\n"
+        "import sys, dist_seg.data.packing.pack, dist_seg.data.shards.verify, dist_seg.data.formats.folder\n"
+        "import dist_seg.data.inspection.summary, dist_seg.data.inspection.suspect_sheet\n"
+        "import dist_seg.data.inspection.text\n"
         "sys.exit(any(name.split('.')[0] in ('torch', 'nvidia') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

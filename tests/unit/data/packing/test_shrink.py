@@ -13,6 +13,7 @@ from PIL import Image
 
 from dist_seg.data.codecs.object_layers import RawObject
 from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticSource
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.packing.shrink import shrink_image, shrink_mask, shrink_object, shrunk_size
 from dist_seg.data.raw.images import CheckedImage
@@ -114,7 +115,7 @@ def _only_sample(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_a_packed_image_lies_under_its_mask(tmp_path: Path) -> None:
-    pack(_Large(), tmp_path, max_side=30)
+    pack(_Large(), tmp_path, PackOptions(max_side=30))
     image, mask = _only_sample(tmp_path)
     assert image.shape == mask.shape == (20, 30)
     assert verify(tmp_path) == []
@@ -133,26 +134,28 @@ def test_images_over_pillow_s_own_limit_are_packed_and_shrunk(
 
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     for max_side in (None, 30):
-        manifest = pack(_Many(), tmp_path / str(max_side), max_side=max_side).manifest
+        manifest = pack(_Many(), tmp_path / str(max_side), PackOptions(max_side=max_side)).manifest
         assert manifest.split("train").num_samples == 1
     assert Image.MAX_IMAGE_PIXELS == 1000
 
 
 def test_the_limit_is_part_of_what_was_packed(tmp_path: Path) -> None:
-    pack(_Large(), tmp_path / "30", max_side=30)
+    pack(_Large(), tmp_path / "30", PackOptions(max_side=30))
     with pytest.raises(DataError, match="other options"):
-        pack(_Large(), tmp_path / "30", max_side=40)
-    pack(_Large(), tmp_path / "far", max_side=90)
+        pack(_Large(), tmp_path / "30", PackOptions(max_side=40))
+    pack(_Large(), tmp_path / "far", PackOptions(max_side=90))
     pack(_Large(), tmp_path / "none")
     far, none = ((tmp_path / name / "train-000000.tar").read_bytes() for name in ("far", "none"))
     assert far == none
     with pytest.raises(UserError, match="--max-side 0"):
-        pack(_Large(), tmp_path / "zero", max_side=0)
+        pack(_Large(), tmp_path / "zero", PackOptions(max_side=0))
 
 
 def test_shrunk_instances_are_whole(tmp_path: Path) -> None:
     source = SyntheticInstances(scenes=SyntheticSource(num_train=4, num_val=1, height=64, width=96))
-    large, small = (pack(source, tmp_path / str(side), max_side=side).manifest.split("train") for side in (None, 48))
+    large, small = (
+        pack(source, tmp_path / str(side), PackOptions(max_side=side)).manifest.split("train") for side in (None, 48)
+    )
     assert verify(tmp_path / "48") == []
     assert large.objects and small.objects
     assert small.objects.class_objects == large.objects.class_objects

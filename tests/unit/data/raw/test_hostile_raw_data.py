@@ -10,6 +10,7 @@ from dist_seg.data.codecs.annotations import parse_annotations
 from dist_seg.data.codecs.headers import UndecodableError
 from dist_seg.data.formats.coco.instances import open_coco
 from dist_seg.data.formats.folder import open_folder
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.raw.images import check_image, read_mask
 from dist_seg.errors import DataError
@@ -50,7 +51,7 @@ def test_packing_leaves_a_bomb_out_with_its_name_where_that_is_allowed(tmp_path:
         (tmp_path / "images" / name).write_bytes(image)
         (tmp_path / "masks" / name).with_suffix(".png").write_bytes(sample.target)
     source = open_folder(tmp_path / "images", tmp_path / "masks")
-    result = pack(source, tmp_path / "out", skip_bad=True)
+    result = pack(source, tmp_path / "out", PackOptions(skip_bad=True))
     assert sum(split.num_samples for split in result.manifest.splits.values()) == 8
     (left_out,) = result.skipped
     assert "bomb.png: 50000x50000 pixels" in left_out.reason

@@ -9,6 +9,7 @@ from PIL import Image
 
 from dist_seg.data.formats.folder import FolderSource, open_folder
 from dist_seg.data.formats.voc.source import open_voc
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.raw.images import RawMask
 from dist_seg.data.raw.palettes import IndexColors, common_colors
@@ -56,7 +57,7 @@ class TestFolders:
 
     def test_those_that_differ_from_most_are_left_out_where_that_is_allowed(self, tmp_path: Path) -> None:
         swapped, usual = _flat((255, 255, 255), _BLACK), _flat(_BLACK, (255, 255, 255))
-        result = pack(_folder(tmp_path, swapped, usual, usual), tmp_path / "out", skip_bad=True)
+        result = pack(_folder(tmp_path, swapped, usual, usual), tmp_path / "out", PackOptions(skip_bad=True))
         (refusal,) = result.skipped
         assert "masks/0.png: index 0" in refusal.reason
         assert result.manifest.splits["train"].num_samples == 2
@@ -69,7 +70,7 @@ class TestFolders:
             adapted.save(tmp_path / "masks" / f"{name}.png")
         source = open_folder(tmp_path / "images", tmp_path / "masks", dividing=Dividing(val=0.0))
         with pytest.raises(DataError, match="where palettes differ the indices are no class ids"):
-            pack(source, tmp_path / "out", workers=2)
+            pack(source, tmp_path / "out", PackOptions(workers=2))
 
     @pytest.mark.parametrize("unused", [[(9, 9, 9)], [(2, 2, 2)], [_BLACK, _BLACK], []])
     def test_entries_that_are_not_in_use_may_differ(self, tmp_path: Path, unused: list[tuple[int, int, int]]) -> None:

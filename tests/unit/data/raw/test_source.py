@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.raw.source import load_source
 from dist_seg.errors import DataError, UserError
@@ -11,8 +12,8 @@ from dist_seg.errors import DataError, UserError
 _READER = """
 from dataclasses import dataclass
 import numpy as np
-from dist_seg.data.formats import RawSample, SampleRef
-from dist_seg.data.formats.images import encode_image
+from dist_seg.data.raw.source import RawSample, SampleRef
+from dist_seg.data.raw.images import encode_image
 
 @dataclass
 class Stripes:
@@ -97,8 +98,8 @@ def test_arguments_that_are_wrong_are_explained(module: str, arguments: list[str
 def test_a_reader_that_cannot_be_pickled_is_explained(module: str, tmp_path: Path, function: str, name: str) -> None:
     source = load_source(f"{module}:{function}")
     with pytest.raises(UserError, match=rf"a {name}, cannot be sent to worker processes: .*--workers 1"):
-        pack(source, tmp_path / "out", workers=2, shard_bytes=1)
-    assert pack(source, tmp_path / "out", workers=1, shard_bytes=1).written_shards == 2
+        pack(source, tmp_path / "out", PackOptions(workers=2, shard_bytes=1))
+    assert pack(source, tmp_path / "out", PackOptions(workers=1, shard_bytes=1)).written_shards == 2
 
 
 @pytest.mark.parametrize("ignore_index", [-1, 0, 1, 256, 300, None, "255", True, 255.0])

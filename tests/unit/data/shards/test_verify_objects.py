@@ -10,6 +10,7 @@ import pytest
 
 from dist_seg.data.codecs.annotations import ImageAnnotations, ObjectAnnotation
 from dist_seg.data.formats.coco.instances import open_coco
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.raw.source import RawReading
 from dist_seg.data.shards.manifest_parsing import load_manifest
@@ -51,7 +52,7 @@ def test_nothing_is_wrong_with_what_was_packed(shards: Path) -> None:
 def test_crowds_overlaps_and_annotations_left_out_are_no_problem(tmp_path: Path) -> None:
     entries = [annotation(i, segmentation=[square(2, 3, 5)], iscrowd=int(i == 0)) for i in range(5)]
     write_coco(tmp_path, [*entries, annotation(9, bbox=[0, 0, 0, 0])])
-    pack(open_coco(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", skip_bad=True)
+    pack(open_coco(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", PackOptions(skip_bad=True))
     assert verify(tmp_path / "out") == []
 
 

@@ -16,6 +16,7 @@ from dist_seg.data.codecs.npy import ArrayLayout
 from dist_seg.data.codecs.targets import why_undecodable
 from dist_seg.data.formats.synthetic import SyntheticSource
 from dist_seg.data.loading.loader import train_batches
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.plan.mixed_plan import MixedPlan
 from dist_seg.data.plan.training_plan import training_plan
@@ -277,7 +278,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The synthetic pictures with their six classes, and with fourteen more that no picture shows."""
     folder = tmp_path_factory.mktemp("many")
     few = SyntheticSource(num_train=12, num_val=4, height=32, width=32)
-    pack(few, folder / "few", shard_bytes=20_000)
+    pack(few, folder / "few", PackOptions(shard_bytes=20_000))
     names = (*few.class_names, *(f"more{i}" for i in range(14)))
     palette = tuple((i, i, i) for i in range(20))
     pack(OtherClasses(scenes=few, class_names=names, palette=palette, targets=range(6)), folder / "many")

@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 
 from dist_seg.data.codecs.object_layers import RawObject
 from dist_seg.data.formats.coco.instances import open_coco
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import PackResult, pack
 from dist_seg.data.raw.source import RawInstances, RawReading
 from dist_seg.errors import DataError
@@ -257,7 +258,9 @@ class TestBadAnnotations:
     def test_is_left_out_and_counted_if_allowed(self, tmp_path: Path, kind: str) -> None:
         changes, _ = _BAD_ANNOTATIONS[kind]
         write_coco(tmp_path, [annotation(1), annotation(5, **changes)])
-        result = pack(open_coco(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", skip_bad=True)
+        result = pack(
+            open_coco(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", PackOptions(skip_bad=True)
+        )
         (left_out,) = result.skipped_annotations
         assert f"instances_train2017.json: annotation {changes.get('id', 5)} of 1.jpg: " in left_out
         counts = result.manifest.splits["train"].objects
@@ -276,7 +279,7 @@ class TestBadAnnotations:
 
 
 def _packed_leaving_out(root: Path) -> PackResult:
-    return pack(open_coco(root, reading=RawReading(skip_bad=True)), root / "out", skip_bad=True)
+    return pack(open_coco(root, reading=RawReading(skip_bad=True)), root / "out", PackOptions(skip_bad=True))
 
 
 class TestBadImages:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dist_seg.data.formats.coco.panoptic import PanopticSource, open_coco_panoptic
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.raw.source import RawReading
 from dist_seg.errors import DataError, UserError
@@ -134,7 +135,11 @@ class TestDataSet:
         _write(tmp_path, [*annotations, _annotation(2)], images=images)
         with pytest.raises(DataError, match=r"panoptic_train2017\.json: .*" + message + r"(?s:.*)\(--skip-bad\)"):
             open_coco_panoptic(tmp_path).samples()
-        result = pack(open_coco_panoptic(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", skip_bad=True)
+        result = pack(
+            open_coco_panoptic(tmp_path, reading=RawReading(skip_bad=True)),
+            tmp_path / "out",
+            PackOptions(skip_bad=True),
+        )
         (refusal,) = result.skipped
         assert re.search(message, refusal.reason) and "has no mask" not in refusal.reason
 
@@ -196,5 +201,5 @@ def test_every_pixel_of_the_real_images_is_counted_once(shared_data: Path, tmp_p
         stuff = [count for count, category in zip(expected, by_id, strict=True) if not category["isthing"]]
         expected = [things, *stuff]
     source = open_coco_panoptic(root, merge_things=merge_things)
-    packed = pack(source, tmp_path / "out", workers=2).manifest.splits["train"]
+    packed = pack(source, tmp_path / "out", PackOptions(workers=2)).manifest.splits["train"]
     assert (packed.num_samples, list(packed.class_pixels), packed.ignored_pixels) == (100, expected, pixels[0])

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dist_seg.data.formats.coco.stuff import COCO_STUFF_LABELS, CocoStuffSource, Numbering, open_coco_stuff
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.raw.source import RawReading
 from dist_seg.errors import DataError
@@ -134,7 +135,7 @@ class TestDataSet:
         with pytest.raises(DataError, match=r"no mask in .*annotations/train2017 for .*2\.jpg"):
             open_coco_stuff(tmp_path, numbering="category-ids").samples()
         source = open_coco_stuff(tmp_path, numbering="category-ids", reading=RawReading(skip_bad=True))
-        result = pack(source, tmp_path / "out", skip_bad=True)
+        result = pack(source, tmp_path / "out", PackOptions(skip_bad=True))
         assert [str(refusal) for refusal in result.skipped] == [f"{tmp_path / 'images/train2017/2.jpg'}: has no mask"]
 
     def test_the_limit_of_pixels_holds_for_masks(self, tmp_path: Path) -> None:
@@ -157,6 +158,6 @@ def test_every_pixel_of_the_real_masks_is_counted_once(shared_data: Path, tmp_pa
     categories = root / "annotations/panoptic_train2017.json"
     ids = sorted(category["id"] for category in json.loads(categories.read_text())["categories"])
     source = open_coco_stuff(root, numbering="category-ids", categories=categories)
-    packed = pack(source, tmp_path / "out", workers=2).manifest.splits["train"]
+    packed = pack(source, tmp_path / "out", PackOptions(workers=2)).manifest.splits["train"]
     assert (packed.num_samples, list(packed.class_pixels)) == (100, counts[ids].tolist())
     assert packed.ignored_pixels == counts[0] and counts.sum() == counts[ids].sum() + counts[0]

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from dist_seg.data.formats.labelme.shapes import LabelmeFile, Shape, draw_shapes
 from dist_seg.data.formats.labelme.source import LabelmeSource, open_labelme
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.raw.source import RawReading
 from dist_seg.data.raw.splitting import Dividing
@@ -168,7 +169,7 @@ class TestShapes:
         _write(tmp_path, "b", _shape())
         with pytest.raises(DataError, match=r"a\.json: .*" + message):
             pack(_open(tmp_path), tmp_path / "out")
-        result = pack(_open(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", skip_bad=True)
+        result = pack(_open(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", PackOptions(skip_bad=True))
         assert [refusal.key for refusal in result.skipped] == ["a"]
         assert result.manifest.splits["train"].num_samples == 1
 
@@ -373,7 +374,7 @@ class TestDataSet:
             _write(tmp_path, stem, _shape())
         with pytest.raises(DataError, match=message + r"(?s:.*)\(--skip-bad\)"):
             _open(tmp_path).samples()
-        result = pack(_open(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", skip_bad=True)
+        result = pack(_open(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", PackOptions(skip_bad=True))
         (refusal,) = result.skipped
         assert re.search(message, refusal.reason)
 
@@ -413,7 +414,7 @@ class TestDataSet:
         write_image(tmp_path / "lone.jpg", picture())
         with pytest.raises(DataError, match=r"lone\.jpg: no JSON file is of this image(?s:.*)\(--skip-bad\)"):
             _open(tmp_path).samples()
-        result = pack(_open(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", skip_bad=True)
+        result = pack(_open(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", PackOptions(skip_bad=True))
         (refusal,) = result.skipped
         assert str(refusal) == f"{tmp_path / 'lone.jpg'}: no JSON file is of this image"
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dist_seg.data.formats.voc.labels import VOC_NAMES, voc_classes, voc_colors
 from dist_seg.data.formats.voc.source import VocSource, open_voc
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.raw.source import RawReading
 from dist_seg.data.raw.splitting import Dividing
@@ -168,7 +169,9 @@ class TestLists:
         _lists(tmp_path, train=lines)
         with pytest.raises(DataError, match=message + r"(?s:.*)\(--skip-bad\)"):
             open_voc(tmp_path).samples()
-        result = pack(open_voc(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", skip_bad=True)
+        result = pack(
+            open_voc(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", PackOptions(skip_bad=True)
+        )
         assert result.manifest.splits["train"].num_samples == 1
         (refusal,) = result.skipped
         assert re.search(message, refusal.reason) and "has no mask" not in refusal.reason

@@ -10,6 +10,7 @@ from PIL import Image
 
 from dist_seg.data.formats.camvid import CamvidSource
 from dist_seg.data.inspection.trouble import Trouble, find_trouble
+from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.shards.opened import open_data
 
@@ -58,7 +59,7 @@ def planted(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
         mask = np.asarray(Image.open(root / "valannot" / f"{stems[at]}.png"))
         Image.fromarray(_changed(image, change, is_mask=False)).save(root / "train" / f"{name}.jpg", quality=95)
         Image.fromarray(_changed(mask, change, is_mask=True)).save(root / "trainannot" / f"{name}.png")
-    pack(CamvidSource(root=root), root / "packed", workers=2)
+    pack(CamvidSource(root=root), root / "packed", PackOptions(workers=2))
     return originals, find_trouble(open_data(root / "packed"), workers=2)
 
 
