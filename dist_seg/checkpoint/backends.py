@@ -10,7 +10,7 @@ from typing import Protocol
 
 from dist_seg.checkpoint.checksum import Checksum
 from dist_seg.checkpoint.uncached import write_uncached
-from dist_seg.errors import CheckpointError, DataError
+from dist_seg.errors import CheckpointError, DataError, StorageError
 from dist_seg.storage.files import path_errors, sync_folder, write_whole
 from dist_seg.storage.object_store import ObjectStorage, open_writable
 
@@ -155,7 +155,7 @@ class ObjectPlace:
         groups = self._groups()
         unfinished = [group for group in groups if group.startswith("step-") and COMMIT_NAME not in groups[group]]
         checksums: dict[str, str] = {}
-        with _as_checkpoint_errors():
+        with checkpoint_errors():
             self._storage.delete([f"{group}/{file}" for group in unfinished for file in groups[group]])
             if name in groups:
                 self._storage.delete([f"{name}/{COMMIT_NAME}"])
@@ -167,7 +167,7 @@ class ObjectPlace:
 
     def remove(self, name: str) -> None:
         files = self._groups().get(name, [])
-        with _as_checkpoint_errors():
+        with checkpoint_errors():
             self._storage.delete([f"{name}/{COMMIT_NAME}"])
             self._storage.delete([f"{name}/{file}" for file in files if file != COMMIT_NAME])
 
@@ -175,7 +175,7 @@ class ObjectPlace:
         groups = self._groups()
         taken = {group for group in groups if group.startswith("superseded-")}
         number = next(n for n in range(1, 10**6) if f"superseded-{n}" not in taken)
-        with _as_checkpoint_errors():
+        with checkpoint_errors():
             for name in names:
                 for file in sorted(groups[name], key=lambda file: file == COMMIT_NAME):
                     self._storage.copy(f"{name}/{file}", f"superseded-{number}/{name}/{file}")
@@ -183,17 +183,17 @@ class ObjectPlace:
         return f"{self.url}/superseded-{number}"
 
     def read_text(self, name: str) -> str | None:
-        with _as_checkpoint_errors():
+        with checkpoint_errors():
             return self._storage.read(name).decode() if self._storage.exists(name) else None
 
     def write_text(self, name: str, text: str) -> None:
-        with _as_checkpoint_errors():
+        with checkpoint_errors():
             self._storage.write(name, [text.encode()])
 
     def _groups(self) -> dict[str, list[str]]:
         """The files of every folder directly under the root, by its name."""
         groups: dict[str, list[str]] = {}
-        with _as_checkpoint_errors():
+        with checkpoint_errors():
             for path in self._storage.list_below():
                 folder, slash, file = path.partition("/")
                 if slash:
@@ -208,9 +208,9 @@ def _summed(pieces: Iterable[bytes | memoryview], checksum: Checksum) -> Iterato
 
 
 @contextmanager
-def _as_checkpoint_errors() -> Iterator[None]:
-    """The storage's errors name the object; here they are of a checkpoint."""
+def checkpoint_errors() -> Iterator[None]:
+    """Raises the storage's errors, which name the object, as CheckpointError."""
     try:
         yield
-    except DataError as error:
-        raise CheckpointError(str(error)) from error
+    except (DataError, StorageError) as error:
+        raise CheckpointError(error.reason, where=error.where) from error

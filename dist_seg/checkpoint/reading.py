@@ -16,12 +16,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from dist_seg.checkpoint.backends import COMMIT_NAME
+from dist_seg.checkpoint.backends import COMMIT_NAME, checkpoint_errors
 from dist_seg.checkpoint.checksum import Checksum
 from dist_seg.checkpoint.state import FORMAT_VERSION, CheckpointMeta, TrainingState
 from dist_seg.checkpoint.tensors import PIECE_BYTES, TensorInfo, decoded, read_header
-from dist_seg.errors import CheckpointError, DataError
-from dist_seg.storage.object_store import Storage, StorageError, is_remote, open_storage
+from dist_seg.errors import CheckpointError, DataError, MissingObjectError, StorageError
+from dist_seg.storage.object_store import Storage, is_remote, open_storage
 
 _log = logging.getLogger(__name__)
 STEP_NAME = re.compile(r"step-(\d{8,})")
@@ -33,10 +33,8 @@ _FILES = (*(f"{name}.safetensors" for name in TENSOR_FILES), _META_NAME)
 
 def checkpoint_exists(location: str | Path) -> bool:
     """Whether a committed checkpoint lies there. Raises CheckpointError where that cannot be told."""
-    try:
+    with checkpoint_errors():
         return open_storage(location).exists(COMMIT_NAME)
-    except DataError as error:
-        raise CheckpointError(str(error)) from error
 
 
 def verify_checkpoint(location: str | Path, tensor_files: Sequence[str] = TENSOR_FILES) -> None:
@@ -80,17 +78,15 @@ def glance(location: str | Path) -> tuple[int, float, str]:
         for name in TENSOR_FILES:
             tensor_infos(location, name)
         load_meta(location)
-    except (DataError, CheckpointError) as error:
+    except (DataError, StorageError, CheckpointError) as error:
         return num_bytes, committed_s, str(error)
     return num_bytes, committed_s, ""
 
 
 def tensor_infos(location: str | Path, name: str) -> dict[str, TensorInfo]:
     """Names, types and shapes of one of `TENSOR_FILES`, from its header alone."""
-    try:
+    with checkpoint_errors():
         return read_header(open_storage(location), f"{name}.safetensors")[0]
-    except DataError as error:
-        raise CheckpointError(str(error)) from error
 
 
 def load_checkpoint(location: str | Path) -> TrainingState:
@@ -156,12 +152,11 @@ class _Folder:
 
     def _matching(self, name: str, checksum_of: Callable[[], str]) -> None:
         for attempt in ("first", "fresh"):
-            try:
-                checksum = checksum_of()
-            except StorageError as error:
-                raise CheckpointError(str(error)) from error
-            except DataError as error:
-                raise CheckpointError(f"{self._where(name)}: missing; this is not a whole checkpoint") from error
+            with checkpoint_errors():
+                try:
+                    checksum = checksum_of()
+                except MissingObjectError as error:
+                    raise CheckpointError("missing; this is not a whole checkpoint", where=self._where(name)) from error
             if checksum == self._checksums.get(name):
                 return
             if attempt == "first":
@@ -205,12 +200,11 @@ def _parsed_meta(location: str | Path, text: bytes | bytearray) -> CheckpointMet
 
 
 def _read(storage: Storage, name: str) -> bytes:
-    try:
-        return storage.read(name)
-    except StorageError as error:
-        raise CheckpointError(str(error)) from error
-    except DataError as error:
-        raise CheckpointError(f"{error}; is this a checkpoint folder?") from error
+    with checkpoint_errors():
+        try:
+            return storage.read(name)
+        except MissingObjectError as error:
+            raise CheckpointError(f"{error.reason}; is this a checkpoint folder?", where=error.where) from error
 
 
 def _json_object(storage: Storage, name: str, text: bytes | bytearray) -> Mapping[str, object]:

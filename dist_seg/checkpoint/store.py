@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from dist_seg.checkpoint.backends import LocalPlace, ObjectPlace, Place
+from dist_seg.checkpoint.backends import LocalPlace, ObjectPlace, Place, checkpoint_errors
 from dist_seg.checkpoint.reading import STEP_NAME, TENSOR_FILES, verify_checkpoint
 from dist_seg.checkpoint.state import TrainingState
 from dist_seg.checkpoint.tensors import encoded
-from dist_seg.errors import CheckpointError, DataError
+from dist_seg.errors import CheckpointError
 from dist_seg.storage.object_store import is_remote, open_storage
 
 _log = logging.getLogger(__name__)
@@ -40,10 +40,8 @@ class CheckpointStore:
     """
 
     def __init__(self, root: str | Path) -> None:
-        try:
+        with checkpoint_errors():
             self._place: Place = ObjectPlace(str(root)) if is_remote(root) else LocalPlace(Path(open_storage(root).url))
-        except DataError as error:
-            raise CheckpointError(str(error)) from error
 
     @property
     def root(self) -> str:

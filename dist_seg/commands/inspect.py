@@ -12,10 +12,9 @@ from dist_seg.data.inspection.suspect_sheet import save_suspects
 from dist_seg.data.inspection.text import trouble_text
 from dist_seg.data.inspection.trouble import Trouble, find_trouble
 from dist_seg.data.shards.opened import OpenedData, open_data
-from dist_seg.errors import UserError
+from dist_seg.errors import StorageError, UserError
 from dist_seg.runtime.machine import visible_cores
 from dist_seg.runtime.progress_bar import Bar
-from dist_seg.storage.object_store import StorageError
 
 
 def run_inspect(options: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from dist_seg.data.codecs.decode import decode_image
 from dist_seg.data.codecs.headers import MAX_PIXELS
 from dist_seg.data.codecs.npy import ArrayLayout, Values, decode_npy
 from dist_seg.data.raw.images import check_image, read_file
-from dist_seg.errors import DataError, UserError
+from dist_seg.errors import DataError, StorageError, UserError
 from dist_seg.masks.drawing import contact_sheet
 from dist_seg.metrics.instances import ScoredImage, ScoredInstance
 from dist_seg.predict.outputs import Outputs, unused_folder
@@ -155,7 +155,7 @@ def predict_pictures(
     for picture in pictures:
         try:
             image_hwc = _decoded(picture.file, array)
-        except DataError as error:
+        except (DataError, StorageError) as error:
             failed.append(str(error))
         else:
             segmented = segment(image_hwc)

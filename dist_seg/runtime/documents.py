@@ -40,7 +40,7 @@ def decode(
         except msgspec.ValidationError:
             document = msgspec.json.decode(data)  # read again without types: it tells the keys of mappings
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-        raise error(f"{where}: not JSON: {problem}") from problem
+        raise error(f"not JSON: {problem}", where=where) from problem
     return convert(document, kind, where, error=error, hook=hook)
 
 
@@ -56,10 +56,10 @@ def convert(
             path = _with_keys(copy.deepcopy(value), path, kind, hook)
         key = path.lstrip(".") or "the document"
         if words == _MISSING:
-            raise error(f"{where}: {key} {words}") from problem
+            raise error(f"{key} {words}", where=where) from problem
         found = repr(_at(value, path)) if path else ""
         shown = f" is {found[:_MOST_SHOWN]}" if found else ""
-        raise error(f"{where}: {key}{shown}: {words}") from problem
+        raise error(f"{key}{shown}: {words}", where=where) from problem
 
 
 def _told(problem: msgspec.ValidationError) -> tuple[str, str]:

@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
-from dist_seg.errors import DataError, UserError
-from dist_seg.storage.object_store import StorageError
+from dist_seg.errors import DataError, StorageError, UserError
 
 PARTIAL_MARK = ".partial-"
 """In the name of a file that is being written; what carries it after a crash is garbage."""
@@ -31,7 +30,7 @@ def path_errors(
         cause = error.strerror or str(error)
         if isinstance(error, FileExistsError | NotADirectoryError):
             cause = "a file lies where a folder is needed"
-        raise kind(f"{path}: {problem}: {cause}{hint}") from error
+        raise kind(f"{problem}: {cause}{hint}", where=path) from error
 
 
 def write_whole(
@@ -110,7 +109,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         sync_folder(path.parent)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise StorageError(f"cannot be written: {error.strerror or error}", where=path) from error
     except BaseException:
         partial.unlink(missing_ok=True)
         raise

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from dist_seg.config.checks import WRITABLE_STORES
-from dist_seg.errors import DataError
+from dist_seg.errors import DataError, MissingObjectError, StorageError, UnreachableError
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -63,20 +63,10 @@ _ENDLESS = 1_000_000
 _PASSING_ERRORS = frozenset({errno.EIO, errno.ESTALE, errno.EINTR, errno.EAGAIN, errno.ETIMEDOUT, errno.EBUSY})
 
 
-class StorageError(DataError):
-    """An object that is there, or may be, and cannot be read: the disk, the network or the permissions."""
-
-
-class UnreachableError(StorageError):
-    """A storage that was tried until the time for it was over: a fault of the place, not a mistake of the user's."""
-
-    exit_code = 1
-
-
 class Storage(Protocol):
     """Objects under one root, by names relative to it.
 
-    Every method raises `DataError` for a missing object, `StorageError` for one that cannot be read, and
+    Every method raises `MissingObjectError` for a missing object, `StorageError` for one that cannot be read, and
     `UnreachableError` once the time for retries is over; all name it.
     """
 
@@ -124,7 +114,7 @@ def open_storage(root: str | Path, *, retry_s: float = RETRY_S) -> Storage:
         return LocalStorage(urlsplit(text).path, retry_s)
     if scheme:
         known = ", ".join(f"{name}://" for name in sorted(_HINTS))
-        raise DataError(f"{text}: unknown scheme {scheme!r}; give a local folder or one of {known}")
+        raise DataError(f"unknown scheme {scheme!r}; give a local folder or one of {known}", where=text)
     return LocalStorage(text, retry_s)
 
 
@@ -138,7 +128,7 @@ def open_writable(url: str) -> "ObjectStorage":
     scheme = urlsplit(url).scheme
     if scheme not in WRITABLE_STORES:
         known = ", ".join(f"{name}://" for name in WRITABLE_STORES)
-        raise DataError(f"{url}: cannot be written to; give a local folder or one of {known}")
+        raise DataError(f"cannot be written to; give a local folder or one of {known}", where=url)
     return ObjectStorage(url, RETRY_S)
 
 
@@ -200,8 +190,9 @@ class LocalStorage:
         data = self._retried(name, lambda: self._file(name).read_at(offset, length))
         if len(data) != length:
             raise DataError(
-                f"{self._path(name)}: ends after byte {offset + len(data)}, {length} bytes from {offset} were wanted: "
-                "the file is truncated; pack or copy it again"
+                f"ends after byte {offset + len(data)}, {length} bytes from {offset} were wanted: the file is "
+                "truncated; pack or copy it again",
+                where=self._path(name),
             )
         return data
 
@@ -242,13 +233,13 @@ class LocalStorage:
                 with self._lock:
                     self._open_files.pop(name, None)
                 if isinstance(error, FileNotFoundError) and not self._is_away():
-                    raise DataError(f"{path}: no such file") from error
+                    raise MissingObjectError("no such file", where=path) from error
                 if error.errno not in (*_PASSING_ERRORS, errno.ENOENT):
-                    raise StorageError(f"{path}: cannot be read: {error.strerror or error}") from error
+                    raise StorageError(f"cannot be read: {error.strerror or error}", where=path) from error
                 delay_s = next(delays, None)
                 if delay_s is None:
                     raise UnreachableError(
-                        f"{path}: cannot be read: {error.strerror or error}; given up after {self._retry_s:g} s"
+                        f"cannot be read: {error.strerror or error}; given up after {self._retry_s:g} s", where=path
                     ) from error
                 _log.warning("%s: %s; trying again in %.1f s", path, error.strerror or error, delay_s)
             time.sleep(delay_s)
@@ -285,17 +276,16 @@ class ObjectStorage:
         data = self._guarded(name, lambda store: bytes(store.get_range(name, start=offset, length=length)))
         if len(data) != length:
             raise DataError(
-                f"{self._url}/{name}: ends after byte {offset + len(data)}, {length} bytes from {offset} were wanted: "
-                "the object is truncated; pack or copy it again"
+                f"ends after byte {offset + len(data)}, {length} bytes from {offset} were wanted: the object is "
+                "truncated; pack or copy it again",
+                where=f"{self._url}/{name}",
             )
         return data
 
     def exists(self, name: str) -> bool:
         try:
             self.size(name)
-        except StorageError:
-            raise
-        except DataError:
+        except MissingObjectError:
             return False
         return True
 
@@ -307,7 +297,7 @@ class ObjectStorage:
 
     def list(self) -> list[str]:
         if self._url.startswith(("http://", "https://")):
-            raise StorageError(f"{self._url}: an HTTP server does not list its files; read them by name")
+            raise StorageError("an HTTP server does not list its files; read them by name", where=self._url)
         found = self._guarded("", lambda store: store.list_with_delimiter()["objects"])
         return sorted(str(entry["path"]) for entry in found)
 
@@ -345,7 +335,8 @@ class ObjectStorage:
                 from obstore.exceptions import BaseError
                 from obstore.store import from_url
             except ImportError as error:
-                raise DataError(f"{self._url}: object stores need obstore: pip install 'dist-seg[storage]'") from error
+                reason = "object stores need obstore: pip install 'dist-seg[storage]'"
+                raise StorageError(reason, where=self._url) from error
             plain_http = self._url.startswith("http://")
             try:
                 self._store = from_url(
@@ -362,7 +353,8 @@ class ObjectStorage:
                     },
                 )
             except (BaseError, OSError, ValueError) as error:
-                raise DataError(f"{self._url}: cannot be opened: {_first_line(error)}; {self._hint()}") from error
+                reason = f"cannot be opened: {_first_line(error)}; {self._hint()}"
+                raise StorageError(reason, where=self._url) from error
             self._pid = os.getpid()
         return self._store
 
@@ -383,16 +375,16 @@ class ObjectStorage:
             try:
                 return work(store)
             except FileNotFoundError as error:
-                raise DataError(f"{where}: no such object") from error
+                raise MissingObjectError("no such object", where=where) from error
             except (PermissionDeniedError, UnauthenticatedError) as error:
-                raise StorageError(f"{where}: {problem}: {_first_line(error)}; {self._hint()}") from error
+                raise StorageError(f"{problem}: {_first_line(error)}; {self._hint()}", where=where) from error
             except (BaseError, OSError, ValueError) as error:
                 delay_s = next(delays, None) if again and _BODY_ERROR in str(error) else None
                 if delay_s is None:
                     # obstore has no class of its own for what it gave up. It does not try again after an answer of 4xx.
                     is_refused = _REFUSED.search(_first_line(error)) is not None
                     kind = UnreachableError if isinstance(error, GenericError) and not is_refused else StorageError
-                    raise kind(f"{where}: {problem}: {_first_line(error)}") from error
+                    raise kind(f"{problem}: {_first_line(error)}", where=where) from error
                 time.sleep(delay_s)
 
 

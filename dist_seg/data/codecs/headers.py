@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dist_seg.config.schema import DataConfig
+from dist_seg.errors import LocatedError
 
 MAX_PIXELS = DataConfig.max_pixels
 """Largest image that is decoded unless the user allows more: where Pillow, too, refuses."""
@@ -24,7 +25,7 @@ _JPEG_SEGMENTS = frozenset({0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE
 _JPEG_END = 0xD9
 
 
-class UndecodableError(Exception):
+class UndecodableError(LocatedError):
     """The bytes are not a whole picture of the expected kind. Says why, not where."""
 
 
@@ -74,11 +75,11 @@ def check_pair(
     try:
         header = read_header(image)
     except UndecodableError as error:
-        raise UndecodableError(f"image: {error}") from error
+        raise UndecodableError(error.reason, where="image") from error
     if (header.height, header.width) != (height, width):
-        raise UndecodableError(f"image: {header.width}x{header.height} pixels, its index says {width}x{height}")
+        raise UndecodableError(f"{header.width}x{header.height} pixels, its index says {width}x{height}", where="image")
     if header.bits > 8:  # which one decoder would scale and another cut
-        raise UndecodableError(f"image: {header.bits} bits a channel, must be 8")
+        raise UndecodableError(f"{header.bits} bits a channel, must be 8", where="image")
     check_target(target, height, width, max_layers=max_layers, num_labels=num_labels)
 
 
@@ -87,15 +88,16 @@ def check_target(target: bytes, height: int, width: int, *, max_layers: int = 0,
     try:
         header = read_header(target)
     except UndecodableError as error:
-        raise UndecodableError(f"mask: {error}") from error
+        raise UndecodableError(error.reason, where="mask") from error
     layers, rest = divmod(header.height, height)
     fits = layers == num_labels if num_labels else 1 <= layers <= max(1, max_layers)
     if header.width != width or rest or not fits:
         wanted = f", of which {num_labels} labels must be one below the other" if num_labels else ""
-        raise UndecodableError(f"mask: {header.width}x{header.height} pixels, the image has {width}x{height}{wanted}")
+        reason = f"{header.width}x{header.height} pixels, the image has {width}x{height}{wanted}"
+        raise UndecodableError(reason, where="mask")
     bits, wanted = (16, "a 16-bit grey PNG of object ids") if max_layers else (8, "an 8-bit grey PNG of class ids")
     if header.kind != "PNG" or header.bits != bits or not header.is_plain_grey:
-        raise UndecodableError(f"mask: must be {wanted}, is a {header.bits}-bit {header.kind}")
+        raise UndecodableError(f"must be {wanted}, is a {header.bits}-bit {header.kind}", where="mask")
 
 
 def _read_png(data: bytes) -> Header:

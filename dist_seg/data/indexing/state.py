@@ -15,9 +15,8 @@ from dist_seg.data.shards.manifest import Manifest
 from dist_seg.data.shards.names import INDEX_NAME, MANIFEST_NAME
 from dist_seg.data.shards.sidecar import Sidecar
 from dist_seg.data.shards.writer import dali_index
-from dist_seg.errors import DataError
+from dist_seg.errors import DataError, StorageError
 from dist_seg.storage.files import PARTIAL_MARK, atomic_write, path_errors
-from dist_seg.storage.object_store import StorageError
 
 _UNFINISHED_NAME = ".index"
 _HIDDEN = re.compile(rf"[0-9a-f]{{24}}\.(idx|samples|json)($|{re.escape(PARTIAL_MARK)})")

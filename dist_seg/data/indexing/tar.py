@@ -19,9 +19,8 @@ from dist_seg.data.raw.images import check_image
 from dist_seg.data.raw.listing import files_below
 from dist_seg.data.shards.sidecar import Member, SampleEntry, crc32c
 from dist_seg.data.shards.tar_headers import TarWalk, cut_name, member_fault
-from dist_seg.errors import DataError
+from dist_seg.errors import DataError, StorageError
 from dist_seg.storage.files import path_errors
-from dist_seg.storage.object_store import StorageError
 
 _CHUNK_BYTES = 4 * 2**20
 _PACKERS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -155,7 +154,7 @@ def _checked(
         check_pair(image_data, mask_data, checked.height, checked.width)
         ids = decode_mask(mask_data)
     except UndecodableError as error:
-        raise DataError(f"{where}.{mask.suffix}: {str(error).removeprefix('mask: ')}") from error
+        raise DataError(error.reason, where=f"{where}.{mask.suffix}") from error
     if reading.num_classes:
         checked_class_ids(ids, f"{where}.{mask.suffix}", reading.num_classes, reading.ignore_index)
     found = tuple(

@@ -19,7 +19,6 @@ from dist_seg.errors import DataError
 from dist_seg.masks.drawing import colorize, contact_sheet, overlay_labels
 from dist_seg.masks.palette import IGNORED_COLOR, Rgb, default_palette
 from dist_seg.masks.rle import decode_mask as decode_run_lengths
-from dist_seg.storage.object_store import StorageError
 
 CELL_WIDTH = 240
 """Of a picture on the sheet, in pixels."""
@@ -42,8 +41,6 @@ def sample_sheet(data: OpenedData, splits: Mapping[str, Split], num_images: int)
         for shard, index in _spread(split.shards, num_images):
             try:
                 shown.append(draw_sample(data, name, shard, index))
-            except StorageError:
-                raise
             except DataError:
                 left_out += 1
     title = f"{data.url}: " + ", ".join(f"{split.num_samples} {name}" for name, split in splits.items())

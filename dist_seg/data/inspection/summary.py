@@ -12,9 +12,8 @@ from dist_seg.data.codecs.npy import ArrayLayout
 from dist_seg.data.inspection.sample_sheet import sample_sheet
 from dist_seg.data.shards.manifest import SIDE_PERCENTILES, Manifest, ObjectCounts, Split
 from dist_seg.data.shards.opened import OpenedData
-from dist_seg.errors import UserError
+from dist_seg.errors import StorageError, UserError
 from dist_seg.masks.palette import Rgb
-from dist_seg.storage.object_store import StorageError
 
 _NUM_COMMON_SIZES = 5
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")

@@ -11,9 +11,9 @@ from dist_seg.data.inspection.findings import Example, Finding, Severity
 from dist_seg.data.inspection.sample_sheet import CELL_WIDTH, draw_sample
 from dist_seg.data.inspection.trouble import Trouble
 from dist_seg.data.shards.opened import OpenedData
+from dist_seg.errors import StorageError
 from dist_seg.masks.drawing import contact_sheet
 from dist_seg.masks.palette import IGNORED_COLOR
-from dist_seg.storage.object_store import StorageError
 
 _OF_ONE_FINDING = {Severity.ERROR: 12, Severity.WARNING: 8, Severity.NOTE: 4}
 _IN_ALL = 80

@@ -33,7 +33,7 @@ from dist_seg.data.shards.object_counts import ShardObjects
 from dist_seg.data.shards.sidecar import Sidecar, crc32c
 from dist_seg.data.shards.writer import EncodedMembers
 from dist_seg.errors import DataError, UserError
-from dist_seg.storage.object_store import Storage, StorageError, open_storage
+from dist_seg.storage.object_store import Storage, open_storage
 
 _Known = dict[str, dict[str, SampleRef]]
 """The source's samples by split and by key in shards."""
@@ -221,8 +221,6 @@ def _differences(storage: Storage, shard: _Old, known: dict[str, SampleRef], pac
             continue
         try:
             members = _encoded(sample, packing).members
-        except StorageError:
-            raise
         except DataError as error:
             yield str(error)
             continue

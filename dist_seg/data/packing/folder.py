@@ -26,9 +26,8 @@ from dist_seg.data.packing.records import PackedShard, RecordedOptions, read_rec
 from dist_seg.data.shards.manifest import FORMAT_VERSION, Manifest
 from dist_seg.data.shards.manifest_parsing import parse_manifest, recorded_hash
 from dist_seg.data.shards.names import MANIFEST_NAME, RECORD_NAME
-from dist_seg.errors import DataError
+from dist_seg.errors import DataError, StorageError
 from dist_seg.storage.files import PARTIAL_MARK, atomic_write, locked, path_errors
-from dist_seg.storage.object_store import StorageError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,6 @@ from dist_seg.data.codecs.npy import ArrayLayout, Values
 from dist_seg.data.raw.images import CheckedImage, check_image
 from dist_seg.data.raw.source import AnySource, RawInstances, RawSample, SampleRef, loaded
 from dist_seg.errors import DataError
-from dist_seg.storage.object_store import StorageError
 
 _VOTES, _LOOKED_AT = 20, 100
 """Of a listing's first samples: how many decide what kind the images are, and how many are tried for that."""
@@ -49,8 +48,6 @@ def find_kind(samples: Sequence[SampleRef], source: AnySource, max_pixels: int) 
         try:
             raw: RawSample | RawInstances = loaded(sample, partial(source.load, sample))
             array = check_image(raw.image, sample.where, max_pixels).array
-        except StorageError:
-            raise
         except DataError:
             continue
         votes.setdefault(array, []).append(sample.where)

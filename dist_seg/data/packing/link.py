@@ -5,9 +5,8 @@ import hashlib
 import os
 from pathlib import Path
 
-from dist_seg.errors import DataError
+from dist_seg.errors import DataError, StorageError
 from dist_seg.storage.files import PARTIAL_MARK, atomic_write, path_errors, sync_folder
-from dist_seg.storage.object_store import StorageError
 
 _CHUNK_BYTES = 4 * 2**20
 

@@ -23,7 +23,6 @@ from dist_seg.data.shards.object_counts import ObjectCounter
 from dist_seg.data.shards.sidecar import INSTANCE_ROLES, SEMANTIC_ROLES
 from dist_seg.data.shards.writer import EncodedMembers, write_shard
 from dist_seg.errors import DataError
-from dist_seg.storage.object_store import StorageError
 
 
 class RefusedSamplesError(Exception):
@@ -57,8 +56,6 @@ def pack_shard(job: ShardJob, packing: Packing, out: Path, on_sample: Callable[[
                     )
                 else:
                     members, mask = encode_sample(sample, cast(Source, source), max_pixels, max_side, kind)
-            except StorageError:
-                raise
             except DataError as error:
                 strays = error.count if isinstance(error, StrayAnnotationsError) else 0
                 other_kind = isinstance(error, OtherKindError)

@@ -9,7 +9,7 @@ from dist_seg.data.codecs.class_ids import IGNORE_INDEX
 from dist_seg.data.raw.classes import ClassTable, mask_numbers
 from dist_seg.data.raw.images import read_file, read_mask
 from dist_seg.data.raw.listing import Pair
-from dist_seg.errors import DataError
+from dist_seg.errors import DataError, StorageError
 from dist_seg.masks.palette import Rgb
 
 _MANY_BETWEEN = 8
@@ -87,7 +87,7 @@ def find_numbers(pairs: Sequence[Pair], max_pixels: int, progress: Callable[[int
     first: dict[int, Path] = {}
     share = False
     palette: tuple[Rgb, ...] | None = None
-    error: DataError | None = None
+    error: DataError | StorageError | None = None
     for i, pair in enumerate(pairs):
         try:
             if pair.mask is not None:
@@ -98,7 +98,7 @@ def find_numbers(pairs: Sequence[Pair], max_pixels: int, progress: Callable[[int
                 first = {**dict.fromkeys(numbers, pair.mask), **first}
                 share = share or {1, IGNORE_INDEX} <= numbers.keys()
                 palette = palette or mask.palette
-        except DataError as unusable:
+        except (DataError, StorageError) as unusable:
             error = error or unusable
         if progress:
             progress(i + 1, len(pairs))

@@ -33,9 +33,8 @@ from dist_seg.data.raw.array_images import (
 )
 from dist_seg.data.raw.jpeg_scans import ends_early
 from dist_seg.data.raw.pillow_limit import no_warnings, own_limit
-from dist_seg.errors import DataError
+from dist_seg.errors import DataError, StorageError
 from dist_seg.masks.palette import Rgb
-from dist_seg.storage.object_store import StorageError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
 # Only these decoders of Pillow's are let near a file: some of the others run programs.

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from dist_seg.data.raw.images import IMAGE_SUFFIXES, read_file
 from dist_seg.data.raw.source import SampleRef
-from dist_seg.errors import DataError
-from dist_seg.storage.object_store import StorageError
+from dist_seg.errors import DataError, StorageError
 
 _MAX_NAMED = 5
 _FAULT = b"fault: "

@@ -19,9 +19,8 @@ from dist_seg.data.codecs.headers import MAX_PIXELS
 from dist_seg.data.codecs.npy import Values
 from dist_seg.data.codecs.object_layers import RawObject
 from dist_seg.data.codecs.targets import TASKS
-from dist_seg.errors import DataError, UserError
+from dist_seg.errors import DataError, StorageError, UserError
 from dist_seg.masks.palette import Rgb
-from dist_seg.storage.object_store import StorageError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -251,7 +250,7 @@ def loaded(sample: SampleRef, load: Callable[[], Raw]) -> Raw:
     anything else with a note that names the sample."""
     try:
         return load()
-    except DataError:
+    except (DataError, StorageError):
         raise
     except OSError as error:
         raise StorageError(f"{sample.where}: cannot be read: {error.strerror or error}") from error

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from dist_seg.data.shards.manifest import ShardInfo
 from dist_seg.data.shards.sidecar import Sidecar
-from dist_seg.errors import DataError
-from dist_seg.storage.object_store import Storage, StorageError
+from dist_seg.errors import DataError, MissingObjectError
+from dist_seg.storage.object_store import Storage
 
 _CHECKING_THREADS = 32
 _MOST_NAMED = 200
@@ -21,11 +21,8 @@ class BadShardError(DataError):
     """A shard that cannot be used."""
 
     def __init__(self, shard: str, reason: str) -> None:
-        super().__init__(f"{shard}: {reason}")
-        self.shard, self.reason = shard, reason
-
-    def __reduce__(self) -> tuple[type["BadShardError"], tuple[str, str]]:
-        return BadShardError, (self.shard, self.reason)
+        super().__init__(reason, where=shard)
+        self.shard = shard
 
 
 def find_bad_shards(storage: Storage, shards: Iterable[ShardInfo]) -> dict[str, str]:
@@ -45,9 +42,7 @@ def read_index(storage: Storage, shard: ShardInfo) -> Sidecar:
         data = storage.read(shard.sidecar_name)
         if not _is_packed(data, shard):  # which may be the reading's fault: it counts after a fresh read only
             data = storage.read(shard.sidecar_name)
-    except StorageError:
-        raise
-    except DataError as error:
+    except MissingObjectError as error:
         raise BadShardError(shard.name, f"its index {shard.sidecar_name} is missing") from error
     if not _is_packed(data, shard):
         raise BadShardError(shard.name, f"its index {shard.sidecar_name} differs from what was packed (sha256)")
@@ -63,9 +58,7 @@ def why_other_length(storage: Storage, shard: ShardInfo) -> str | None:
     """None for a shard that is there, as long as it was packed."""
     try:
         size = storage.size(shard.name)
-    except StorageError:
-        raise
-    except DataError:
+    except MissingObjectError:
         return "is missing"
     if size == shard.bytes:
         return None

@@ -44,33 +44,34 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     try:
         document = json.loads(data, object_hook=_with_compact_counts)
     except (ValueError, RecursionError) as error:  # of JSON or of UTF-8
-        raise DataError(f"{where}: not JSON ({error}); pack the data set again") from error
+        raise DataError(f"not JSON ({error}); pack the data set again", where=where) from error
     fields = _Fields(where, "", document)
     version = fields.get("format_version", int)
     if version not in READABLE_VERSIONS:
         raise DataError(
-            f"{where}: format_version is {version}, this version of dist-seg reads "
-            f"{' and '.join(map(str, READABLE_VERSIONS))}; pack again, or take a newer version"
+            f"format_version is {version}, this version of dist-seg reads "
+            f"{' and '.join(map(str, READABLE_VERSIONS))}; pack again, or take a newer version",
+            where=where,
         )
     task = fields.get("task", str)
     if task not in TASKS:
-        raise DataError(f"{where}: task is {task!r}, this version of dist-seg knows {', '.join(TASKS)}")
+        raise DataError(f"task is {task!r}, this version of dist-seg knows {', '.join(TASKS)}", where=where)
     names = tuple(fields.items("class_names", str))
     palette = tuple(_rgb(fields.where, f"palette[{i}]", c) for i, c in enumerate(fields.items("palette", list)))
     if not 1 <= len(names) <= MAX_CLASSES or len(palette) != len(names) or len(set(names)) != len(names):
-        raise DataError(f"{where}: class_names must be 1 to {MAX_CLASSES} different names, palette as many colours")
+        raise DataError(f"class_names must be 1 to {MAX_CLASSES} different names, palette as many colours", where=where)
     ignore_index = fields.count("ignore_index")
     if not len(names) <= ignore_index <= 255:
-        raise DataError(f"{where}: ignore_index is {ignore_index}, must lie between the last class and 255")
+        raise DataError(f"ignore_index is {ignore_index}, must lie between the last class and 255", where=where)
     below = fields.below("splits")
     for name in below.names():
         if not SPLIT_NAME.fullmatch(name):  # results are written to files of its name
-            raise DataError(f"{where}: splits has the name {name!r}; it must be of letters, digits, _ and -")
+            raise DataError(f"splits has the name {name!r}; it must be of letters, digits, _ and -", where=where)
     image = _parse_layout(fields.below("image")) if "image" in fields.names() else None
     splits = {name: _parse_split(below.below(name), task, len(names), image) for name in below.names()}
     category_ids = tuple(fields.items("category_ids", int)) if task == "instance" else None
     if category_ids is not None and len(category_ids) != len(names):
-        raise DataError(f"{where}: category_ids must be {len(names)} numbers, got {len(category_ids)}")
+        raise DataError(f"category_ids must be {len(names)} numbers, got {len(category_ids)}", where=where)
     _check_unique(where, [shard.name for split in splits.values() for shard in split.shards])
     return Manifest(
         format_version=version,
@@ -112,20 +113,20 @@ class _Fields:
     def get(self, key: str, kind: type[T]) -> T:
         value = self._raw(key)
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise DataError(f"{self.where}: {self._name(key)} is {value!r}, must be of type {kind.__name__}")
+            raise DataError(f"{self._name(key)} is {value!r}, must be of type {kind.__name__}", where=self.where)
         return value
 
     def flag(self, key: str) -> bool:
         """False where it is not there."""
         value = self._object().get(key, False)
         if not isinstance(value, bool):
-            raise DataError(f"{self.where}: {self._name(key)} is {value!r}, must be true or false")
+            raise DataError(f"{self._name(key)} is {value!r}, must be true or false", where=self.where)
         return value
 
     def count(self, key: str) -> int:
         value = self.get(key, int)
         if not 0 <= value <= _MOST_COUNTED:
-            raise DataError(f"{self.where}: {self._name(key)} is {value}, must lie between 0 and {_MOST_COUNTED}")
+            raise DataError(f"{self._name(key)} is {value}, must lie between 0 and {_MOST_COUNTED}", where=self.where)
         return value
 
     def counts(self, key: str, number: int) -> tuple[int, ...]:
@@ -140,8 +141,8 @@ class _Fields:
     def _counts(self, key: str, number: int, values: Sequence[int]) -> Sequence[int]:
         if len(values) != number or not 0 <= min(values) <= max(values) <= _MOST_COUNTED:
             raise DataError(
-                f"{self.where}: {self._name(key)} must be {number} counts between 0 and {_MOST_COUNTED}, got "
-                f"{len(values)} numbers"
+                f"{self._name(key)} must be {number} counts between 0 and {_MOST_COUNTED}, got {len(values)} numbers",
+                where=self.where,
             )
         return values
 
@@ -149,18 +150,19 @@ class _Fields:
         values = self.get(key, list)
         for i, value in enumerate(values):
             if not isinstance(value, kind) or isinstance(value, bool):
-                raise DataError(f"{self.where}: {self._name(key)}[{i}] is {value!r}, must be of type {kind.__name__}")
+                reason = f"{self._name(key)}[{i}] is {value!r}, must be of type {kind.__name__}"
+                raise DataError(reason, where=self.where)
         return values
 
     def _raw(self, key: str) -> object:
         fields = self._object()
         if key not in fields:
-            raise DataError(f"{self.where}: {self._name(key)} is missing")
+            raise DataError(f"{self._name(key)} is missing", where=self.where)
         return fields[key]
 
     def _object(self) -> dict[str, object]:
         if not isinstance(self.value, dict):
-            raise DataError(f"{self.where}: {self.path or 'the document'} must be a JSON object")
+            raise DataError(f"{self.path or 'the document'} must be a JSON object", where=self.where)
         return self.value
 
     def _name(self, key: str) -> str:
@@ -187,7 +189,8 @@ def _parse_layout(fields: _Fields) -> ArrayLayout:
     dtype, channels = fields.get("dtype", str), fields.count("channels")
     if dtype not in ("uint8", "uint16") or not 1 <= channels <= MAX_CHANNELS:
         raise DataError(
-            f"{fields.where}: image is {channels} channels of {dtype}, must be 1 to {MAX_CHANNELS} of uint8 or uint16"
+            f"image is {channels} channels of {dtype}, must be 1 to {MAX_CHANNELS} of uint8 or uint16",
+            where=fields.where,
         )
     return ArrayLayout(dtype="uint16" if dtype == "uint16" else "uint8", channels=channels)
 
@@ -200,8 +203,8 @@ def _parse_channels(fields: _Fields, image: ArrayLayout) -> ChannelStatistics:
     )
     if not is_possible or not len(mean) == len(std) == image.channels:
         raise DataError(
-            f"{fields.where}: {fields.path} must be {image.channels} percentiles, means and deviations between 0 and "
-            f"{image.largest}"
+            f"{fields.path} must be {image.channels} percentiles, means and deviations between 0 and {image.largest}",
+            where=fields.where,
         )
     return ChannelStatistics(low=low, high=high, mean=mean, std=std)
 
@@ -209,7 +212,7 @@ def _parse_channels(fields: _Fields, image: ArrayLayout) -> ChannelStatistics:
 def _parse_objects(fields: _Fields, num_classes: int) -> ObjectCounts:
     sides = tuple(fields.items("sides", float))
     if not all(0 <= side < math.inf for side in sides):
-        raise DataError(f"{fields.where}: {fields.path}.sides must be lengths in pixels, got {list(sides)}")
+        raise DataError(f"{fields.path}.sides must be lengths in pixels, got {list(sides)}", where=fields.where)
     return ObjectCounts(
         class_objects=fields.counts("class_objects", num_classes),
         crowd_objects=fields.count("crowd_objects"),
@@ -227,13 +230,15 @@ def _parse_shard(fields: _Fields, num_classes: int) -> ShardInfo:
     num_bytes, samples = fields.count("bytes"), fields.count("samples")
     if num_bytes > _MOST_SHARD_BYTES or samples * _LEAST_SAMPLE_BYTES > num_bytes:
         raise DataError(
-            f"{fields.where}: {fields.path} says that {name} holds {samples} samples in {num_bytes} bytes, which "
-            "cannot be; pack the data set again"
+            f"{fields.path} says that {name} holds {samples} samples in {num_bytes} bytes, which "
+            "cannot be; pack the data set again",
+            where=fields.where,
         )
     class_samples = fields.compact_counts("class_samples", num_classes) if "class_samples" in fields.names() else None
     if class_samples is not None and max(class_samples) > samples:
         raise DataError(
-            f"{fields.where}: {fields.path}.class_samples has {max(class_samples)} samples of a class, of {samples}"
+            f"{fields.path}.class_samples has {max(class_samples)} samples of a class, of {samples}",
+            where=fields.where,
         )
     return ShardInfo(
         name=name,
@@ -258,11 +263,11 @@ def check_name(name: str, where: str) -> None:
 def _check_unique(where: str, names: list[str]) -> None:
     for name, times in Counter(names).items():
         if times > 1:
-            raise DataError(f"{where}: shard {name} is listed more than once")
+            raise DataError(f"shard {name} is listed more than once", where=where)
 
 
 def _rgb(where: str, path: str, value: list[object]) -> Rgb:
     match value:
         case [int(red), int(green), int(blue)] if all(0 <= part <= 255 for part in (red, green, blue)):
             return red, green, blue
-    raise DataError(f"{where}: {path} is {value!r}, must be three numbers from 0 to 255")
+    raise DataError(f"{path} is {value!r}, must be three numbers from 0 to 255", where=where)

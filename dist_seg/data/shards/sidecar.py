@@ -122,9 +122,9 @@ class Sidecar:
     def parse(cls, data: bytes, where: str = "sidecar") -> Self:
         """Read what `to_bytes` wrote. Raises `DataError` that names `where` for anything else, damage included."""
         if len(data) < len(_MAGIC) + 8 or not data.startswith(_MAGIC):
-            raise DataError(f"{where}: not an index of dist-seg; pack the data set again")
+            raise DataError("not an index of dist-seg; pack the data set again", where=where)
         if crc32c(data[:-4]) != struct.unpack("<I", data[-4:])[0]:
-            raise DataError(f"{where}: damaged (its checksum is wrong); copy or pack it again")
+            raise DataError("damaged (its checksum is wrong); copy or pack it again", where=where)
         (header_length,) = struct.unpack_from("<I", data, len(_MAGIC))
         start = len(_MAGIC) + 4 + header_length
         try:
@@ -133,16 +133,16 @@ class Sidecar:
             roles, suffixes = tuple(header["roles"]), tuple(header["suffixes"])
             num_classes = int(header["classes"]) if version == VERSION else 0
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-            raise DataError(f"{where}: not an index of dist-seg ({type(error).__name__}: {error})") from error
+            raise DataError(f"not an index of dist-seg ({type(error).__name__}: {error})", where=where) from error
         if version not in READABLE_VERSIONS:
             known = " and ".join(map(str, READABLE_VERSIONS))
-            raise DataError(f"{where}: format version {version}, this version of dist-seg reads {known}")
+            raise DataError(f"format version {version}, this version of dist-seg reads {known}", where=where)
         if roles not in (SEMANTIC_ROLES, INSTANCE_ROLES) or not all(SUFFIX.fullmatch(str(s)) for s in suffixes):
-            raise DataError(f"{where}: lists members {roles} with suffixes {suffixes}; pack the data set again")
+            raise DataError(f"lists members {roles} with suffixes {suffixes}; pack the data set again", where=where)
         size, class_bytes = samples * _record_dtype(len(roles)).itemsize, -(-num_classes // 8)
         keys_end = start + size + key_bytes
         if min(samples, key_bytes, num_classes) < 0 or keys_end + samples * class_bytes + 4 != len(data):
-            raise DataError(f"{where}: says that it lists {samples} samples, which is not its length; pack again")
+            raise DataError(f"says that it lists {samples} samples, which is not its length; pack again", where=where)
         records = np.frombuffer(data, _record_dtype(len(roles)), samples, start)
         classes = np.frombuffer(data, np.uint8, samples * class_bytes, keys_end).reshape(samples, class_bytes)
         return cls(
@@ -160,16 +160,17 @@ class Sidecar:
         class_samples: how many of them are to hold each class, where the manifest says so.
         """
         if self.num_samples != samples:
-            raise DataError(f"{where}: lists {self.num_samples} samples, the manifest says {samples}")
+            raise DataError(f"lists {self.num_samples} samples, the manifest says {samples}", where=where)
         if class_samples is not None and self.class_samples != tuple(class_samples):
             raise DataError(
-                f"{where}: samples that hold each class: {list(self.class_samples) or 'not listed'}, the manifest says "
-                f"{list(class_samples)}"
+                f"samples that hold each class: {list(self.class_samples) or 'not listed'}, the manifest says "
+                f"{list(class_samples)}",
+                where=where,
             )
         members = self._records["members"]
         ends = members["offset"].astype(np.float64) + members["length"]  # uint64 could wrap around
         if samples and (float(ends.max()) > shard_bytes or int(members["suffix"].max()) >= len(self._suffixes)):
-            raise DataError(f"{where}: lists members outside the shard's {shard_bytes} bytes")
+            raise DataError(f"lists members outside the shard's {shard_bytes} bytes", where=where)
         lengths = self._records["key_length"].astype(np.int64)
         begins = np.cumsum(lengths) - lengths
         letters = np.frombuffer(self._keys, np.uint8)
@@ -178,16 +179,17 @@ class Sidecar:
             or not np.array_equal(begins, self._records["key_offset"])
             or (samples and (int(lengths.min()) == 0 or bool(np.any((letters[begins] & 0xC0) == 0x80))))
         ):
-            raise DataError(f"{where}: its keys do not lie one after another")
+            raise DataError("its keys do not lie one after another", where=where)
         try:
             self._keys.decode()
         except UnicodeDecodeError as error:
-            raise DataError(f"{where}: its keys are not UTF-8") from error
+            raise DataError("its keys are not UTF-8", where=where) from error
         if found := _NOT_IN_KEYS.search(self._keys):
             index = int(np.searchsorted(begins, found.start(), side="right")) - 1
             raise DataError(
-                f"{where}: key {self.key(index)!r} has a character that keys must not have: slashes, backslashes, dots "
-                "and control characters"
+                f"key {self.key(index)!r} has a character that keys must not have: slashes, backslashes, dots "
+                "and control characters",
+                where=where,
             )
 
     def to_bytes(self) -> bytes:

@@ -14,9 +14,9 @@ from dist_seg.data.shards.object_counts import ShardObjects, object_counts
 from dist_seg.data.shards.sidecar import INSTANCE_ROLES, Sidecar, crc32c
 from dist_seg.data.shards.tar_headers import PassingHeaders
 from dist_seg.data.shards.verify_objects import PassingObjects, object_differences
-from dist_seg.errors import DataError
+from dist_seg.errors import DataError, MissingObjectError
 from dist_seg.storage.files import PARTIAL_MARK
-from dist_seg.storage.object_store import Storage, StorageError, open_storage
+from dist_seg.storage.object_store import Storage, open_storage
 
 _CHUNK_BYTES = 4 * 2**20
 _MAX_NAMED_MEMBERS = 10
@@ -51,7 +51,7 @@ def verify(root: str | Path, *, workers: int = 2, progress: Callable[[int, int],
     try:
         manifest = parse_manifest(data, MANIFEST_NAME)
     except DataError as error:
-        return [Problem(name=MANIFEST_NAME, reason=str(error).removeprefix(f"{MANIFEST_NAME}: "))]
+        return [Problem(name=MANIFEST_NAME, reason=error.reason)]
     problems = _manifest_problems(data, manifest)
     shards = [(name, shard) for name, split in manifest.splits.items() for shard in split.shards]
     counter = _Counter(sum(shard.bytes for _, shard in shards), progress)
@@ -108,8 +108,7 @@ def _check_shard(storage: Storage, manifest: Manifest, shard: ShardInfo, counter
             sidecar = Sidecar.parse(data, shard.sidecar_name)
             sidecar.check(shard.samples, shard.bytes, shard.sidecar_name, shard.class_samples)
         except DataError as error:  # as its sha256 says, it was packed so
-            reason = str(error).removeprefix(f"{shard.sidecar_name}: ")
-            return _Checked(problems=(*problems, Problem(name=shard.sidecar_name, reason=reason)))
+            return _Checked(problems=(*problems, Problem(name=shard.sidecar_name, reason=error.reason)))
     if index is not None and (num_lines := index.count(b"\n") - 1) != shard.samples:
         reason = f"lists {num_lines} samples, the manifest {shard.samples}"
         problems.append(Problem(name=shard.index_name, reason=reason))
@@ -143,9 +142,7 @@ def _read_whole(storage: Storage, name: str, sha256: str, problems: list[Problem
     """A small file, or None and a problem."""
     try:
         data = storage.read(name)
-    except StorageError:
-        raise
-    except DataError:
+    except MissingObjectError:
         problems.append(Problem(name=name, reason="is missing"))
         return None
     if hashlib.sha256(data).hexdigest() != sha256:
@@ -159,9 +156,7 @@ def _check_tar(
 ) -> list[Problem]:
     try:
         size = storage.size(shard.name)
-    except StorageError:
-        raise
-    except DataError:
+    except MissingObjectError:
         return [Problem(name=shard.name, reason="is missing")]
     if size < shard.bytes:
         lost = ""

@@ -16,7 +16,7 @@ from dist_seg.data.shards.opened import MAX_INDEX_BYTES, IndexCache
 from dist_seg.data.shards.sidecar import Member, Sidecar, crc32c
 from dist_seg.data.view.taxonomy import class_id_table, mapped_annotations, num_packed_classes, packed_ignore_index
 from dist_seg.errors import DataError
-from dist_seg.storage.object_store import Storage, StorageError
+from dist_seg.storage.object_store import Storage
 
 _LARGEST_GAP = 64 << 10
 """Bytes between two members that are rather read along than skipped by a second request."""
@@ -28,11 +28,8 @@ class BadSampleError(DataError):
     """A sample that was read and cannot be used: damaged in its shard, or packed by something else than dist-seg."""
 
     def __init__(self, bad: BadSample) -> None:
-        super().__init__(f"{bad.shard}: sample {bad.key}: {bad.reason}")
+        super().__init__(bad.reason, where=f"{bad.shard}: sample {bad.key}")
         self.bad = bad
-
-    def __reduce__(self) -> tuple[type["BadSampleError"], tuple[BadSample]]:
-        return BadSampleError, (self.bad,)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -229,10 +226,8 @@ class ShardReader:
             if end - begin - sum(m.length for m in members) > _LARGEST_GAP:
                 return [self._storage.read_range(name, m.offset, m.length) for m in members]
             span = self._storage.read_range(name, begin, end - begin)
-        except StorageError:
-            raise
         except DataError as error:  # missing, or ends before: its members lie within the length that was packed
-            raise BadShardError(name, str(error).removeprefix(f"{self._storage.url}/{name}: ")) from error
+            raise BadShardError(name, error.reason) from error
         return [span[m.offset - begin : m.offset - begin + m.length] for m in members]
 
     def _info(self, shard: int, sidecar: Sidecar, place: int) -> SampleInfo:

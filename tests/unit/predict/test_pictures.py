@@ -101,6 +101,18 @@ def test_unreadable_picture_is_named_and_the_others_are_written(tmp_path: Path, 
     assert "bad.png" in summary.failed[0]
 
 
+def test_a_picture_that_is_gone_by_now_is_named_and_the_others_are_written(tmp_path: Path, photo: np.ndarray) -> None:
+    for name in ("gone.png", "good.png"):
+        save(photo, tmp_path / name)
+    pictures, _ = find_pictures(tmp_path, tmp_path / "out")
+    (tmp_path / "gone.png").unlink()
+    summary = predict_pictures(pictures, Outputs.open(tmp_path / "out", ()), by_channel)
+    assert (summary.written, summary.failed) == (
+        1,
+        (f"{tmp_path / 'gone.png'}: cannot be read: No such file or directory",),
+    )
+
+
 def test_picture_turned_by_exif_is_segmented_as_it_is_seen(tmp_path: Path, photo: np.ndarray) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

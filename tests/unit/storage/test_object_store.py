@@ -13,9 +13,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from dist_seg.errors import DataError
+from dist_seg.errors import DataError, MissingObjectError, StorageError, UnreachableError
 from dist_seg.storage import object_store as storage_module
-from dist_seg.storage.object_store import LocalStorage, Storage, StorageError, UnreachableError, open_storage
+from dist_seg.storage.object_store import LocalStorage, Storage, open_storage
 
 from .range_server import RangeServer, flaky_server
 
@@ -60,7 +60,7 @@ def test_a_missing_object_is_named(folder: Path) -> None:
         lambda: storage.read_range("c.bin", 0, 1),
         lambda: storage.size("c.bin"),
     ):
-        with pytest.raises(DataError, match=r"c\.bin: no such file"):
+        with pytest.raises(MissingObjectError, match=r"c\.bin: no such file"):
             read()
 
 
@@ -96,7 +96,7 @@ def test_passing_faults_are_retried_and_lasting_ones_are_not(folder: Path, monke
 
 def test_a_folder_that_was_there_and_is_away_is_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage, away = open_storage(folder), folder.with_name("away")
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(MissingObjectError, match="no such file"):
         pickle.loads(pickle.dumps(storage)).read("c.bin")  # missing while the folder is there: nothing to wait for
     storage.read("a.bin")
     folder.rename(away)
@@ -111,7 +111,7 @@ def test_a_folder_that_was_there_and_is_away_is_waited_for(folder: Path, monkeyp
 
 
 def test_a_folder_that_was_never_there_is_not_waited_for(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(MissingObjectError, match="no such file"):
         open_storage(tmp_path / "nowhere", retry_s=3600).read("a.bin")
 
 
@@ -174,8 +174,10 @@ def test_an_unknown_scheme_is_refused_with_those_there_are() -> None:
 )
 def test_a_url_that_cannot_be_opened_is_named_with_what_it_takes(url: str, hint: str) -> None:
     pytest.importorskip("obstore", reason="needs obstore (the storage extra)")
-    with pytest.raises(DataError, match=rf"^{url.rstrip('/')}.*: cannot be opened: .*{hint}"):
+    with pytest.raises(StorageError, match=rf"^{url.rstrip('/')}.*: cannot be opened: .*{hint}"):
         open_storage(url).read("manifest.json")
+    with pytest.raises(StorageError, match="cannot be opened"):  # nobody can tell whether it is there
+        open_storage(url).exists("manifest.json")
 
 
 def test_http_reads_ranges_and_names_what_is_missing(served: Storage) -> None:
@@ -183,7 +185,7 @@ def test_http_reads_ranges_and_names_what_is_missing(served: Storage) -> None:
     assert served.read("b.bin") == b"b"
     assert served.exists("a.bin")
     assert not served.exists("c.bin")
-    with pytest.raises(DataError, match=r"/c\.bin: no such object"):
+    with pytest.raises(MissingObjectError, match=r"/c\.bin: no such object"):
         served.read("c.bin")
 
 
@@ -287,7 +289,7 @@ class TestS3:
     def test_a_missing_object_is_named(self, bucket: Path) -> None:
         storage = open_storage("s3://bucket/data")
         assert not storage.exists("x.bin")
-        with pytest.raises(DataError, match=r"s3://bucket/data/x\.bin: no such object"):
+        with pytest.raises(MissingObjectError, match=r"s3://bucket/data/x\.bin: no such object"):
             storage.read("x.bin")
 
     def test_a_range_beyond_the_end_is_an_error_and_not_short(self, bucket: Path) -> None:

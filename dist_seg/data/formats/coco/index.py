@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_seg.data.raw.listing import leads_out
-from dist_seg.errors import DataError
-from dist_seg.storage.object_store import StorageError
+from dist_seg.errors import DataError, StorageError
 
 Entry = Mapping[str, object]
 Span = tuple[int, int]

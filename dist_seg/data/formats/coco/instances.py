@@ -19,9 +19,8 @@ from dist_seg.data.formats.coco.splits import CocoSplit, found_splits, index_spl
 from dist_seg.data.raw.images import read_file
 from dist_seg.data.raw.listing import file_version, refuse_faults
 from dist_seg.data.raw.source import RawInstances, RawReading, SampleRef, StrayAnnotationsError, check_classes
-from dist_seg.errors import DataError
+from dist_seg.errors import DataError, StorageError
 from dist_seg.masks.palette import Rgb, default_palette
-from dist_seg.storage.object_store import StorageError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from dist_seg.data.raw.listing import check_no_fault, fault_ref, file_version, f
 from dist_seg.data.raw.meaning import Meaning
 from dist_seg.data.raw.source import RawReading, RawSample, SampleRef, check_classes
 from dist_seg.data.raw.splitting import Dividing, Division, divide
-from dist_seg.errors import DataError
+from dist_seg.errors import DataError, StorageError
 from dist_seg.masks.palette import Rgb, default_palette
 
 Unlabelled = Literal["background", "ignore"]
@@ -183,7 +183,7 @@ def _read_all(
             image = _image_path(root, file, contents)
             if not contents.image_data and (other := file_of.setdefault(os.path.abspath(image), file)) != file:
                 raise DataError(f"{file}: is of {image}, as is {other}; an image must have one file")
-        except DataError as error:
+        except (DataError, StorageError) as error:
             listed.append(Listed(stem=stem, file=file, fault=str(error)))
         else:
             listed.append(Listed(stem=stem, file=file, image=image, embedded=contents.image_data is not None))

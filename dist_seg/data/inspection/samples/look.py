@@ -15,7 +15,7 @@ from dist_seg.data.inspection.workers import Workers
 from dist_seg.data.shards.manifest import Manifest, ShardInfo, Split
 from dist_seg.data.shards.opened import OpenedData, shard_index
 from dist_seg.errors import DataError
-from dist_seg.storage.object_store import Storage, StorageError
+from dist_seg.storage.object_store import Storage
 
 _SAMPLES_AT_ONCE = 32
 _KEPT_BYTES = 30 << 20
@@ -118,8 +118,6 @@ def _look(job: _Job) -> Looked:
             members = read_members(job.storage, job.shard, sidecar, index)
             size = (sidecar.height(index), sidecar.width(index))
             view = view_sample(members, job.manifest, *size, job.max_pixels)
-        except StorageError:
-            raise
         except (DataError, UndecodableError) as error:
             place = Place(split=job.split, key=key, shard=job.shard_number, index=index)
             unreadable.append(Unreadable(place=place, reason=str(error)))

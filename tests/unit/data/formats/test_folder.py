@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dist_seg.data.codecs.headers import MAX_PIXELS
 from dist_seg.data.formats.folder import FolderSource, open_folder
 from dist_seg.data.packing.append import append
 from dist_seg.data.packing.folder import read_options
 from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
+from dist_seg.data.raw.found_numbers import find_numbers
+from dist_seg.data.raw.listing import Pair
 from dist_seg.data.raw.source import RawReading
 from dist_seg.data.raw.splitting import Dividing
-from dist_seg.errors import DataError, UserError
+from dist_seg.errors import DataError, StorageError, UserError
 
 from ..raw_data import picture, write_pair
 
@@ -418,6 +421,16 @@ def test_the_only_split_may_be_named(tmp_path: Path) -> None:
     assert _splits(_open(tmp_path, dividing=Dividing(val=0.0, split="test"))) == {"a": "test"}
 
 
+def test_a_mask_that_cannot_be_read_is_left_to_packing_unless_it_is_the_only_one(tmp_path: Path) -> None:
+    write_pair(tmp_path, "a")
+    read = Pair(stem="a", image=tmp_path / "images" / "a.jpg", mask=tmp_path / "masks" / "a.png")
+    gone = Pair(stem="b", image=tmp_path / "images" / "b.jpg", mask=tmp_path / "masks" / "b.png")
+    alone, both = (find_numbers(pairs, MAX_PIXELS, None) for pairs in ([read], [read, gone]))
+    assert alone.pixels == both.pixels
+    with pytest.raises(StorageError, match=r"masks/b\.png: cannot be read"):
+        find_numbers([gone], MAX_PIXELS, None)
+
+
 def test_links_in_a_circle_and_broken_ones(tmp_path: Path) -> None:
     write_pair(tmp_path, "a")
     (tmp_path / "images" / "again").symlink_to(tmp_path / "images")
@@ -425,7 +438,7 @@ def test_links_in_a_circle_and_broken_ones(tmp_path: Path) -> None:
     write_pair(tmp_path, "b")
     (tmp_path / "images" / "b.jpg").unlink()
     (tmp_path / "images" / "b.jpg").symlink_to(tmp_path / "gone.jpg")
-    with pytest.raises(DataError, match=r"images/b\.jpg: cannot be read"):
+    with pytest.raises(StorageError, match=r"images/b\.jpg: cannot be read"):
         _open(tmp_path).samples()
 
 

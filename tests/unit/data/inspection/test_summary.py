@@ -21,8 +21,8 @@ from dist_seg.data.packing.pack import pack
 from dist_seg.data.raw.source import RawSample, SampleRef
 from dist_seg.data.shards.manifest_parsing import load_manifest
 from dist_seg.data.shards.opened import open_data
-from dist_seg.errors import DataError, UserError
-from dist_seg.storage.object_store import StorageError, open_storage
+from dist_seg.errors import DataError, StorageError, UserError
+from dist_seg.storage.object_store import open_storage
 from tests.loader_cases import scene_sample, write_dataset
 
 from ..coco_data import annotation, write_coco

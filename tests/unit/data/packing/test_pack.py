@@ -26,9 +26,9 @@ from dist_seg.data.packing.shard_plan import plan_shards
 from dist_seg.data.raw.source import RawSample, SampleRef
 from dist_seg.data.shards.manifest_parsing import load_manifest
 from dist_seg.data.shards.sidecar import Sidecar
-from dist_seg.errors import DataError
+from dist_seg.errors import DataError, StorageError
 from dist_seg.storage.files import PARTIAL_MARK
-from dist_seg.storage.object_store import StorageError, open_storage
+from dist_seg.storage.object_store import open_storage
 from tests.distributed.launched_training import signalled
 
 from ..raw_data import encoded, picture

@@ -11,8 +11,8 @@ from dist_seg.config.schema import Config, EvalConfig
 from dist_seg.data.loading.batch import Batch
 from dist_seg.data.loading.loader import eval_batches, train_batches
 from dist_seg.data.shards.bad_shards import check_bad_shards, find_bad_shards
-from dist_seg.errors import DataError
-from dist_seg.storage.object_store import StorageError, open_storage
+from dist_seg.errors import DataError, StorageError
+from dist_seg.storage.object_store import open_storage
 from tests.loader_cases import CPU, PackedData, config, scene_sample, write_dataset
 from tests.unit.storage.range_server import flaky_server
 

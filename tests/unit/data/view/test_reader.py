@@ -11,8 +11,8 @@ from dist_seg.data.shards.sidecar import Member, SampleEntry, Sidecar, crc32c
 from dist_seg.data.shards.writer import EncodedMembers
 from dist_seg.data.view import reader as reader_module
 from dist_seg.data.view.reader import BadSampleError, ShardReader
-from dist_seg.errors import DataError
-from dist_seg.storage.object_store import LocalStorage, StorageError
+from dist_seg.errors import DataError, StorageError
+from dist_seg.storage.object_store import LocalStorage
 from tests.loader_cases import PackedData, scene_sample, write_dataset
 
 SAMPLES = [scene_sample(i, form="png" if i % 2 else "jpeg420") for i in range(7)]

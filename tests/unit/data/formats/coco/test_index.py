@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dist_seg.data.formats.coco.index import CocoIndex, index_annotations
-from dist_seg.errors import DataError
-from dist_seg.storage.object_store import StorageError
+from dist_seg.errors import DataError, StorageError
 
 _SIMPLE: dict[str, list[dict[str, object]]] = {
     "images": [{"id": 5, "file_name": "ä.jpg"}, {"id": 2, "file_name": "b.jpg"}],

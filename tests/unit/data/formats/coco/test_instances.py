@@ -17,9 +17,8 @@ from dist_seg.data.formats.coco.instances import open_coco
 from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import PackResult, pack
 from dist_seg.data.raw.source import RawInstances, RawReading
-from dist_seg.errors import DataError
+from dist_seg.errors import DataError, StorageError
 from dist_seg.masks.rle import decode_mask
-from dist_seg.storage.object_store import StorageError
 
 from ...coco_data import HEIGHT, WIDTH, Entry, annotation, image_entry, square, write_coco
 from ...raw_data import encoded, picture

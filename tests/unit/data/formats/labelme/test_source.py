@@ -409,6 +409,12 @@ class TestDataSet:
         with pytest.raises(DataError, match=r"a\.json: not JSON"):
             _open(tmp_path)
 
+    def test_a_file_that_cannot_be_read_is_named_among_the_others_at_fault(self, tmp_path: Path) -> None:
+        _write(tmp_path, "b", _shape())
+        (tmp_path / "a.json").symlink_to(tmp_path / "gone.json")
+        with pytest.raises(DataError, match=r"a\.json: cannot be read: No such file(?s:.*)\(--skip-bad\)"):
+            _open(tmp_path).samples()
+
     def test_an_image_without_a_file_is_named_or_left_out(self, tmp_path: Path) -> None:
         _write(tmp_path, "a", _shape())
         write_image(tmp_path / "lone.jpg", picture())
