@@ -1,13 +1,29 @@
 """Instances of pictures as COCO's results: one JSON that pycocotools loads."""
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dist_seg.data.raw.images import read_file
 from dist_seg.errors import DataError, UserError
 from dist_seg.metrics.instances import ScoredImage
+from dist_seg.runtime.documents import decode
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Image:
+    """An entry of `images` in COCO's annotations."""
+
+    file_name: str
+    id: int | float | str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Annotations:
+    """What is read of COCO's annotations."""
+
+    images: tuple[_Image, ...]
 
 
 def running_ids(files: Sequence[Path]) -> dict[Path, int]:
@@ -38,11 +54,15 @@ def annotated_ids(files: Sequence[Path], root: Path, annotations: Path) -> dict[
 
 
 def _images(annotations: Path) -> list[tuple[str, int]]:
+    """File name and id of every image."""
     try:
-        document = json.loads(read_file(annotations))
-        return [(str(image["file_name"]), int(image["id"])) for image in document["images"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{annotations}: not annotations of COCO with images that have file_name and id") from error
+        document = decode(read_file(annotations), _Annotations, str(annotations))
+    except DataError as error:
+        raise DataError(f"{error}; --images takes annotations of COCO, whose images have file_name and id") from error
+    try:
+        return [(image.file_name, int(image.id)) for image in document.images]
+    except (ValueError, OverflowError) as error:
+        raise DataError(f"{annotations}: an image's id is no whole number: {error}") from error
 
 
 def coco_results(

@@ -5,9 +5,10 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self, cast
+from typing import Self
 
-from dist_seg.errors import UserError
+from dist_seg.errors import DataError, UserError
+from dist_seg.runtime.documents import decode
 from dist_seg.storage.files import path_errors, write_whole
 
 _RECORDS = ".predicted-*.jsonl"
@@ -75,10 +76,9 @@ def unused_folder(folder: Path) -> Path:
 
 
 def _entries(record: bytes) -> Iterable[tuple[str, str]]:
-    """Lines that are whole: of a call that was killed the last may not be."""
-    for line in record.splitlines():
+    """Name and digest of every whole line; a call that was killed may have left half a line."""
+    for line in filter(None, record.splitlines()):
         try:
-            name, digest = cast(list[str], json.loads(line))
-        except (ValueError, TypeError):
+            yield decode(line, tuple[str, str], _RECORDS)
+        except DataError:
             continue
-        yield name, digest

@@ -184,9 +184,17 @@ def test_a_picture_that_the_annotations_do_not_tell_apart_is_named(tmp_path: Pat
         annotated_ids([tmp_path / "b.jpg"], tmp_path, annotations_of(tmp_path, "x/b.jpg", "y/b.jpg"))
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"images": [{"id": 1}]}'])
-def test_a_file_that_is_no_annotations_is_named(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{", "not JSON"),
+        ("[]", "expected object, got array"),
+        ('{"images": [{"id": 1}]}', r"images\[0\]\.file_name is missing"),
+        ('{"images": [{"id": "x", "file_name": "a"}]}', "id is no whole number"),
+    ],
+)
+def test_a_file_that_is_no_annotations_is_named(tmp_path: Path, text: str, problem: str) -> None:
     file = tmp_path / "broken.json"
     file.write_text(text)
-    with pytest.raises(DataError, match=r"broken\.json"):
+    with pytest.raises(DataError, match=rf"broken\.json: .*{problem}"):
         annotated_ids([tmp_path / "b.jpg"], tmp_path, file)
