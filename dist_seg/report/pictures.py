@@ -12,6 +12,7 @@ from PIL import Image
 
 from dist_seg.masks.drawing import colorize
 from dist_seg.masks.palette import Rgb
+from dist_seg.tasks.task import Drawing, PixelErrors
 
 _LONGER_SIDE = 640
 _WRONG: Rgb = (226, 60, 50)
@@ -20,19 +21,15 @@ _IGNORED: Rgb = (255, 255, 255)
 
 @dataclass(frozen=True, kw_only=True)
 class ReportPicture:
-    """One scored image. image: (H, W, 3) uint8; truth, prediction: (H, W) class ids. score: its mIoU in [0, 1].
-
-    Of instances the objects are drawn over the image already, and shown instead of the colours of classes.
-    """
+    """One scored image."""
 
     kind: Literal["worst", "best"]
     key: str
     score: float
+    """mIoU in [0, 1]."""
     image: NDArray[np.uint8]
-    truth: NDArray[np.integer]
-    prediction: NDArray[np.integer]
-    truth_objects: Image.Image | None = None
-    predicted_objects: Image.Image | None = None
+    """(H, W, 3) RGB."""
+    drawing: Drawing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,38 +45,32 @@ class Panel:
 def panels(picture: ReportPicture, palette: Sequence[Rgb], ignore_index: int) -> list[Panel]:
     """Image, truth, prediction and errors, side by side in this order.
 
-    Raises ValueError where the three arrays differ in size.
+    Raises ValueError if the image, its maps of class ids and its errors differ in size.
     """
-    sizes = {array.shape[:2] for array in (picture.image, picture.truth, picture.prediction)}
+    drawing = picture.drawing
+    views = (("truth", drawing.truth), ("prediction", drawing.prediction))
+    maps = [view for _, view in views if not isinstance(view, Image.Image)]
+    sizes = {array.shape[:2] for array in (picture.image, drawing.errors.wrong, drawing.errors.ignored, *maps)}
     if len(sizes) != 1:
         raise ValueError(f"{picture.key}: image, truth and prediction differ in size: {sorted(sizes)}")
-    errors = error_map(picture.image, picture.truth, picture.prediction, ignore_index)
-    views = [
-        ("truth", picture.truth, picture.truth_objects),
-        ("prediction", picture.prediction, picture.predicted_objects),
-    ]
     return [
         _panel("image", Image.fromarray(picture.image), "JPEG"),
         *(
-            _panel(title, Image.fromarray(colorize(mask, palette, ignore_index)), "PNG")
-            if objects is None
-            else _panel(title, objects, "JPEG")
-            for title, mask, objects in views
+            _panel(title, view, "JPEG")
+            if isinstance(view, Image.Image)
+            else _panel(title, Image.fromarray(colorize(view, palette, ignore_index)), "PNG")
+            for title, view in views
         ),
-        _panel("errors", Image.fromarray(errors), "JPEG"),
+        _panel("errors", Image.fromarray(error_map(picture.image, drawing.errors)), "JPEG"),
     ]
 
 
-def error_map(
-    image_HWC: NDArray[np.uint8], truth_HW: NDArray[np.integer], prediction_HW: NDArray[np.integer], ignore_index: int
-) -> NDArray[np.uint8]:
+def error_map(image_HWC: NDArray[np.uint8], errors: PixelErrors) -> NDArray[np.uint8]:
     """The image in pale grey, wrong pixels in red, ignored ones white: (H, W, 3) uint8."""
     grey = image_HWC.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     shown = np.repeat((110 + 0.4 * grey)[:, :, None], 3, axis=2)
-    ignored = truth_HW == ignore_index
-    wrong = (truth_HW != prediction_HW) & ~ignored
-    shown[wrong] = 0.35 * shown[wrong] + 0.65 * np.array(_WRONG, np.float32)
-    shown[ignored] = _IGNORED
+    shown[errors.wrong] = 0.35 * shown[errors.wrong] + 0.65 * np.array(_WRONG, np.float32)
+    shown[errors.ignored] = _IGNORED
     return np.rint(shown).clip(0, 255).astype(np.uint8)
 
 

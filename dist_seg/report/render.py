@@ -134,16 +134,7 @@ def _pictures(
         image = shown(decode_sample(reader.read(place.shard, place.index)), trained.config.data)
         drawing = trained.task.draw(image, prediction, batch)
         pictures.append(
-            ReportPicture(
-                kind=scored.kind,
-                key=scored.key,
-                score=scored.miou,
-                image=image,
-                truth=drawing.truth,
-                prediction=drawing.prediction,
-                truth_objects=drawing.truth_objects,
-                predicted_objects=drawing.predicted_objects,
-            )
+            ReportPicture(kind=scored.kind, key=scored.key, score=scored.miou, image=image, drawing=drawing)
         )
     return pictures
 
@@ -152,16 +143,13 @@ def _draw_sheet(pictures: Sequence[ReportPicture], trained: TrainedModel) -> Ima
     """Image, truth and prediction of every picture, for those who want a file rather than a page."""
     classes = trained.task.score_classes
 
-    def painted(picture: ReportPicture, mask: NDArray[np.integer], objects: Image.Image | None) -> NDArray[np.uint8]:
-        if objects is not None:
-            return np.asarray(objects)
-        return overlay(picture.image, mask, classes.palette, classes.ignore_index, alpha=0.7)
+    def painted(picture: ReportPicture, view: NDArray[np.integer] | Image.Image) -> NDArray[np.uint8]:
+        if isinstance(view, Image.Image):
+            return np.asarray(view)
+        return overlay(picture.image, view, classes.palette, classes.ignore_index, alpha=0.7)
 
     return contact_sheet(
-        [
-            [p.image, painted(p, p.truth, p.truth_objects), painted(p, p.prediction, p.predicted_objects)]
-            for p in pictures
-        ],
+        [[p.image, painted(p, p.drawing.truth), painted(p, p.drawing.prediction)] for p in pictures],
         [f"{p.kind}: {p.key}, mIoU {p.score:.3f} (image, truth, prediction)" for p in pictures],
         # Objects have colours of their own.
         legend=() if trained.config.task == "instance" else list(zip(classes.names, classes.palette, strict=True)),

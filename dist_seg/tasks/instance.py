@@ -21,7 +21,7 @@ from dist_seg.metrics.coco import score_images
 from dist_seg.metrics.coco_bootstrap import bootstrap_interval
 from dist_seg.metrics.custom import build_metrics
 from dist_seg.metrics.instances import ScoredImage, ScoredInstance, TrueInstance, gather_images
-from dist_seg.metrics.merged import BACKGROUND, class_map
+from dist_seg.metrics.merged import BACKGROUND, IGNORED, class_map
 from dist_seg.models import build_instance_model
 from dist_seg.models.mask_rcnn.head_sizes import head_sizes
 from dist_seg.models.mask_rcnn.paste import paste_masks
@@ -30,7 +30,7 @@ from dist_seg.models.mask_rcnn.targets import Detections
 from dist_seg.tasks.classes import ClassInfo
 from dist_seg.tasks.image_scores import finite
 from dist_seg.tasks.semantic import SemanticMetric
-from dist_seg.tasks.task import Drawing, EvalResult, Forward, Prediction
+from dist_seg.tasks.task import Drawing, EvalResult, Forward, Prediction, class_errors
 
 _BACKGROUND_NAME = "background"
 _BACKGROUND_COLOR = (24, 24, 28)
@@ -98,7 +98,7 @@ class InstanceTask:
         return cast(list[Detections], model(images))
 
     def draw(self, image_HWC: NDArray[np.uint8], prediction: Prediction, batch: Batch) -> Drawing:
-        """Of the predictions those that the map of classes is merged of."""
+        """Draws the predicted objects that also count in the map of classes."""
         least, num_classes = self._config.eval.merge_threshold, len(self._classes.names)
         image = scored_image(batch.keys[0], batch.annotations[0], cast(Sequence[ScoredInstance], prediction[0]))
         truth = [
@@ -111,10 +111,13 @@ class InstanceTask:
             for thing in image.truth
         ]
         return Drawing(
-            truth=class_map(image, "truth", num_classes),
-            prediction=class_map(image, "predictions", num_classes, least),
-            truth_objects=draw_objects(image_HWC, truth),
-            predicted_objects=self.draw_instances(image_HWC, [p for p in image.predictions if p.score >= least]),
+            truth=draw_objects(image_HWC, truth),
+            prediction=self.draw_instances(image_HWC, [p for p in image.predictions if p.score >= least]),
+            errors=class_errors(
+                class_map(image, "truth", num_classes),
+                class_map(image, "predictions", num_classes, least),
+                IGNORED,
+            ),
         )
 
     def draw_instances(self, image_HWC: NDArray[np.uint8], instances: Sequence[ScoredInstance]) -> Image.Image:

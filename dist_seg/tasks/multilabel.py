@@ -21,7 +21,7 @@ from dist_seg.models import build_model
 from dist_seg.tasks.classes import ClassInfo
 from dist_seg.tasks.image_scores import ImageScores, scored_result
 from dist_seg.tasks.logits import blank_images, checked_logits
-from dist_seg.tasks.task import Drawing, EvalResult, Forward, Prediction
+from dist_seg.tasks.task import Drawing, EvalResult, Forward, PixelErrors, Prediction
 
 
 class MultiLabelTask:
@@ -69,16 +69,14 @@ class MultiLabelTask:
         return (probabilities + _resized(model(images.flip(-1)).float().flip(-1), size).sigmoid()) / 2
 
     def draw(self, image_HWC: NDArray[np.uint8], prediction: Prediction, batch: Batch) -> Drawing:
-        """The maps are of errors: where any label is wrong the prediction is 1 and the truth 0."""
+        """A pixel is ignored if no label is known there, and wrong if any known label is."""
         assert isinstance(prediction, torch.Tensor)
-        truth, found = batch.targets[0].cpu().numpy(), prediction[0].cpu().numpy()
-        known, palette = truth != self._classes.ignore_index, self._classes.palette
-        nothing_known = ~known.any(axis=0)
+        truth, predicted = batch.targets[0].cpu().numpy(), prediction[0].cpu().numpy()
+        present, known = truth == 1, truth != self._classes.ignore_index
         return Drawing(
-            truth=np.where(nothing_known, self._classes.ignore_index, 0),
-            prediction=(((truth == 1) != found) & known).any(axis=0).astype(np.uint8),
-            truth_objects=overlay_labels(image_HWC, truth == 1, palette),
-            predicted_objects=overlay_labels(image_HWC, found, palette),
+            truth=overlay_labels(image_HWC, present, self._classes.palette),
+            prediction=overlay_labels(image_HWC, predicted, self._classes.palette),
+            errors=PixelErrors(wrong=((present != predicted) & known).any(axis=0), ignored=~known.any(axis=0)),
         )
 
     def metric(self) -> "MultiLabelMetric":

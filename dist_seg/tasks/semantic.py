@@ -20,7 +20,7 @@ from dist_seg.models import build_model
 from dist_seg.tasks.classes import ClassInfo
 from dist_seg.tasks.image_scores import ImageScores, scored_result
 from dist_seg.tasks.logits import blank_images, checked_logits
-from dist_seg.tasks.task import Drawing, EvalResult, Forward, Prediction
+from dist_seg.tasks.task import Drawing, EvalResult, Forward, Prediction, class_errors
 
 
 class SemanticTask:
@@ -69,7 +69,9 @@ class SemanticTask:
 
     def draw(self, image_HWC: NDArray[np.uint8], prediction: Prediction, batch: Batch) -> Drawing:
         assert isinstance(prediction, torch.Tensor)
-        return Drawing(truth=batch.targets[0].cpu().numpy(), prediction=prediction[0].cpu().numpy())
+        truth, predicted = batch.targets[0].cpu().numpy(), prediction[0].cpu().numpy()
+        errors = class_errors(truth, predicted, self._classes.ignore_index)
+        return Drawing(truth=truth, prediction=predicted, errors=errors)
 
     def metric(self) -> "SemanticMetric":
         scoring = self._config.eval

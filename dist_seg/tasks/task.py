@@ -23,15 +23,30 @@ Prediction = torch.Tensor | Sequence[Sequence[ScoredInstance]]
 
 
 @dataclass(frozen=True, kw_only=True)
+class PixelErrors:
+    """Where a prediction is wrong, at the image's own size (H, W)."""
+
+    wrong: NDArray[np.bool_]
+    """The truth is known and the prediction differs from it. For labels that may overlap: in at least one label."""
+    ignored: NDArray[np.bool_]
+    """The truth is not known, so the pixel is not scored."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Drawing:
     """A prediction beside its truth, for people."""
 
-    truth: NDArray[np.integer]
-    prediction: NDArray[np.integer]
-    """(H, W) class ids, those of `score_classes`."""
-    truth_objects: Image.Image | None = None
-    predicted_objects: Image.Image | None = None
-    """Of instances: the image with its objects."""
+    truth: NDArray[np.integer] | Image.Image
+    """Class ids (H, W) of `Task.score_classes`; or the image with its objects or labels drawn over it."""
+    prediction: NDArray[np.integer] | Image.Image
+    """In the same form as `truth`."""
+    errors: PixelErrors
+
+
+def class_errors(truth: NDArray[np.integer], prediction: NDArray[np.integer], ignore_index: int) -> PixelErrors:
+    """The errors between two maps of class ids (H, W); the truth is not known where it holds `ignore_index`."""
+    ignored = truth == ignore_index
+    return PixelErrors(wrong=(truth != prediction) & ~ignored, ignored=ignored)
 
 
 @dataclass(frozen=True, kw_only=True)

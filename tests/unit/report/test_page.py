@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from dist_seg.checkpoint.state import CheckpointMeta, TrainingState
@@ -31,6 +32,7 @@ from dist_seg.runs.folder import RunFolder
 from dist_seg.storage.object_store import open_storage
 from dist_seg.tasks.build import build_task
 from dist_seg.tasks.classes import class_info, manifest_meta
+from dist_seg.tasks.task import Drawing, PixelErrors, class_errors
 from dist_seg.telemetry.events import (
     BadSampleFound,
     BadShardFound,
@@ -121,9 +123,12 @@ def picture(kind: str = "worst", key: str = "a/1") -> ReportPicture:
         key=key,
         score=0.25,
         image=random.integers(0, 256, (6, 8, 3)).astype(np.uint8),
-        truth=truth,
-        prediction=1 - truth,
+        drawing=drawing_of(truth, 1 - truth),
     )
+
+
+def drawing_of(truth: NDArray[np.integer], prediction: NDArray[np.integer]) -> Drawing:
+    return Drawing(truth=truth, prediction=prediction, errors=class_errors(truth, prediction, 255))
 
 
 def page_of(
@@ -333,7 +338,7 @@ def test_the_report_replaces_the_old_one_and_leaves_nothing_else(tmp_path: Path)
 
 def test_the_error_map_is_red_where_wrong_white_where_ignored_and_grey_elsewhere() -> None:
     image = np.full((1, 3, 3), 100, np.uint8)
-    shown = error_map(image, np.array([[0, 1, 255]]), np.array([[0, 0, 0]]), 255)
+    shown = error_map(image, class_errors(np.array([[0, 1, 255]]), np.array([[0, 0, 0]]), 255))
     right, wrong, ignored = shown[0]
     assert list(right) == [150, 150, 150]
     assert wrong[0] > 180 > 110 > wrong[1]
@@ -342,17 +347,22 @@ def test_the_error_map_is_red_where_wrong_white_where_ignored_and_grey_elsewhere
 
 def test_pictures_of_different_sizes_are_refused() -> None:
     good = picture()
-    bad = ReportPicture(
-        kind="worst", key="k", score=0.0, image=good.image, truth=good.truth[:-1], prediction=good.prediction
-    )
-    with pytest.raises(ValueError, match="k: image, truth and prediction differ in size"):
-        panels(bad, PALETTE, 255)
+    drawing = good.drawing
+    assert isinstance(drawing.truth, np.ndarray)
+    short_errors = PixelErrors(wrong=drawing.errors.wrong[:-1], ignored=drawing.errors.ignored[:-1])
+    for changed in (
+        dataclasses.replace(drawing, truth=drawing.truth[:-1]),
+        dataclasses.replace(drawing, errors=short_errors),
+    ):
+        bad = ReportPicture(kind="worst", key="k", score=0.0, image=good.image, drawing=changed)
+        with pytest.raises(ValueError, match="k: image, truth and prediction differ in size"):
+            panels(bad, PALETTE, 255)
 
 
 def test_a_large_picture_is_shrunk_with_its_proportions() -> None:
     image = np.zeros((600, 1200, 3), np.uint8)
     truth = np.zeros((600, 1200), np.int64)
-    large = ReportPicture(kind="best", key="k", score=1.0, image=image, truth=truth, prediction=truth)
+    large = ReportPicture(kind="best", key="k", score=1.0, image=image, drawing=drawing_of(truth, truth))
     assert {(panel.width, panel.height) for panel in panels(large, PALETTE, 255)} == {(640, 320)}
 
 
@@ -423,7 +433,8 @@ def test_a_result_of_instances_begins_with_the_mask_ap_and_lists_it_by_class(tmp
 
 def test_objects_that_are_drawn_are_shown_instead_of_colours_of_classes() -> None:
     red, blue = Image.new("RGB", (16, 12), (255, 0, 0)), Image.new("RGB", (16, 12), (0, 0, 255))
-    shown = dataclasses.replace(picture(), truth_objects=red, predicted_objects=blue)
+    plain = picture()
+    shown = dataclasses.replace(plain, drawing=dataclasses.replace(plain.drawing, truth=red, prediction=blue))
     _, truth, prediction, _ = panels(shown, PALETTE, 255)
     for panel, color in ((truth, (255, 0, 0)), (prediction, (0, 0, 255))):
         drawn = Image.open(io.BytesIO(base64.b64decode(panel.uri.partition(",")[2])))
