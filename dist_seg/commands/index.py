@@ -7,8 +7,8 @@ from pathlib import Path
 from dist_seg.commands.pack import count_of, print_summary
 from dist_seg.data.codecs.headers import MAX_PIXELS
 from dist_seg.data.formats.folder import CLASSES_NAME
-from dist_seg.data.indexing.index import index
-from dist_seg.data.indexing.tar import Reading
+from dist_seg.data.indexing.index_tars import index_tars
+from dist_seg.data.indexing.rules import TarLayout
 from dist_seg.data.raw.classes import read_classes
 from dist_seg.data.shards.names import SPLIT_NAME
 from dist_seg.errors import UserError
@@ -30,14 +30,17 @@ def run_index(options: argparse.Namespace) -> int:
         classes = root / CLASSES_NAME
     if classes:
         print(f"classes from {classes}")
+    layout = TarLayout(
+        classes=read_classes(classes) if classes else None,
+        ignore_index=options.ignore_index,
+        image_suffixes=tuple(options.image_suffix or TarLayout.image_suffixes),
+        mask_suffix=options.mask_suffix,
+        splits=_patterns(options.split),
+    )
     with Bar("index") as bar:
-        result = index(
+        result = index_tars(
             root,
-            classes=read_classes(classes) if classes else None,
-            ignore_index=options.ignore_index,
-            image_suffixes=options.image_suffix or Reading.image_suffixes,
-            mask_suffix=options.mask_suffix,
-            splits=_patterns(options.split),
+            layout,
             skip_bad=options.skip_bad,
             max_pixels=options.max_pixels or MAX_PIXELS,
             workers=options.workers or visible_cores(),

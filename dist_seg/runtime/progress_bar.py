@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -16,6 +17,10 @@ _REDRAW_S = 0.25
 _LINE_FRACTION = 0.1
 _LINE_AT_MOST_EVERY_S = 2.0
 _LINE_AT_LEAST_EVERY_S = 30.0
+
+
+OnProgress = Callable[[int, int], None]
+"""Is told how many samples, shards or bytes are done, and how many there are."""
 
 
 class ProgressDisplay:
@@ -158,3 +163,16 @@ class Bar:
         if self._display is None:
             self._display = ProgressDisplay(total, self._label)
         self._display.update(done)
+
+
+class SharedCount:
+    """Adds up the work of several threads for a progress callback."""
+
+    def __init__(self, total: int, on_progress: OnProgress | None) -> None:
+        self._lock, self._done, self._total, self._on_progress = threading.Lock(), 0, total, on_progress
+
+    def add(self, count: int) -> None:
+        if self._on_progress:
+            with self._lock:
+                self._done += count
+                self._on_progress(self._done, self._total)

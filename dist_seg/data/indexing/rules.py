@@ -3,9 +3,11 @@
 import fnmatch
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dist_seg.data.codecs.class_ids import IGNORE_INDEX
+from dist_seg.data.indexing.tar import Reading
 from dist_seg.data.raw.classes import ClassTable
 from dist_seg.errors import DataError, UserError
 
@@ -19,6 +21,20 @@ _SPLIT_WORDS = {
     "test": "test",
     "testing": "test",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TarLayout:
+    """What the tars hold: which members are image and mask, what the masks' numbers mean, which split a tar is of."""
+
+    classes: ClassTable | None = None
+    """None takes every id up to the largest that stands in a mask."""
+    ignore_index: int | None = None
+    """None takes 255, or what the classes say."""
+    image_suffixes: tuple[str, ...] = Reading.image_suffixes
+    mask_suffix: str = Reading.mask_suffix
+    splits: Mapping[str, str] | None = None
+    """Patterns of the tars' paths by split; None goes by the names of tars and folders."""
 
 
 def split_of(name: str, patterns: Mapping[str, str] | None) -> str:

@@ -28,7 +28,10 @@ _PACKERS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What of a tar is image and mask, and what stands in the masks."""
+    """What of a tar is image and mask, and what stands in the masks.
+
+    Its `repr` stands in fingerprints of indexed tars: other names or fields would have every tar read again.
+    """
 
     image_suffixes: tuple[str, ...] = ("jpg", "jpeg", "png")
     mask_suffix: str = "seg.png"

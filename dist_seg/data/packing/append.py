@@ -17,7 +17,7 @@ from dist_seg.data.codecs.npy import ArrayLayout
 from dist_seg.data.packing.described import kind_of, manifest_of
 from dist_seg.data.packing.folder import open_state, read_finished, read_manifest, read_options, refuse_indexed
 from dist_seg.data.packing.image_kind import ImageKind
-from dist_seg.data.packing.options import Packing, PackOptions, Progress
+from dist_seg.data.packing.options import Packing, PackOptions
 from dist_seg.data.packing.pack import PackResult, result_of
 from dist_seg.data.packing.pool import write_jobs
 from dist_seg.data.packing.records import MAX_REFUSALS, PackedShard, RecordedOptions, Refusal, left_out
@@ -33,6 +33,7 @@ from dist_seg.data.shards.object_counts import ShardObjects
 from dist_seg.data.shards.sidecar import Sidecar, crc32c
 from dist_seg.data.shards.writer import EncodedMembers
 from dist_seg.errors import DataError, UserError
+from dist_seg.runtime.progress_bar import OnProgress
 from dist_seg.storage.object_store import Storage, open_storage
 
 _Known = dict[str, dict[str, SampleRef]]
@@ -52,7 +53,7 @@ class _Old:
 
 
 def append(
-    source: AnySource, out: Path, options: PackOptions = PackOptions(), *, progress: Progress | None = None
+    source: AnySource, out: Path, options: PackOptions = PackOptions(), *, progress: OnProgress | None = None
 ) -> PackResult:
     """Add shards for what `source` has and the data set in `out` has not, by split and key.
 

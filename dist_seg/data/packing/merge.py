@@ -7,7 +7,7 @@ machine would have packed.
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from dist_seg.data.shards.names import INDEX_NAME, MANIFEST_NAME, RECORD_NAME, s
 from dist_seg.data.shards.object_counts import ShardObjects
 from dist_seg.data.shards.sidecar import Sidecar
 from dist_seg.errors import DataError, UserError
+from dist_seg.runtime.progress_bar import OnProgress
 from dist_seg.storage.object_store import open_storage
 
 _THREADS = 4
@@ -83,9 +84,7 @@ class _Merged:
     """Of parts; all have the same."""
 
 
-def merge(
-    out: Path, folders: Sequence[Path] = (), *, progress: Callable[[int, int], None] | None = None
-) -> MergeResult:
+def merge(out: Path, folders: Sequence[Path] = (), *, progress: OnProgress | None = None) -> MergeResult:
     """Merge packed parts, or finished data sets, into the new folder `out`; without folders the parts that lie in it.
 
     Shards of parts keep their names, those of data sets are numbered anew. `progress` is told shards done and in all.
@@ -141,7 +140,7 @@ def _parts_in(out: Path) -> list[Path]:
     return parts
 
 
-def _transfer(out: Path, merged: _Merged, progress: Callable[[int, int], None] | None) -> tuple[int, int]:
+def _transfer(out: Path, merged: _Merged, progress: OnProgress | None) -> tuple[int, int]:
     """How many shards were linked, and how many copied."""
     text = merged.manifest.to_json()
     total, counts = len(merged.shards), dict.fromkeys(Transfer, 0)

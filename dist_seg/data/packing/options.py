@@ -1,6 +1,5 @@
 """How samples become shards: the user's options, and what one run of packing makes of them."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from dist_seg.data.codecs.headers import MAX_PIXELS
@@ -12,9 +11,6 @@ from dist_seg.data.raw.splitting import DIVISION, Division
 from dist_seg.errors import DataError, UserError
 
 SHARD_BYTES = 64 * 2**20
-
-Progress = Callable[[int, int], None]
-"""Is told how many samples, shards or bytes are done, and how many there are."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from dist_seg.data.packing.described import kind_of, manifest_of
 from dist_seg.data.packing.folder import open_state, refuse_indexed
 from dist_seg.data.packing.image_kind import find_kind
-from dist_seg.data.packing.options import Packing, PackOptions, Progress
+from dist_seg.data.packing.options import Packing, PackOptions
 from dist_seg.data.packing.parts import PART_NAME, PackedPart, Part, contents_digest, plan_digest
 from dist_seg.data.packing.pool import write_jobs
 from dist_seg.data.packing.records import PackedShard, Refusal, records_text
@@ -22,6 +22,7 @@ from dist_seg.data.packing.shard_plan import plan_shards
 from dist_seg.data.raw.source import AnySource, check_source
 from dist_seg.data.shards.manifest import Manifest
 from dist_seg.data.shards.names import MANIFEST_NAME
+from dist_seg.runtime.progress_bar import OnProgress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ def pack(
     *,
     part: Part | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> PackResult:
     """Pack `source`, or a part of it, into the folder `out`. `progress` is told samples.
 

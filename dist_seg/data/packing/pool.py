@@ -13,12 +13,13 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 
 from dist_seg.data.packing.folder import PackState
-from dist_seg.data.packing.options import Packing, Progress
+from dist_seg.data.packing.options import Packing
 from dist_seg.data.packing.records import MAX_REFUSALS, PackedShard, Refusal
 from dist_seg.data.packing.shard import RefusedSamplesError, pack_shard
 from dist_seg.data.packing.shard_plan import ShardJob
 from dist_seg.data.raw.source import AnySource
 from dist_seg.errors import DataError, UserError
+from dist_seg.runtime.progress_bar import OnProgress
 from dist_seg.runtime.worker_process import begin_worker
 
 _POLL_S = 0.2
@@ -177,7 +178,7 @@ class WrittenShards:
 
 
 def write_jobs(
-    state: PackState, jobs: Sequence[ShardJob], packing: Packing, progress: Progress | None
+    state: PackState, jobs: Sequence[ShardJob], packing: Packing, progress: OnProgress | None
 ) -> WrittenShards:
     """Write the shards that are not there yet. `progress` is told samples."""
     options = packing.options

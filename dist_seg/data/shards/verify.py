@@ -1,8 +1,7 @@
 """Comparing a packed data set with its manifest, byte by byte."""
 
 import hashlib
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from dist_seg.data.shards.sidecar import INSTANCE_ROLES, Sidecar, crc32c
 from dist_seg.data.shards.tar_headers import PassingHeaders
 from dist_seg.data.shards.verify_objects import PassingObjects, object_differences
 from dist_seg.errors import DataError, MissingObjectError
+from dist_seg.runtime.progress_bar import OnProgress, SharedCount
 from dist_seg.storage.files import PARTIAL_MARK
 from dist_seg.storage.object_store import Storage, open_storage
 
@@ -39,7 +39,7 @@ class Problem:
         return f"{self.name}: {self.reason}"
 
 
-def verify(root: str | Path, *, workers: int = 2, progress: Callable[[int, int], None] | None = None) -> list[Problem]:
+def verify(root: str | Path, *, workers: int = 2, progress: OnProgress | None = None) -> list[Problem]:
     """Everything at a folder or URL that differs from its manifest; nothing if it is as it was packed.
 
     Reads every byte once, in pieces: memory does not grow with the data. `workers` threads read a shard each.
@@ -54,7 +54,7 @@ def verify(root: str | Path, *, workers: int = 2, progress: Callable[[int, int],
         return [Problem(name=MANIFEST_NAME, reason=error.reason)]
     problems = _manifest_problems(data, manifest)
     shards = [(name, shard) for name, split in manifest.splits.items() for shard in split.shards]
-    counter = _Counter(sum(shard.bytes for _, shard in shards), progress)
+    counter = SharedCount(sum(shard.bytes for _, shard in shards), progress)
     with ThreadPoolExecutor(max(1, workers)) as pool:
         checked = list(pool.map(lambda shard: _check_shard(storage, manifest, shard[1], counter), shards))
     problems += [problem for shard in checked for problem in shard.problems]
@@ -77,19 +77,6 @@ class _Checked:
     """Of its objects; of instances."""
 
 
-class _Counter:
-    """Bytes read, over all threads."""
-
-    def __init__(self, total: int, progress: Callable[[int, int], None] | None) -> None:
-        self._lock, self._done, self._total, self._progress = threading.Lock(), 0, total, progress
-
-    def add(self, num_bytes: int) -> None:
-        if self._progress:
-            with self._lock:
-                self._done += num_bytes
-                self._progress(self._done, self._total)
-
-
 def _manifest_problems(data: bytes, manifest: Manifest) -> list[Problem]:
     recorded = recorded_hash(data)
     if recorded == manifest.hash:
@@ -98,7 +85,7 @@ def _manifest_problems(data: bytes, manifest: Manifest) -> list[Problem]:
     return [Problem(name=MANIFEST_NAME, reason=reason)]
 
 
-def _check_shard(storage: Storage, manifest: Manifest, shard: ShardInfo, counter: _Counter) -> _Checked:
+def _check_shard(storage: Storage, manifest: Manifest, shard: ShardInfo, counter: SharedCount) -> _Checked:
     problems: list[Problem] = []
     index = _read_whole(storage, shard.index_name, shard.index_sha256, problems)
     data = _read_whole(storage, shard.sidecar_name, shard.sidecar_sha256, problems)
@@ -152,7 +139,7 @@ def _read_whole(storage: Storage, name: str, sha256: str, problems: list[Problem
 
 
 def _check_tar(
-    storage: Storage, shard: ShardInfo, sidecar: Sidecar | None, passing: PassingObjects | None, counter: _Counter
+    storage: Storage, shard: ShardInfo, sidecar: Sidecar | None, passing: PassingObjects | None, counter: SharedCount
 ) -> list[Problem]:
     try:
         size = storage.size(shard.name)

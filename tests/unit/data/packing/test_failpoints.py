@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dist_seg.data.formats.synthetic import SyntheticSource
-from dist_seg.data.indexing.index import index
+from dist_seg.data.indexing.index_tars import index_tars
 from dist_seg.data.packing.append import append
 from dist_seg.data.packing.merge import merge
 from dist_seg.data.packing.options import PackOptions
@@ -68,7 +68,7 @@ def _tars(root: Path) -> None:
 
 def _indexed(root: Path) -> None:
     _tars(root)
-    index(root)
+    index_tars(root)
     shutil.copy(root / "train-000001.tar", root / "train-000009.tar")
     _rename_samples(root / "train-000009.tar")
 
@@ -86,8 +86,8 @@ WORKS: Mapping[str, tuple[Callable[[Path], object], Callable[[Path], object]]] =
     "pack": (_nothing, lambda root: pack(_source(14), root, PackOptions(shard_bytes=_SHARD_BYTES))),
     "append": (_few, lambda root: append(_source(14), root, PackOptions(shard_bytes=_SHARD_BYTES))),
     "merge": (_parts, lambda root: merge(root)),
-    "index": (_tars, index),
-    "index anew": (_indexed, index),
+    "index": (_tars, index_tars),
+    "index anew": (_indexed, index_tars),
 }
 """How a folder is made ready, and what is done in it."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticSource
-from dist_seg.data.indexing.index import index
+from dist_seg.data.indexing.index_tars import index_tars
 from dist_seg.data.packing.link import Transfer, link_or_copy
 from dist_seg.data.packing.merge import merge
 from dist_seg.data.packing.options import PackOptions
@@ -103,7 +103,7 @@ def test_merging_is_done_without_rewriting_and_leaves_the_parts(tmp_path: Path) 
 def test_tars_that_others_wrote_are_copied_as_they_may_write_to_them_again(tmp_path: Path) -> None:
     for name, start in (("a", 0), ("b", 3)):
         write_tar(tmp_path / name / "train-0.tar", tar_samples(3, start))
-        index(tmp_path / name)
+        index_tars(tmp_path / name)
     result = merge(tmp_path / "merged", [tmp_path / "a", tmp_path / "b"])
     assert (result.links, result.copies) == (0, 2)
     (tmp_path / "a" / "train-0.tar").write_bytes(b"begun anew")

@@ -7,14 +7,13 @@ What was indexed is kept while its tar has the same size and time; `index.dist-s
 import hashlib
 import json
 import re
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from dist_seg.data.indexing.rules import classes_of, found_classes, split_of
+from dist_seg.data.indexing.rules import TarLayout, classes_of, found_classes, split_of
 from dist_seg.data.indexing.state import (
     IndexedTar,
     finish,
@@ -30,13 +29,13 @@ from dist_seg.data.packing.described import manifest_of
 from dist_seg.data.packing.own_files import file_sha256
 from dist_seg.data.packing.records import MAX_REFUSALS, PackedShard, Refusal, read_records, records_text
 from dist_seg.data.packing.unique_keys import KeysOf, check_unique_keys
-from dist_seg.data.raw.classes import ClassTable
 from dist_seg.data.shards.manifest import Manifest, ShardInfo
 from dist_seg.data.shards.manifest_parsing import check_name, parse_manifest
 from dist_seg.data.shards.names import INDEX_NAME, MANIFEST_NAME
 from dist_seg.data.shards.sidecar import SUFFIX
 from dist_seg.errors import DataError, UserError
 from dist_seg.masks.palette import default_palette
+from dist_seg.runtime.progress_bar import OnProgress, SharedCount
 from dist_seg.storage.files import atomic_write, locked
 
 _VERSION = 1
@@ -58,59 +57,43 @@ class IndexResult:
     notes: tuple[str, ...]
 
 
-def index(
+def index_tars(
     root: Path,
+    layout: TarLayout = TarLayout(),
     *,
-    classes: ClassTable | None = None,
-    ignore_index: int | None = None,
-    image_suffixes: Sequence[str] = Reading.image_suffixes,
-    mask_suffix: str = Reading.mask_suffix,
-    splits: Mapping[str, str] | None = None,
     skip_bad: bool = False,
     max_pixels: int = Reading.max_pixels,
     workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: OnProgress | None = None,
 ) -> IndexResult:
     """Make a data set of the WebDataset tars under a folder, of images with masks of class ids.
 
-    classes: None takes every id up to the largest that stands in a mask. splits: patterns of the tars' paths by name;
-    None goes by the tars' and folders' names. skip_bad: samples that cannot be used are not listed, and counted.
-    `progress` is told bytes and all bytes. Raises `DataError` that names the tar and the sample, and what to do.
+    skip_bad: samples that cannot be used are not listed, and counted. workers: threads, a tar each. `progress` is told
+    bytes. Raises `DataError` that names the tar and the sample, and what to do.
     """
-    names, ignored = classes_of(classes, ignore_index)
-    reading = Reading(
-        image_suffixes=tuple(suffix.lower().removeprefix(".") for suffix in image_suffixes),
-        mask_suffix=mask_suffix.removeprefix("."),
-        num_classes=len(names),
-        ignore_index=ignored,
-        max_pixels=max_pixels,
-    )
-    for suffix in (*reading.image_suffixes, reading.mask_suffix):
-        if not SUFFIX.fullmatch(suffix):
-            raise UserError(f"suffix {suffix!r}: give what follows a key and its dot, such as jpg or seg.png")
+    names, ignored = classes_of(layout.classes, layout.ignore_index)
+    reading = _reading(layout, len(names), ignored, max_pixels)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
-    tars = _tars(root, splits, reading)
+    tars = _tars(root, layout.splits, reading)
     with locked(root), unfinished_folder(root):
         earlier = [*_refuse_other_data(root), *unfinished_records(root)]
-        done = _read_all(root, tars, reading, earlier, skip_bad, workers, progress)
+        count = SharedCount(sum(tar.path.stat().st_size for tar in tars), progress)
+        indexing = _Indexing(root=root, reading=reading, skip_bad=skip_bad, earlier=earlier, count=count)
+        done = indexing.all_tars(tars, workers)
         records = [record for record, _ in done]
         if not skip_bad:
             _refuse_bad(records)
-        notes: list[str] = []
+        notes: tuple[str, ...] = ()
         if not names:
             pixels = [sum(counts) for counts in zip(*(record.class_pixels for record in records), strict=True)]
             names, note = found_classes(root, pixels, ignored)
-            notes.append(note)
+            notes = (note,)
         records = [settle(root, tar, record, len(names)) for tar, record in zip(tars, records, strict=True)]
-        final = [_counted(record, len(names), ignored) for record in records]
-        kind = Manifest(
-            class_names=names,
-            palette=classes.palette if classes else default_palette(len(names)),
-            ignore_index=ignored,
-        )
-        manifest = manifest_of(kind, final)
-        _check_keys(root, tars, final)
+        palette = layout.classes.palette if layout.classes else default_palette(len(names))
+        header = Manifest(class_names=names, palette=palette, ignore_index=ignored)
+        manifest = manifest_of(header, [_counted(record, len(names), ignored) for record in records])
+        _check_keys(root, tars, records)
         place(root, tars, records)
         finish(root, earlier, records, manifest)
     kept = sum(was_kept for _, was_kept in done)
@@ -119,31 +102,22 @@ def index(
         skipped=tuple(refusal for record in records for refusal in record.skipped),
         indexed_tars=len(records) - kept,
         kept_tars=kept,
-        notes=tuple(notes),
+        notes=notes,
     )
 
 
-def _read_all(
-    root: Path,
-    tars: Sequence[IndexedTar],
-    reading: Reading,
-    earlier: Sequence[PackedShard],
-    skip_bad: bool,
-    workers: int,
-    progress: Callable[[int, int], None] | None,
-) -> list[tuple[PackedShard, bool]]:
-    """The tars' records, and whether each was there."""
-    known: dict[str, list[PackedShard]] = {}
-    for record in earlier:
-        known.setdefault(record.info.name, []).append(record)
-    counter = _Progress(sum(tar.path.stat().st_size for tar in tars), progress)
-    with ThreadPoolExecutor(max(1, workers)) as pool:  # decoding and hashing let other threads run
-        work = [pool.submit(_indexed, root, tar, reading, known.get(tar.name, []), skip_bad, counter) for tar in tars]
-        try:
-            return [future.result() for future in work]
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+def _reading(layout: TarLayout, num_classes: int, ignore_index: int, max_pixels: int) -> Reading:
+    reading = Reading(
+        image_suffixes=tuple(suffix.lower().removeprefix(".") for suffix in layout.image_suffixes),
+        mask_suffix=layout.mask_suffix.removeprefix("."),
+        num_classes=num_classes,
+        ignore_index=ignore_index,
+        max_pixels=max_pixels,
+    )
+    for suffix in (*reading.image_suffixes, reading.mask_suffix):
+        if not SUFFIX.fullmatch(suffix):
+            raise UserError(f"suffix {suffix!r}: give what follows a key and its dot, such as jpg or seg.png")
+    return reading
 
 
 def _tars(root: Path, patterns: Mapping[str, str] | None, reading: Reading) -> list[IndexedTar]:
@@ -180,30 +154,40 @@ def _refuse_other_data(root: Path) -> list[PackedShard]:
     return read_records(root / INDEX_NAME)
 
 
-def _indexed(
-    root: Path,
-    tar: IndexedTar,
-    reading: Reading,
-    earlier: Sequence[PackedShard],
-    skip_bad: bool,
-    progress: "_Progress",
-) -> tuple[PackedShard, bool]:
-    """The tar's record, with pixels by number for classes, and whether it was there."""
-    for record in reversed(earlier):
-        if record.fingerprint != tar.fingerprint or (record.skipped and not skip_bad):
-            continue
-        hashes = (record.info.index_sha256, record.info.sidecar_sha256)
-        places = zip(tar.beside, tar.staged(root), hashes, strict=True)
-        if not record.info.samples or all(file_sha256(b) == sha or file_sha256(s) == sha for b, s, sha in places):
-            progress.add(tar.path.stat().st_size)
-            return replace(record, split=tar.split), True
-    contents = read_tar(tar.path, str(tar.path), reading, progress.add)
-    is_good = skip_bad or not contents.refusals
-    hashes = stage(root, tar, contents, earlier) if is_good and contents.entries else ("", "")
-    record = PackedShard(
-        split=tar.split,
-        fingerprint=tar.fingerprint,
-        info=ShardInfo(
+@dataclass(frozen=True, kw_only=True)
+class _Indexing:
+    """Reads the tars that are new or have changed, and keeps the records of the others."""
+
+    root: Path
+    reading: Reading
+    skip_bad: bool
+    earlier: Sequence[PackedShard]
+    """The records of earlier runs."""
+    count: SharedCount
+    """Of bytes."""
+
+    def all_tars(self, tars: Sequence[IndexedTar], workers: int) -> list[tuple[PackedShard, bool]]:
+        """The tars' records, with pixels by number for classes, and whether each was kept."""
+        known: dict[str, list[PackedShard]] = {}
+        for record in self.earlier:
+            known.setdefault(record.info.name, []).append(record)
+        with ThreadPoolExecutor(max(1, workers)) as pool:  # decoding and hashing let other threads run
+            work = [pool.submit(self._record, tar, known.get(tar.name, [])) for tar in tars]
+            try:
+                return [future.result() for future in work]
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _record(self, tar: IndexedTar, earlier: Sequence[PackedShard]) -> tuple[PackedShard, bool]:
+        for record in reversed(earlier):
+            if self._is_kept(tar, record):
+                self.count.add(tar.path.stat().st_size)
+                return replace(record, split=tar.split), True
+        contents = read_tar(tar.path, str(tar.path), self.reading, self.count.add)
+        is_good = self.skip_bad or not contents.refusals
+        hashes = stage(self.root, tar, contents, earlier) if is_good and contents.entries else ("", "")
+        info = ShardInfo(
             name=tar.name,
             bytes=contents.num_bytes,
             sha256=contents.sha256,
@@ -211,15 +195,29 @@ def _indexed(
             index_sha256=hashes[0],
             sidecar_sha256=hashes[1],
             indexed=True,
-        ),
-        class_pixels=contents.id_pixels,
-        ignored_pixels=0,
-        skipped=contents.refusals,
-    )
-    if is_good:
-        with atomic_write(tar.hidden(root, "json")) as file:
-            file.write(records_text([*earlier, record]))  # of any of them an index may lie beside the tar
-    return record, False
+        )
+        record = PackedShard(
+            split=tar.split,
+            fingerprint=tar.fingerprint,
+            info=info,
+            class_pixels=contents.id_pixels,
+            ignored_pixels=0,
+            skipped=contents.refusals,
+        )
+        if is_good:
+            with atomic_write(tar.hidden(self.root, "json")) as file:
+                file.write(records_text([*earlier, record]))  # of any of them an index may lie beside the tar
+        return record, False
+
+    def _is_kept(self, tar: IndexedTar, record: PackedShard) -> bool:
+        """Whether the record is of the tar as it is, and its indexes lie beside the tar or wait for that."""
+        if record.fingerprint != tar.fingerprint or (record.skipped and not self.skip_bad):
+            return False
+        hashes = (record.info.index_sha256, record.info.sidecar_sha256)
+        files = zip(tar.beside, tar.staged(self.root), hashes, strict=True)
+        return not record.info.samples or all(
+            sha256 in (file_sha256(beside), file_sha256(staged)) for beside, staged, sha256 in files
+        )
 
 
 def _refuse_bad(records: Sequence[PackedShard]) -> None:
@@ -244,16 +242,3 @@ def _check_keys(root: Path, tars: Sequence[IndexedTar], records: Sequence[Packed
         ],
         "unpack the tars and pack them, each into a folder of its own",
     )
-
-
-class _Progress:
-    """Bytes over all threads."""
-
-    def __init__(self, total: int, tell: Callable[[int, int], None] | None) -> None:
-        self._lock, self._done, self._total, self._tell = threading.Lock(), 0, total, tell
-
-    def add(self, num_bytes: int) -> None:
-        if self._tell:
-            with self._lock:
-                self._done += num_bytes
-                self._tell(self._done, self._total)

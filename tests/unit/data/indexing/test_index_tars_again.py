@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dist_seg.data.indexing.index import index
+from dist_seg.data.indexing.index_tars import index_tars
+from dist_seg.data.indexing.rules import TarLayout
 from dist_seg.data.shards.verify import verify
 from dist_seg.errors import DataError
 
@@ -15,13 +16,13 @@ from ..tar_data import as_png, read_all, tar_mask, tar_sample, tar_samples, writ
 
 def test_an_index_of_dali_s_tool_that_is_there_stays(tmp_path: Path) -> None:
     write_tar(tmp_path / "train-0.tar", {"a": {**tar_sample(), "txt": b"x"}})
-    index(tmp_path)
+    index_tars(tmp_path)
     line = (tmp_path / "train-0.idx").read_text()
     for path in (*tmp_path.glob("*.json"), tmp_path / "train-0.samples"):
         path.unlink()
     theirs = line.rstrip("\n") + " txt 9999 1 a.txt\n"
     (tmp_path / "train-0.idx").write_text(theirs)
-    index(tmp_path)
+    index_tars(tmp_path)
     assert (tmp_path / "train-0.idx").read_text() == theirs
     assert verify(tmp_path) == []
 
@@ -31,7 +32,7 @@ def test_files_of_others_are_never_written_over(tmp_path: Path) -> None:
     for name in ("train-0.idx", "train-0.samples"):
         (tmp_path / name).write_text("mine")
         with pytest.raises(DataError, match=rf"{name}: was written by others"):
-            index(tmp_path)
+            index_tars(tmp_path)
         assert (tmp_path / name).read_text() == "mine"
         (tmp_path / name).unlink()
 
@@ -42,21 +43,21 @@ def test_a_list_of_shards_by_webdataset_stays(tmp_path: Path) -> None:
     theirs = json.dumps({"wids_version": 1, "shardlist": [{"url": "train-0.tar", "nsamples": 1}]})
     (tmp_path / "index.json").write_text(theirs)
     for kept in (0, 1):
-        assert index(tmp_path).kept_tars == kept
+        assert index_tars(tmp_path).kept_tars == kept
         assert (tmp_path / "index.json").read_text() == theirs
         assert verify(tmp_path) == []
 
 
 def test_indexing_again_reads_only_what_is_new(tmp_path: Path) -> None:
     write_tar(tmp_path / "train-0.tar", tar_samples(2))
-    first = index(tmp_path)
-    again = index(tmp_path)
+    first = index_tars(tmp_path)
+    again = index_tars(tmp_path)
     assert (again.indexed_tars, again.kept_tars, again.manifest) == (0, 1, first.manifest)
     write_tar(tmp_path / "train-1.tar", tar_samples(2, 5))
-    assert (index(tmp_path).indexed_tars, len(read_all(tmp_path))) == (1, 4)
+    assert (index_tars(tmp_path).indexed_tars, len(read_all(tmp_path))) == (1, 4)
     tar = write_tar(tmp_path / "train-0.tar", tar_samples(1))
     os.utime(tar, ns=(1, 1))
-    assert index(tmp_path).kept_tars == 1
+    assert index_tars(tmp_path).kept_tars == 1
     assert sorted(read_all(tmp_path)) == ["s000", "s005", "s006"]
     assert verify(tmp_path) == []
 
@@ -65,10 +66,10 @@ def test_what_was_indexed_before_an_error_is_kept(tmp_path: Path) -> None:
     write_tar(tmp_path / "train-0.tar", tar_samples(2))
     write_tar(tmp_path / "train-1.tar", {"bad": {**tar_sample(), "jpg": b"no"}})
     with pytest.raises(DataError, match=r"train-1\.tar: bad\.jpg: is not an image"):
-        index(tmp_path)
+        index_tars(tmp_path)
     assert not (tmp_path / "manifest.json").exists()
     write_tar(tmp_path / "train-1.tar", {"good": tar_sample()})
-    assert index(tmp_path).kept_tars == 1
+    assert index_tars(tmp_path).kept_tars == 1
     assert not (tmp_path / ".index").exists()
 
 
@@ -76,15 +77,15 @@ def test_a_failed_indexing_leaves_what_was_there_as_it_was(tmp_path: Path) -> No
     both = {**tar_sample(), "other.png": as_png(tar_mask(9))}
     for i, members in enumerate((both, tar_sample())):
         write_tar(tmp_path / f"train-{i}.tar", {f"s{i}": members})
-    index(tmp_path)
+    index_tars(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     with pytest.raises(DataError, match=r"train-1\.tar: s1: has no mask \(\.other\.png\)"):
-        index(tmp_path, mask_suffix="other.png")
+        index_tars(tmp_path, TarLayout(mask_suffix="other.png"))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
-    assert index(tmp_path).manifest.hash == json.loads(before["manifest.json"])["hash"]
+    assert index_tars(tmp_path).manifest.hash == json.loads(before["manifest.json"])["hash"]
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     (tmp_path / "train-1.tar").unlink()
-    assert index(tmp_path).manifest.split("train").num_samples == 1
+    assert index_tars(tmp_path).manifest.split("train").num_samples == 1
     assert not list(tmp_path.glob("train-1*"))
     assert verify(tmp_path) == []
 
@@ -96,7 +97,7 @@ def test_indexing_that_was_cut_off_while_placing_goes_on(
     """Of tars that have grown since they were indexed, and grow once more before it goes on."""
     for number in range(2):
         write_tar(tmp_path / f"train-{number}.tar", tar_samples(2, 10 * number))
-    index(tmp_path)
+    index_tars(tmp_path)
     for count in (3, 4):
         for number in range(2):
             write_tar(tmp_path / f"train-{number}.tar", tar_samples(count, 10 * number))
@@ -112,8 +113,8 @@ def test_indexing_that_was_cut_off_while_placing_goes_on(
         with monkeypatch.context() as patched:
             patched.setattr(Path, "replace", cut_off)
             with pytest.raises(KeyboardInterrupt):
-                index(tmp_path)
-    assert index(tmp_path).manifest.split("train").num_samples == 8
+                index_tars(tmp_path)
+    assert index_tars(tmp_path).manifest.split("train").num_samples == 8
     assert verify(tmp_path) == []
     assert not (tmp_path / ".index").exists()
 
@@ -122,7 +123,7 @@ def test_a_file_where_the_hidden_folder_is_needed_is_named(tmp_path: Path) -> No
     write_tar(tmp_path / "train-0.tar", tar_samples(1))
     (tmp_path / ".index").write_text("mine")
     with pytest.raises(DataError, match=r"\.index: cannot be written: a file lies where a folder is needed"):
-        index(tmp_path)
+        index_tars(tmp_path)
     assert (tmp_path / ".index").read_text() == "mine"
 
 
@@ -130,5 +131,5 @@ def test_files_of_others_in_the_hidden_folder_stay(tmp_path: Path) -> None:
     write_tar(tmp_path / "train-0.tar", tar_samples(1))
     (tmp_path / ".index" / "folder").mkdir(parents=True)
     (tmp_path / ".index" / "notes.json").write_text("mine")
-    index(tmp_path)
+    index_tars(tmp_path)
     assert sorted(path.name for path in (tmp_path / ".index").iterdir()) == ["folder", "notes.json"]

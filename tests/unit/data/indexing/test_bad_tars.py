@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dist_seg.data.indexing.index import index
+from dist_seg.data.indexing.index_tars import index_tars
+from dist_seg.data.indexing.rules import TarLayout
 from dist_seg.data.raw.classes import read_classes
 from dist_seg.data.shards.verify import verify
 from dist_seg.errors import DataError
@@ -51,8 +52,8 @@ def test_a_sample_that_cannot_be_used_is_named_or_left_out(tmp_path: Path, name:
     (tmp_path / "names").write_text("a\nb\nc\n")
     classes = read_classes(tmp_path / "names")
     with pytest.raises(DataError, match=rf"(?s)train-0\.tar: s.*{message}.*--skip-bad"):
-        index(tmp_path, classes=classes)
-    result = index(tmp_path, classes=classes, skip_bad=True)
+        index_tars(tmp_path, TarLayout(classes=classes))
+    result = index_tars(tmp_path, TarLayout(classes=classes), skip_bad=True)
     split = result.manifest.split("train")
     assert (split.num_samples, split.skipped_samples, [r.key for r in result.skipped]) == (1, 1, ["s"])
     assert list(read_all(tmp_path)) == ["good"]
@@ -72,10 +73,10 @@ def test_a_tar_that_cannot_be_read_in_place_is_refused(tmp_path: Path) -> None:
     ):
         tar.write_bytes(data)
         with pytest.raises(DataError, match=rf"train-0\.tar: {message}"):
-            index(tmp_path, skip_bad=True)
+            index_tars(tmp_path, skip_bad=True)
     tar.rename(tmp_path / "train-0.tar.gz")
     with pytest.raises(DataError, match=r"train-0\.tar\.gz: is packed"):
-        index(tmp_path)
+        index_tars(tmp_path)
 
 
 def test_members_of_a_sample_must_lie_together(tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_members_of_a_sample_must_lie_together(tmp_path: Path) -> None:
                 info.size = len(members[suffix])
                 tar.addfile(info, io.BytesIO(members[suffix]))
     with pytest.raises(DataError, match=r"'s000\.seg\.png' away from the others of its sample.*--sort=name"):
-        index(tmp_path)
+        index_tars(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -101,13 +102,13 @@ def test_members_of_a_sample_must_lie_together(tmp_path: Path) -> None:
 )
 def test_a_tar_that_is_made_to_harm_is_refused_and_found(tmp_path: Path, kind: bytes, name: str, message: str) -> None:
     tar_path = write_tar(tmp_path / "train-0.tar", tar_samples(1))
-    index(tmp_path)
+    index_tars(tmp_path)
     with tarfile.open(tar_path, "a") as tar:
         info = tarfile.TarInfo(name)
         info.type, info.linkname = kind, "/etc/passwd"
         tar.addfile(info)
     with pytest.raises(DataError, match=message):
-        index(tmp_path)
+        index_tars(tmp_path)
     _admit(tmp_path, tar_path)
     assert [message in problem.reason for problem in verify(tmp_path)] == [True]
 
@@ -128,4 +129,4 @@ def test_a_key_that_comes_twice_is_refused(tmp_path: Path) -> None:
     for name in ("train-0.tar", "train-1.tar"):
         write_tar(tmp_path / name, tar_samples(2))
     with pytest.raises(DataError, match=r"train-0\.tar and .*train-1\.tar: the key 's000' comes twice in split train"):
-        index(tmp_path)
+        index_tars(tmp_path)

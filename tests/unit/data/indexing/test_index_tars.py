@@ -8,7 +8,8 @@ import pytest
 
 from dist_seg.config.schema import AugmentConfig
 from dist_seg.data.formats.synthetic import SyntheticSource
-from dist_seg.data.indexing.index import index
+from dist_seg.data.indexing.index_tars import index_tars
+from dist_seg.data.indexing.rules import TarLayout
 from dist_seg.data.inspection.summary import inspect
 from dist_seg.data.packing.merge import merge
 from dist_seg.data.packing.pack import pack
@@ -28,7 +29,7 @@ def test_tars_of_the_webdataset_library_are_read_as_they_are(tmp_path: Path) -> 
         for key, members in tar_samples(10).items():
             writer.write({"__key__": key, **members, "meta.json": {"camera": "Öl"}, "cls": 3})
     before = {path.name: path.read_bytes() for path in tmp_path.glob("*.tar")}
-    result = index(tmp_path)
+    result = index_tars(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.tar")} == before
     assert (result.indexed_tars, result.manifest.split("train").num_samples) == (3, 10)
     assert read_all(tmp_path) == {key: (members["jpg"], members["seg.png"]) for key, members in tar_samples(10).items()}
@@ -39,14 +40,14 @@ def test_tars_of_the_webdataset_library_are_read_as_they_are(tmp_path: Path) -> 
 @pytest.mark.parametrize("before", ["", "./", "some/folder/", "x" * 60 + "/" + "y" * 60 + "/"])
 def test_every_format_of_tar_is_read(tmp_path: Path, tar_format: int, before: str) -> None:
     write_tar(tmp_path / "train-0.tar", tar_samples(3), tar_format, before)
-    index(tmp_path)
+    index_tars(tmp_path)
     assert list(read_all(tmp_path).values()) == [(m["jpg"], m["seg.png"]) for m in tar_samples(3).values()]
     assert verify(tmp_path) == []
 
 
 def test_counts_are_those_of_the_masks(tmp_path: Path) -> None:
     write_tar(tmp_path / "val_1.tar", tar_samples(5))
-    split = index(tmp_path).manifest.split("val")
+    split = index_tars(tmp_path).manifest.split("val")
     ids = np.stack([tar_mask(i) for i in range(5)])
     assert split.class_pixels == tuple(int((ids == class_id).sum()) for class_id in range(3))
     held = [tuple(np.unique(tar_mask(i)).tolist()) for i in range(5)]
@@ -63,7 +64,7 @@ def test_it_is_trained_on_like_packed_data(tmp_path: Path) -> None:
     from dist_seg.data.loading.torch_loader import SegmentationDataset
 
     write_tar(tmp_path / "train-0.tar", tar_samples(2))
-    index(tmp_path)
+    index_tars(tmp_path)
     augment = AugmentConfig(crop_height=16, crop_width=16)
     sample = SegmentationDataset(str(tmp_path), split="train", augment=augment)[1]
     assert sample["key"] == "s001"
@@ -77,7 +78,7 @@ def test_the_index_for_dali_is_what_its_own_tool_writes(tmp_path: Path) -> None:
         creator.create_index()
     theirs = (tmp_path / "x.idx").read_bytes()
     (tmp_path / "x.idx").unlink()
-    index(tmp_path)
+    index_tars(tmp_path)
     assert (tmp_path / "train-0.idx").read_bytes() == theirs
 
 
@@ -87,32 +88,32 @@ def test_linked_folders_are_indexed_once(tmp_path: Path) -> None:
     write_tar(tmp_path / "disk2" / "train-1.tar", tar_samples(1, 5))
     for link, target in (("b", tmp_path / "disk2"), ("c", tmp_path / "disk2"), ("loop", folder)):
         (folder / link).symlink_to(target, target_is_directory=True)
-    names = [shard.name for shard in index(folder).manifest.split("train").shards]
+    names = [shard.name for shard in index_tars(folder).manifest.split("train").shards]
     assert names == ["b/train-1.tar", "train-0.tar"]
     assert sorted(read_all(folder)) == ["s000", "s005"]
     assert verify(folder) == []
-    assert index(folder).kept_tars == 2
+    assert index_tars(folder).kept_tars == 2
 
 
 def test_splits_go_by_names_or_by_patterns(tmp_path: Path) -> None:
     for i, name in enumerate(("train/000.tar", "imagenet-val-0001.tar", "Testing_1.tar")):
         write_tar(tmp_path / name, tar_samples(1, i))
-    assert set(index(tmp_path).manifest.splits) == {"train", "val", "test"}
+    assert set(index_tars(tmp_path).manifest.splits) == {"train", "val", "test"}
     assert verify(tmp_path) == []
     patterns = {"train": "train/*", "rest": "*_1.tar", "val": "*-val-*"}
-    assert set(index(tmp_path, splits=patterns).manifest.splits) == {"train", "rest", "val"}
+    assert set(index_tars(tmp_path, TarLayout(splits=patterns)).manifest.splits) == {"train", "rest", "val"}
     for wrong, message in (({"train": "tr*"}, "fits no --split"), ({**patterns, "b": "*"}, "fits the splits")):
         with pytest.raises(UserError, match=message):
-            index(tmp_path, splits=wrong)
+            index_tars(tmp_path, TarLayout(splits=wrong))
     write_tar(tmp_path / "shard-0.tar", tar_samples(1))
     with pytest.raises(UserError, match=r"shard-0\.tar: its name says no split"):
-        index(tmp_path)
+        index_tars(tmp_path)
 
 
 def test_a_tar_that_is_not_indexed_yet_is_told_of(tmp_path: Path) -> None:
     write_tar(tmp_path / "train-0.tar", tar_samples(1))
     (tmp_path / "README").write_text("theirs")
-    index(tmp_path)
+    index_tars(tmp_path)
     write_tar(tmp_path / "train-1.tar", tar_samples(1, 1))
     assert [str(problem) for problem in verify(tmp_path)] == ["train-1.tar: is not in the manifest"]
 
@@ -120,7 +121,7 @@ def test_a_tar_that_is_not_indexed_yet_is_told_of(tmp_path: Path) -> None:
 def test_other_suffixes_may_be_said(tmp_path: Path) -> None:
     samples = {"s": {"IMAGE.PNG": as_png(picture(HEIGHT, WIDTH)), "label.png": as_png(tar_mask())}}
     write_tar(tmp_path / "train-0.tar", samples)
-    index(tmp_path, image_suffixes=["image.png"], mask_suffix=".label.png")
+    index_tars(tmp_path, TarLayout(image_suffixes=("image.png",), mask_suffix=".label.png"))
     assert read_all(tmp_path) == {"s": (samples["s"]["IMAGE.PNG"], samples["s"]["label.png"])}
     assert verify(tmp_path) == []
 
@@ -129,7 +130,7 @@ def test_other_suffixes_may_be_said(tmp_path: Path) -> None:
 def test_a_suffix_must_be_one(tmp_path: Path, suffix: str) -> None:
     write_tar(tmp_path / "train-0.tar", tar_samples(1))
     with pytest.raises(UserError, match="suffix"):
-        index(tmp_path, mask_suffix=suffix)
+        index_tars(tmp_path, TarLayout(mask_suffix=suffix))
 
 
 @pytest.mark.parametrize(
@@ -150,9 +151,9 @@ def test_class_ids_are_those_in_the_masks(
     (tmp_path / "names").write_text(text)
     if isinstance(expected, str):
         with pytest.raises(UserError, match=expected):
-            index(tmp_path, classes=read_classes(tmp_path / "names"), ignore_index=ignore)
+            index_tars(tmp_path, TarLayout(classes=read_classes(tmp_path / "names"), ignore_index=ignore))
         return
-    manifest = index(tmp_path, classes=read_classes(tmp_path / "names"), ignore_index=ignore).manifest
+    manifest = index_tars(tmp_path, TarLayout(classes=read_classes(tmp_path / "names"), ignore_index=ignore)).manifest
     assert (manifest.num_classes, manifest.ignore_index) == expected
     assert verify(tmp_path) == []
 
@@ -160,29 +161,29 @@ def test_class_ids_are_those_in_the_masks(
 def test_without_names_classes_are_the_ids_up_to_the_largest(tmp_path: Path) -> None:
     mask = np.where(tar_mask(classes=2) == 1, 4, 0).astype(np.uint8)
     write_tar(tmp_path / "train-0.tar", {"s": {**tar_sample(), "seg.png": as_png(mask)}})
-    result = index(tmp_path)
+    result = index_tars(tmp_path)
     assert result.manifest.class_names == tuple(f"class_{i}" for i in range(5))
     assert "no pixel has 1, 2, 3" in result.notes[0]
     assert result.manifest.split("train").shards[0].class_samples == (1, 0, 0, 0, 1)
     write_tar(tmp_path / "train-1.tar", {"t": {**tar_sample(), "seg.png": as_png(mask * 3)}})
-    more = index(tmp_path)
+    more = index_tars(tmp_path)
     assert (more.kept_tars, more.manifest.num_classes) == (1, 13)
     assert [len(shard.class_samples or ()) for shard in more.manifest.split("train").shards] == [13, 13]
     assert verify(tmp_path) == []
     (tmp_path / "train-1.tar").unlink()
     write_tar(tmp_path / "train-0.tar", {"s": {**tar_sample(), "seg.png": as_png(mask // 4 * 255)}})
     with pytest.raises(DataError, match="the masks hold the numbers 0, 255, of which 255 is ignored"):
-        index(tmp_path)
+        index_tars(tmp_path)
 
 
 def test_packed_and_indexed_data_do_not_get_in_each_other_s_way(tmp_path: Path) -> None:
     scenes = SyntheticSource(num_train=2, num_val=0, height=HEIGHT, width=WIDTH)
     pack(scenes, tmp_path / "packed")
     with pytest.raises(DataError, match="holds a data set that was packed"):
-        index(tmp_path / "packed")
+        index_tars(tmp_path / "packed")
     tar = write_tar(tmp_path / "theirs" / "train-000000.tar", tar_samples(1))
     before = tar.read_bytes()
-    index(tmp_path / "theirs")
+    index_tars(tmp_path / "theirs")
     with pytest.raises(DataError, match="tars that others wrote"):
         pack(scenes, tmp_path / "theirs", overwrite=True)
     assert tar.read_bytes() == before
@@ -191,7 +192,7 @@ def test_packed_and_indexed_data_do_not_get_in_each_other_s_way(tmp_path: Path) 
 def test_indexed_tars_are_merged_to_the_byte(tmp_path: Path) -> None:
     for name, start in (("a", 0), ("b", 5)):
         write_tar(tmp_path / name / "sub" / "train-7.tar", tar_samples(2, start))
-        index(tmp_path / name)
+        index_tars(tmp_path / name)
     result = merge(tmp_path / "merged", [tmp_path / "a", tmp_path / "b"])
     assert (result.links, result.copies) == (0, 2)  # Their owners may write to the tars again.
     assert verify(tmp_path / "merged") == []
@@ -202,6 +203,6 @@ def test_indexed_tars_are_merged_to_the_byte(tmp_path: Path) -> None:
 
 def test_a_folder_without_tars_is_said_to_be_one(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no \.tar"):
-        index(tmp_path)
+        index_tars(tmp_path)
     with pytest.raises(DataError, match="no such folder"):
-        index(tmp_path / "none")
+        index_tars(tmp_path / "none")
