@@ -3,7 +3,6 @@
 import argparse
 import io
 import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -13,13 +12,15 @@ from dist_seg.cli.pack import add_pack
 from dist_seg.cli.run import add_run
 from dist_seg.cli.train import add_training
 from dist_seg.errors import EXIT_FAULT, EXIT_PREEMPTED, ConfigError, RunFailedError, UserError
+from dist_seg.runtime.launched import LaunchedRank, launched_rank
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code: 0 good, 1 fault, 2 the user's error, 143 preempted."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
     options = _parse(argv)
-    _set_up_logging()
+    launched = launched_rank()
+    _set_up_logging(launched)
     if isinstance(sys.stdout, io.TextIOWrapper):  # Names of files may not be UTF-8: shown as stderr shows them.
         sys.stdout.reconfigure(errors="backslashreplace")
     if "" not in sys.path:  # The user's own modules lie in the working directory; last, so that they shadow nothing.
@@ -28,11 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(options, argv)
     except (UserError, RunFailedError) as error:
-        rank = os.environ.get("RANK", "0")
-        # A shared error is raised by all ranks: one says so. Configuration is read by the ranks of a machine alike.
-        of_machine = isinstance(error, ConfigError) and os.environ.get("LOCAL_RANK", "0") != "0"
-        if rank == "0" or not (of_machine or getattr(error, "shared", False)):
-            print(f"dist-seg: {'' if rank == '0' else f'rank {rank}: '}{error}", file=sys.stderr)
+        _tell(error, launched)
         return error.exit_code
     except KeyboardInterrupt:
         print("dist-seg: stopped by Ctrl-C; the same command goes on or starts again", file=sys.stderr)
@@ -53,9 +50,17 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _set_up_logging() -> None:
-    rank, world_size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE", "1")
-    prefix = f"[rank {rank}] " if rank is not None and world_size != "1" else ""
+def _tell(error: UserError | RunFailedError, launched: LaunchedRank | None) -> None:
+    """Prints an error; one that several ranks raise alike is printed by the first of them only."""
+    rank = launched.rank if launched is not None else 0
+    # The ranks of a machine read the same configuration.
+    is_of_machine = isinstance(error, ConfigError) and launched is not None and launched.local_rank != 0
+    if rank == 0 or not (is_of_machine or error.shared):
+        print(f"dist-seg: {'' if rank == 0 else f'rank {rank}: '}{error}", file=sys.stderr)
+
+
+def _set_up_logging(launched: LaunchedRank | None) -> None:
+    prefix = f"[rank {launched.rank}] " if launched is not None and launched.world_size != 1 else ""
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {prefix}%(message)s", datefmt="%H:%M:%S")
     for name in ("timm", "matplotlib", "PIL", "torch"):
         logging.getLogger(name).setLevel(logging.WARNING)

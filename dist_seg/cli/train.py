@@ -1,11 +1,11 @@
 """The options of `dist-seg preview` and `train`, which take a configuration."""
 
 import argparse
-import os
 from pathlib import Path
 
 from dist_seg.cli.options import Commands, command
 from dist_seg.errors import ConfigError
+from dist_seg.runtime.launched import launched_rank
 from dist_seg.runtime.startup import STARTUP
 
 
@@ -95,7 +95,7 @@ def _run_train(options: argparse.Namespace, argv: list[str]) -> int:
         files = [recipe_path("synthetic.yaml")]
     if options.max_restarts and options.nproc is None:
         raise ConfigError("--max-restarts needs --nproc; torchrun has an option of that name itself")
-    if options.nproc is not None and "RANK" not in os.environ:
+    if options.nproc is not None and launched_rank() is None:
         return _launch_train(options, argv, files, overrides)
     from dist_seg.commands.train import train
     from dist_seg.training.prepare import TrainOptions
