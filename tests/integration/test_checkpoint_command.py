@@ -165,7 +165,7 @@ def test_a_dry_run_of_prune_deletes_nothing(run_dir: Path, command: Run) -> None
 
 
 def test_prune_leaves_a_run_alone_that_a_process_trains_in(run_dir: Path, command: Run) -> None:
-    holder = "import sys; from pathlib import Path; from dist_seg.engine.run_folder import RunFolder\n"
+    holder = "import sys; from pathlib import Path; from dist_seg.runs.folder import RunFolder\n"
     holder += f"with RunFolder(path=Path({str(run_dir)!r})).locked(): print('held', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -21,7 +21,7 @@ from dist_seg.runs.folder import RunFolder, check_same_run, open_run_folder, pic
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from dist_seg.engine.run_folder import RunFolder
+from dist_seg.runs.folder import RunFolder
 
 with RunFolder(path=Path(sys.argv[1]), checkpoint_dir=sys.argv[2] or None).locked():
     worker = os.fork()

@@ -5,7 +5,7 @@ import pytest
 
 COUNT_FAULTS = """
 import resource, sys
-from dist_seg.runtime.allocator import keep_freed_memory
+from dist_seg.runtime.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 import torch

@@ -233,7 +233,8 @@ class TestDaliPipeline:
     def test_a_process_that_ends_without_closing_ends_in_order(self, scenes: PackedData) -> None:
         pytest.importorskip("nvidia.dali")
         script = (
-            "import sys; from tests.loader_cases import *; from dist_seg.data.manifest_parsing import load_manifest\n"
+            "import sys; from tests.loader_cases import *\n"
+            "from dist_seg.data.shards.manifest_parsing import load_manifest\n"
             f"storage = open_storage({scenes.storage.url!r}); data = PackedData(storage, load_manifest(storage))\n"
             "units = ((step, 0) for step in range(10**6)); cfg = config(loader='dali')\n"
             "batches = train_batches(cfg, data.manifest, storage, data.train_plan(), units, CPU, 2)\n"
