@@ -10,10 +10,10 @@ that were not there before the model was made, at three points of the last step:
 - update: inside the step, just before AdamW moves the weights;
 - step: after the step, when weights, masters and moments remain, and what DeepSpeed keeps of the gradients.
 
-The formula (`dist_seg/capacity/estimate.py`) counts weights, gradients, masters and moments together, so the largest of the
-three is held against it. DeepSpeed's buckets would outweigh the model with their defaults of 500 M elements; here they
-have 1 M (4 MiB), and what remains of them is in the measured figures. RSS, beside it, is what the process has grown by
-after the step, and at its peak during the last step: with AdamW's intermediate results, which no tensor count sees. The
+The formula (`dist_seg/capacity/estimate.py`) counts weights, gradients, masters and moments together, so it is compared
+with the largest of the three. With their defaults of 500 M elements, DeepSpeed's buckets would outweigh the model; here
+they have 1 M (4 MiB), and what remains of them is part of the measured figures. RSS is the growth of the process after
+the step and at its peak during the last step: it includes AdamW's intermediate results, which no tensor count sees. The
 figures are those of the rank that holds most.
 """
 

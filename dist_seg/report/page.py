@@ -1,7 +1,7 @@
 """The report of a run: one HTML file that needs no network, drawn from the run's event log and its result."""
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -11,12 +11,22 @@ from markupsafe import Markup
 
 from dist_seg import __version__
 from dist_seg.masks.palette import Rgb
-from dist_seg.report import result as report_result
 from dist_seg.report.pictures import Panel, ReportPicture, panels
 from dist_seg.report.plots import Curve, curve_svg
-from dist_seg.report.result import LeftOut
+from dist_seg.report.result import (
+    CocoResult,
+    LeftOut,
+    Result,
+    ap_rows,
+    cells,
+    class_rows,
+    finite,
+    interval,
+    matrix,
+)
 from dist_seg.runtime.progress_bar import duration
 from dist_seg.storage.files import write_whole
+from dist_seg.tasks.classes import ClassInfo
 from dist_seg.telemetry.accounting import PARTS, TimeAccount, time_account
 from dist_seg.telemetry.events import (
     BadSampleFound,
@@ -70,39 +80,29 @@ class _Picture:
 
 def write_report(
     run_dir: Path,
-    result: Mapping[str, object],
+    result: Result,
     pictures: Sequence[ReportPicture],
-    class_names: Sequence[str],
-    palette: Sequence[Rgb],
-    ignore_index: int,
+    classes: ClassInfo,
     config_yaml: str,
-    *,
-    data_facts: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
-    path: Path | None = None,
 ) -> Path:
-    """Write the report (`run_dir`/report.html unless `path` says otherwise) and return where it lies.
+    """Writes `run_dir`/report.html and returns its path.
 
-    result: the content of `result.json`. `data_facts`: lines that the card "Data" shows besides the manifest's hash.
-    `notes`: what the reader is to know first. Curves and the time come from the run's event logs and are left out where
-    there are none. The file appears whole or not at all; raises UserError where it cannot be written.
+    notes: what the reader should know first. Curves and times come from the run's event logs and are left out if there
+    are none. The file appears whole or not at all; raises UserError if it cannot be written.
     """
-    path = run_dir / "report.html" if path is None else path
     log = read_log(run_dir)
     page = (
         _environment()
         .get_template("page.html.j2")
         .render(
             _run_part(run_dir, log, [*notes, *_failed_saves(log)])
-            | _result_part(result, class_names, palette)
+            | _result_part(result, classes)
             | {
-                "pictures": _picture_groups(pictures, palette, ignore_index),
-                "fact_lists": [
-                    ("Data", _data(result, log, data_facts or {})),
-                    ("Environment", _environment_facts(log)),
-                ],
+                "pictures": _picture_groups(pictures, classes.palette, classes.ignore_index),
+                "fact_lists": [("Data", _data(result, log)), ("Environment", _environment_facts(log))],
                 "sample_lists": [
-                    ("Left out of the score", report_result.left_out(result)),
+                    ("Left out of the score", result.left_out),
                     ("Bad samples in training", _bad_samples(run_dir, log)),
                     ("Bad shards in training", _bad_shards(log)),
                 ],
@@ -110,7 +110,7 @@ def write_report(
             }
         )
     )
-    return write_whole(path, page)
+    return write_whole(run_dir / "report.html", page)
 
 
 def _environment() -> jinja2.Environment:
@@ -130,69 +130,62 @@ def _environment() -> jinja2.Environment:
 
 
 def _score(value: float | None) -> str:
-    return _ABSENT if value is None or value != value else f"{value:.3f}"
+    return _ABSENT if finite(value) is None else f"{value:.3f}"
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}%"
 
 
-def _result_part(result: Mapping[str, object], class_names: Sequence[str], palette: Sequence[Rgb]) -> dict[str, object]:
-    score = "mask_ap" if _is_instances(result) else "miou"
-    colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in palette]
-    classes = report_result.class_rows(result, class_names, colors)
-    counts = report_result.matrix(result, len(class_names))
+def _result_part(result: Result, classes: ClassInfo) -> dict[str, object]:
+    rows = class_rows(result, classes.names, ["#{:02x}{:02x}{:02x}".format(*color) for color in classes.palette])
+    score, bounds, label = result.miou, result.miou_interval, "mean IoU"
+    tiles = _pixel_tiles(result)
+    if result.coco is not None:
+        score, bounds, label = result.mask_ap, result.mask_ap_interval, "mask AP"
+        tiles = _instance_tiles(result, result.coco) + tiles
     return {
-        "split": report_result.text(result, "split"),
-        "score_label": "mask AP" if _is_instances(result) else "mean IoU",
-        "score": report_result.number(result, score),
-        "interval": report_result.interval(result, f"{score}_interval"),
-        "tiles": _scores_of_instances(result) + _tiles(result) if _is_instances(result) else _tiles(result),
-        "class_aps": report_result.ap_rows(result),
-        "classes": classes,
-        "num_absent": sum(row.absent for row in classes),
-        "cells": list(report_result.cells(counts)),
+        "split": result.split,
+        "score_label": label,
+        "score": finite(score),
+        "interval": interval(bounds),
+        "tiles": tiles,
+        "class_aps": ap_rows(result),
+        "classes": rows,
+        "num_absent": sum(row.absent for row in rows),
+        "cells": list(cells(matrix(result, len(classes.names)))),
     }
 
 
-def _is_instances(result: Mapping[str, object]) -> bool:
-    return "mask_ap" in result
-
-
-def _scores_of_instances(result: Mapping[str, object]) -> list[_Tile]:
+def _instance_tiles(result: Result, coco: CocoResult) -> list[_Tile]:
     """COCO's numbers besides the mask AP, which stands before them."""
-    coco = report_result.mapping(result, "coco")
-    masks, boxes = report_result.mapping(coco, "segm"), report_result.mapping(coco, "bbox")
-    most = report_result.text(coco, "max_detections")
+    masks, boxes = coco.segm, coco.bbox
+    most = "" if coco.max_detections is None else f", {coco.max_detections} per image"
     rows = [
-        ("mask AP50", masks, "ap50"),
-        ("mask AP75", masks, "ap75"),
-        ("mask AP, small", masks, "ap_small"),
-        ("mask AP, medium", masks, "ap_medium"),
-        ("mask AP, large", masks, "ap_large"),
-        (f"mask AR, {most} an image", masks, "ar_max"),
-        ("box AP", boxes, "ap"),
-        ("box AP50", boxes, "ap50"),
-        ("mean IoU of classes", result, "miou"),
+        ("mask AP50", masks.ap50),
+        ("mask AP75", masks.ap75),
+        ("mask AP, small", masks.ap_small),
+        ("mask AP, medium", masks.ap_medium),
+        ("mask AP, large", masks.ap_large),
+        (f"mask AR{most}", masks.ar_max),
+        ("box AP", boxes.ap),
+        ("box AP50", boxes.ap50),
+        ("mean IoU of classes", result.miou),
     ]
-    return [_Tile(label=label, value=_score(report_result.number(of, key))) for label, of, key in rows]
+    return [_Tile(label=label, value=_score(value)) for label, value in rows]
 
 
-def _tiles(result: Mapping[str, object]) -> list[_Tile]:
-    def score(key: str) -> str:
-        return _score(report_result.number(result, key))
-
-    checkpoint = report_result.mapping(result, "checkpoint")
-    weights = report_result.text(checkpoint, "weights")
-    num_left_out = len(report_result.left_out(result))
+def _pixel_tiles(result: Result) -> list[_Tile]:
+    step, weights = result.checkpoint.step, result.checkpoint.weights
+    num_left_out = len(result.left_out)
     return [
-        _Tile(label="pixel accuracy", value=score("pixel_accuracy")),
-        _Tile(label="mean accuracy", value=score("mean_accuracy")),
-        _Tile(label="mean Dice", value=score("mean_dice")),
-        _Tile(label="frequency-weighted IoU", value=score("frequency_weighted_iou")),
-        _Tile(label="images", value=report_result.text(result, "images") or _ABSENT),
+        _Tile(label="pixel accuracy", value=_score(result.pixel_accuracy)),
+        _Tile(label="mean accuracy", value=_score(result.mean_accuracy)),
+        _Tile(label="mean Dice", value=_score(result.mean_dice)),
+        _Tile(label="frequency-weighted IoU", value=_score(result.frequency_weighted_iou)),
+        _Tile(label="images", value=_ABSENT if result.images is None else str(result.images)),
         _Tile(label="left out", value=str(num_left_out), alarm=num_left_out > 0),
-        _Tile(label="checkpoint", value=f"step {report_result.text(checkpoint, 'step') or _ABSENT}", plain=True),
+        _Tile(label="checkpoint", value=f"step {_ABSENT if step is None else step}", plain=True),
         _Tile(label="weights", value=weights or _ABSENT, plain=True),
     ]
 
@@ -304,9 +297,9 @@ def _picture_groups(
     return groups
 
 
-def _data(result: Mapping[str, object], log: Sequence[Record], facts: Mapping[str, str]) -> list[tuple[str, str]]:
+def _data(result: Result, log: Sequence[Record]) -> list[tuple[str, str]]:
     started = _last_start(log)
-    lines = [("manifest of the score", report_result.text(result, "manifest_hash") or _ABSENT)]
+    lines = [("manifest of the score", result.manifest_hash or _ABSENT)]
     if started:
         lines += [
             ("manifest of the training", started.manifest_hash),
@@ -316,7 +309,7 @@ def _data(result: Mapping[str, object], log: Sequence[Record], facts: Mapping[st
             ("steps an epoch", str(started.steps_per_epoch)),
             ("steps", str(started.max_steps)),
         ]
-    return [*lines, *facts.items()]
+    return lines
 
 
 def _environment_facts(log: Sequence[Record]) -> list[tuple[str, str]]:

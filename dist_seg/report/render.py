@@ -1,11 +1,9 @@
 """The report of a finished run: its result, and its worst and best pictures predicted again."""
 
 import io
-import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +20,12 @@ from dist_seg.data.view.reader import ShardReader
 from dist_seg.distributed.world import World
 from dist_seg.errors import DataError
 from dist_seg.masks.drawing import contact_sheet, overlay
-from dist_seg.report import result as report_result
 from dist_seg.report.page import write_report
 from dist_seg.report.pictures import ReportPicture
-from dist_seg.report.result import ScoredImage
+from dist_seg.report.result import ExtremeImage, Result, extremes
 from dist_seg.runs.folder import RunFolder, config_of_checkpoint, pick_checkpoint
 from dist_seg.runs.model import TrainedModel, load_trained
+from dist_seg.runtime.documents import decode
 from dist_seg.runtime.memory import is_out_of_memory
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
 from dist_seg.storage.files import path_errors, write_whole
@@ -46,8 +44,8 @@ def render_report(folder: RunFolder, world: World) -> Path:
     UserError for a run or data that cannot be used, or where the report cannot be written.
     """
     result = _read_result(folder)
-    scored = report_result.mapping(result, "checkpoint")
-    checkpoint = pick_checkpoint(folder, report_result.text(scored, "step") or "last")
+    step, weights = result.checkpoint.step, result.checkpoint.weights
+    checkpoint = pick_checkpoint(folder, "last" if step is None else str(step))
     config = config_of_checkpoint(checkpoint)
     data = load_run_data(config.data)
     storage, manifest = data.storage, data.manifest
@@ -55,11 +53,10 @@ def render_report(folder: RunFolder, world: World) -> Path:
         config_yaml = folder.config_file.read_text(encoding="utf-8")
     notes = []
     try:
-        weights = report_result.text(scored, "weights")
-        trained = load_trained(checkpoint, "raw" if weights == "raw" else "ema" if weights else None, world.device)
+        trained = load_trained(checkpoint, weights, world.device)
         manifest = _of_the_model(trained, manifest, storage)
-        split = report_result.text(result, "split") or config.data.scored_split
-        pictures = _pictures(report_result.extremes(result, _NUM_PICTURES), trained, storage, manifest, split, world)
+        split = result.split or config.data.scored_split
+        pictures = _pictures(extremes(result, _NUM_PICTURES), trained, storage, manifest, split, world)
         sheet = _encoded(_draw_sheet(pictures, trained))
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -70,30 +67,19 @@ def render_report(folder: RunFolder, world: World) -> Path:
     else:
         write_whole(folder.pictures_file, sheet)
     classes = build_task(config, class_info(manifest)).score_classes
-    return write_report(
-        folder.path,
-        result,
-        pictures,
-        classes.names,
-        classes.palette,
-        classes.ignore_index,
-        config_yaml,
-        notes=notes,
-    )
+    return write_report(folder.path, result, pictures, classes, config_yaml, notes)
 
 
-def _read_result(folder: RunFolder) -> Mapping[str, object]:
+def _read_result(folder: RunFolder) -> Result:
     file, remedy = folder.result_file, "Start the run again to finish it"
     if not file.is_file():
         raise DataError(f"{file}: missing; the run is not complete. {remedy}")
+    with path_errors(file, "cannot be read", DataError):
+        content = file.read_bytes()
     try:
-        with path_errors(file, "cannot be read", DataError):
-            result = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{file}: unreadable: {error}. {remedy}") from error
-    if not isinstance(result, dict):
-        raise DataError(f"{file}: expected a JSON object. {remedy}")
-    return cast(dict[str, object], result)
+        return decode(content, Result, str(file))
+    except DataError as error:
+        raise DataError(f"{error}. {remedy}") from error
 
 
 def _of_the_model(trained: TrainedModel, manifest: Manifest, storage: Storage) -> Manifest:
@@ -108,7 +94,7 @@ def _of_the_model(trained: TrainedModel, manifest: Manifest, storage: Storage) -
 
 
 def _pictures(
-    wanted: Sequence[ScoredImage],
+    wanted: Sequence[ExtremeImage],
     trained: TrainedModel,
     storage: Storage,
     manifest: Manifest,

@@ -12,6 +12,9 @@ import pytest
 from PIL import Image
 
 from dist_seg.report.page import write_report
+from dist_seg.report.result import Result
+from dist_seg.runtime.documents import convert
+from dist_seg.tasks.classes import ClassInfo
 from dist_seg.telemetry.events import BadSampleFound, EvalDone
 from tests.unit.report.test_page import CLASS_NAMES, PALETTE, RESULT, end, log, picture, start, step
 
@@ -101,7 +104,9 @@ def report(tmp_path: Path) -> Path:
     log(run_dir, [start(), *(step(at, 1 / at) for at in range(1, 41)), *evaluations, bad, end(40)])
     names = (*CLASS_NAMES[:2], LONG_NAME)
     pictures = [picture("worst", "a/" + "very_long_name_" * 6), picture("best", "b/2")]
-    return write_report(run_dir, RESULT, pictures, names, PALETTE, 255, "optim:\n  lr: 0.01\n")
+    classes = ClassInfo(names=names, palette=PALETTE, ignore_index=255)
+    result = convert(RESULT, Result, "result.json")
+    return write_report(run_dir, result, pictures, classes, "optim:\n  lr: 0.01\n")
 
 
 def measured(browser: Browser, report: Path, expression: str, width: int) -> float:

@@ -27,11 +27,21 @@ from dist_seg.report.page import write_report
 from dist_seg.report.pictures import ReportPicture, error_map, panels
 from dist_seg.report.plots import Curve, curve_svg, smoothed
 from dist_seg.report.render import render_report
-from dist_seg.report.result import cells, class_rows, extremes, interval, number
+from dist_seg.report.result import (
+    KeyedScore,
+    PerImage,
+    Result,
+    cells,
+    class_rows,
+    extremes,
+    finite,
+    interval,
+)
 from dist_seg.runs.folder import RunFolder
+from dist_seg.runtime.documents import convert
 from dist_seg.storage.object_store import open_storage
 from dist_seg.tasks.build import build_task
-from dist_seg.tasks.classes import class_info, manifest_meta
+from dist_seg.tasks.classes import ClassInfo, class_info, manifest_meta
 from dist_seg.tasks.task import Drawing, PixelErrors, class_errors
 from dist_seg.telemetry.events import (
     BadSampleFound,
@@ -48,6 +58,7 @@ from dist_seg.telemetry.jsonl import JsonLinesSink
 
 CLASS_NAMES = ("sky", "<b>road</b> & co", "unicorn")
 PALETTE = ((10, 20, 30), (200, 0, 0), (0, 200, 0))
+CLASSES = ClassInfo(names=CLASS_NAMES, palette=PALETTE, ignore_index=255)
 RESULT: dict[str, object] = {
     "split": "val",
     "miou": 0.68349,
@@ -137,7 +148,7 @@ def page_of(
     pictures: Sequence[ReportPicture] = (),
     config_yaml: str = "optim:\n  lr: 0.01\n",
 ) -> str:
-    path = write_report(run_dir, result, pictures, CLASS_NAMES, PALETTE, 255, config_yaml)
+    path = write_report(run_dir, convert(result, Result, "result.json"), pictures, CLASSES, config_yaml)
     return path.read_text(encoding="utf-8")
 
 
@@ -232,12 +243,15 @@ def test_a_class_that_nothing_has_is_marked_absent(full_page: str) -> None:
 def test_pixels_of_labels_are_counted_one_label_at_a_time() -> None:
     counts = {"true_positives": 30, "false_negatives": 10, "false_positives": 5, "true_negatives": 155}
     others = {"true_positives": 0, "false_negatives": 150, "false_positives": 0, "true_negatives": 50}
-    result = {"iou": {"wet": 30 / 45, "road": 0.0}, "label_counts": {"wet": counts, "road": others}}
-    wet, road = class_rows(result, ["wet", "road"], ["#000000"] * 2)
+    document = {"iou": {"wet": 30 / 45, "road": 0.0}, "label_counts": {"wet": counts, "road": others}}
+    wet, road = class_rows(convert(document, Result, "result.json"), ["wet", "road"], ["#000000"] * 2)
     assert (wet.truth_pixels, wet.share) == (40, 0.2)
     assert (road.truth_pixels, road.share) == (150, 0.75)  # Together they may be more than all pixels.
-    damaged = {**result, "label_counts": {"wet": {**counts, "true_positives": "30"}}}
-    assert [row.truth_pixels for row in class_rows(damaged, ["wet", "road"], ["#000000"] * 2)] == [None, None]
+    damaged = {**document, "label_counts": {"wet": {**counts, "true_positives": "30"}}}
+    with pytest.raises(DataError, match=r"label_counts\.wet\.true_positives is '30'"):
+        convert(damaged, Result, "result.json")
+    rows = class_rows(Result(iou={"wet": 0.5, "road": None}), ["wet", "road"], ["#000000"] * 2)
+    assert [row.truth_pixels for row in rows] == [None, None]
 
 
 def test_the_last_start_up_is_shown_by_part_and_the_engine_among_the_facts(full_page: str) -> None:
@@ -272,7 +286,7 @@ def test_bad_samples_of_all_ranks_are_listed_once(tmp_path: Path) -> None:
 def test_failed_checkpoints_are_named_the_first_three_and_the_rest_counted(tmp_path: Path) -> None:
     failures = [CheckpointFailed(step=number, reason=f"full <disk> {number}") for number in range(1, 6)]
     log(tmp_path, [start(), *failures, end(6)])
-    page = write_report(tmp_path, RESULT, [], CLASS_NAMES, PALETTE, 255, "").read_text()
+    page = page_of(tmp_path, config_yaml="")
     assert [f"No checkpoint at step {n}: full &lt;disk&gt; {n}" in page for n in range(1, 6)] == [True] * 3 + [
         False
     ] * 2
@@ -304,23 +318,37 @@ def test_numbers_that_are_not_finite_leave_gaps(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("damage", "message"),
     [
-        {"confusion_matrix": [[None, 10, 0], [5, "x", 0], [0, 0, 0]]},
-        {"confusion_matrix": [[-90, 90, 0], [5, 5, 0], [0, 0, 0]]},
-        {"iou": None, "dice": [], "class_accuracy": 3},
-        {"left_out": [None, "text"], "checkpoint": None, "miou_interval": [None, 1]},
+        ({"confusion_matrix": [[None, 10, 0], [5, "x", 0], [0, 0, 0]]}, r"confusion_matrix\[0\]\[0\]"),
+        ({"confusion_matrix": [[-90, 90, 0], [5, 5, 0], [0, 0, 0]]}, r"confusion_matrix\[0\]\[0\] is -90"),
+        ({"iou": None}, "iou"),
+        ({"class_accuracy": 3}, "class_accuracy is 3: expected object, got int"),
+        ({"dice": {"sky": "0.5"}}, r"dice\.sky is '0.5'"),
+        ({"left_out": [None, "text"]}, r"left_out\[0\]"),
+        ({"checkpoint": None}, "checkpoint"),
+        ({"miou_interval": ["low", 1]}, r"miou_interval\[0\] is 'low'"),
+        ({"miou": True}, "miou is True"),
+        ({"per_image": {"worst": [{"miou": 0.1}]}}, r"per_image\.worst\[0\]\.key is missing"),
     ],
 )
-def test_fields_of_another_kind_are_shown_as_absent(tmp_path: Path, damage: dict[str, object]) -> None:
-    read(page_of(tmp_path, RESULT | damage))
+def test_a_field_of_another_kind_is_refused_by_its_name(
+    tmp_path: Path, damage: dict[str, object], message: str
+) -> None:
+    with pytest.raises(DataError, match=f"^result.json: {message}"):
+        page_of(tmp_path, RESULT | damage)
+
+
+def test_a_matrix_of_another_size_is_not_shown(tmp_path: Path) -> None:
+    page = page_of(tmp_path, RESULT | {"confusion_matrix": [[1, 2], [3, 4]]})
+    assert "<h2>Confusion matrix</h2>" not in page
+    read(page)
 
 
 def test_images_without_a_score_are_not_among_the_extremes() -> None:
-    good = {"key": "a", "miou": 0.5}
-    entries = [{"key": "b", "miou": None}, {"miou": 0.1}, "c", good]
-    assert [image.key for image in extremes({"per_image": {"worst": entries, "best": None}}, 4)] == ["a"]
-    assert extremes({}, 4) == []
+    entries = (KeyedScore(key="b", miou=None), KeyedScore(key="c", miou=math.nan), KeyedScore(key="a", miou=0.5))
+    assert [image.key for image in extremes(Result(per_image=PerImage(worst=entries)), 4)] == ["a"]
+    assert extremes(Result(), 4) == []
 
 
 def test_a_result_with_missing_fields_is_shown_as_far_as_it_goes(tmp_path: Path) -> None:
@@ -395,15 +423,17 @@ def test_cells_carry_shares_of_their_row() -> None:
 
 
 def test_class_rows_count_the_pixels_of_the_truth() -> None:
-    rows = class_rows(RESULT, CLASS_NAMES, ("#000", "#111", "#222"))
+    rows = class_rows(convert(RESULT, Result, "result.json"), CLASS_NAMES, ("#000", "#111", "#222"))
     assert [row.truth_pixels for row in rows] == [100, 10, 0]
     assert rows[0].share == pytest.approx(100 / 110)
 
 
-@pytest.mark.parametrize("value", [None, "0.5", True, math.nan, [0.5]])
-def test_what_is_no_finite_number_is_absent(value: object) -> None:
-    assert number({"miou": value}, "miou") is None
-    assert interval({"miou_interval": [value, 0.5]}, "miou_interval") is None
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
+def test_what_is_no_finite_number_is_absent(value: float | None) -> None:
+    assert finite(value) is None
+    assert interval((value, 0.5)) is None
+    assert interval((0.5, value)) is None
+    assert interval(None) is None
 
 
 INSTANCES: dict[str, object] = {
