@@ -5,6 +5,7 @@ config.yaml  checkpoints/  events.jsonl  result.json  report.html  pictures.png 
 
 import dataclasses
 import json
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,7 +18,7 @@ from dist_seg.checkpoint.store import CheckpointStore
 from dist_seg.config.load import config_from_tree, differences, load_config
 from dist_seg.config.schema import Config
 from dist_seg.errors import CheckpointError, ConfigError
-from dist_seg.storage.files import path_errors, process_lock, write_whole
+from dist_seg.storage.files import file_lock, path_errors, write_whole
 from dist_seg.storage.object_store import is_remote
 
 # Settings that may change between a run and its resumption without changing what is trained.
@@ -98,7 +99,7 @@ class RunFolder:
                 remedy = f"give another {setting}"
                 with path_errors(lock.parent, "no run can be written there", CheckpointError, f"; {remedy}"):
                     lock.parent.mkdir(parents=True, exist_ok=True)
-                    held = stack.enter_context(process_lock(lock))
+                    held = stack.enter_context(file_lock(lock))
                 if not held:
                     raise CheckpointError(f"{lock.parent}: another process {doing}; wait for its end, or {remedy}")
             yield
@@ -117,10 +118,13 @@ class RunFolder:
         with path_errors(self.path, "cannot be moved aside", CheckpointError, "; give another run.dir"):
             if not self.path.exists() or not any(self.path.iterdir()):
                 return None
-            with self.locked():
+            with ExitStack() as stack:
+                stack.enter_context(self.locked())
                 for number in range(1, 10_000):
                     aside = self.path.with_name(f"{self.path.name}.old-{number}")
                     if not aside.exists():
+                        if sys.platform == "win32":
+                            stack.close()  # Windows renames no folder with an open file in it, such as the lock.
                         self.path.rename(aside)
                         return aside
         raise ConfigError(f"{self.path}: there are 9999 older runs beside it; delete some")

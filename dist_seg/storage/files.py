@@ -5,25 +5,26 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO
 
 from dist_seg.errors import DataError, StorageError, UserError
 
 PARTIAL_MARK = ".partial-"
-"""In the name of a file that is being written; what carries it after a crash is garbage."""
+"""In the name of a file that is being written. A file whose name still has it after a crash is garbage."""
+_PACK_LOCK_NAME = ".pack.lock"
 
 _log = logging.getLogger(__name__)
-_HELD_ELSEWHERE = (errno.EACCES, errno.EAGAIN)
 _NO_LOCKS_THERE = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+_LOCK_WAIT_S, _LOCK_POLL_S = 0.1, 0.02
 
 
 @contextmanager
 def path_errors(
     path: Path, problem: str = "cannot be written", kind: type[UserError] = UserError, hint: str = ""
 ) -> Iterator[None]:
-    """Raises an OSError of what is done inside as `kind`, with the path, the problem, the cause and the hint."""
+    """Turns an OSError raised inside into `kind`, with the path, the problem, the cause and the hint."""
     try:
         yield
     except OSError as error:
@@ -33,27 +34,38 @@ def path_errors(
         raise kind(f"{problem}: {cause}{hint}", where=path) from error
 
 
+@contextmanager
+def atomic_write(path: Path, kind: type[UserError] = StorageError) -> Iterator[BinaryIO]:
+    """A file to write to, which appears under its name only when it is whole and on the disk.
+
+    If the body or the disk fails, what was there before stays. Raises `kind`, which names the path, for an OSError.
+    """
+    partial = path.with_name(f"{path.name}{PARTIAL_MARK}{os.getpid()}")
+    with path_errors(path, kind=kind):
+        try:
+            with partial.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())  # Otherwise a power cut could leave an empty file under the name.
+            partial.replace(path)
+            sync_folder(path.parent)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
 def write_whole(
     path: Path, content: bytes | str | Iterable[bytes | memoryview], kind: type[UserError] = UserError
 ) -> Path:
-    """Writes a file and the folders that it lies in; under its name it appears only when it is whole.
+    """Writes a file by `atomic_write`, and the folders that it lies in; returns its path.
 
-    content: text is written as UTF-8; bytes may come in pieces. Raises `kind`, which names the path, and
-    leaves what was there before.
+    content: text is written as UTF-8; bytes may come in pieces.
     """
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     with path_errors(path, kind=kind):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                whole = content.encode() if isinstance(content, str) else content
-                file.writelines([whole] if isinstance(whole, bytes) else whole)
-                file.flush()
-                os.fsync(file.fileno())  # Else a power cut could leave an empty file under the name.
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    with atomic_write(path, kind) as file:
+        whole = content.encode() if isinstance(content, str) else content
+        file.writelines([whole] if isinstance(whole, bytes) else whole)
     return path
 
 
@@ -69,88 +81,47 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def process_lock(path: Path) -> Iterator[bool]:
-    """A lock on a file, for as long as the context lasts and the process lives; False where another process has it.
+def file_lock(path: Path, *, remove: bool = False) -> Iterator[bool]:
+    """Locks a file while the context lasts; yields False if it is locked already.
 
-    It is a record lock, which forked workers do not inherit: one that outlives its killed parent must not keep it. The
-    system drops it as soon as this process closes the file, however it was opened: nothing else may open it. Where the
-    system has no such locks, a warning is logged and nothing is locked.
+    A crash frees the lock, even if workers that the process has forked outlive it. On a file system without locks a
+    warning is logged and nothing is locked. Raises OSError if the file cannot be opened.
+
+    remove: delete the file at the end.
     """
-    if sys.platform == "win32":
-        # Nothing is opened there: an open file would keep its folder from being renamed.
-        _log.warning("%s: not locked on Windows; see to it that no two processes write to its folder", path)
-        yield True
-        return
-    import fcntl  # Not on Windows.
+    from filelock import FileLock, Timeout  # Most commands lock nothing.
 
-    with path.open("a") as file:
-        held = True
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (*_HELD_ELSEWHERE, *_NO_LOCKS_THERE):
-                raise
-            held = error.errno in _NO_LOCKS_THERE
-            if held:
-                _log.warning("%s: its file system knows no locks; see to it that no two processes write there", path)
-        yield held
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Write a file that appears under its name only when it is whole and on the disk. `StorageError` names it."""
-    partial = path.with_name(f"{path.name}{PARTIAL_MARK}{os.getpid()}")
+    # flock, so a worker that inherited the file could hold the lock for its dead parent: filelock closes the file in
+    # every child that Python forks.
+    lock = FileLock(path, thread_local=False, fallback_to_soft=False, preserve_lock_file=not remove)
+    held = False
     try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        sync_folder(path.parent)
+        # Not a single attempt: that would also fail when the last holder removes the file between opening and locking.
+        lock.acquire(timeout=_LOCK_WAIT_S, poll_interval=_LOCK_POLL_S)
+        held = True
+    except Timeout:
+        pass
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise StorageError(f"cannot be written: {error.strerror or error}", where=path) from error
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-_LOCK_NAME = ".pack.lock"
+        if error.errno not in _NO_LOCKS_THERE:
+            raise
+        held = True
+        _log.warning("%s: its file system has no locks; make sure that no two processes write to its folder", path)
+    try:
+        yield held
+    finally:
+        if held and remove and sys.platform != "win32":  # On Windows filelock removes it, which is possible only later.
+            path.unlink(missing_ok=True)  # While it is locked: afterwards it may be another's.
+        lock.release()
 
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """One process that writes to a folder, where the system has file locks. Held by the open file: a crash frees it."""
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
-
-    path = out / _LOCK_NAME
-    while True:
+    """Keeps other processes from packing into a folder. Raises DataError if one does, or if it cannot be written to."""
+    with ExitStack() as stack:
         try:
-            file = path.open("w")
+            held = stack.enter_context(file_lock(out / _PACK_LOCK_NAME, remove=True))
         except OSError as error:
-            raise DataError(f"{out}: cannot be written to: {error.strerror}") from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.close()
-            raise DataError(f"{out}: is being packed into by another process") from error
-        except OSError:  # a file system without locks
-            break
-        if _is_at(file, path):
-            break
-        file.close()  # its last holder removed it between our opening and locking it: the lock is no longer there
-    with file:
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-
-def _is_at(file: TextIO, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
+            raise DataError(f"cannot be written to: {error.strerror or error}", where=out) from error
+        if not held:
+            raise DataError("is being packed into by another process", where=out)
+        yield

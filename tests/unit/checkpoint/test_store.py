@@ -13,6 +13,7 @@ from dist_seg.checkpoint.state import CheckpointMeta, SnapshotBuffers, TrainingS
 from dist_seg.checkpoint.store import CheckpointStore, Retention
 from dist_seg.checkpoint.writer import CheckpointWriter
 from dist_seg.errors import CheckpointError
+from dist_seg.storage.files import PARTIAL_MARK
 
 
 def state_of(step: int) -> TrainingState:
@@ -165,7 +166,7 @@ def test_checkpoints_that_cannot_be_set_aside_are_an_error_that_names_the_folder
 def test_score_that_cannot_be_written_is_an_error_that_leaves_the_others(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     store.record_score(2, 0.5)
-    (tmp_path / f".scores.json.tmp-{os.getpid()}").mkdir()
+    (tmp_path / f"scores.json{PARTIAL_MARK}{os.getpid()}").mkdir()
     with pytest.raises(CheckpointError, match=r"scores\.json: cannot be written"):
         store.record_score(4, 0.9)
     assert store.scores() == {2: 0.5}

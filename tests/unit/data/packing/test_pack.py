@@ -361,12 +361,12 @@ def test_a_lock_that_its_last_holder_removed_is_not_held(tmp_path: Path, monkeyp
     lock, real = tmp_path / ".pack.lock", fcntl.flock
     third: list[TextIO] = []
 
-    def overtaken(file: TextIO, operation: int) -> None:
+    def overtaken(descriptor: int, operation: int) -> None:
         monkeypatch.setattr(fcntl, "flock", real)
         lock.unlink()
         third.append(lock.open("w"))
         real(third[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
-        real(file, operation)
+        real(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", overtaken)
     with pytest.raises(DataError, match="by another process"):
