@@ -1,6 +1,7 @@
 """`dist-seg checkpoint`: what checkpoints there are, what is in one, whether it is whole; delete and export."""
 
 import argparse
+import dataclasses
 import json
 import time
 from collections.abc import Iterator
@@ -62,43 +63,57 @@ def _target(text: str) -> _Target:
     return _Target(text=text, store=CheckpointStore(text))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """A checkpoint in the list; the names are those of `--json`."""
+
+    step: int | None
+    """None if it cannot be read."""
+    path: str
+    age_s: float | None
+    bytes: int
+    score: float | None
+    best: bool
+    last: bool
+    problem: str
+    """What is wrong with it; empty if it looks whole."""
+
+
 def run_ls(options: argparse.Namespace) -> int:
     """The command `checkpoint ls`."""
     rows = _rows(_target(options.run_dir))
     if options.json:
-        print(json.dumps(rows, indent=1))
+        print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
         return 0
     print(f"{'step':>10}  {'age':>14}  {'size':>10}  {'score':>7}  {'':9}  state")
     for row in rows:
-        marks = " ".join(name for name in ("best", "last") if row[name])
-        score = f"{row['score']:.4f}" if isinstance(row["score"], float) else "-"
-        print(
-            f"{row['step']!s:>10}  {_age(row['age_s']):>14}  {_size(row['bytes']):>10}  {score:>7}  {marks:9}  "
-            f"{row['problem'] or 'whole'}"
-        )
+        marks = " ".join(mark for mark, holds in (("best", row.best), ("last", row.last)) if holds)
+        score = "-" if row.score is None else f"{row.score:.4f}"
+        age = "-" if row.age_s is None else duration(row.age_s)
+        print(f"{row.step!s:>10}  {age:>14}  {_size(row.bytes):>10}  {score:>7}  {marks:9}  {row.problem or 'whole'}")
     return 0
 
 
-def _rows(target: _Target) -> list[dict[str, object]]:
+def _rows(target: _Target) -> list[_Row]:
     store = target.store
     scores = store.scores() if store is not None else {}
     best = store.best_step() if store is not None else None
     steps = store.steps() if store is not None else []
-    rows: list[dict[str, object]] = []
+    rows: list[_Row] = []
     for location in target.locations():
         num_bytes, committed_s, problem = glance(location)
         step = steps[len(rows)] if store is not None else _step_of(location)
         rows.append(
-            {
-                "step": step,
-                "path": location,
-                "age_s": max(0.0, time.time() - committed_s) if committed_s else None,
-                "bytes": num_bytes,
-                "score": scores.get(step) if step is not None else None,
-                "best": store is not None and step == best,
-                "last": store is not None and step == steps[-1],
-                "problem": problem,
-            }
+            _Row(
+                step=step,
+                path=location,
+                age_s=max(0.0, time.time() - committed_s) if committed_s else None,
+                bytes=num_bytes,
+                score=scores.get(step) if step is not None else None,
+                best=store is not None and step == best,
+                last=store is not None and step == steps[-1],
+                problem=problem,
+            )
         )
     return rows
 
@@ -183,9 +198,5 @@ def run_export(options: argparse.Namespace) -> int:
     return 0
 
 
-def _age(seconds: object) -> str:
-    return duration(seconds) if isinstance(seconds, float) else "-"
-
-
-def _size(num_bytes: object) -> str:
-    return f"{num_bytes / 1e6:.1f} MB" if isinstance(num_bytes, int) else "-"
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:.1f} MB"

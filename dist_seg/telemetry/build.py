@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from dist_seg.config.schema import TelemetryConfig
 from dist_seg.errors import ConfigError
@@ -99,7 +98,8 @@ def _user_sink(path: str, run_dir: Path) -> Sink:
             raise ConfigError(
                 f"telemetry.sinks: {path} returned a {type(sink).__name__}, which has no method {method}()"
             )
-    return cast(Sink, sink)
+    assert isinstance(sink, Sink)
+    return sink
 
 
 def _name(sink: Sink) -> str:

@@ -6,7 +6,7 @@ Every event is emitted on every rank unless its docstring says otherwise. Times 
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +199,7 @@ Event = (
 )
 
 
+@runtime_checkable
 class Sink(Protocol):
     """Receives every event of its rank, in order."""
 
