@@ -19,9 +19,10 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
+from dist_seg.data.codecs.encoded import UNKNOWN
 from dist_seg.data.inspection.checks.mask_checks import mask_findings
 from dist_seg.data.inspection.samples.alignment import REACH, TURNS
-from dist_seg.data.inspection.samples.decoded import UNKNOWN, SampleView, read_members, view_sample
+from dist_seg.data.inspection.samples.decoded import SampleView, read_members, view_sample
 from dist_seg.data.inspection.samples.look import Looked
 from dist_seg.data.inspection.samples.measures import MEASURES, measure
 from dist_seg.data.inspection.table import SampleTable

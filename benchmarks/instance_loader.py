@@ -44,7 +44,7 @@ from benchmarks.loader_turns import JITTER, PREFETCH, Batches, Result, as_tensor
 from dist_seg.config.schema import AugmentConfig, Config, DataConfig
 from dist_seg.data.codecs.annotations import ImageAnnotations
 from dist_seg.data.formats.coco.instances import open_coco
-from dist_seg.data.loading.assemble import decode_reference, group_by_size, train_recipe
+from dist_seg.data.loading.assemble import decode_reference, group_by_size, make_recipe
 from dist_seg.data.loading.augment import SampleTransform
 from dist_seg.data.loading.batch import Batch
 from dist_seg.data.loading.dali import DaliGraph
@@ -199,7 +199,7 @@ class Clock:
 
 def breakdown(bench: Bench, batches: int) -> dict[str, float]:
     """Milliseconds of one core a sample, by part of the DALI loader on the CPU."""
-    recipe = train_recipe(bench.data, bench.augment, bench.crop, bench.manifest)
+    recipe = make_recipe(bench.data, bench.augment, bench.crop, bench.manifest)
     cpu = torch.device("cpu")
     graph = DaliGraph(recipe, max_batch=MICRO_BATCH, num_threads=1, device=cpu, depth=1, places=False)
     fetcher, clock = bench.fetcher(), Clock()

@@ -28,13 +28,14 @@ from pathlib import Path
 
 from PIL import Image
 
+from dist_seg.data.codecs.class_ids import checked_class_ids, encode_class_ids
 from dist_seg.data.codecs.headers import MAX_PIXELS
 from dist_seg.data.codecs.png import value_counts
 from dist_seg.data.formats.camvid import CamvidSource
 from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
-from dist_seg.data.packing.sample import checked_class_ids, encode_sample
-from dist_seg.data.raw.images import check_image, encode_mask, read_mask
+from dist_seg.data.packing.sample import encode_sample
+from dist_seg.data.raw.images import check_image, read_mask
 from dist_seg.data.raw.listing import read_pair
 from dist_seg.data.raw.source import SampleRef
 from dist_seg.data.shards.sidecar import crc32c
@@ -130,13 +131,13 @@ def _parts(source: CamvidSource, samples: list[SampleRef]) -> dict[str, float]:
     pairs = [read_pair(sample) for sample in samples]
     masks = [source.load(sample).mask for sample in samples]
     ids = [checked_class_ids(mask, "", len(source.class_names), source.ignore_index) for mask in masks]
-    encoded = [encode_mask(mask) for mask in ids]
+    encoded = [encode_class_ids(mask) for mask in ids]
     works: dict[str, Callable[[int], object]] = {
         "image decoded and checked": lambda i: check_image(pairs[i][0], "", MAX_PIXELS),
         "mask decoded": lambda i: read_mask(pairs[i][1], "", MAX_PIXELS),
         "ids checked": lambda i: checked_class_ids(masks[i], "", len(source.class_names), source.ignore_index),
         "pixels counted": lambda i: value_counts(ids[i]),
-        "mask encoded": lambda i: encode_mask(ids[i]),
+        "mask encoded": lambda i: encode_class_ids(ids[i]),
         "the same by Pillow": lambda i: Image.fromarray(ids[i]).save(io.BytesIO(), "PNG", compress_level=6),
         "checksums": lambda i: (crc32c(pairs[i][0]), crc32c(encoded[i])),
         "all": lambda i: encode_sample(samples[i], source, MAX_PIXELS),

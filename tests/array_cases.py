@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dist_seg.data.codecs.class_ids import encode_class_ids
 from dist_seg.data.codecs.object_layers import RawObject
 from dist_seg.data.loading.batch import Batch
 from dist_seg.data.packing.pack import pack
-from dist_seg.data.raw.images import encode_mask
 from dist_seg.data.raw.source import RawInstances, RawSample, SampleRef
 from dist_seg.masks.rle import encode_masks
 from dist_seg.storage.object_store import open_storage
@@ -76,7 +76,7 @@ def write_folder(root: Path, images: Sequence[bytes], masks: Sequence[NDArray[np
         (root / name).mkdir(parents=True, exist_ok=True)
     for i, (image, mask) in enumerate(zip(images, masks, strict=True)):
         (root / "images" / f"{i}.{suffix}").write_bytes(image)
-        (root / "masks" / f"{i}.png").write_bytes(encode_mask(mask))
+        (root / "masks" / f"{i}.png").write_bytes(encode_class_ids(mask))
 
 
 class ArraySource:

@@ -30,7 +30,7 @@ LARGE_SCALE_JITTER = AugmentConfig(crop_height=160, crop_width=160, scale_min=0.
 def real_samples(shared_data: Path) -> list[EncodedMembers]:
     """Photographs and microscopy: no two of a size."""
     return [
-        encode_instance_sample(sample, source, MAX_PIXELS, skip_bad=False)[0]
+        encode_instance_sample(sample, source, MAX_PIXELS, skip_bad=False).members
         for folder, keys in (("coco100", COCO_KEYS), ("nuclei", NUCLEI_KEYS))
         for source in (open_coco(shared_data / folder),)
         for sample in source.samples()
@@ -61,7 +61,8 @@ def discs_sample(
         objects, height=height, width=width, num_classes=5, image_id=seed, file_name=f"{seed}.png"
     )
     members = scene_sample(seed, height=height, width=width, form=form)
-    return replace(members, target=encoded.layers, annotations=encoded.annotations.to_json())
+    assert encoded.annotations is not None
+    return replace(members, target=encoded.data, annotations=encoded.annotations.to_json())
 
 
 def assert_same_objects(reference: Sequence[Batch], other: Sequence[Batch]) -> None:

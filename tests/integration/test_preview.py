@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from dist_seg.config.schema import AugmentConfig, DataConfig
-from dist_seg.data.codecs.class_ids import decode_mask
+from dist_seg.data.codecs.class_ids import decode_class_ids
 from dist_seg.data.codecs.decode import decode_image
 from dist_seg.data.loading.normalize import normalization
 from dist_seg.tasks.classes import ClassInfo
@@ -34,7 +34,7 @@ def test_without_augmentation_the_pictures_are_those_that_were_packed(scenes: Pa
     for batch in train(scenes, cfg, [(0, 0)]):
         for fed in fed_samples(batch, "semantic", CLASSES, normalization(cfg.data)):
             assert np.array_equal(fed.image, decode_image(wanted[fed.key].image))
-            assert np.array_equal(fed.target, decode_mask(wanted[fed.key].target))
+            assert np.array_equal(fed.target, decode_class_ids(wanted[fed.key].target))
 
 
 def test_colours_beyond_white_are_cut(scenes: PackedData) -> None:

@@ -9,7 +9,6 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +17,6 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from dist_seg.data.codecs.headers import PNG_SIGNATURE, UndecodableError
-
-if TYPE_CHECKING:
-    pass  # with it comes torch, which looking at data does without
 
 
 def decode_image(data: bytes) -> NDArray[np.uint8]:

@@ -64,14 +64,8 @@ def png_chunks(data: bytes, name: bytes) -> Iterator[bytes]:
         position += 12 + length
 
 
-def check_pair(
-    image: bytes, target: bytes, height: int, width: int, *, max_layers: int = 0, num_labels: int = 0
-) -> None:
-    """Raises `UndecodableError` unless the image is `height` × `width` and the target a mask of that size.
-
-    max_layers: above 0 the target must be 16-bit layers of object ids, at most so many, one below the other.
-    num_labels: above 0 it must be so many 8-bit layers of labels.
-    """
+def check_picture(image: bytes, height: int, width: int) -> None:
+    """Raises `UndecodableError` unless the image is a picture of `height` × `width` pixels, 8 bits a channel."""
     try:
         header = read_header(image)
     except UndecodableError as error:
@@ -80,24 +74,24 @@ def check_pair(
         raise UndecodableError(f"{header.width}x{header.height} pixels, its index says {width}x{height}", where="image")
     if header.bits > 8:  # which one decoder would scale and another cut
         raise UndecodableError(f"{header.bits} bits a channel, must be 8", where="image")
-    check_target(target, height, width, max_layers=max_layers, num_labels=num_labels)
 
 
-def check_target(target: bytes, height: int, width: int, *, max_layers: int = 0, num_labels: int = 0) -> None:
-    """The part of `check_pair` that is about the mask."""
+def check_mask(mask: bytes, height: int, width: int, *, bits: int, layers: range, what: str, wanted: str = "") -> None:
+    """Raises `UndecodableError` unless the mask is a grey PNG of an allowed number of layers, one below the other, each
+    `height` × `width` pixels of `bits` bits.
+
+    what: what errors call such a PNG. wanted: what they add to a wrong size.
+    """
     try:
-        header = read_header(target)
+        header = read_header(mask)
     except UndecodableError as error:
         raise UndecodableError(error.reason, where="mask") from error
-    layers, rest = divmod(header.height, height)
-    fits = layers == num_labels if num_labels else 1 <= layers <= max(1, max_layers)
-    if header.width != width or rest or not fits:
-        wanted = f", of which {num_labels} labels must be one below the other" if num_labels else ""
+    found, rest = divmod(header.height, height)
+    if header.width != width or rest or found not in layers:
         reason = f"{header.width}x{header.height} pixels, the image has {width}x{height}{wanted}"
         raise UndecodableError(reason, where="mask")
-    bits, wanted = (16, "a 16-bit grey PNG of object ids") if max_layers else (8, "an 8-bit grey PNG of class ids")
     if header.kind != "PNG" or header.bits != bits or not header.is_plain_grey:
-        raise UndecodableError(f"must be {wanted}, is a {header.bits}-bit {header.kind}", where="mask")
+        raise UndecodableError(f"must be {what}, is a {header.bits}-bit {header.kind}", where="mask")
 
 
 def _read_png(data: bytes) -> Header:

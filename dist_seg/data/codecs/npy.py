@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_seg.data.codecs.headers import UndecodableError, check_pair, check_target
+from dist_seg.data.codecs.headers import UndecodableError, check_picture
 
 Values = NDArray[np.uint8] | NDArray[np.uint16]
 """(H, W, C)."""
@@ -70,25 +70,15 @@ def check_npy(data: bytes, layout: ArrayLayout, height: int, width: int) -> None
         raise UndecodableError(f"an array of {len(data)} bytes, must be {layout.num_bytes(height, width)}")
 
 
-def check_members(
-    image: bytes,
-    target: bytes,
-    height: int,
-    width: int,
-    *,
-    array: ArrayLayout | None,
-    max_layers: int = 0,
-    num_labels: int = 0,
-) -> None:
-    """As `check_pair`, of pictures or of arrays of the layout `array`."""
+def check_image(image: bytes, array: ArrayLayout | None, height: int, width: int) -> None:
+    """Raises `UndecodableError` unless the image is of this size: a picture, or an array of the layout `array`."""
     if array is None:
-        check_pair(image, target, height, width, max_layers=max_layers, num_labels=num_labels)
+        check_picture(image, height, width)
         return
     try:
         check_npy(image, array, height, width)
     except UndecodableError as error:
-        raise UndecodableError(f"image: {error}") from error
-    check_target(target, height, width, max_layers=max_layers, num_labels=num_labels)
+        raise UndecodableError(error.reason, where="image") from error
 
 
 def decode_npy(data: bytes, layout: ArrayLayout, height: int, width: int) -> Values:

@@ -1,17 +1,127 @@
-"""Instances on the way into a shard: masks that may overlap, as few layers of object ids, and their annotations."""
+"""Objects whose masks may overlap: as few layers of object ids as possible, and their annotations.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+`KEY.inst.png` is a grey 16-bit PNG of the layers one below the other, `KEY.json` holds the annotations.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_seg.data.codecs.annotations import MAX_LAYERS, MAX_OBJECTS, ImageAnnotations, ObjectAnnotation
+from dist_seg.data.codecs.annotations import (
+    EVERY_CLASS,
+    MAX_LAYERS,
+    MAX_OBJECTS,
+    ImageAnnotations,
+    ObjectAnnotation,
+    check_annotations,
+    parse_annotations,
+)
 from dist_seg.data.codecs.decode import opened_picture
-from dist_seg.data.codecs.headers import UndecodableError
+from dist_seg.data.codecs.encoded import (
+    DrawnTarget,
+    EncodedSample,
+    EncodedTarget,
+    Ids,
+    Region,
+    TargetClasses,
+    TargetContents,
+)
+from dist_seg.data.codecs.headers import UndecodableError, check_mask
 from dist_seg.data.codecs.png import encode_grey
 from dist_seg.errors import DataError
-from dist_seg.masks.rle import decode_mask, mask_extent
+from dist_seg.masks.palette import Rgb, default_palette
+from dist_seg.masks.rle import boxes_and_areas, decode_mask, mask_extent
+
+_OBJECT_COLORS = default_palette(64)[1:]
+"""Neighbours in the list are told apart."""
+_CROWD_COLOR: Rgb = (255, 255, 255)
+_HATCH = 6
+"""Pixels from one line over a crowd to the next."""
+_FILL = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectLayers:
+    """The objects of instance segmentation."""
+
+    classes: TargetClasses
+
+    border: ClassVar[int] = 0
+    layered: ClassVar[bool] = True
+    bits: ClassVar[Literal[16]] = 16
+    batch_dtype: ClassVar[Literal["int32"]] = "int32"
+    num_known_ids: ClassVar[None] = None
+    class_map: ClassVar[None] = None
+    """Layers hold ids of objects; the objects' classes are replaced when their annotations are read."""
+    drawn_how: ClassVar[str] = "outlined by class"
+
+    def read(self, members: Sequence[bytes], height: int, width: int) -> ImageAnnotations:
+        layers, *others = members
+        what = "a 16-bit grey PNG of object ids"
+        check_mask(layers, height, width, bits=16, layers=range(1, MAX_LAYERS + 1), what=what)
+        if not others:
+            raise UndecodableError("json: is missing: the shard's index lists no annotations")
+        annotations = parse_annotations(others[0])
+        check_annotations(annotations, height, width)
+        new_ids = self.classes.new_ids
+        return annotations if new_ids is None else mapped_annotations(annotations, new_ids, self.classes.num_classes)
+
+    def decode(self, sample: EncodedSample, region: Region | None = None) -> NDArray[np.int16]:
+        """(L, H, W) or (L, h, w) int16."""
+        ids_LHW = decode_object_layers(sample.target, sample.height)
+        self.check(ids_LHW, sample)
+        if region is None:
+            return ids_LHW
+        y, x, h, w = region
+        return ids_LHW[:, y : y + h, x : x + w]
+
+    def check(self, ids: Ids, sample: EncodedSample) -> None:
+        """Every id must belong to an annotation."""
+        count = len(_objects_of(sample))
+        if int(ids.max(initial=0)) > count:
+            raise UndecodableError(f"layers with object ids {ids.min()} to {ids.max()}, for {count} annotations")
+
+    def contents(self, sample: EncodedSample) -> TargetContents:
+        layers, objects, num_classes = self.decode(sample), _objects_of(sample), self.classes.num_classes
+        pixels = np.bincount(layers.ravel(), minlength=len(objects) + 1)[1:]
+        classes = np.array([found.class_id for found in objects], np.intp)
+        if len(classes) and not 0 <= classes.min() <= classes.max() < num_classes:
+            raise UndecodableError(f"json: an object of class {classes.max()}, of {num_classes} classes")
+        try:
+            boxes, areas = boxes_and_areas([found.rle for found in objects], sample.height, sample.width)
+        except ValueError as error:
+            raise UndecodableError(f"json: the mask of an object: {error}") from error
+        return TargetContents(
+            layers=layers,
+            class_pixels=np.bincount(classes, pixels, minlength=num_classes).astype(np.int64),
+            objects=objects,
+            boxes=boxes,
+            areas=areas,
+        )
+
+    def draw(
+        self,
+        sample: EncodedSample,
+        picture: NDArray[np.uint8],
+        palette: Sequence[Rgb],
+        shrunk: Callable[[NDArray[np.uint8]], NDArray[np.uint8]],
+    ) -> DrawnTarget:
+        """The exact masks over the picture, after it is shrunk: there may be hundreds of them."""
+        assert sample.annotations is not None
+        objects = sample.annotations.objects
+        return DrawnTarget(
+            picture=draw_annotations(shrunk(picture), sample.annotations, palette),
+            remark=f"{len(objects)} objects",
+            classes=frozenset(found.class_id for found in objects),
+        )
+
+    def legend(self, classes: Sequence[tuple[str, Rgb]], drawn: Sequence[DrawnTarget]) -> list[tuple[str, Rgb]]:
+        """Only the classes that are drawn: COCO has 80."""
+        seen = set[int]().union(*(target.classes for target in drawn))
+        return [*(classes[class_id] for class_id in sorted(seen)), ("crowd", _CROWD_COLOR)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,17 +139,6 @@ class RawObject:
     """x, y, width, height; None: the mask's."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class EncodedInstances:
-    """An image's objects, as a shard holds them."""
-
-    layers: bytes
-    """Grey 16-bit PNG of L layers, one below the other."""
-    annotations: ImageAnnotations
-    class_pixels: tuple[int, ...]
-    """Pixels of each class's objects in the layers, crowds apart."""
-
-
 def encode_instances(
     objects: Sequence[RawObject],
     *,
@@ -49,7 +148,7 @@ def encode_instances(
     image_id: int,
     file_name: str,
     where: str = "",
-) -> EncodedInstances:
+) -> EncodedTarget:
     """Gives every object a layer where it covers no other, crowds last, and what is left of the last layers' room.
 
     where: what errors name the image by; its file name unless given. Raises `DataError` for more objects than ids
@@ -81,16 +180,20 @@ def encode_instances(
             layer=layer,
             hidden=pixels - visible,
         )
-    return EncodedInstances(
-        layers=encode_grey(np.concatenate(layers)),
-        annotations=ImageAnnotations(
-            image_id=image_id,
-            file_name=file_name,
-            height=height,
-            width=width,
-            objects=tuple(annotated[index] for index in range(len(objects))),
-        ),
+    annotations = ImageAnnotations(
+        image_id=image_id,
+        file_name=file_name,
+        height=height,
+        width=width,
+        objects=tuple(annotated[index] for index in range(len(objects))),
+    )
+    return EncodedTarget(
+        data=encode_grey(np.concatenate(layers)),
+        suffix="inst.png",
         class_pixels=tuple(class_pixels.tolist()),
+        ignored_pixels=0,
+        classes=annotations.classes,
+        annotations=annotations,
     )
 
 
@@ -128,7 +231,7 @@ def _box_of(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:
     return float(x), float(y), float(columns.stop - x), float(rows.stop - y)
 
 
-def decode_instances(data: bytes, height: int) -> NDArray[np.int16]:
+def decode_object_layers(data: bytes, height: int) -> NDArray[np.int16]:
     """(L, height, W) int16 layers of object ids of a grey 16-bit PNG that holds them one below the other.
 
     Raises `UndecodableError`.
@@ -142,7 +245,58 @@ def decode_instances(data: bytes, height: int) -> NDArray[np.int16]:
     return ids.astype(np.int16).reshape(-1, height, ids.shape[1])
 
 
-def check_object_ids(ids: NDArray[np.int16], num_objects: int) -> None:
-    """Raises `UndecodableError` for an id that no annotation belongs to."""
-    if int(ids.max(initial=0)) > num_objects or int(ids.min(initial=0)) < 0:
-        raise UndecodableError(f"layers with object ids {ids.min()} to {ids.max()}, for {num_objects} annotations")
+def _objects_of(sample: EncodedSample) -> tuple[ObjectAnnotation, ...]:
+    return sample.annotations.objects if sample.annotations else ()
+
+
+def mapped_annotations(annotations: ImageAnnotations, table: NDArray[np.uint8], num_classes: int) -> ImageAnnotations:
+    """The objects with their new classes; one of an ignored class becomes a crowd of every class.
+
+    Raises UndecodableError for a class that no data set can have.
+    """
+    objects = []
+    for found in annotations.objects:
+        if not 0 <= found.class_id < len(table):
+            raise UndecodableError(f"json: object {found.id} is of class {found.class_id}")
+        class_id = int(table[found.class_id])
+        if class_id >= num_classes:
+            objects.append(replace(found, class_id=EVERY_CLASS, crowd=True))
+        else:
+            objects.append(replace(found, class_id=class_id))
+    return replace(annotations, objects=tuple(objects))
+
+
+def draw_annotations(
+    picture: NDArray[np.uint8], annotations: ImageAnnotations, palette: Sequence[Rgb]
+) -> NDArray[np.uint8]:
+    """The picture, (h, w, 3), of the image at any scale, with its objects: each filled in a colour of its own and
+    outlined in its class's, crowds hatched in white.
+
+    Raises `UndecodableError` for a mask that does not fit the image.
+    """
+    height, width = picture.shape[:2]
+    rows = (np.arange(height) + 0.5) * annotations.height // height
+    columns = (np.arange(width) + 0.5) * annotations.width // width
+    at = np.ix_(rows.astype(np.intp), columns.astype(np.intp))
+    lines = np.add.outer(np.arange(height), np.arange(width)) % _HATCH == 0
+    drawn, outlines = picture.astype(np.float32), []
+    # The small ones last, or what lies on a large one would vanish under its outline.
+    for i, found in sorted(enumerate(annotations.objects), key=lambda numbered: -numbered[1].pixels):
+        try:
+            mask = decode_mask(found.rle, annotations.height, annotations.width)[at]
+        except ValueError as error:
+            raise UndecodableError(f"json: the mask of object {found.id}: {error}") from error
+        filled = mask & lines if found.crowd else mask
+        color = _CROWD_COLOR if found.crowd else _OBJECT_COLORS[i % len(_OBJECT_COLORS)]
+        drawn[filled] = (1 - _FILL) * drawn[filled] + _FILL * np.asarray(color, np.float32)
+        outlines.append((mask & ~_eroded(mask), _CROWD_COLOR if found.crowd else palette[found.class_id]))
+    for outline, color in outlines:  # over every filling
+        drawn[outline] = color
+    return np.rint(drawn).astype(np.uint8)
+
+
+def _eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The pixels whose four neighbours are in the mask as well; outside the picture counts as in it."""
+    padded = np.pad(mask, 1, mode="edge")
+    inner: NDArray[np.bool_] = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return inner

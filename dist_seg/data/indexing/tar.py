@@ -10,11 +10,10 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_seg.data.codecs.class_ids import decode_mask
-from dist_seg.data.codecs.headers import MAX_PIXELS, UndecodableError, check_pair
+from dist_seg.data.codecs.class_ids import check_class_id_png, checked_class_ids, decode_class_ids
+from dist_seg.data.codecs.headers import MAX_PIXELS, UndecodableError
 from dist_seg.data.codecs.png import value_counts
 from dist_seg.data.packing.records import Refusal
-from dist_seg.data.packing.sample import checked_class_ids
 from dist_seg.data.raw.images import check_image
 from dist_seg.data.raw.listing import files_below
 from dist_seg.data.shards.sidecar import Member, SampleEntry, crc32c
@@ -154,8 +153,8 @@ def _checked(
             "channel, another format or a damaged file), only packed, which writes it anew"
         )
     try:
-        check_pair(image_data, mask_data, checked.height, checked.width)
-        ids = decode_mask(mask_data)
+        check_class_id_png(mask_data, checked.height, checked.width)
+        ids = decode_class_ids(mask_data)
     except UndecodableError as error:
         raise DataError(error.reason, where=f"{where}.{mask.suffix}") from error
     if reading.num_classes:

@@ -8,12 +8,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dist_seg.data.inspection.findings import Example, Finding, Severity
-from dist_seg.data.inspection.sample_sheet import CELL_WIDTH, draw_sample
+from dist_seg.data.inspection.sample_sheet import CELL_WIDTH, SheetRow, draw_sample, sheet_legend
 from dist_seg.data.inspection.trouble import Trouble
 from dist_seg.data.shards.opened import OpenedData
 from dist_seg.errors import StorageError
 from dist_seg.masks.drawing import contact_sheet
-from dist_seg.masks.palette import IGNORED_COLOR
 
 _OF_ONE_FINDING = {Severity.ERROR: 12, Severity.WARNING: 8, Severity.NOTE: 4}
 _IN_ALL = 80
@@ -45,29 +44,29 @@ def suspect_sheet(data: OpenedData, findings: Sequence[Finding]) -> Image.Image 
     ][:_IN_ALL]
     if not chosen:
         return None
-    rows = [_pictures(data, example) for _, example in chosen]
-    captions = [_caption(finding, example) for finding, example in chosen]
-    manifest = data.manifest
-    legend = list(zip(manifest.class_names, manifest.palette, strict=True)) if manifest.task == "semantic" else []
+    drawn = [_drawn(data, example) for _, example in chosen]
     return contact_sheet(
-        rows,
-        captions,
-        legend=[*legend, ("ignored", IGNORED_COLOR)] if legend else (),
+        [_pictures(rows) for rows in drawn],
+        [_caption(finding, example) for finding, example in chosen],
+        legend=sheet_legend(data.manifest, [rows[0] for rows in drawn if len(rows) == 1]),
         title=f"{data.url}: suspects",
         cell_width=CELL_WIDTH,
         columns=2,
     )
 
 
-def _pictures(data: OpenedData, example: Example) -> list[NDArray[np.uint8]]:
-    """Image and mask of one sample, the images of two."""
-    drawn = [
+def _drawn(data: OpenedData, example: Example) -> list[SheetRow]:
+    return [
         draw_sample(data, place.split, data.manifest.split(place.split).shards[place.shard], place.index)
         for place in example.places
     ]
-    if len(drawn) == 1:
-        return list(drawn[0].pictures)
-    return [sample.pictures[0] for sample in drawn]
+
+
+def _pictures(rows: Sequence[SheetRow]) -> list[NDArray[np.uint8]]:
+    """Image and mask of one sample, the images of two."""
+    if len(rows) == 1:
+        return [rows[0].image, rows[0].target.picture]
+    return [row.image for row in rows]
 
 
 def _caption(finding: Finding, example: Example) -> str:

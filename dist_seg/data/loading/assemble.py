@@ -12,20 +12,22 @@ from torch.nn.functional import pad
 
 from dist_seg.config.schema import AugmentConfig, DataConfig
 from dist_seg.data.codecs.annotations import ImageAnnotations
-from dist_seg.data.codecs.class_ids import IGNORE_INDEX, check_class_ids
+from dist_seg.data.codecs.class_ids import IGNORE_INDEX
 from dist_seg.data.codecs.decode import decode_image
-from dist_seg.data.codecs.encoded import BadSample, BadShard, EncodedSample
+from dist_seg.data.codecs.encoded import BadSample, BadShard, Ids, LayerMap, TargetClasses, TargetKind, ValueMap
 from dist_seg.data.codecs.label_layers import PRESENT
 from dist_seg.data.codecs.npy import ArrayLayout, Values
-from dist_seg.data.codecs.targets import decode_sample, decode_target, why_undecodable
+from dist_seg.data.codecs.targets import decode_sample, target_kind, why_undecodable
 from dist_seg.data.loading.augment import SampleTransform, digest
 from dist_seg.data.loading.batch import Batch
 from dist_seg.data.loading.fetch import DrawnSample, Fetched, Fetcher, Unit, bad_samples, bad_shards, drawn_samples
-from dist_seg.data.loading.geometry import Ids, place_image, place_mask
+from dist_seg.data.loading.geometry import place_image, place_mask
 from dist_seg.data.loading.normalize import Normalization, normalization, normalize
 from dist_seg.data.loading.objects import ImageObjects, derive_objects
 from dist_seg.data.shards.manifest import Manifest
 from dist_seg.data.view.pixel_values import check_jitter, fit_pixels
+
+_DTYPES = {"uint8": torch.uint8, "int32": torch.int32, "int64": torch.int64}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,57 +46,34 @@ class Recipe:
     """What the images are; None for pictures."""
     channels: tuple[int, ...] | None
     """Of arrays: those that the network takes, in this order."""
-    border: int
-    """What masks hold outside the picture."""
-    instances: bool
-    """Masks are layers of object ids, not class ids."""
-    labels: bool = False
-    """Masks are layers of labels."""
-    num_classes: int = 0
-    """Of class ids."""
+    target: TargetKind
+    """What the targets are, and become in a batch."""
     min_visible: float = 0.0
     """See `augment.min_visible`."""
 
 
-def train_recipe(
-    data: DataConfig, augment: AugmentConfig, canvas: tuple[int, int] | None, manifest: Manifest
+def make_recipe(
+    data: DataConfig, augment: AugmentConfig | None, canvas: tuple[int, int] | None, manifest: Manifest
 ) -> Recipe:
-    """Samples as they are drawn from `augment`. Raises ConfigError for what does not go with the data's images."""
-    check_jitter(augment, manifest)
+    """Samples as they are drawn from `augment`, or whole pictures where it is None.
+
+    canvas: None keeps each picture's own size. Raises ConfigError for what does not go with the data's images.
+    """
+    if augment is not None:
+        check_jitter(augment, manifest)
     data = fit_pixels(data, manifest)
+    scaled = augment is not None and (augment.scale_min, augment.scale_max) != (1.0, 1.0)
     return Recipe(
-        training=True,
+        training=augment is not None,
         canvas=canvas,
-        resizes=(augment.scale_min, augment.scale_max) != (1.0, 1.0) or _scales_input(data),
-        rotates=augment.rotate_deg > 0,
-        blurs=augment.blur_sigma_max > 0 and augment.blur_probability > 0,
+        resizes=scaled or _scales_input(data),
+        rotates=augment is not None and augment.rotate_deg > 0,
+        blurs=augment is not None and augment.blur_sigma_max > 0 and augment.blur_probability > 0,
         norm=normalization(data),
         array=manifest.image,
         channels=data.channels if manifest.image else None,
-        border=0 if manifest.task == "instance" else manifest.ignore_index,
-        instances=manifest.task == "instance",
-        labels=manifest.task == "multilabel",
-        num_classes=manifest.num_classes if manifest.task == "semantic" else 0,
-        min_visible=augment.min_visible,
-    )
-
-
-def eval_recipe(data: DataConfig, manifest: Manifest) -> Recipe:
-    """Whole pictures. Raises ConfigError for what does not go with them."""
-    data = fit_pixels(data, manifest)
-    return Recipe(
-        training=False,
-        canvas=None,
-        resizes=_scales_input(data),
-        rotates=False,
-        blurs=False,
-        norm=normalization(data),
-        array=manifest.image,
-        channels=data.channels if manifest.image else None,
-        border=0 if manifest.task == "instance" else manifest.ignore_index,
-        instances=manifest.task == "instance",
-        labels=manifest.task == "multilabel",
-        num_classes=manifest.num_classes if manifest.task == "semantic" else 0,
+        target=target_kind(manifest.task, TargetClasses.as_packed(manifest.num_classes, manifest.ignore_index)),
+        min_visible=0.0 if augment is None else augment.min_visible,
     )
 
 
@@ -115,7 +94,7 @@ def place(
     images, masks = [], []
     for (image_hwc, mask), sample in zip(parts, samples, strict=True):
         images.append(place_image(image_hwc, sample.transform, recipe.norm.padding))
-        placed = place_mask(mask, sample.transform, recipe.border) if recipe.training else None
+        placed = place_mask(mask, sample.transform, recipe.target.border) if recipe.training else None
         masks.append(torch.from_numpy(mask) if placed is None else placed)
     return images, masks
 
@@ -126,9 +105,7 @@ def decode_reference(
     """The regions of the samples for `place`, by the reference decoder. Raises UndecodableError."""
     for sample in samples:
         y, x, h, w = sample.transform.roi
-        mask = decode_target(sample.encoded)[..., y : y + h, x : x + w]
-        if mask.dtype == np.uint8:
-            check_class_ids(mask.view(np.uint8), sample.encoded)
+        mask = sample.encoded.kind.decode(sample.encoded, sample.transform.roi)
         if recipe.array:
             yield array_region(sample, recipe).astype(np.float32), mask
         else:
@@ -178,7 +155,9 @@ def group_by_size(images: Sequence[Tensor], masks: Sequence[Tensor], fetched: Se
     (L, H, W), int16, L at most 3.
     """
     samples, bad = drawn_samples(fetched), bad_samples(fetched)
-    masks = _as_many_layers([mapped_mask(mask, s.encoded) for mask, s in zip(masks, samples, strict=True)])
+    masks = _as_many_layers(
+        [mapped_mask(mask, s.encoded.kind.class_map) for mask, s in zip(masks, samples, strict=True)]
+    )
     groups: dict[tuple[torch.Size, torch.Size], list[int]] = {}
     for i in range(len(samples)):
         groups.setdefault((images[i].shape, masks[i].shape), []).append(i)
@@ -212,14 +191,13 @@ def finish(placed: Placed, recipe: Recipe, device: torch.device) -> Batch:
     """Move to the device, then colour, normalisation, types and objects."""
     images, masks = _moved(placed.images, device), _moved(placed.masks, device)
     targets = masks if isinstance(masks, Tensor) else torch.stack(list(masks))
-    if not recipe.labels:
-        targets = targets.to(torch.int32 if recipe.instances else torch.int64)
-    if recipe.num_classes and targets.is_cuda:
+    targets = targets.to(_DTYPES[recipe.target.batch_dtype])
+    if recipe.target.num_known_ids is not None and targets.is_cuda:
         # On the CPU such ids make a bad sample. Here, where looking would wait for the device, they are ignored: a loss
         # that meets one ends the process.
-        targets.masked_fill_(targets >= recipe.num_classes, recipe.border)
+        targets.masked_fill_(targets >= recipe.target.num_known_ids, recipe.target.border)
     objects: tuple[ImageObjects, ...] = ()
-    if recipe.instances and recipe.training:
+    if recipe.training and placed.annotations:
         objects = tuple(
             derive_objects(ids, annotations, transform, min_visible=recipe.min_visible)
             for ids, annotations, transform in zip(targets, placed.annotations, placed.transforms, strict=True)
@@ -243,32 +221,28 @@ def _moved(tensors: Tensor | Sequence[Tensor], device: torch.device) -> Tensor |
     return [tensor.to(device, non_blocking=True) for tensor in tensors]
 
 
-def mapped_mask(mask: Tensor, encoded: EncodedSample) -> Tensor:
-    """A sample's mask of class ids, or layers of labels, with what they stand for. Its border, 255, stays."""
-    class_ids = encoded.class_ids
-    if class_ids is None:
-        return mask
-    if encoded.num_labels:
-        return _mapped_labels(mask, class_ids[: encoded.num_labels].tolist(), encoded.mapped_labels)
-    if mask.device.type == "cpu":
-        return torch.from_numpy(class_ids.take(mask.numpy()))
-    return torch.from_numpy(class_ids).to(mask.device)[mask.long()]
+def mapped_mask(mask: Tensor, class_map: ValueMap | LayerMap | None) -> Tensor:
+    """A sample's mask in the classes of the run. Its border stays."""
+    match class_map:
+        case None:
+            return mask
+        case ValueMap(table=table):
+            # NumPy's `take` is the fastest on the CPU.
+            if mask.device.type == "cpu":
+                return torch.from_numpy(table.take(mask.numpy()))
+            return torch.from_numpy(table).to(mask.device)[mask.long()]
+        case LayerMap(sources=sources):
+            return torch.stack([_merged([mask[old] for old in olds], like=mask[0]) for olds in sources])
 
 
-def _mapped_labels(labels_KHW: Tensor, class_ids: Sequence[int], num_labels: int) -> Tensor:
-    """Layers of labels, 0, 1 or 255 for unknown, as the labels that they have become: (num_labels, H, W).
+def _merged(labels_HW: Sequence[Tensor], *, like: Tensor) -> Tensor:
+    """Layers of labels, 0, 1 or 255 for unknown, as one label: (H, W), of the size and type of `like`.
 
-    Where several become one, it is there where any of them is, and unknown where one that may be is. A label that none
-    becomes is unknown.
+    It is there where any of them is, and unknown where one that may be is. Without a layer it is unknown everywhere.
     """
-    layers = []
-    for label in range(num_labels):
-        parts = [labels_KHW[old] for old, new in enumerate(class_ids) if new == label]
-        if not parts:
-            layers.append(torch.full_like(labels_KHW[0], IGNORE_INDEX))
-            continue
-        merged = parts[0]
-        for part in parts[1:]:
-            merged = torch.where((merged == PRESENT) | (part == PRESENT), PRESENT, torch.maximum(merged, part))
-        layers.append(merged)
-    return torch.stack(layers)
+    if not labels_HW:
+        return torch.full_like(like, IGNORE_INDEX)
+    merged = labels_HW[0]
+    for label_HW in labels_HW[1:]:
+        merged = torch.where((merged == PRESENT) | (label_HW == PRESENT), PRESENT, torch.maximum(merged, label_HW))
+    return merged

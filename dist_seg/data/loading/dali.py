@@ -22,10 +22,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from dist_seg.data.codecs.class_ids import check_class_ids
-from dist_seg.data.codecs.encoded import EncodedSample
+from dist_seg.data.codecs.encoded import EncodedSample, Ids, TargetKind
 from dist_seg.data.codecs.headers import UndecodableError, read_header
-from dist_seg.data.codecs.label_layers import check_values
 from dist_seg.data.codecs.npy import ArrayLayout, encode_npy
 from dist_seg.data.loading.assemble import (
     Recipe,
@@ -145,8 +143,7 @@ class DaliGraph:
         self._recipe, self._max_batch, self._num_threads, self._places = recipe, max_batch, num_threads, places
         # Arrays are not decoded: only where DALI also places them does it see them.
         self._feeds_images = places or recipe.array is None
-        layered = recipe.instances or recipe.labels
-        self._feeds_regions = self._feeds_images or not layered
+        self._feeds_regions = self._feeds_images or not recipe.target.layered
         device_id = None
         if device.type == "cuda":
             device_id = torch.cuda.current_device() if device.index is None else device.index
@@ -158,7 +155,7 @@ class DaliGraph:
         self._pipeline.build()
         # The first run of a pipeline starts `depth` at once. Small stand-ins let every later one start just itself.
         for _ in range(depth):
-            self._feed([_stand_in(recipe.array)])
+            self._feed([_stand_in(recipe.array, recipe.target)])
         self._pipeline.schedule_run()
         for _ in range(depth):
             self._pipeline.outputs()
@@ -184,17 +181,11 @@ class DaliGraph:
         images = others.pop(0) if self._feeds_images else None
         targets = [from_dlpack(masks[i])[..., 0] for i in range(len(samples))]
         if others:
-            _check_ids([int(np.asarray(others[0][i]).item()) for i in range(len(samples))], samples)
-        elif self._recipe.instances:
-            _check_ids([int(layers.numpy().max()) for layers in targets], samples)
-            targets = [
-                _region(layers.view(torch.int16), sample) for layers, sample in zip(targets, samples, strict=True)
-            ]
-        elif self._recipe.labels and not self._places:
-            _check_labels(targets, samples)
-            targets = [_region(layers, sample) for layers, sample in zip(targets, samples, strict=True)]
-        elif self._recipe.num_classes and not self._places:
-            _check_class_ids(targets, samples)
+            _check([np.asarray(others[0][i]) for i in range(len(samples))], samples)
+        elif not self._places:
+            _check([target.numpy() for target in targets], samples)
+            if self._recipe.target.layered:
+                targets = [_region(layers, sample) for layers, sample in zip(targets, samples, strict=True)]
         if images is None:
             regions = (array_region(sample, self._recipe).astype(np.float32) for sample in samples)
             return place(zip(regions, (m.numpy() for m in targets), strict=True), samples, self._recipe)
@@ -230,7 +221,7 @@ class DaliGraph:
             feed("roi_shape", np.array([t.roi[2:] for t in transforms], np.int32))
         if not self._places:
             return
-        if self._recipe.instances or self._recipe.labels:
+        if self._recipe.target.layered:
             feed("layers_shape", np.array([_layers_shape(sample.encoded) for sample in samples], np.int32))
         if self._recipe.resizes:
             feed("size", np.array([t.resized for t in transforms], np.float32))
@@ -247,29 +238,11 @@ class DaliGraph:
             feed("flip", np.array([t.flip for t in transforms], np.int32))
 
 
-def _check_ids(largest: Sequence[int], samples: Sequence[DrawnSample]) -> None:
-    """Raises _DecodeError for object ids that no annotation belongs to, as the reference decoder does."""
-    for number, sample in zip(largest, samples, strict=True):
-        annotations = sample.encoded.annotations
-        known = len(annotations.objects) if annotations else 0
-        if number > known:
-            raise _DecodeError(f"{sample.encoded.key}: object id {number}, for {known} annotations")
-
-
-def _check_class_ids(targets: Sequence[Tensor], samples: Sequence[DrawnSample]) -> None:
-    """Raises _DecodeError for a region with an id that is no class's, as the reference decoder does."""
+def _check(targets: Sequence[Ids], samples: Sequence[DrawnSample]) -> None:
+    """Raises _DecodeError for a target that the reference decoder refuses."""
     for ids, sample in zip(targets, samples, strict=True):
         try:
-            check_class_ids(ids.numpy(), sample.encoded)
-        except UndecodableError as error:
-            raise _DecodeError(f"{sample.encoded.key}: {error}") from error
-
-
-def _check_labels(targets: Sequence[Tensor], samples: Sequence[DrawnSample]) -> None:
-    """Raises _DecodeError for layers of labels with other values, as the reference decoder does."""
-    for layers, sample in zip(targets, samples, strict=True):
-        try:
-            check_values(layers.numpy())
+            sample.encoded.kind.check(ids, sample.encoded)
         except UndecodableError as error:
             raise _DecodeError(f"{sample.encoded.key}: {error}") from error
 
@@ -278,6 +251,8 @@ def _region(layers: Tensor, sample: DrawnSample) -> Tensor:
     """The region (L, h, w) of layers (L * H, W), without a copy."""
     y, x, h, w = sample.transform.roi
     _, height, width, _ = _layers_shape(sample.encoded)
+    if layers.dtype == torch.uint16:
+        layers = layers.view(torch.int16)
     return layers.view(-1, height, width)[:, y : y + h, x : x + w]
 
 
@@ -301,11 +276,11 @@ def _define(recipe: Recipe, *, places: bool, on_gpu: bool) -> tuple[DataNode, ..
     start, shape = _input("roi_start", DALIDataType.INT32, 1), _input("roi_shape", DALIDataType.INT32, 1)
     # Masks are small PNGs, which DALI decodes on the CPU everywhere; as uint8 they are also the cheapest to copy.
     target = _input("target", DALIDataType.UINT8, 1)
-    layered = recipe.instances or recipe.labels
-    mask = _define_layers(target, recipe) if layered else _define_mask(target, start, shape)
-    largest_id = (fn.reductions.max(mask),) if recipe.instances and places else ()
-    if layered and places:
-        mask = _define_region(mask, start, shape, recipe)
+    kind = recipe.target
+    mask = _define_layers(target, kind) if kind.layered else _define_mask(target, start, shape)
+    largest_id = (fn.reductions.max(mask),) if kind.bits == 16 and places else ()
+    if kind.layered and places:
+        mask = _define_region(mask, start, shape, kind)
     if recipe.array and not places:
         return mask, *largest_id
     image = _define_array(recipe.array, on_gpu) if recipe.array else _define_picture(start, shape, on_gpu)
@@ -341,16 +316,16 @@ def _define_mask(target: DataNode, start: DataNode, shape: DataNode) -> DataNode
     )
 
 
-def _define_layers(target: DataNode, recipe: Recipe) -> DataNode:
+def _define_layers(target: DataNode, kind: TargetKind) -> DataNode:
     """Layers one below the other: (L * H, W, 1), of object ids uint16, of labels uint8."""
     # The decoder cuts uint16 to 8 bits by default and halves it for int16.
-    dtype = DALIDataType.UINT16 if recipe.instances else DALIDataType.UINT8
+    dtype = DALIDataType.UINT16 if kind.bits == 16 else DALIDataType.UINT8
     return fn.decoders.image(target, output_type=DALIImageType.GRAY, dtype=dtype, adjust_orientation=False)
 
 
-def _define_region(layers: DataNode, start: DataNode, shape: DataNode, recipe: Recipe) -> DataNode:
+def _define_region(layers: DataNode, start: DataNode, shape: DataNode, kind: TargetKind) -> DataNode:
     """The region of layers: (L, h, w, 1) int16 or uint8. As frames of a video, to DALI."""
-    if recipe.instances:
+    if kind.bits == 16:
         layers = fn.cast(layers, dtype=DALIDataType.INT16)  # resize and warp take no uint16
     layers = fn.reshape(layers, shape=_input("layers_shape", DALIDataType.INT32, 1), layout="FHWC")
     return fn.slice(layers, start, shape, axes=[1, 2])
@@ -382,7 +357,7 @@ def _warp(image: DataNode, mask: DataNode, recipe: Recipe, device: str) -> tuple
         mask,
         matrix=_input("mask_warp", DALIDataType.FLOAT, 2),
         size=recipe.canvas,
-        fill_value=float(recipe.border),
+        fill_value=float(recipe.target.border),
         interp_type=DALIInterpType.INTERP_NN,
     )
     num_channels = len(recipe.norm.padding)
@@ -411,7 +386,7 @@ def _place(image: DataNode, mask: DataNode, recipe: Recipe) -> tuple[DataNode, D
         crop_pos_y=y,
         crop_pos_x=x,
         out_of_bounds_policy="pad",
-        fill_values=float(recipe.border),
+        fill_values=float(recipe.target.border),
     )
     return image, fn.flip(mask, horizontal=flip)
 
@@ -420,12 +395,12 @@ def _input(name: str, dtype: DALIDataType, ndim: int) -> DataNode:
     return fn.external_source(name=name, dtype=dtype, ndim=ndim)
 
 
-def _stand_in(array: ArrayLayout | None) -> DrawnSample:
+def _stand_in(array: ArrayLayout | None, kind: TargetKind) -> DrawnSample:
     """A sample of one pixel."""
     buffer = io.BytesIO()
     Image.new("L", (1, 1)).save(buffer, "PNG")
     png = buffer.getvalue()
     transform = SampleTransform(roi=(0, 0, 1, 1), resized=(1, 1), canvas=(1, 1), warp=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0))
     image = encode_npy(np.zeros((1, 1, array.channels), array.dtype)) if array else png
-    encoded = EncodedSample(key="", image=image, target=png, height=1, width=1, array=array)
+    encoded = EncodedSample(key="", image=image, target=png, height=1, width=1, kind=kind, array=array)
     return DrawnSample(encoded=encoded, transform=transform)

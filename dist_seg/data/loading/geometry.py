@@ -15,10 +15,8 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 from torchvision.transforms.v2 import functional
 
+from dist_seg.data.codecs.encoded import Ids
 from dist_seg.data.loading.augment import SampleTransform
-
-Ids = NDArray[np.uint8] | NDArray[np.int16]
-"""Class ids, or object ids in layers."""
 
 
 def place_image(

@@ -10,7 +10,7 @@ import PIL
 import torch
 
 from dist_seg.config.schema import Config
-from dist_seg.data.loading.assemble import Recipe, eval_recipe, train_recipe
+from dist_seg.data.loading.assemble import Recipe, make_recipe
 from dist_seg.data.loading.batch import Batch
 from dist_seg.data.loading.fetch import EvalFetcher, Fetcher, TrainFetcher, Unit
 from dist_seg.data.loading.prefetch import in_background
@@ -77,7 +77,7 @@ def train_batches(
         crop=(crop[0], crop[1]),
         seed=cfg.train.seed,
     )
-    recipe = train_recipe(cfg.data, cfg.augment, (crop[0], crop[1]), manifest)
+    recipe = make_recipe(cfg.data, cfg.augment, (crop[0], crop[1]), manifest)
     for batches in _batches(cfg, fetcher, units, recipe, plan.micro_batch, device, num_threads):
         yield batches[0]
 
@@ -103,7 +103,7 @@ def eval_batches(
         return
     reader = ShardReader(storage, manifest, split, max_pixels=cfg.data.max_pixels, bad_shards=bad_shards)
     fetcher = EvalFetcher(reader, plan, data=cfg.data, allow_bad_shards=cfg.eval.allow_bad_samples)
-    recipe = eval_recipe(cfg.data, manifest)
+    recipe = make_recipe(cfg.data, None, None, manifest)
     yield from _batches(cfg, fetcher, indices, recipe, len(plan.batch(0)), device, num_threads)
 
 

@@ -22,13 +22,12 @@ from dist_seg.data.loading.assemble import (
     Placed,
     Recipe,
     decode_reference,
-    eval_recipe,
     finish,
     group_by_size,
+    make_recipe,
     mapped_mask,
     place,
     reject_undecodable,
-    train_recipe,
 )
 from dist_seg.data.loading.augment import SampleTransform, draw, eval_transform, input_factor
 from dist_seg.data.loading.batch import Batch
@@ -82,7 +81,6 @@ class SegmentationDataset(Dataset[Sample]):
         self._ends = torch.tensor(self._reader.shard_samples, dtype=torch.int64).cumsum(0)
         self._augment, self._seed, self._epoch = augment, seed, epoch
         self._data, self._crop = data, None
-        self._recipe = eval_recipe(data, manifest)
         if augment is not None:
             height, width = augment.crop_height, augment.crop_width
             if (height is None) != (width is None):
@@ -92,7 +90,7 @@ class SegmentationDataset(Dataset[Sample]):
                 )
             if height is not None and width is not None:
                 self._crop = (height, width)
-            self._recipe = train_recipe(data, augment, self._crop, manifest)
+        self._recipe = make_recipe(data, augment, self._crop, manifest)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -114,7 +112,7 @@ class SegmentationDataset(Dataset[Sample]):
         except UndecodableError as error:
             raise DataError(f"{self._reader.shard_name(shard)}: sample {encoded.key}: {error}") from error
         image = normalize(images, [sample.transform], self._recipe.norm)[0]
-        return Sample(image=image, mask=mapped_mask(masks[0], encoded).long(), key=encoded.key)
+        return Sample(image=image, mask=mapped_mask(masks[0], encoded.kind.class_map).long(), key=encoded.key)
 
     def _draw(self, encoded: EncodedSample) -> SampleTransform:
         height, width = encoded.height, encoded.width

@@ -242,8 +242,8 @@ def _encoded(sample: SampleRef, packing: Packing) -> EncodedMembers:
     source, options, kind = packing.source, packing.options, packing.images
     limits = (options.max_pixels, options.max_side)
     if is_instances(source):
-        return encode_instance_sample(sample, source, *limits, skip_bad=options.skip_bad, kind=kind)[0]
-    return encode_sample(sample, cast(Source, source), *limits, kind)[0]
+        return encode_instance_sample(sample, source, *limits, skip_bad=options.skip_bad, kind=kind).members
+    return encode_sample(sample, cast(Source, source), *limits, kind).members
 
 
 def _shows_the_same(png: bytes, other: bytes) -> bool:

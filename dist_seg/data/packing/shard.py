@@ -1,22 +1,18 @@
 """Packing one shard, in a worker process or in the one that packs."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dist_seg.data.codecs.label_layers import PRESENT
 from dist_seg.data.codecs.npy import decode_npy
-from dist_seg.data.codecs.png import value_counts
 from dist_seg.data.packing.image_kind import ImageKind, OtherKindError
 from dist_seg.data.packing.options import Packing
 from dist_seg.data.packing.records import MAX_REFUSALS, PackedShard, Refusal
 from dist_seg.data.packing.sample import encode_instance_sample, encode_sample
 from dist_seg.data.packing.shard_plan import ShardJob
-from dist_seg.data.raw.source import Source, StrayAnnotationsError, is_instances, task_of
+from dist_seg.data.raw.source import Source, StrayAnnotationsError, is_instances
 from dist_seg.data.shards.channel_statistics import ChannelCounter
 from dist_seg.data.shards.names import shard_key
 from dist_seg.data.shards.object_counts import ObjectCounter
@@ -41,21 +37,20 @@ def pack_shard(job: ShardJob, packing: Packing, out: Path, on_sample: Callable[[
     """
     source, kind, skip_bad = packing.source, packing.images, packing.options.skip_bad
     max_pixels, max_side = packing.options.max_pixels, packing.options.max_side
-    pixels = np.zeros(256, np.int64)
-    is_multilabel, num_classes = task_of(source) == "multilabel", len(source.class_names)
+    num_classes = len(source.class_names)
+    class_pixels, ignored_pixels = np.zeros(num_classes, np.int64), 0
     refusals: list[Refusal] = []
-    objects = ObjectCounter(len(source.class_names)) if is_instances(source) else None
+    objects = ObjectCounter(num_classes) if is_instances(source) else None
     channels = ChannelCounter(kind.array) if kind.array else None
 
     def encoded() -> Iterator[EncodedMembers]:
+        nonlocal class_pixels, ignored_pixels
         for sample in job.samples:
             try:
                 if is_instances(source):
-                    members, found = encode_instance_sample(
-                        sample, source, max_pixels, max_side, skip_bad=skip_bad, kind=kind
-                    )
+                    packed = encode_instance_sample(sample, source, max_pixels, max_side, skip_bad=skip_bad, kind=kind)
                 else:
-                    members, mask = encode_sample(sample, cast(Source, source), max_pixels, max_side, kind)
+                    packed = encode_sample(sample, cast(Source, source), max_pixels, max_side, kind)
             except DataError as error:
                 strays = error.count if isinstance(error, StrayAnnotationsError) else 0
                 other_kind = isinstance(error, OtherKindError)
@@ -64,17 +59,14 @@ def pack_shard(job: ShardJob, packing: Packing, out: Path, on_sample: Callable[[
                 if not skip_bad and len(refusals) == MAX_REFUSALS:
                     break
             else:
-                if objects is not None:
-                    objects.add(found.encoded.annotations, found.problems)
-                    pixels[:num_classes] += found.encoded.class_pixels
-                    classes = found.encoded.annotations.classes
-                else:
-                    counts = _layer_counts(mask, source.ignore_index) if is_multilabel else value_counts(mask)
-                    classes = tuple(np.flatnonzero(counts[:num_classes]).tolist())
-                    pixels[:] += counts
+                class_pixels += packed.target.class_pixels
+                ignored_pixels += packed.target.ignored_pixels
+                if objects is not None and packed.target.annotations is not None:
+                    objects.add(packed.target.annotations, packed.problems)
+                members = packed.members
                 if channels is not None and kind.array:
                     channels.add(decode_npy(members.image, kind.array, members.height, members.width))
-                yield replace(members, classes=classes)
+                yield members
             on_sample()
         if refusals and not skip_bad:
             raise RefusedSamplesError(tuple(refusals))
@@ -85,20 +77,12 @@ def pack_shard(job: ShardJob, packing: Packing, out: Path, on_sample: Callable[[
         split=job.split,
         fingerprint=job.fingerprint,
         info=info,
-        class_pixels=tuple(int(count) for count in pixels[:num_classes]),
-        ignored_pixels=int(pixels[source.ignore_index]),
+        class_pixels=tuple(class_pixels.tolist()),
+        ignored_pixels=ignored_pixels,
         skipped=tuple(refusals),
         objects=None if objects is None else objects.counts(),
         channels=None if channels is None else channels.counts(),
     )
-
-
-def _layer_counts(labels_KHW: NDArray[np.uint8], ignore_index: int) -> NDArray[np.int64]:
-    """(256,) pixels of each label, and at the ignore index those that are not known, of all layers together."""
-    counts = np.zeros(256, np.int64)
-    counts[: len(labels_KHW)] = np.count_nonzero(labels_KHW == PRESENT, axis=(1, 2))
-    counts[ignore_index] = np.count_nonzero(labels_KHW == ignore_index)
-    return counts
 
 
 def check_kinds(shards: Sequence[PackedShard], kind: ImageKind) -> None:

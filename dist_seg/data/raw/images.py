@@ -22,7 +22,6 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from dist_seg.data.codecs.headers import MAX_PIXELS, UndecodableError, read_header
 from dist_seg.data.codecs.npy import ArrayLayout, Values, encode_npy, layout_of
-from dist_seg.data.codecs.png import encode_grey
 from dist_seg.data.raw.array_images import (
     ODD_PREDICTOR,
     check_size,
@@ -172,11 +171,6 @@ def read_mask(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> RawMask:
             kind = f"mode {image.mode}" + (" with more than 8 bits a channel" if _is_deep(image, data) else "")
             raise DataError(f"{where}: a mask of {kind}; it must be grey, palette or 8-bit RGB, best as PNG")
         return RawMask(values=np.asarray(opaque))
-
-
-def encode_mask(mask: NDArray[np.uint8]) -> bytes:
-    """(H, W) class ids as a grey 8-bit PNG."""
-    return encode_grey(mask)
 
 
 def encode_image(image: NDArray[np.uint8], suffix: str) -> bytes:

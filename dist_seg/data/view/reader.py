@@ -6,15 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_seg.data.codecs.annotations import MAX_LAYERS, check_annotations, parse_annotations
 from dist_seg.data.codecs.encoded import BadSample, EncodedSample
 from dist_seg.data.codecs.headers import MAX_PIXELS, UndecodableError
-from dist_seg.data.codecs.npy import check_members
+from dist_seg.data.codecs.targets import read_sample, target_kind
 from dist_seg.data.shards.bad_shards import BadShardError, read_index, why_other_length
 from dist_seg.data.shards.manifest import Manifest
 from dist_seg.data.shards.opened import MAX_INDEX_BYTES, IndexCache
 from dist_seg.data.shards.sidecar import Member, Sidecar, crc32c
-from dist_seg.data.view.taxonomy import class_id_table, mapped_annotations, num_packed_classes, packed_ignore_index
+from dist_seg.data.view.taxonomy import target_classes
 from dist_seg.errors import DataError
 from dist_seg.storage.object_store import Storage
 
@@ -69,13 +68,9 @@ class ShardReader:
         self._max_pixels = max_pixels
         self._bad_shards = dict(bad_shards or {})
         datasets = {shard.dataset for shard in self._shards}
-        self._class_ids = {name: class_id_table(manifest, name) for name in datasets}
-        is_multilabel = manifest.task == "multilabel"
-        self._num_labels = {name: num_packed_classes(manifest, name) if is_multilabel else 0 for name in datasets}
+        self._classes = {name: target_classes(manifest, name) for name in datasets}
         self._num_classes = manifest.num_classes
-        self._mapped_labels = manifest.num_classes if is_multilabel else 0
-        self._packed_classes = {name: num_packed_classes(manifest, name) for name in datasets}
-        self._packed_ignore = {name: packed_ignore_index(manifest, name) for name in datasets}
+        self._kinds = {name: target_kind(manifest.task, classes) for name, classes in self._classes.items()}
         self._reset()
 
     def _reset(self) -> None:
@@ -134,47 +129,18 @@ class ShardReader:
         found = self._index(shard)
         sidecar, place = found.sidecar, found.place(index, self._packed_ids(shard, holding))
         info = self._info(shard, sidecar, place)
-        dataset = self._shards[shard].dataset
-        annotations, class_ids, num_labels = None, self._class_ids[dataset], self._num_labels[dataset]
+        kind = self._kinds[self._shards[shard].dataset]
         try:
             if info.height * info.width > self._max_pixels:
                 raise UndecodableError(
                     f"image: {info.width}x{info.height} pixels, more than the allowed {self._max_pixels}; raise "
                     "data.max_pixels if it is to be trusted"
                 )
-            image, target, *others = self._read_checked(shard, _members(sidecar, place))
-            layers = MAX_LAYERS if others else 0
-            check_members(
-                image,
-                target,
-                info.height,
-                info.width,
-                array=self._array,
-                max_layers=layers,
-                num_labels=num_labels,
-            )
-            if others:
-                annotations = parse_annotations(others[0])
-                check_annotations(annotations, info.height, info.width)
-                if class_ids is not None:
-                    annotations, class_ids = mapped_annotations(annotations, class_ids, self._num_classes), None
+            members = self._read_checked(shard, _members(sidecar, place))
+            return read_sample(members, kind, self._array, key=info.key, height=info.height, width=info.width)
         except UndecodableError as error:
             bad = BadSample(key=info.key, shard=self.shard_name(shard), reason=str(error))
             raise BadSampleError(bad) from error
-        return EncodedSample(
-            key=info.key,
-            image=image,
-            target=target,
-            height=info.height,
-            width=info.width,
-            annotations=annotations,
-            num_classes=0 if annotations is not None or num_labels else self._packed_classes[dataset],
-            ignore_index=self._packed_ignore[dataset],
-            num_labels=num_labels,
-            class_ids=class_ids,
-            mapped_labels=self._mapped_labels,
-            array=self._array,
-        )
 
     def class_samples(self, shard: int) -> list[int]:
         """The number of samples that hold each class. Raises DataError for a shard whose index does not say."""
@@ -191,7 +157,7 @@ class ShardReader:
         """The ids in a shard of what is one class now."""
         if class_id is None:
             return []
-        table = self._class_ids[self._shards[shard].dataset]
+        table = self._classes[self._shards[shard].dataset].new_ids
         return [class_id] if table is None else np.flatnonzero(table == class_id).tolist()
 
     def _read_checked(self, shard: int, members: list[Member]) -> list[bytes]:

@@ -10,9 +10,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_seg.data.codecs.annotations import EVERY_CLASS, ImageAnnotations
 from dist_seg.data.codecs.class_ids import IGNORE_INDEX
-from dist_seg.data.codecs.headers import UndecodableError
+from dist_seg.data.codecs.encoded import TargetClasses
 from dist_seg.data.shards.manifest import Manifest, ObjectCounts, Split
 from dist_seg.errors import ConfigError
 from dist_seg.masks.palette import Rgb
@@ -83,6 +82,17 @@ def class_id_table(manifest: Manifest, dataset: str | None) -> NDArray[np.uint8]
     return table
 
 
+def target_classes(manifest: Manifest, dataset: str | None) -> TargetClasses:
+    """The classes of a data set's targets: those that it was packed with, and those of the run."""
+    return TargetClasses(
+        num_classes=manifest.num_classes,
+        ignore_index=manifest.ignore_index,
+        num_packed=num_packed_classes(manifest, dataset),
+        packed_ignore_index=packed_ignore_index(manifest, dataset),
+        new_ids=class_id_table(manifest, dataset),
+    )
+
+
 def num_packed_classes(manifest: Manifest, dataset: str | None) -> int:
     """How many classes a data set was packed with."""
     ids = (manifest.class_ids or {}).get(dataset or ONLY)
@@ -92,23 +102,6 @@ def num_packed_classes(manifest: Manifest, dataset: str | None) -> int:
 def packed_ignore_index(manifest: Manifest, dataset: str | None) -> int:
     """The ignore index that a data set was packed with."""
     return (manifest.packed_ignore or {}).get(dataset or ONLY, manifest.ignore_index)
-
-
-def mapped_annotations(annotations: ImageAnnotations, table: NDArray[np.uint8], num_classes: int) -> ImageAnnotations:
-    """The objects with their new classes; one of an ignored class becomes a crowd of every class.
-
-    Raises UndecodableError for a class that no data set can have.
-    """
-    objects = []
-    for found in annotations.objects:
-        if not 0 <= found.class_id < len(table):
-            raise UndecodableError(f"json: object {found.id} is of class {found.class_id}")
-        class_id = int(table[found.class_id])
-        if class_id >= num_classes:
-            objects.append(replace(found, class_id=EVERY_CLASS, crowd=True))
-        else:
-            objects.append(replace(found, class_id=class_id))
-    return replace(annotations, objects=tuple(objects))
 
 
 def _remapped(

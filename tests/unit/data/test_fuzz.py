@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from dist_seg.data.codecs.class_ids import decode_mask
+from dist_seg.data.codecs.class_ids import decode_class_ids
 from dist_seg.data.codecs.decode import decode_image
 from dist_seg.data.formats.folder import open_folder
 from dist_seg.data.packing.options import PackOptions
@@ -55,7 +55,7 @@ def packed_samples(out: Path, manifest: Manifest) -> dict[str, tuple[NDArray[np.
     reader = ShardReader(open_storage(out), manifest, "train")
     places = ((shard, i) for shard, count in enumerate(reader.shard_samples) for i in range(count))
     samples = (reader.read(*place) for place in places)
-    return {sample.key: (decode_image(sample.image), decode_mask(sample.target)) for sample in samples}
+    return {sample.key: (decode_image(sample.image), decode_class_ids(sample.target)) for sample in samples}
 
 
 def shown(file: Path) -> NDArray[np.uint8]:
@@ -258,7 +258,7 @@ def test_what_nobody_looked_at_is_replaced_and_named_or_is_what_its_files_show(f
             seen = decode_image(pairs[key].image).astype(np.int16)
             fed = np.rint(image.permute(1, 2, 0).numpy() * 255)
             assert np.abs(seen - fed).mean() <= 2.0, key
-            ids = decode_mask(pairs[key].mask)
+            ids = decode_class_ids(pairs[key].mask)
             assert np.array_equal(ids, target.numpy()), key
             assert ((ids < NUM_CLASSES) | (ids == 255)).all(), key
 

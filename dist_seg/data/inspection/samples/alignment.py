@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from scipy.fft import irfft2, next_fast_len, rfft2
 
-from dist_seg.data.inspection.samples.decoded import UNKNOWN
+from dist_seg.data.codecs.encoded import UNKNOWN
 
 REACH = 24
 """Pixels, of images shrunk to `LONGER_SIDE`."""

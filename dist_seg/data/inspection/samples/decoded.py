@@ -1,34 +1,20 @@
-"""One packed sample as inspection sees it, whatever its image and its mask are stored as.
-
-The one place to add to for new kinds of images and masks: everything else here works on `SampleView`.
-"""
+"""One packed sample as inspection sees it, whatever its image and its target are stored as."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_seg.data.codecs.annotations import (
-    MAX_LAYERS,
-    ImageAnnotations,
-    ObjectAnnotation,
-    check_annotations,
-    parse_annotations,
-)
-from dist_seg.data.codecs.class_ids import decode_mask
+from dist_seg.data.codecs.annotations import ObjectAnnotation
 from dist_seg.data.codecs.decode import decode_image
+from dist_seg.data.codecs.encoded import UNKNOWN, EncodedSample, TargetClasses, TargetKind
 from dist_seg.data.codecs.headers import UndecodableError
-from dist_seg.data.codecs.label_layers import decode_labels
-from dist_seg.data.codecs.npy import Values, check_members, decode_npy, rgb_view
-from dist_seg.data.codecs.object_layers import check_object_ids, decode_instances
+from dist_seg.data.codecs.npy import Values, decode_npy, rgb_view
+from dist_seg.data.codecs.targets import read_sample, target_kind
 from dist_seg.data.shards.manifest import Manifest, ShardInfo
 from dist_seg.data.shards.sidecar import Sidecar, crc32c
 from dist_seg.errors import DataError
-from dist_seg.masks.rle import boxes_and_areas
 from dist_seg.storage.object_store import Storage
-
-UNKNOWN = -1
-"""In a layer: a pixel of which nothing is said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +52,25 @@ def read_members(storage: Storage, shard: ShardInfo, sidecar: Sidecar, index: in
     return found
 
 
-def picture_of(data: bytes, manifest: Manifest, height: int, width: int) -> NDArray[np.uint8]:
-    """An image's member as (H, W, 3) RGB; of an array its first three channels, or the first as grey, in one scale for
+def packed_kind(manifest: Manifest) -> TargetKind:
+    """The kind of the data set's targets, in the classes that it was packed with."""
+    return target_kind(manifest.task, TargetClasses.as_packed(manifest.num_classes, manifest.ignore_index))
+
+
+def packed_sample(members: list[bytes], manifest: Manifest, key: str, height: int, width: int) -> EncodedSample:
+    """The sample that consists of these members. Raises `UndecodableError` for one that is not as dist-seg packs it."""
+    return read_sample(members, packed_kind(manifest), manifest.image, key=key, height=height, width=width)
+
+
+def picture_of(sample: EncodedSample, manifest: Manifest) -> NDArray[np.uint8]:
+    """A sample's image as (H, W, 3) RGB; of an array its first three channels, or the first as grey, in one scale for
     all splits. Raises `UndecodableError`."""
-    if manifest.image is None:
-        return decode_image(data)
-    values = decode_npy(data, manifest.image, height, width)
+    if sample.array is None:
+        return decode_image(sample.image)
+    values = decode_npy(sample.image, sample.array, sample.height, sample.width)
     found = [split.channels for split in manifest.splits.values() if split.channels]
-    low = np.array(found[0].low if found else [0] * manifest.image.channels, np.float64)
-    high = np.array(found[0].high if found else [manifest.image.largest] * manifest.image.channels, np.float64)
+    low = np.array(found[0].low if found else [0] * sample.array.channels, np.float64)
+    high = np.array(found[0].high if found else [sample.array.largest] * sample.array.channels, np.float64)
     return rgb_view(values, low, high)
 
 
@@ -85,70 +81,15 @@ def view_sample(members: list[bytes], manifest: Manifest, height: int, width: in
             f"image: {width}x{height} pixels, more than the allowed {max_pixels}; look at it with a larger "
             "--max-pixels if it is to be trusted"
         )
-    encoded, target, *others = members
-    match manifest.task:
-        case "instance":
-            check_members(encoded, target, height, width, array=manifest.image, max_layers=MAX_LAYERS)
-            annotations = parse_annotations(others[0])
-            check_annotations(annotations, height, width)
-            return _instances(encoded, target, annotations, manifest)
-        case "multilabel":
-            check_members(encoded, target, height, width, array=manifest.image, num_labels=manifest.num_classes)
-            labels = decode_labels(target, manifest.num_classes)
-            layers = _with_unknown(labels, labels == manifest.ignore_index)
-            class_pixels = (labels == 1).sum(axis=(1, 2), dtype=np.int64)
-        case _:
-            check_members(encoded, target, height, width, array=manifest.image)
-            mask = decode_mask(target)
-            counts = np.bincount(mask.ravel(), minlength=256)
-            class_pixels = counts[: manifest.num_classes].astype(np.int64)
-            _check_ids(np.flatnonzero(counts), manifest)
-            layers = _with_unknown(mask, mask >= manifest.num_classes)[None]
+    sample = packed_sample(members, manifest, "", height, width)
+    found = sample.kind.contents(sample)
     return SampleView(
-        image=picture_of(encoded, manifest, height, width),
-        values=_values_of(encoded, manifest, height, width),
-        layers=layers,
-        class_pixels=class_pixels,
-        ignored_fraction=float(np.mean(layers == UNKNOWN)),
-    )
-
-
-def _with_unknown(values: NDArray[np.uint8], unknown: NDArray[np.bool_]) -> NDArray[np.int16]:
-    layers = values.astype(np.int16)
-    layers[unknown] = UNKNOWN
-    return layers
-
-
-def _check_ids(ids: NDArray[np.intp], manifest: Manifest) -> None:
-    wrong = ids[(ids >= manifest.num_classes) & (ids != manifest.ignore_index)]
-    if len(wrong):
-        raise UndecodableError(f"mask: class id {int(wrong[0])}, of {manifest.num_classes} classes")
-
-
-def _values_of(data: bytes, manifest: Manifest, height: int, width: int) -> Values | None:
-    return None if manifest.image is None else decode_npy(data, manifest.image, height, width)
-
-
-def _instances(encoded: bytes, target: bytes, annotations: ImageAnnotations, manifest: Manifest) -> SampleView:
-    layers = decode_instances(target, annotations.height)
-    check_object_ids(layers, len(annotations.objects))
-    pixels = np.bincount(layers.ravel(), minlength=len(annotations.objects) + 1)[1:]
-    classes = np.array([found.class_id for found in annotations.objects], np.intp)
-    if len(classes) and not 0 <= classes.min() <= classes.max() < manifest.num_classes:
-        raise UndecodableError(f"json: an object of class {classes.max()}, of {manifest.num_classes} classes")
-    try:
-        boxes, areas = boxes_and_areas(
-            [found.rle for found in annotations.objects], annotations.height, annotations.width
-        )
-    except ValueError as error:
-        raise UndecodableError(f"json: the mask of an object: {error}") from error
-    return SampleView(
-        image=picture_of(encoded, manifest, annotations.height, annotations.width),
-        values=_values_of(encoded, manifest, annotations.height, annotations.width),
-        layers=layers,
-        class_pixels=np.bincount(classes, pixels, minlength=manifest.num_classes).astype(np.int64),
-        ignored_fraction=0.0,
-        objects=annotations.objects,
-        boxes=boxes,
-        areas=areas,
+        image=picture_of(sample, manifest),
+        values=None if sample.array is None else decode_npy(sample.image, sample.array, height, width),
+        layers=found.layers,
+        class_pixels=found.class_pixels,
+        ignored_fraction=float(np.mean(found.layers == UNKNOWN)),
+        objects=found.objects,
+        boxes=found.boxes,
+        areas=found.areas,
     )

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dist_seg.data.codecs.headers import UndecodableError, check_pair, read_header
+from dist_seg.data.codecs.class_ids import check_class_id_png
+from dist_seg.data.codecs.headers import UndecodableError, check_picture, read_header
 from tests.loader_cases import encode, scene, scene_sample
 from tests.picture_bombs import with_expanding_text
 
@@ -64,7 +65,7 @@ def test_an_image_of_more_than_8_bits_is_refused() -> None:
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((20, 30), np.uint16)).save(buffer, "PNG")
     with pytest.raises(UndecodableError, match="image: 16 bits a channel"):
-        check_pair(buffer.getvalue(), encode(np.zeros((20, 30), np.uint8), "PNG"), 20, 30)
+        check_picture(buffer.getvalue(), 20, 30)
 
 
 def test_a_png_with_a_flipped_bit_is_refused() -> None:
@@ -93,11 +94,10 @@ def test_garbage_is_refused_without_another_error(data: bytes) -> None:
     ("mode", "what"), [("P", "8-bit PNG"), ("RGB", "8-bit PNG"), ("I;16", "16-bit PNG"), ("1", "1-bit PNG")]
 )
 def test_a_mask_that_is_not_8_bit_grey_is_refused(mode: str, what: str) -> None:
-    image = scene_sample(0, height=20, width=30)
     buffer = io.BytesIO()
     if mode == "I;16":
         Image.fromarray(np.zeros((20, 30), np.uint16)).save(buffer, "PNG")
     else:
         Image.new("L", (30, 20)).convert(mode).save(buffer, "PNG")
     with pytest.raises(UndecodableError, match=f"must be an 8-bit grey PNG of class ids, is a {what}"):
-        check_pair(image.image, buffer.getvalue(), 20, 30)
+        check_class_id_png(buffer.getvalue(), 20, 30)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from dist_seg.config.schema import AugmentConfig
-from dist_seg.data.codecs.headers import UndecodableError, check_pair
-from dist_seg.data.codecs.label_layers import checked_labels, decode_labels, encode_labels
+from dist_seg.data.codecs.encoded import TargetClasses
+from dist_seg.data.codecs.headers import UndecodableError
+from dist_seg.data.codecs.label_layers import LabelLayers, decode_labels, encode_labels
 from dist_seg.data.shards.writer import EncodedMembers
 from dist_seg.errors import DataError
 from tests.loader_cases import (
@@ -74,8 +76,7 @@ def dali(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_layers_come_out_of_their_picture_as_they_went_in(labels: NDArray[np.uint8]) -> None:
     encoded = encode_labels(labels)
     assert np.array_equal(decode_labels(encoded, len(labels)), labels)
-    image = encode(np.zeros(labels.shape[1:], np.uint8), "PNG")
-    check_pair(image, encoded, *labels.shape[1:], num_labels=len(labels))
+    LabelLayers(classes=TargetClasses.as_packed(len(labels), 255)).read([encoded], *labels.shape[1:])
 
 
 @pytest.mark.parametrize("augment", AUGMENTATIONS.values(), ids=AUGMENTATIONS)
@@ -144,9 +145,16 @@ def test_other_values_make_a_bad_sample_that_is_named(tmp_path: Path, loader: st
     [(NUM_CLASSES * 64 - 64, 64, NUM_CLASSES), (NUM_CLASSES * 64, 63, NUM_CLASSES), (63, 64, 1)],
 )
 def test_layers_of_another_size_are_refused(height: int, width: int, num_labels: int) -> None:
-    image = encode(np.zeros((64, 64), np.uint8), "PNG")
+    mask = encode(np.zeros((height, width), np.uint8), "PNG")
     with pytest.raises(UndecodableError, match="the image has 64x64"):
-        check_pair(image, encode(np.zeros((height, width), np.uint8), "PNG"), 64, 64, num_labels=num_labels)
+        LabelLayers(classes=TargetClasses.as_packed(num_labels, 255)).read([mask], 64, 64)
+
+
+def checked_labels(mask: Any) -> NDArray[np.uint8]:
+    """A reader's mask of two labels, as packing takes it."""
+    kind = LabelLayers(classes=TargetClasses.as_packed(2, 255))
+    kind.check_array(mask, "m", ("red", "wet"))
+    return kind.checked(mask, "m", ("red", "wet"))
 
 
 @pytest.mark.parametrize(
@@ -162,9 +170,9 @@ def test_layers_of_another_size_are_refused(height: int, width: int, num_labels:
 )
 def test_a_readers_mask_that_is_none_is_refused(mask: object, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        checked_labels(mask, "m", ("red", "wet"))
+        checked_labels(mask)
 
 
 def test_a_readers_mask_may_be_of_bool() -> None:
     mask = np.array([[[True, False]], [[True, True]]])
-    assert checked_labels(mask, "m", ("red", "wet")).tolist() == [[[1, 0]], [[1, 1]]]
+    assert checked_labels(mask).tolist() == [[[1, 0]], [[1, 1]]]

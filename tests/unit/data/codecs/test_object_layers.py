@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from dist_seg.data.codecs.annotations import MAX_LAYERS, MAX_OBJECTS
-from dist_seg.data.codecs.object_layers import EncodedInstances, RawObject, decode_instances, encode_instances
+from dist_seg.data.codecs.annotations import MAX_LAYERS, MAX_OBJECTS, ObjectAnnotation
+from dist_seg.data.codecs.encoded import EncodedTarget
+from dist_seg.data.codecs.object_layers import RawObject, decode_object_layers, encode_instances
 from dist_seg.data.shards.object_counts import side_histogram, side_percentiles
 from dist_seg.errors import DataError
 from dist_seg.masks.rle import encode_masks
@@ -30,12 +31,17 @@ def _raw(masks: list[NDArray[np.bool_]], crowds: frozenset[int] = frozenset()) -
     return [RawObject(id=10 * i, class_id=i % 3, crowd=i in crowds, rle=rle) for i, rle in enumerate(rles)]
 
 
-def _encode(objects: list[RawObject]) -> EncodedInstances:
+def _encode(objects: list[RawObject]) -> EncodedTarget:
     return encode_instances(objects, height=HEIGHT, width=WIDTH, num_classes=3, image_id=1, file_name="x.png")
 
 
-def _layers(encoded: EncodedInstances) -> NDArray[np.int16]:
-    return decode_instances(encoded.layers, HEIGHT)
+def _objects(encoded: EncodedTarget) -> tuple[ObjectAnnotation, ...]:
+    assert encoded.annotations is not None
+    return encoded.annotations.objects
+
+
+def _layers(encoded: EncodedTarget) -> NDArray[np.int16]:
+    return decode_object_layers(encoded.data, HEIGHT)
 
 
 _boxes = st.tuples(
@@ -52,7 +58,7 @@ def test_layers_and_annotations_give_back_each_mask_up_to_its_hidden_pixels(
     encoded = _encode(_raw(masks, crowds))
     layers = _layers(encoded)
     assert 1 <= len(layers) <= MAX_LAYERS
-    for i, (mask, found) in enumerate(zip(masks, encoded.annotations.objects, strict=True)):
+    for i, (mask, found) in enumerate(zip(masks, _objects(encoded), strict=True)):
         places = layers == i + 1
         visible = places[found.layer]
         assert places.sum() == visible.sum()  # in its layer alone
@@ -68,7 +74,7 @@ def test_pixels_are_hidden_only_where_more_objects_overlap_than_there_are_layers
 ) -> None:
     masks = [_mask(*box) for box in boxes]
     encoded = _encode(_raw(masks, crowds))
-    hidden = sum(o.hidden for o in encoded.annotations.objects)
+    hidden = sum(o.hidden for o in _objects(encoded))
     if np.sum(masks, axis=0).max(initial=0) <= 1:
         assert (len(_layers(encoded)), hidden) == (1, 0)
     if len(masks) <= MAX_LAYERS:
@@ -86,23 +92,23 @@ def test_pixels_of_a_class_are_those_of_its_objects_in_the_layers(boxes: list[Bo
 
 def test_a_fourth_object_over_three_is_hidden_and_counted() -> None:
     encoded = _encode(_raw([_mask(0, 0, 4, 4)] * 3 + [_mask(2, 2, 6, 6)]))
-    assert [o.hidden for o in encoded.annotations.objects] == [0, 0, 0, 4]
+    assert [o.hidden for o in _objects(encoded)] == [0, 0, 0, 4]
 
 
 def test_crowds_give_way_to_objects() -> None:
     encoded = _encode(_raw([_mask(0, 0, 4, 4)] * 4, crowds=frozenset({0})))
-    assert [o.hidden for o in encoded.annotations.objects] == [16, 0, 0, 0]
+    assert [o.hidden for o in _objects(encoded)] == [16, 0, 0, 0]
 
 
 def test_area_and_box_are_the_mask_s_where_the_annotation_has_none() -> None:
-    (found,) = _encode(_raw([_mask(2, 3, 5, 9)])).annotations.objects
+    (found,) = _objects(_encode(_raw([_mask(2, 3, 5, 9)])))
     assert (found.area, found.bbox) == (18.0, (3.0, 2.0, 6.0, 3.0))
 
 
 def test_area_and_box_of_the_annotation_are_kept() -> None:
     (rle, _) = encode_masks(_mask(2, 3, 5, 9)[None])[0]
     raw = RawObject(id=1, class_id=0, crowd=False, rle=rle, area=17.5, bbox=(3.2, 2.0, 5.5, 3.0))
-    (found,) = _encode([raw]).annotations.objects
+    (found,) = _objects(_encode([raw]))
     assert (found.area, found.bbox) == (17.5, (3.2, 2.0, 5.5, 3.0))
 
 
@@ -110,11 +116,11 @@ def test_an_image_without_objects_has_one_empty_layer() -> None:
     encoded = _encode([])
     assert _layers(encoded).shape == (1, HEIGHT, WIDTH)
     assert not _layers(encoded).any()
-    assert encoded.annotations.objects == ()
+    assert _objects(encoded) == ()
 
 
 def test_layers_are_a_grey_png_of_16_bits() -> None:
-    with Image.open(io.BytesIO(_encode(_raw([_mask(0, 0, 4, 4)] * 2)).layers)) as image:
+    with Image.open(io.BytesIO(_encode(_raw([_mask(0, 0, 4, 4)] * 2)).data)) as image:
         assert (image.format, image.mode, image.size) == ("PNG", "I;16", (WIDTH, 2 * HEIGHT))
 
 

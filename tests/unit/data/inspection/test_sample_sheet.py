@@ -10,7 +10,7 @@ from PIL import Image
 
 from dist_seg.data.codecs.annotations import ImageAnnotations, ObjectAnnotation
 from dist_seg.data.codecs.headers import UndecodableError
-from dist_seg.data.inspection.sample_sheet import draw_annotations
+from dist_seg.data.codecs.object_layers import draw_annotations
 from dist_seg.data.inspection.summary import inspect
 from dist_seg.data.shards.manifest_parsing import load_manifest
 from dist_seg.data.shards.opened import open_data

@@ -174,7 +174,8 @@ class TestObjects:
 
     def test_an_image_without_objects_has_none(self, tmp_path: Path, loader: str) -> None:
         empty = encode_instances([], height=120, width=150, num_classes=5, image_id=1, file_name="empty.png")
-        blank = {"target": empty.layers, "annotations": empty.annotations.to_json()}
+        assert empty.annotations is not None
+        blank = {"target": empty.data, "annotations": empty.annotations.to_json()}
         data = write_dataset(tmp_path, [replace(discs_sample(i), **blank) for i in range(4)])
         (batch,) = train(data, config(loader=loader), [(0, 0)])
         assert [objects.boxes.shape for objects in batch.objects] == [(0, 4)] * 4

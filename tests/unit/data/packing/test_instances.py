@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dist_seg.data.codecs.annotations import ImageAnnotations
-from dist_seg.data.codecs.object_layers import RawObject, decode_instances
+from dist_seg.data.codecs.object_layers import RawObject, decode_object_layers
 from dist_seg.data.formats.coco.instances import open_coco
 from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticSource
 from dist_seg.data.packing.folder import PackState
@@ -191,7 +191,7 @@ def test_a_real_data_set_is_read_back_object_by_object(shared_data: Path, tmp_pa
         for i in range(count):
             sample = reader.read(shard, i)
             assert sample.annotations is not None
-            layers = decode_instances(sample.target, sample.height)
+            layers = decode_object_layers(sample.target, sample.height)
             for number, found in enumerate(sample.annotations.objects, 1):
                 exact = decode_mask(found.rle, sample.height, sample.width)
                 visible = layers[found.layer] == number

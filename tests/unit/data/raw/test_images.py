@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from dist_seg.data.codecs.class_ids import check_class_id_png, encode_class_ids
 from dist_seg.data.codecs.decode import decode_image
-from dist_seg.data.codecs.headers import UndecodableError, check_pair, read_header
-from dist_seg.data.codecs.npy import check_members, decode_npy
+from dist_seg.data.codecs.headers import UndecodableError, check_picture, read_header
+from dist_seg.data.codecs.npy import check_image as check_stored_image
+from dist_seg.data.codecs.npy import decode_npy
 from dist_seg.data.raw.classes import read_colors
-from dist_seg.data.raw.images import check_image, encode_mask, read_mask
+from dist_seg.data.raw.images import check_image, read_mask
 from dist_seg.data.raw.pillow_limit import no_warnings, own_limit
 from dist_seg.errors import DataError
 
@@ -218,7 +220,8 @@ def test_what_training_would_reject_is_written_anew(data: bytes, suffix: str) ->
         read_header(data)
     checked = check_image(data, "x")
     assert checked.suffix == suffix
-    check_pair(checked.data, encode_mask(_GREY), 20, 30)
+    check_picture(checked.data, 20, 30)
+    check_class_id_png(encode_class_ids(_GREY), 20, 30)
     assert np.abs(_pixels(checked.data).astype(int) - _pixels(data)).mean() < (3 if suffix == "jpg" else 0.001)
 
 
@@ -383,7 +386,7 @@ def test_a_mask_in_a_tiff_without_loss_is_read(compression: str | None) -> None:
 
 
 def test_a_mask_survives_encoding() -> None:
-    assert np.array_equal(_pixels(encode_mask(_GREY)), _GREY)
+    assert np.array_equal(_pixels(encode_class_ids(_GREY)), _GREY)
 
 
 _SEEDS = [
@@ -430,8 +433,9 @@ def test_every_image_that_is_accepted_can_be_trained_on(
         checked = check_image(damaged[: len(damaged) - cut] + behind, "x", 10_000)
     except DataError:
         return
-    mask, size = encode_mask(np.zeros((checked.height, checked.width), np.uint8)), (checked.height, checked.width)
-    check_members(checked.data, mask, *size, array=checked.array)
+    size = (checked.height, checked.width)
+    check_stored_image(checked.data, checked.array, *size)
+    check_class_id_png(encode_class_ids(np.zeros(size, np.uint8)), *size)
     if checked.array is None:
         assert decode_image(checked.data).shape == (*size, 3)
     else:

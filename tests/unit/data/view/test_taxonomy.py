@@ -13,10 +13,11 @@ from dist_seg.config.schema import Config, DataConfig
 from dist_seg.data.codecs.annotations import EVERY_CLASS, ImageAnnotations, ObjectAnnotation
 from dist_seg.data.codecs.headers import UndecodableError
 from dist_seg.data.codecs.label_layers import encode_labels
+from dist_seg.data.codecs.object_layers import mapped_annotations
 from dist_seg.data.loading.batch import Batch
 from dist_seg.data.loading.torch_loader import SegmentationDataset
 from dist_seg.data.shards.manifest import Manifest, ObjectCounts, ShardInfo, Split
-from dist_seg.data.view.taxonomy import align_classes, class_id_table, map_classes, mapped_annotations, unknown_classes
+from dist_seg.data.view.taxonomy import align_classes, class_id_table, map_classes, unknown_classes
 from dist_seg.errors import ConfigError
 from tests.loader_cases import (
     AUGMENTATIONS,

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from dist_seg.data.codecs.encoded import UNKNOWN
 from dist_seg.data.inspection.samples.alignment import (
     REACH,
     TURN_NAMES,
@@ -19,7 +20,6 @@ from dist_seg.data.inspection.samples.alignment import (
     peak,
     shrunk_layers,
 )
-from dist_seg.data.inspection.samples.decoded import UNKNOWN
 
 from ..scenes import Scene, found, scene, trouble_of
 
