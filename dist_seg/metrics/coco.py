@@ -15,7 +15,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval.core import mask as rle_masks
 from numpy.typing import NDArray
 
-from dist_seg.metrics.instances import ScoredImage
+from dist_seg.metrics.instances import ImageInstances
 
 IouType = Literal["bbox", "segm"]
 Overlaps = Mapping[tuple[str, int], NDArray[np.float64]]
@@ -79,7 +79,9 @@ class InstanceScores:
         }
 
 
-def score_images(images: Sequence[ScoredImage], class_names: Sequence[str], *, max_detections: int) -> InstanceScores:
+def score_images(
+    images: Sequence[ImageInstances], class_names: Sequence[str], *, max_detections: int
+) -> InstanceScores:
     """COCO's numbers for boxes and masks, whatever the order of the images.
 
     max_detections: how many detections of a class count in an image, those with the highest scores. Small, medium and
@@ -99,7 +101,7 @@ def score_images(images: Sequence[ScoredImage], class_names: Sequence[str], *, m
 
 
 def _score(
-    images: Sequence[ScoredImage], num_classes: int, iou_type: IouType, max_detections: int
+    images: Sequence[ImageInstances], num_classes: int, iou_type: IouType, max_detections: int
 ) -> tuple[CocoScores, Overlaps]:
     # The evaluator's own summary is left aside: it prints, and its layout depends on the limits.
     limits = sorted({1, 10, max_detections})
@@ -147,7 +149,7 @@ def _mean(values: NDArray[np.float64]) -> float:
     return float(defined.mean()) if defined.size else float("nan")
 
 
-def _data_set(images: Sequence[ScoredImage], num_classes: int, entries: list[dict[str, object]]) -> COCO:
+def _data_set(images: Sequence[ImageInstances], num_classes: int, entries: list[dict[str, object]]) -> COCO:
     for number, entry in enumerate(entries, start=1):  # 0 would mean "not matched" to the evaluator
         entry["id"] = number
     return COCO(
@@ -159,7 +161,7 @@ def _data_set(images: Sequence[ScoredImage], num_classes: int, entries: list[dic
     )
 
 
-def _true_entries(images: Sequence[ScoredImage]) -> list[dict[str, object]]:
+def _true_entries(images: Sequence[ImageInstances]) -> list[dict[str, object]]:
     return [
         {
             "image_id": number,
@@ -174,7 +176,7 @@ def _true_entries(images: Sequence[ScoredImage]) -> list[dict[str, object]]:
     ]
 
 
-def _predicted_entries(images: Sequence[ScoredImage], iou_type: IouType) -> list[dict[str, object]]:
+def _predicted_entries(images: Sequence[ImageInstances], iou_type: IouType) -> list[dict[str, object]]:
     entries: list[dict[str, object]] = []
     for number, image in enumerate(images, start=1):
         for thing in image.predictions:

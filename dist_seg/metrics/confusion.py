@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dist_seg.runtime.rng import generator
+from dist_seg.metrics.bootstrap import percentile_interval, resamples
+
+PixelCounts = NDArray[np.int64] | NDArray[np.float64]
 
 
 def confusion_matrix(
@@ -41,9 +43,6 @@ def confusion_matrix(
     return counts[:outside].reshape(num_classes, num_classes)
 
 
-Counts = NDArray[np.int64] | NDArray[np.float64]
-
-
 @dataclass(frozen=True, kw_only=True)
 class SegmentationScores:
     """Scores of a confusion matrix. Per-class tuples hold None for a class absent from truth and prediction."""
@@ -63,7 +62,7 @@ class SegmentationScores:
     """Classes left out of the means, by id."""
 
 
-def scores(matrix: NDArray[np.int64]) -> SegmentationScores:
+def segmentation_scores(matrix: NDArray[np.int64]) -> SegmentationScores:
     """All scores of a (C, C) confusion matrix; NaN for means over nothing."""
     counts = matrix.astype(np.int64)
     hits, truth, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
@@ -97,7 +96,7 @@ def intersection_and_union(matrices: NDArray[np.int64]) -> tuple[NDArray[np.int6
     return hits, matrices.sum(axis=2) + matrices.sum(axis=1) - hits
 
 
-def mean_iou(intersection: Counts, union: Counts) -> NDArray[np.float64]:
+def mean_iou(intersection: PixelCounts, union: PixelCounts) -> NDArray[np.float64]:
     """Over the last axis (classes), classes of empty union left out; NaN where none is left."""
     present = union > 0
     iou = np.where(present, intersection / np.maximum(union, 1), 0.0)
@@ -105,29 +104,15 @@ def mean_iou(intersection: Counts, union: Counts) -> NDArray[np.float64]:
     return np.where(counted > 0, iou.sum(axis=-1) / np.maximum(counted, 1), np.nan)
 
 
-def bootstrap_interval(
-    intersection: NDArray[np.int64],
-    union: NDArray[np.int64],
-    *,
-    num_resamples: int,
-    seed: int,
-    confidence: float = 0.95,
+def miou_interval(
+    intersection: NDArray[np.int64], union: NDArray[np.int64], *, num_resamples: int, seed: int
 ) -> tuple[float, float]:
-    """Percentile interval of the mIoU under resampling of the images with replacement (Efron 1979).
+    """The 95% bootstrap interval of the mIoU over images; see `metrics.bootstrap`.
 
-    intersection, union: (N, C) of N images. The draws are a function of `seed` and N alone. (NaN, NaN) for no image or
-    no resamples.
+    intersection, union: (N, C) pixels of N images. (NaN, NaN) without an image, without a scored pixel or without
+    resamples.
     """
-    num_images = len(intersection)
-    if num_images == 0 or num_resamples == 0:
-        return float("nan"), float("nan")
-    random = generator("bootstrap", seed, num_images)
-    # As floats, which matrix products are fast for; sums of counts below 2^53 stay exact.
+    # Matrix products are fast for floats; sums of counts below 2^53 stay exact.
     hits, total = intersection.astype(np.float64), union.astype(np.float64)
-    resampled = np.empty(num_resamples)
-    for i in range(num_resamples):
-        times = random.multinomial(num_images, np.full(num_images, 1 / num_images))
-        resampled[i] = mean_iou(times @ hits, times @ total)
-    tail = (1 - confidence) / 2
-    low, high = np.nanquantile(resampled, [tail, 1 - tail])
-    return float(low), float(high)
+    draws = resamples(len(intersection), num_resamples, seed=seed)
+    return percentile_interval(np.array([mean_iou(times @ hits, times @ total) for times in draws], dtype=np.float64))

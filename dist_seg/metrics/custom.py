@@ -1,17 +1,19 @@
 """Metrics of the user's own, exact at any number of ranks because all they keep is a sum."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, cast
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from dist_seg.distributed.collectives import gather_json, sum_over_ranks
 from dist_seg.errors import ConfigError
+from dist_seg.runtime.documents import convert
 from dist_seg.runtime.dotted_path import import_function
 
 _SETTING = "eval.metrics"
 
 
+@runtime_checkable
 class AdditiveMetric(Protocol):
     """What the function at a dotted path of `eval.metrics` returns."""
 
@@ -34,10 +36,10 @@ def build_metrics(paths: Sequence[str], class_names: tuple[str, ...], ignore_ind
 
 def _build(path: str, class_names: tuple[str, ...], ignore_index: int) -> AdditiveMetric:
     metric = import_function(path, _SETTING)(class_names, ignore_index)
-    for method in ("of_image", "result"):
-        if not callable(getattr(metric, method, None)):
-            raise ConfigError(f"{_SETTING}: {path} returned a {type(metric).__name__}, which has no method {method}()")
-    return cast(AdditiveMetric, metric)
+    if isinstance(metric, AdditiveMetric):
+        return metric
+    missing = next(name for name in ("of_image", "result") if not hasattr(metric, name))
+    raise ConfigError(f"{_SETTING}: {path} returned a {type(metric).__name__}, which has no method {missing}()")
 
 
 class MetricSums:
@@ -59,11 +61,12 @@ class MetricSums:
         """All metrics' numbers over the images of all ranks. A collective; a metric without any image has none."""
         numbers: dict[str, float] = {}
         for metric, own in zip(self._metrics, self._sums, strict=True):
-            kinds = gather_json(None if own is None else [len(own), own.is_floating_point()])
-            kind = next((kind for kind in kinds if kind is not None), None)
-            if kind is None:
+            own_form = None if own is None else [len(own), own.is_floating_point()]
+            forms = convert(gather_json(own_form), list[tuple[int, bool] | None], _SETTING)
+            form = next((form for form in forms if form is not None), None)
+            if form is None:
                 continue
-            length, is_float = cast(tuple[int, bool], kind)
+            length, is_float = form
             total = torch.zeros(length, dtype=torch.float64 if is_float else torch.int64) if own is None else own
             found = metric.result(sum_over_ranks(total))
             numbers.update({name: float(value) for name, value in found.items()})

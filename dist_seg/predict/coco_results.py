@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dist_seg.data.raw.images import read_file
 from dist_seg.errors import DataError, UserError
-from dist_seg.metrics.instances import ScoredImage
+from dist_seg.metrics.instances import ImageInstances
 from dist_seg.runtime.documents import decode
 
 
@@ -66,7 +66,7 @@ def _images(annotations: Path) -> list[tuple[str, int]]:
 
 
 def coco_results(
-    found: Sequence[ScoredImage], ids: Mapping[Path, int], root: Path, category_ids: Sequence[int]
+    found: Sequence[ImageInstances], ids: Mapping[Path, int], root: Path, category_ids: Sequence[int]
 ) -> list[dict[str, object]]:
     """COCO's results: a box x, y, width, height in pixels, a score and run lengths, each with its picture's file name.
 

@@ -10,8 +10,7 @@ from dist_seg.config.schema import DataConfig
 from dist_seg.data.codecs.npy import Values
 from dist_seg.masks.rle import decode_mask, encode_placed, mask_extent
 from dist_seg.metrics.instances import ScoredInstance
-from dist_seg.models.mask_rcnn.paste import paste_masks
-from dist_seg.models.mask_rcnn.targets import Detections
+from dist_seg.models.mask_rcnn.detections import Detections, paste_masks
 from dist_seg.predict.seams import Piece, Region, merge_pieces
 from dist_seg.predict.windows import Window, prepared, windows_of
 from dist_seg.tasks.instance import to_instances

@@ -16,7 +16,7 @@ from dist_seg.data.codecs.npy import ArrayLayout, Values, decode_npy
 from dist_seg.data.raw.images import check_image, read_file
 from dist_seg.errors import DataError, StorageError, UserError
 from dist_seg.masks.drawing import contact_sheet
-from dist_seg.metrics.instances import ScoredImage, ScoredInstance
+from dist_seg.metrics.instances import ImageInstances, ScoredInstance
 from dist_seg.predict.outputs import Outputs, unused_folder
 from dist_seg.storage.files import path_errors
 
@@ -53,7 +53,7 @@ class PredictionSummary:
     """What became of the pictures of one rank."""
 
     written: int
-    found: tuple[ScoredImage, ...]
+    found: tuple[ImageInstances, ...]
     """Of instances: each picture's, under the path of its file."""
     failed: tuple[str, ...]
     """What could not be read, each with its reason."""
@@ -169,7 +169,7 @@ def predict_pictures(
             if segmented.instances is not None:
                 instances = tuple(segmented.instances)
                 found.append(
-                    ScoredImage(key=str(picture.file), height=height, width=width, truth=(), predictions=instances)
+                    ImageInstances(key=str(picture.file), height=height, width=width, truth=(), predictions=instances)
                 )
             written += 1
         on_picture()

@@ -11,7 +11,7 @@ from dist_seg.distributed.collectives import gather_json, on_every_rank, on_main
 from dist_seg.distributed.process_group import process_group
 from dist_seg.distributed.world import World
 from dist_seg.errors import ConfigError, UserError
-from dist_seg.metrics.instances import ScoredImage, gather_images
+from dist_seg.metrics.instances import ImageInstances, gather_images
 from dist_seg.predict.coco_results import annotated_ids, coco_results, running_ids
 from dist_seg.predict.outputs import Outputs
 from dist_seg.predict.pictures import (
@@ -156,7 +156,7 @@ def _open_outputs(segmenter: Segmenter, own: Sequence[Picture], out: Path, world
 def _write_results(
     segmenter: Segmenter,
     trained: TrainedModel,
-    found: Sequence[ScoredImage],
+    found: Sequence[ImageInstances],
     ids: dict[Path, int],
     options: PredictOptions,
     outputs: Outputs,

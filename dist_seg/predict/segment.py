@@ -11,7 +11,7 @@ from dist_seg.config.schema import DataConfig
 from dist_seg.data.codecs.npy import Values
 from dist_seg.data.view.pixel_values import shown
 from dist_seg.masks.drawing import overlay, overlay_labels
-from dist_seg.models.mask_rcnn.targets import Detections
+from dist_seg.models.mask_rcnn.detections import Detections
 from dist_seg.predict.instances import id_map, predict_instances
 from dist_seg.predict.masks import predict_labels, predict_mask
 from dist_seg.predict.pictures import Segment, Segmented

@@ -45,3 +45,8 @@ def make_deterministic(config: Config, device: torch.device) -> None:
     # The promise is about kernels; filling fresh memory as well would only cost time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property of the module's class
     torch.backends.cudnn.benchmark = not wanted
+
+
+def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in float32 if it is in half precision; losses and boxes need more digits than autocast's bfloat16."""
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()

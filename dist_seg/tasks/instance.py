@@ -1,7 +1,7 @@
 """Instance segmentation: every object by itself, with a class, a score, a box and a mask."""
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -15,31 +15,48 @@ from dist_seg.data.loading.batch import Batch
 from dist_seg.data.loading.objects import ImageObjects
 from dist_seg.data.view.pixel_values import input_channels
 from dist_seg.distributed.collectives import on_main
+from dist_seg.errors import ConfigError
 from dist_seg.masks.drawing import DrawnObject, draw_objects
 from dist_seg.masks.rle import encode_masks
+from dist_seg.metrics.ap_interval import ap_interval
 from dist_seg.metrics.coco import score_images
-from dist_seg.metrics.coco_bootstrap import bootstrap_interval
-from dist_seg.metrics.custom import build_metrics
-from dist_seg.metrics.instances import ScoredImage, ScoredInstance, TrueInstance, gather_images
-from dist_seg.metrics.merged import BACKGROUND, IGNORED, class_map
+from dist_seg.metrics.instances import (
+    BACKGROUND,
+    IGNORED,
+    ImageInstances,
+    ScoredInstance,
+    TrueInstance,
+    class_map,
+    gather_images,
+)
 from dist_seg.models import build_instance_model
+from dist_seg.models.mask_rcnn.detections import Detections, paste_masks
 from dist_seg.models.mask_rcnn.head_sizes import head_sizes
-from dist_seg.models.mask_rcnn.paste import paste_masks
-from dist_seg.models.mask_rcnn.rpn import full_precision
-from dist_seg.models.mask_rcnn.targets import Detections
+from dist_seg.runtime.documents import convert
+from dist_seg.runtime.precision import at_least_float32
 from dist_seg.tasks.classes import ClassInfo
 from dist_seg.tasks.image_scores import finite
+from dist_seg.tasks.network_io import blank_images
 from dist_seg.tasks.semantic import SemanticMetric
 from dist_seg.tasks.task import Drawing, EvalResult, Forward, Prediction, class_errors
 
 _BACKGROUND_NAME = "background"
 _BACKGROUND_COLOR = (24, 24, 28)
 _BLANK_OBJECTS = 16
-_ClassAp = Mapping[str, Mapping[str, Mapping[str, float | None]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scored:
+    """What rank 0 scores and every rank gets."""
+
+    document: dict[str, object]
+    """For `result.json`."""
+    class_ap: dict[str, float | None]
+    """AP of masks by class name."""
 
 
 class InstanceTask:
-    """A `Task`."""
+    """A `Task`. A prediction is each image's instances, by falling score."""
 
     def __init__(self, config: Config, classes: ClassInfo) -> None:
         self._config = config
@@ -64,28 +81,28 @@ class InstanceTask:
 
     def losses(self, forward: Forward, batch: Batch) -> Mapping[str, torch.Tensor]:
         parts = forward(batch.images, batch.objects, batch.targets)
-        assert isinstance(parts, Mapping)
-        return {"loss": torch.stack([full_precision(part) for part in parts.values()]).sum(), **parts}
+        if not isinstance(parts, Mapping):
+            raise ConfigError(
+                f"model.name: {self._config.model.name}: a network for the task `instance` must return its losses by "
+                f"name in training, this one returned a {type(parts).__name__}"
+            )
+        return {"loss": torch.stack([at_least_float32(part) for part in parts.values()]).sum(), **parts}
 
     def blank_batch(self, device: torch.device) -> Batch:
-        """With a grid of square objects: without any, an estimate of time and memory would be of an empty picture."""
-        train, augment = self._config.train, self._config.augment
-        assert train.micro_batch is not None and augment.crop_height is not None and augment.crop_width is not None
-        size = (augment.crop_height, augment.crop_width)
-        images = torch.zeros(train.micro_batch, input_channels(self._config.data), *size, device=device)
-        if train.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        layers, objects = _grid_of_objects(*size)
+        """Holds a grid of objects, so that time and memory are not estimated for images without any."""
+        images = blank_images(self._config, device)
+        count, _, height, width = images.shape
+        layers, objects = _grid_of_objects(height, width)
         return Batch(
             images=images,
-            targets=layers.expand(train.micro_batch, 1, *size).to(device),
-            objects=(objects.to(device),) * train.micro_batch,
-            keys=("",) * train.micro_batch,
+            targets=layers.expand(count, 1, height, width).to(device),
+            objects=(objects.to(device),) * count,
+            keys=("",) * count,
         )
 
     @torch.inference_mode()
     def predict(self, model: nn.Module, images: torch.Tensor, size: Sequence[int]) -> Prediction:
-        """Each image's instances, with boxes and masks in pixels of `size`."""
+        """Each image's instances by falling score, with boxes and masks in pixels of `size` (height, width)."""
         height, width = size
         threshold = self._config.mask_rcnn.mask_threshold
         return [
@@ -94,13 +111,15 @@ class InstanceTask:
 
     @torch.inference_mode()
     def detect(self, model: nn.Module, images: torch.Tensor) -> list[Detections]:
-        """What the network finds in each image, in pixels of `images`."""
-        return cast(list[Detections], model(images))
+        """What the network finds in each image, in pixels of `images` (B, C, H, W)."""
+        found: list[Detections] = model(images)
+        return found
 
     def draw(self, image_HWC: NDArray[np.uint8], prediction: Prediction, batch: Batch) -> Drawing:
         """Draws the predicted objects that also count in the map of classes."""
         least, num_classes = self._config.eval.merge_threshold, len(self._classes.names)
-        image = scored_image(batch.keys[0], batch.annotations[0], cast(Sequence[ScoredInstance], prediction[0]))
+        assert not isinstance(prediction, torch.Tensor)
+        image = image_instances(batch.keys[0], batch.annotations[0], prediction[0])
         truth = [
             DrawnObject(
                 box=thing.bbox,
@@ -121,7 +140,8 @@ class InstanceTask:
         )
 
     def draw_instances(self, image_HWC: NDArray[np.uint8], instances: Sequence[ScoredInstance]) -> Image.Image:
-        """The image with its instances, each with its class, where there are several, and its score."""
+        """The image (H, W, 3) with its instances, each labelled with its score, and with its class if there are
+        several."""
         return draw_objects(
             image_HWC,
             [
@@ -141,72 +161,71 @@ class InstanceTask:
 
 
 class InstanceMetric:
-    """A `Metric`: COCO's AP of boxes and masks, and the confusion matrix of the instances merged into one map."""
+    """A `Metric`: COCO's AP of boxes and masks, and the scores of the instances painted into one map of classes."""
 
-    def __init__(self, config: Config, classes: ClassInfo, merged: ClassInfo) -> None:
-        """merged: the classes, with the background first."""
+    def __init__(self, config: Config, classes: ClassInfo, map_classes: ClassInfo) -> None:
+        """map_classes: the background, then `classes`."""
         self._config, self._classes = config, classes
-        own = build_metrics(config.eval.metrics, merged.names, merged.ignore_index)
-        self._merged = SemanticMetric(
-            merged, own, bootstrap_samples=config.eval.bootstrap_samples, seed=config.train.seed
-        )
-        self._images: list[ScoredImage] = []
+        self._map = SemanticMetric(config, map_classes)
+        self._images: list[ImageInstances] = []
 
     def update(self, prediction: Prediction, batch: Batch) -> None:
-        self._merged.leave_out(batch.bad)
+        assert not isinstance(prediction, torch.Tensor)
+        self._map.leave_out(batch.bad)
         for key, annotations, found in zip(batch.keys, batch.annotations, prediction, strict=True):
-            image = scored_image(key, annotations, cast(Sequence[ScoredInstance], found))
+            image = image_instances(key, annotations, found)
             predicted, truth = (
                 torch.from_numpy(
                     class_map(image, which, len(self._classes.names), self._config.eval.merge_threshold)
                 ).long()
                 for which in ("predictions", "truth")
             )
-            self._merged.add(key, predicted, truth)
+            self._map.add(key, predicted, truth)
             self._images.append(image)
 
     def reduce(self) -> EvalResult:
-        merged = self._merged.reduce()
+        of_map = self._map.reduce()
         images = gather_images(self._images)
-        # Once, as it takes seconds where images have hundreds of objects.
-        document = cast(dict[str, object], on_main(lambda: self._score(images)))
+        # On one rank only: it takes seconds if images have hundreds of objects.
+        scored = convert(on_main(lambda: asdict(self._score(images))), _Scored, "instance scores")
+        document, class_ap = scored.document, scored.class_ap
         headline = {
             name: value if isinstance(value := document[name], float) else float("nan")
             for name in ("mask_ap", "mask_ap50", "mask_ap75", "box_ap", "box_ap50")
         }
-        by_class = cast(_ClassAp, document["coco"])["segm"]["class_ap"]
-        by_name = {f"mask_ap/{name}": ap for name, ap in by_class.items() if ap is not None}
+        by_name = {f"mask_ap/{name}": ap for name, ap in class_ap.items() if ap is not None}
         return EvalResult(
-            headline={**headline, **merged.headline, **by_name},
+            headline={**headline, **of_map.headline, **by_name},
             score_name="mask_ap",
-            document={**document, **merged.document},
-            images=merged.images,
+            document={**document, **of_map.document},
+            images=of_map.images,
         )
 
-    def _score(self, images: Sequence[ScoredImage]) -> dict[str, object]:
+    def _score(self, images: Sequence[ImageInstances]) -> _Scored:
         most = head_sizes(self._config.mask_rcnn).detections_per_image
         scores = score_images(images, self._classes.names, max_detections=most)
-        low, high = bootstrap_interval(
+        interval = ap_interval(
             images,
             scores.mask_overlaps,
             max_detections=most,
             num_resamples=self._config.eval.bootstrap_samples,
             seed=self._config.train.seed,
         )
-        return {
+        document: dict[str, object] = {
             "mask_ap": finite(scores.segm.ap),
-            "mask_ap_interval": [finite(low), finite(high)],
+            "mask_ap_interval": [finite(bound) for bound in interval],
             "mask_ap50": finite(scores.segm.ap50),
             "mask_ap75": finite(scores.segm.ap75),
             "box_ap": finite(scores.bbox.ap),
             "box_ap50": finite(scores.bbox.ap50),
             "coco": scores.document(),
         }
+        return _Scored(document=document, class_ap=dict(zip(self._classes.names, scores.segm.class_ap, strict=True)))
 
 
-def scored_image(key: str, annotations: ImageAnnotations, predictions: Sequence[ScoredInstance]) -> ScoredImage:
-    """An image's truth and what was found in it."""
-    return ScoredImage(
+def image_instances(key: str, annotations: ImageAnnotations, predictions: Sequence[ScoredInstance]) -> ImageInstances:
+    """An image's annotated objects and the predicted ones."""
+    return ImageInstances(
         key=key,
         height=annotations.height,
         width=annotations.width,
@@ -221,10 +240,10 @@ def scored_image(key: str, annotations: ImageAnnotations, predictions: Sequence[
 def to_instances(
     found: Detections, input_size: Sequence[int], size: tuple[int, int], mask_threshold: float
 ) -> list[ScoredInstance]:
-    """Detections on the network's input of `input_size` (height, width), for the picture of `size`.
+    """Turns detections on a network's input into instances of the picture, in the same order.
 
-    Masks are pasted and run-length encoded some at a time: all of them as pixels would not fit where there are many.
-    Those without a pixel are left out.
+    input_size, size: (height, width) of the input and of the picture. Masks are pasted and encoded as run lengths a
+    few at a time, because hundreds of them do not fit into memory as pixels. Instances without a pixel are left out.
     """
     height, width = size
     ratio = torch.tensor(
@@ -247,7 +266,7 @@ def to_instances(
 
 
 def _grid_of_objects(height: int, width: int) -> tuple[torch.Tensor, ImageObjects]:
-    """One layer (1, H, W), and squares of an eighth of the picture in it."""
+    """A layer of object ids (1, H, W) int32, and its 16 objects, each an eighth of the picture high and wide."""
     side = int(np.sqrt(_BLANK_OBJECTS))
     layers = torch.zeros(1, height, width, dtype=torch.int32)
     boxes = []

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from dist_seg.distributed.world import World
+from dist_seg.metrics.ap_interval import ap_interval
 from dist_seg.metrics.coco import score_images
-from dist_seg.metrics.coco_bootstrap import bootstrap_interval
 from dist_seg.metrics.instances import gather_images
 from tests.distributed.ranks import ending, run_ranks
 from tests.unit.metrics.instance_scenes import scenes
@@ -27,7 +27,7 @@ def score_cases(world: World, piece_bytes: int) -> list[dict[str, object]]:
         own = images[world.rank :: world.size][::-1]  # the order of arrival must not matter
         gathered = gather_images(own, piece_bytes=piece_bytes)
         scores = score_images(gathered, CLASSES, max_detections=LIMIT)
-        ends = bootstrap_interval(gathered, scores.mask_overlaps, max_detections=LIMIT, num_resamples=20, seed=0)
+        ends = ap_interval(gathered, scores.mask_overlaps, max_detections=LIMIT, num_resamples=20, seed=0)
         documents.append({**scores.document(), "images": len(gathered), "interval": [repr(end) for end in ends]})
     return documents
 

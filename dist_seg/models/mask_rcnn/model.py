@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from dist_seg.config.schema import MaskRcnnConfig
 from dist_seg.errors import ConfigError
 from dist_seg.models.encoder import Encoder
+from dist_seg.models.mask_rcnn.detections import Detections
 from dist_seg.models.mask_rcnn.fpn import FeaturePyramid
 from dist_seg.models.mask_rcnn.head_sizes import head_sizes
 from dist_seg.models.mask_rcnn.roi_heads import RoIHeads
 from dist_seg.models.mask_rcnn.rpn import RegionProposals
-from dist_seg.models.mask_rcnn.targets import Detections, ObjectTargets
+from dist_seg.models.mask_rcnn.targets import ObjectTargets
 
 _STRIDE = 32
 

@@ -15,13 +15,14 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from dist_seg.config.schema import MaskRcnnConfig
+from dist_seg.models.mask_rcnn.detections import Detections
 from dist_seg.models.mask_rcnn.fpn import head_norm_layer
 from dist_seg.models.mask_rcnn.head_sizes import head_sizes
-from dist_seg.models.mask_rcnn.mask_targets import mask_targets
 from dist_seg.models.mask_rcnn.matching import NEITHER, match_objects
 from dist_seg.models.mask_rcnn.roi_align import PyramidRoIAlign
-from dist_seg.models.mask_rcnn.rpn import SMOOTH_L1_BETA, first_objects, full_precision, gather_boxes
-from dist_seg.models.mask_rcnn.targets import Detections, ObjectTargets
+from dist_seg.models.mask_rcnn.rpn import SMOOTH_L1_BETA
+from dist_seg.models.mask_rcnn.targets import ObjectTargets, first_objects, gather_boxes, mask_targets
+from dist_seg.runtime.precision import at_least_float32
 
 _BOX_POOL, _MASK_POOL = 7, 14
 _MIN_SIZE = 1e-2
@@ -176,11 +177,11 @@ class RoIHeads(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Logits (R, K + 1) and box deltas (R, 4 * (K + 1))."""
         logits, deltas = self.box_predictor(self.box_head(self.box_roi_pool(features, boxes, size)))
-        return full_precision(logits), full_precision(deltas)
+        return at_least_float32(logits), at_least_float32(deltas)
 
     def _mask_logits(self, features: Sequence[Tensor], boxes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """(R, K + 1, 28, 28)."""
-        return full_precision(self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, size))))
+        return at_least_float32(self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, size))))
 
     def _select(
         self, probabilities: Tensor, deltas_RK4: Tensor, proposals: Tensor, within: tuple[int, int]

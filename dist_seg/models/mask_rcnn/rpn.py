@@ -17,7 +17,8 @@ from dist_seg.config.schema import MaskRcnnConfig
 from dist_seg.models.mask_rcnn.fpn import PYRAMID_LEVEL_STRIDES
 from dist_seg.models.mask_rcnn.head_sizes import head_sizes
 from dist_seg.models.mask_rcnn.matching import NEITHER, match_objects
-from dist_seg.models.mask_rcnn.targets import ObjectTargets
+from dist_seg.models.mask_rcnn.targets import ObjectTargets, gather_boxes
+from dist_seg.runtime.precision import at_least_float32
 
 SMOOTH_L1_BETA = 1 / 9
 _MIN_SIZE = 1e-3
@@ -120,24 +121,8 @@ class RegionProposals(nn.Module):
         return {"rpn_objectness": objectness_loss / num_sampled, "rpn_box": box_loss / num_sampled}
 
 
-def gather_boxes(targets: Sequence[ObjectTargets], images: Tensor, objects: Tensor, dtype: torch.dtype) -> Tensor:
-    """(P, 4): the box of object `objects[p]` of image `images[p]`."""
-    return torch.cat([of_image.boxes for of_image in targets])[first_objects(targets)[images] + objects].to(dtype)
-
-
-def first_objects(targets: Sequence[ObjectTargets]) -> Tensor:
-    """(B,) int64: where each image's objects begin when those of all images are put in one row."""
-    counts = torch.tensor([0, *(len(of_image.boxes) for of_image in targets[:-1])])
-    return counts.cumsum(0).to(targets[0].boxes.device)
-
-
-def full_precision(tensor: Tensor) -> Tensor:
-    """At least float32: boxes and losses need it where autocast computes the features in bfloat16."""
-    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
-
-
 def _flattened(level: Tensor, num_anchors: int, values: int) -> Tensor:
     """(B, num_anchors * values, H, W) to (B, H * W * num_anchors, values), in the order of the anchors."""
     batch, _, height, width = level.shape
     flat: Tensor = permute_and_flatten(level, batch, num_anchors, values, height, width)
-    return full_precision(flat)
+    return at_least_float32(flat)

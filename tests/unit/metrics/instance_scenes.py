@@ -4,7 +4,7 @@ import numpy as np
 from faster_coco_eval.core import mask as rle_masks
 from numpy.typing import NDArray
 
-from dist_seg.metrics.instances import Box, ScoredImage, ScoredInstance, TrueInstance
+from dist_seg.metrics.instances import Box, ImageInstances, ScoredInstance, TrueInstance
 
 
 def rle_of(mask: NDArray[np.bool_]) -> str:
@@ -51,7 +51,7 @@ def scene(
     max_objects: int = 8,
     max_predictions: int = 40,
     num_scores: int = 9,
-) -> ScoredImage:
+) -> ImageInstances:
     """Objects of all sizes with some crowds; predictions near them, copies and others; few scores, so many ties."""
     size = (int(random.integers(120, 180)), int(random.integers(120, 200)))
     truth, drawn = [], []
@@ -78,9 +78,9 @@ def scene(
             mask = ellipse(size, center, (random.uniform(1, 60), random.uniform(1, 60)), 0.0)
             class_id = int(random.integers(num_classes))
         predictions.append(predicted(mask, float(random.integers(1, num_scores + 1)) / num_scores, class_id))
-    return ScoredImage(key=key, height=size[0], width=size[1], truth=tuple(truth), predictions=tuple(predictions))
+    return ImageInstances(key=key, height=size[0], width=size[1], truth=tuple(truth), predictions=tuple(predictions))
 
 
-def scenes(num_images: int, seed: int, **options: int) -> list[ScoredImage]:
+def scenes(num_images: int, seed: int, **options: int) -> list[ImageInstances]:
     random = np.random.default_rng(seed)
     return [scene(f"image-{i:03d}", random, **options) for i in range(num_images)]

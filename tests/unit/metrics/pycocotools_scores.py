@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from dist_seg.metrics.instances import ScoredImage
+from dist_seg.metrics.instances import ImageInstances
 
 
-def evaluated(images: Sequence[ScoredImage], num_classes: int, iou_type: str, max_detections: int) -> COCOeval:
+def evaluated(images: Sequence[ImageInstances], num_classes: int, iou_type: str, max_detections: int) -> COCOeval:
     """After `accumulate()`. Results go through `loadRes`, masks without their boxes, whose area it would take."""
     ordered = sorted(images, key=lambda image: image.key)
     things = [(i, image, thing) for i, image in enumerate(ordered, 1) for thing in image.truth]
@@ -54,7 +54,9 @@ def evaluated(images: Sequence[ScoredImage], num_classes: int, iou_type: str, ma
     return evaluation
 
 
-def summary(images: Sequence[ScoredImage], num_classes: int, iou_type: str, max_detections: int) -> dict[str, object]:
+def summary(
+    images: Sequence[ImageInstances], num_classes: int, iou_type: str, max_detections: int
+) -> dict[str, object]:
     """In the form of `CocoScores.document`, with the classes' numbers by id."""
     evaluation = evaluated(images, num_classes, iou_type, max_detections)
     precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]

@@ -8,9 +8,9 @@ import random as shuffling
 
 import pytest
 
+from dist_seg.metrics.ap_interval import ap_interval
 from dist_seg.metrics.coco import CocoScores, score_images
-from dist_seg.metrics.coco_bootstrap import bootstrap_interval
-from dist_seg.metrics.instances import ScoredImage, ScoredInstance, TrueInstance
+from dist_seg.metrics.instances import ImageInstances, ScoredInstance, TrueInstance
 from tests.unit.metrics.instance_scenes import predicted, rectangle, scenes, true_instance
 from tests.unit.metrics.pycocotools_scores import differences, evaluated, summary
 
@@ -20,11 +20,11 @@ NUMBERS += ["ar_1", "ar_10", "ar_max", "ar_small", "ar_medium", "ar_large"]  # i
 
 def image(
     truth: list[TrueInstance], predictions: list[ScoredInstance], key: str = "a", size: tuple[int, int] = (32, 48)
-) -> ScoredImage:
-    return ScoredImage(key=key, height=size[0], width=size[1], truth=tuple(truth), predictions=tuple(predictions))
+) -> ImageInstances:
+    return ImageInstances(key=key, height=size[0], width=size[1], truth=tuple(truth), predictions=tuple(predictions))
 
 
-def scored(*images: ScoredImage, num_classes: int = 1, max_detections: int = 100) -> CocoScores:
+def scored(*images: ImageInstances, num_classes: int = 1, max_detections: int = 100) -> CocoScores:
     """Of masks; boxes of rectangles have the same numbers."""
     names = [str(c) for c in range(num_classes)]
     scores = score_images(images, names, max_detections=max_detections)
@@ -182,7 +182,7 @@ def test_a_crowd_of_every_class_is_a_crowd_of_each() -> None:
     as_one, as_two = (score_images([scene], names, max_detections=9) for scene in (whole, each))
     assert as_one.document() == as_two.document()
     intervals = [
-        bootstrap_interval([scene], scores.mask_overlaps, max_detections=9, num_resamples=5, seed=0)
+        ap_interval([scene], scores.mask_overlaps, max_detections=9, num_resamples=5, seed=0)
         for scene, scores in ((whole, as_one), (each, as_two))
     ]
     assert intervals[0] == intervals[1] == pytest.approx((1, 1))

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dist_seg.metrics.confusion import (
-    bootstrap_interval,
     confusion_matrix,
     intersection_and_union,
     mean_iou,
-    scores,
+    miou_interval,
+    segmentation_scores,
 )
 
 
@@ -48,7 +48,7 @@ def test_shapes_that_differ_are_refused() -> None:
 
 
 def test_scores_of_a_matrix_worked_by_hand() -> None:
-    result = scores(np.array([[3, 1, 0], [1, 5, 0], [0, 0, 0]]))
+    result = segmentation_scores(np.array([[3, 1, 0], [1, 5, 0], [0, 0, 0]]))
     assert result.iou == (3 / 5, 5 / 7, None)
     assert result.dice == (6 / 8, 10 / 12, None)
     assert result.class_accuracy == (3 / 4, 5 / 6, None)
@@ -60,7 +60,7 @@ def test_scores_of_a_matrix_worked_by_hand() -> None:
 
 
 def test_class_that_is_only_predicted_counts_as_zero() -> None:
-    result = scores(np.array([[4, 1], [0, 0]]))
+    result = segmentation_scores(np.array([[4, 1], [0, 0]]))
     assert result.iou == (0.8, 0.0)
     assert result.miou == 0.4
     assert result.class_accuracy == (0.8, None)
@@ -71,19 +71,19 @@ def test_miou_agrees_with_torchmetrics() -> None:
     truth = torch.from_numpy(random.integers(0, 6, (4, 40, 40)))
     prediction = torch.where(torch.rand(truth.shape) < 0.7, truth, torch.from_numpy(random.integers(0, 6, truth.shape)))
     reference = torchmetrics.JaccardIndex(task="multiclass", num_classes=6)(prediction, truth)
-    ours = scores(confusion_matrix(prediction, truth, 6, 255).numpy())
+    ours = segmentation_scores(confusion_matrix(prediction, truth, 6, 255).numpy())
     assert ours.miou == pytest.approx(float(reference), rel=1e-6)
 
 
 def test_scores_of_nothing_are_nan() -> None:
-    result = scores(np.zeros((2, 2), dtype=np.int64))
+    result = segmentation_scores(np.zeros((2, 2), dtype=np.int64))
     assert np.isnan(result.miou)
     assert np.isnan(result.pixel_accuracy)
 
 
 def test_bootstrap_of_equal_images_is_a_point() -> None:
     matrices = np.tile(np.array([[3, 1], [1, 5]]), (20, 1, 1))
-    low, high = bootstrap_interval(*intersection_and_union(matrices), num_resamples=50, seed=0)
+    low, high = miou_interval(*intersection_and_union(matrices), num_resamples=50, seed=0)
     assert low == pytest.approx(high) == pytest.approx((3 / 5 + 5 / 7) / 2)
 
 
@@ -91,7 +91,7 @@ def test_bootstrap_interval_agrees_with_the_normal_approximation() -> None:
     random = np.random.default_rng(1)
     hits = random.binomial(1000, 0.7, size=(400, 1))
     union = np.full((400, 1), 1000)
-    low, high = bootstrap_interval(hits, union, num_resamples=2000, seed=0)
+    low, high = miou_interval(hits, union, num_resamples=2000, seed=0)
     half = 1.96 * (hits / 1000).std() / np.sqrt(400)
     assert (high - low) / 2 == pytest.approx(half, rel=0.1)
     assert low < mean_iou(hits.sum(axis=0), union.sum(axis=0)) < high
@@ -100,5 +100,5 @@ def test_bootstrap_interval_agrees_with_the_normal_approximation() -> None:
 def test_bootstrap_depends_on_the_seed_alone() -> None:
     matrices = np.random.default_rng(2).integers(0, 50, (10, 3, 3))
     pair = intersection_and_union(matrices)
-    first, again, other = (bootstrap_interval(*pair, num_resamples=100, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (miou_interval(*pair, num_resamples=100, seed=seed) for seed in (0, 0, 1))
     assert first == again != other

@@ -12,8 +12,9 @@ from pycocotools.coco import COCO
 from dist_seg.config.schema import DataConfig
 from dist_seg.errors import DataError, UserError
 from dist_seg.masks.rle import decode_mask, encode_masks
-from dist_seg.metrics.instances import ScoredImage, ScoredInstance
-from dist_seg.models.mask_rcnn.targets import MASK_SIZE, Detections
+from dist_seg.metrics.instances import ImageInstances, ScoredInstance
+from dist_seg.models.mask_rcnn.detections import Detections
+from dist_seg.models.mask_rcnn.targets import MASK_SIZE
 from dist_seg.predict.coco_results import annotated_ids, coco_results, running_ids
 from dist_seg.predict.instances import id_map, predict_instances
 from dist_seg.predict.windows import windows_of
@@ -148,8 +149,10 @@ def test_results_are_loaded_by_pycocotools_with_their_masks(tmp_path: Path) -> N
     mask[3:9, 4:20] = True
     files = [tmp_path / "a.png", tmp_path / "sub" / "b.png"]
     found = [
-        ScoredImage(key=str(files[1]), height=20, width=30, truth=(), predictions=(instance(mask, 0.7, class_id=1),)),
-        ScoredImage(key=str(files[0]), height=20, width=30, truth=(), predictions=()),
+        ImageInstances(
+            key=str(files[1]), height=20, width=30, truth=(), predictions=(instance(mask, 0.7, class_id=1),)
+        ),
+        ImageInstances(key=str(files[0]), height=20, width=30, truth=(), predictions=()),
     ]
     results = json.loads(json.dumps(coco_results(found, running_ids(files), tmp_path, (5, 18))))
     assert [(r["image_id"], r["file_name"], r["category_id"]) for r in results] == [(2, "sub/b.png", 18)]

@@ -12,10 +12,10 @@ from dist_seg.data.codecs.annotations import ImageAnnotations, ObjectAnnotation
 from dist_seg.data.codecs.encoded import BadSample
 from dist_seg.data.loading.batch import Batch
 from dist_seg.masks.rle import decode_mask, encode_masks
-from dist_seg.metrics.instances import ScoredImage, ScoredInstance
-from dist_seg.models.mask_rcnn.targets import Detections
+from dist_seg.metrics.instances import ImageInstances, ScoredInstance
+from dist_seg.models.mask_rcnn.detections import Detections
 from dist_seg.tasks.classes import ClassInfo
-from dist_seg.tasks.instance import InstanceTask, scored_image, to_instances
+from dist_seg.tasks.instance import InstanceTask, image_instances, to_instances
 from dist_seg.tasks.task import EvalResult
 from tests.unit.metrics.instance_scenes import box_of, rectangle, scenes
 from tests.unit.metrics.pycocotools_scores import differences, summary
@@ -45,7 +45,7 @@ def detections(*boxes: Sequence[float], masks: torch.Tensor | None = None) -> De
     )
 
 
-def annotated(image: ScoredImage) -> ImageAnnotations:
+def annotated(image: ImageInstances) -> ImageAnnotations:
     objects = tuple(
         ObjectAnnotation(
             id=i, class_id=o.class_id, crowd=o.crowd, area=o.area, bbox=o.bbox, rle=o.rle, pixels=int(o.area), layer=0
@@ -57,7 +57,7 @@ def annotated(image: ScoredImage) -> ImageAnnotations:
     )
 
 
-def batch_of(images: Sequence[ScoredImage], bad: tuple[BadSample, ...] = ()) -> Batch:
+def batch_of(images: Sequence[ImageInstances], bad: tuple[BadSample, ...] = ()) -> Batch:
     """What the evaluation's loader gives; pixels are not looked at any more."""
     return Batch(
         images=torch.zeros(len(images), 3, 1, 1),
@@ -68,7 +68,7 @@ def batch_of(images: Sequence[ScoredImage], bad: tuple[BadSample, ...] = ()) -> 
     )
 
 
-def result_of(images: Sequence[ScoredImage], **heads: object) -> EvalResult:
+def result_of(images: Sequence[ImageInstances], **heads: object) -> EvalResult:
     metric = task(**heads).metric()
     for image in images:
         metric.update([image.predictions], batch_of([image]))
@@ -160,14 +160,14 @@ def test_merged_map_has_a_background_and_leaves_out_what_is_unsure() -> None:
     mask = rectangle(0, 0, 8, 48)
     ((rle, _),) = encode_masks(mask[None])
     sure, unsure = (ScoredInstance(class_id=c, score=s, bbox=box_of(mask), rle=rle) for c, s in ((0, 0.6), (1, 0.4)))
-    image = ScoredImage(key="a", height=32, width=48, truth=(), predictions=(sure, unsure))
+    image = ImageInstances(key="a", height=32, width=48, truth=(), predictions=(sure, unsure))
     result = result_of([image])
     assert result.document["class_names"] == ["background", "cell", "debris"]
     assert result.document["confusion_matrix"] == [[24 * 48, 8 * 48, 0], [0, 0, 0], [0, 0, 0]]
 
 
 def test_images_without_objects_and_without_predictions_are_counted() -> None:
-    empty = ScoredImage(key="empty", height=32, width=48, truth=(), predictions=())
+    empty = ImageInstances(key="empty", height=32, width=48, truth=(), predictions=())
     images = scenes(4, seed=5, num_classes=2)
     with_empty, without = result_of([*images, empty]), result_of(images)
     assert (with_empty.images, without.images) == (5, 4)
@@ -175,7 +175,7 @@ def test_images_without_objects_and_without_predictions_are_counted() -> None:
 
 
 def test_no_object_at_all_has_no_score_and_a_result_all_the_same() -> None:
-    result = result_of([ScoredImage(key="empty", height=32, width=48, truth=(), predictions=())])
+    result = result_of([ImageInstances(key="empty", height=32, width=48, truth=(), predictions=())])
     assert np.isnan(result.score)
     assert result.document["mask_ap"] is None
     assert result.document["mask_ap_interval"] == [None, None]
@@ -198,7 +198,7 @@ def test_bad_samples_are_named_and_not_scored() -> None:
 
 def test_truth_is_the_annotations_own_and_not_that_of_the_layers() -> None:
     (image,) = scenes(1, seed=2, num_classes=2)
-    assert scored_image("image-000", annotated(image), image.predictions) == image
+    assert image_instances("image-000", annotated(image), image.predictions) == image
 
 
 # Training

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from dist_seg.config.schema import MaskRcnnConfig, ModelConfig
 from dist_seg.errors import ConfigError
 from dist_seg.models import build_instance_model
+from dist_seg.models.mask_rcnn.detections import Detections
 from dist_seg.models.mask_rcnn.model import MaskRCNN
 from dist_seg.models.mask_rcnn.rpn import RegionProposals
-from dist_seg.models.mask_rcnn.targets import Detections
 from tests.unit.models.mask_rcnn.detection import SMALL, Objects, ignoring, objects_of, rectangles, scattered, small
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dist_seg.models.mask_rcnn.mask_targets import mask_targets
+from dist_seg.models.mask_rcnn.targets import mask_targets
 from tests.unit.models.mask_rcnn.detection import Objects, objects_of, operators_of, rectangles, scattered
 
 

@@ -4,7 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from dist_seg.models.decoders.depthwise import DilatedDepthwiseConv2d, is_dilated_depthwise, speed_up_dilated_depthwise
+from dist_seg.models.decoders.convolutions import (
+    DilatedDepthwiseConv2d,
+    is_dilated_depthwise,
+    speed_up_dilated_depthwise,
+)
 
 
 def dilated(kernel: int = 3, dilation: int = 2) -> nn.Conv2d:

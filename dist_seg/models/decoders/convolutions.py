@@ -10,6 +10,23 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from dist_seg.models.norm import NormKind, make_norm
+
+
+def conv_norm_relu(in_channels: int, out_channels: int, norm: NormKind) -> nn.Sequential:
+    """1x1 convolution, normalisation, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, bias=False), make_norm(norm, out_channels), nn.ReLU(inplace=True)
+    )
+
+
+def separable_conv(in_channels: int, out_channels: int, norm: NormKind, dilation: int = 1) -> nn.Sequential:
+    """3x3 depthwise convolution, 1x1 convolution, normalisation, ReLU; the size stays."""
+    depthwise = nn.Conv2d(
+        in_channels, in_channels, 3, padding=dilation, dilation=dilation, groups=in_channels, bias=False
+    )
+    return nn.Sequential(depthwise, *conv_norm_relu(in_channels, out_channels, norm))
+
 
 class _DilatedDepthwise(torch.autograd.Function):
     """images (B, C, H, W), weight (C, 1, k, k); k odd, padded so that the size stays."""

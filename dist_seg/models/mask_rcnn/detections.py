@@ -1,11 +1,24 @@
-"""From masks over boxes to masks of whole images."""
+"""What Mask R-CNN finds in an image, and its masks at the size of the image."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dist_seg.models.mask_rcnn.targets import Detections
+
+@dataclass(frozen=True, kw_only=True)
+class Detections:
+    """The N objects found in one image, the surest first."""
+
+    boxes: Tensor
+    """(N, 4) float32: x1, y1, x2, y2 in pixels of the network's input, inside it."""
+    scores: Tensor
+    """(N,) float32 in [0, 1]."""
+    labels: Tensor
+    """(N,) int64: class ids from 0."""
+    masks: Tensor
+    """(N, 28, 28) float32: probability, over the box, that the object is there."""
 
 
 def paste_masks(

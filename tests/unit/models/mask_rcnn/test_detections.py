@@ -3,8 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dist_seg.models.mask_rcnn.paste import paste_masks
-from dist_seg.models.mask_rcnn.targets import Detections
+from dist_seg.models.mask_rcnn.detections import Detections, paste_masks
 
 
 def detections(boxes: Tensor, masks: Tensor) -> Detections:

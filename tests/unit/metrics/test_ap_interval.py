@@ -9,17 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from dist_seg.metrics.ap_interval import ap_interval, average_precision, match_detections, match_images
 from dist_seg.metrics.coco import score_images
-from dist_seg.metrics.coco_bootstrap import average_precision, bootstrap_interval
-from dist_seg.metrics.coco_matching import match_detections, match_images
-from dist_seg.metrics.instances import ScoredImage, ScoredInstance
+from dist_seg.metrics.instances import ImageInstances, ScoredInstance
 from tests.unit.metrics.instance_scenes import predicted, rectangle, scenes, true_instance
 from tests.unit.metrics.pycocotools_scores import evaluated
 
 CASES = [(0, 6, 3, 40, 100), (1, 5, 1, 150, 500), (2, 4, 2, 150, 20), (3, 8, 6, 5, 100)]
 
 
-def resampled_ap(images: list[ScoredImage], limit: int, times_BI: NDArray[np.int64]) -> NDArray[np.float64]:
+def resampled_ap(images: list[ImageInstances], limit: int, times_BI: NDArray[np.int64]) -> NDArray[np.float64]:
     """images by key."""
     scores = score_images(images, [str(c) for c in range(9)], max_detections=limit)
     return average_precision(match_images(images, scores.mask_overlaps, max_detections=limit), times_BI)
@@ -54,7 +53,7 @@ def test_resample_gives_the_ap_of_images_copied_as_often(seed: int, limit: int) 
         assert ap == pytest.approx(expected, abs=1e-9, nan_ok=True)
 
 
-def without_ties(image: ScoredImage, random: np.random.Generator) -> ScoredImage:
+def without_ties(image: ImageInstances, random: np.random.Generator) -> ImageInstances:
     moved = tuple(replace(p, score=p.score + float(random.uniform(0, 0.01))) for p in image.predictions)
     return replace(image, predictions=moved)
 
@@ -75,10 +74,10 @@ def test_matches_are_those_of_pycocotools() -> None:
     assert compared > 100
 
 
-def one_object(key: str, score: float, *, found: bool) -> ScoredImage:
+def one_object(key: str, score: float, *, found: bool) -> ImageInstances:
     place = rectangle(0, 0, 8, 8)
     prediction: ScoredInstance = predicted(place if found else rectangle(20, 20, 8, 8), score)
-    return ScoredImage(key=key, height=32, width=48, truth=(true_instance(place),), predictions=(prediction,))
+    return ImageInstances(key=key, height=32, width=48, truth=(true_instance(place),), predictions=(prediction,))
 
 
 def test_resample_worked_by_hand() -> None:
@@ -90,9 +89,9 @@ def test_resample_worked_by_hand() -> None:
     assert resampled_ap(images, 100, times) == pytest.approx(expected)
 
 
-def interval(images: list[ScoredImage], *, num_resamples: int = 200, seed: int = 0) -> tuple[float, float]:
+def interval(images: list[ImageInstances], *, num_resamples: int = 200, seed: int = 0) -> tuple[float, float]:
     scores = score_images(images, ["cell"], max_detections=100)
-    return bootstrap_interval(images, scores.mask_overlaps, max_detections=100, num_resamples=num_resamples, seed=seed)
+    return ap_interval(images, scores.mask_overlaps, max_detections=100, num_resamples=num_resamples, seed=seed)
 
 
 def test_interval_of_equal_images_is_a_point() -> None:
@@ -118,11 +117,11 @@ def test_interval_depends_on_the_seed_alone() -> None:
     "images",
     [
         [],
-        [ScoredImage(key="a", height=4, width=4, truth=(), predictions=())],
-        [ScoredImage(key="a", height=32, width=48, truth=(), predictions=(predicted(rectangle(0, 0, 4, 4), 0.5),))],
+        [ImageInstances(key="a", height=4, width=4, truth=(), predictions=())],
+        [ImageInstances(key="a", height=32, width=48, truth=(), predictions=(predicted(rectangle(0, 0, 4, 4), 0.5),))],
     ],
 )
-def test_without_objects_there_is_no_interval(images: list[ScoredImage]) -> None:
+def test_without_objects_there_is_no_interval(images: list[ImageInstances]) -> None:
     assert all(math.isnan(end) for end in interval(images))
 
 
@@ -131,5 +130,5 @@ def test_without_resamples_there_is_no_interval() -> None:
 
 
 def test_resamples_without_objects_are_left_out() -> None:
-    empty = [ScoredImage(key=f"z{i}", height=4, width=4, truth=(), predictions=()) for i in range(3)]
+    empty = [ImageInstances(key=f"z{i}", height=4, width=4, truth=(), predictions=()) for i in range(3)]
     assert interval([one_object("a", 0.5, found=True), *empty]) == pytest.approx((1, 1))

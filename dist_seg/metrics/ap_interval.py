@@ -1,7 +1,10 @@
-"""Which detections COCO's evaluation takes for which objects, image by image: what its average precision is made of.
+"""A bootstrap interval for COCO's average precision: how far it would differ on other images.
 
-The evaluator keeps this to itself; the bootstrap needs it by image. In arrays T is the IoU thresholds, I the images, N
-the detections of one class in all images by falling score; D detections and G objects of one class in one image.
+The evaluator does not say which detections it matched with which objects. They are matched here again, image by image,
+and the AP of every resample follows from the matches without evaluating it anew.
+
+In arrays B is the resamples, T the IoU thresholds, I the images, N the detections of one class in all images by falling
+score, M those of them that found an object; D the detections and G the objects of one class in one image.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,12 +14,16 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from dist_seg.metrics.bootstrap import percentile_interval, resamples
 from dist_seg.metrics.coco import Overlaps
-from dist_seg.metrics.instances import ScoredImage
+from dist_seg.metrics.instances import ImageInstances
 
 Value = TypeVar("Value")
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+_RECALLS = np.linspace(0, 1, 101)
+_CHUNK = 1 << 20
+"""Most numbers in one array: resamples are taken in chunks, to stay within a few MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +40,68 @@ class ClassMatches:
     """(I,) objects to be found in each image."""
 
 
-def match_images(images: Sequence[ScoredImage], overlaps: Overlaps, *, max_detections: int) -> list[ClassMatches]:
+def ap_interval(
+    images: Sequence[ImageInstances], overlaps: Overlaps, *, max_detections: int, num_resamples: int, seed: int
+) -> tuple[float, float]:
+    """The 95% bootstrap interval of the AP over images; see `metrics.bootstrap`.
+
+    overlaps: what `score_images` returned for these images and `max_detections`. The mean of a resample is over the
+    classes that it has objects of. (NaN, NaN) without an object or without resamples.
+
+    COCO's AP rises as a class has fewer objects, and a resample has fewer distinct ones. With tens of objects a class
+    the interval is therefore centred above the AP (by 0.03 at an AP of 0.51, with 100 images of 80 classes), and a
+    narrow interval may exclude the AP. With hundreds of objects a class no such shift is visible.
+    """
+    matches = match_images(images, overlaps, max_detections=max_detections)
+    if not matches:
+        return float("nan"), float("nan")
+    times_BI = np.empty((num_resamples, len(images)), dtype=np.int64)
+    for b, times_I in enumerate(resamples(len(images), num_resamples, seed=seed)):
+        times_BI[b] = times_I
+    return percentile_interval(average_precision(matches, times_BI))
+
+
+def average_precision(matches: Sequence[ClassMatches], times_BI: NDArray[np.int64]) -> NDArray[np.float64]:
+    """COCO's AP (B,) of resamples that hold image i `times_BI[b, i]` times; NaN for a resample without objects.
+
+    Equal to the evaluation of copied images, whose detections of equal score are ordered as their images are.
+    """
+    sums_B = np.zeros(len(times_BI))
+    present_B = np.zeros(len(times_BI), dtype=np.int64)
+    for match in matches:
+        rows = max(1, _CHUNK // max(1, len(match.images)))
+        for begin in range(0, len(times_BI), rows):
+            part = slice(begin, begin + rows)
+            times = times_BI[part].astype(np.float64)
+            present = times @ match.objects > 0
+            sums_B[part] += np.where(present, _class_precision(match, times), 0.0)
+            present_B[part] += present
+    return np.where(present_B > 0, sums_B / np.maximum(present_B, 1), np.nan)
+
+
+def _class_precision(match: ClassMatches, times_BI: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The AP (B,) of one class: the mean over thresholds and recall levels of the best precision from there on.
+
+    Only detections that found an object raise precision and recall, so the curve's corners are theirs.
+    """
+    objects_B1 = np.maximum(times_BI @ match.objects, 1)[:, None]
+    times_BN = times_BI[:, match.images]
+    sums_B = np.zeros(len(times_BI))
+    counted_N: NDArray[np.bool_] | None = None
+    for t in range(len(IOU_THRESHOLDS)):
+        if counted_N is None or not np.array_equal(counted_N, match.counted[t]):
+            counted_N = match.counted[t]
+            seen_BN = np.cumsum(times_BN * counted_N, axis=1)
+        at_M = np.flatnonzero(match.hits[t])
+        found_BM = np.cumsum(times_BN[:, at_M], axis=1)
+        precision_BM = found_BM / (seen_BN[:, at_M] + np.spacing(1))
+        best_BM = np.maximum.accumulate(precision_BM[:, ::-1], axis=1)[:, ::-1]
+        levels_BM = np.searchsorted(_RECALLS, found_BM / objects_B1, side="right")
+        sums_B += (best_BM * np.diff(levels_BM, axis=1, prepend=0)).sum(axis=1)
+    return sums_B / (len(IOU_THRESHOLDS) * len(_RECALLS))
+
+
+def match_images(images: Sequence[ImageInstances], overlaps: Overlaps, *, max_detections: int) -> list[ClassMatches]:
     """The matches of every class that has objects, by class id.
 
     overlaps: of these images, for at least `max_detections` detections each.
