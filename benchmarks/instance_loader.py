@@ -78,7 +78,7 @@ class TorchvisionObjects(Dataset[tuple[Tensor, list[Tensor], Tensor, Tensor]]):
         self._fetcher, self._augment, self._makes_masks = fetcher, augment, makes_masks
 
     def __getitem__(self, unit: tuple[int, int]) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
-        drawn = drawn_samples([self._fetcher.fetch(slot) for slot in self._fetcher.slots(unit)])
+        drawn = drawn_samples([self._fetcher.fetch(planned) for planned in self._fetcher.planned(unit)])
         images, masks, boxes, labels = zip(*(self._sample(sample) for sample in drawn), strict=True)
         return torch.stack(images), list(masks), torch.cat(boxes), torch.cat(labels)
 
@@ -205,7 +205,7 @@ def breakdown(bench: Bench, batches: int) -> dict[str, float]:
     fetcher, clock = bench.fetcher(), Clock()
     for step in range(batches):
         with clock.part("read and parse"):
-            fetched = [fetcher.fetch(slot) for slot in fetcher.slots((step, 0))]
+            fetched = [fetcher.fetch(planned) for planned in fetcher.planned((step, 0))]
         samples = drawn_samples(fetched)
         with clock.part("decode"):  # and place, which is taken off below
             graph.start(samples)

@@ -66,7 +66,7 @@ class TorchvisionDataset(Dataset[tuple[Tensor, Tensor]]):
         self._fetcher, self._augment, self._ignore_index = fetcher, augment, ignore_index
 
     def __getitem__(self, unit: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        samples = drawn_samples([self._fetcher.fetch(slot) for slot in self._fetcher.slots(unit)])
+        samples = drawn_samples([self._fetcher.fetch(planned) for planned in self._fetcher.planned(unit)])
         pairs = [
             self._sample(sample.encoded.image, sample.encoded.target, sample.transform, sample.encoded.key)
             for sample in samples

@@ -10,6 +10,7 @@ from PIL import Image
 from dist_seg.data.codecs.encoded import DrawnTarget
 from dist_seg.data.codecs.headers import UndecodableError
 from dist_seg.data.inspection.samples.decoded import packed_kind, packed_sample, picture_of, read_members
+from dist_seg.data.shards.counts import spread_samples
 from dist_seg.data.shards.manifest import Manifest, ShardInfo, Split
 from dist_seg.data.shards.opened import OpenedData
 from dist_seg.errors import DataError
@@ -27,9 +28,9 @@ def sample_sheet(data: OpenedData, splits: Mapping[str, Split], num_images: int)
     """
     rows, left_out = [], 0
     for name, split in splits.items():
-        for shard, index in _spread(split.shards, num_images):
+        for number, index in zip(*spread_samples(split.shard_samples, num_images), strict=True):
             try:
-                rows.append(draw_sample(data, name, shard, index))
+                rows.append(draw_sample(data, name, split.shards[number], int(index)))
             except DataError:
                 left_out += 1
     title = f"{data.url}: " + ", ".join(f"{split.num_samples} {name}" for name, split in splits.items())
@@ -81,15 +82,6 @@ def sheet_legend(manifest: Manifest, rows: Sequence[SheetRow]) -> Sequence[tuple
     """What the colours of the rows' targets mean."""
     classes = list(zip(manifest.class_names, manifest.palette, strict=True))
     return packed_kind(manifest).legend(classes, [row.target for row in rows])
-
-
-def _spread(shards: Sequence[ShardInfo], count: int) -> list[tuple[ShardInfo, int]]:
-    """`count` samples at equal distances over all shards, as (shard, index in it)."""
-    ends = np.cumsum([shard.samples for shard in shards])
-    total = int(ends[-1]) if len(ends) else 0
-    positions = np.unique(np.arange(count) * total // count) if total else np.zeros(0, np.int64)
-    numbers = np.searchsorted(ends, positions, side="right")
-    return [(shards[n], int(p - ends[n] + shards[n].samples)) for n, p in zip(numbers, positions, strict=True)]
 
 
 def _shrunk(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

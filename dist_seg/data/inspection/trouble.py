@@ -9,7 +9,7 @@ from dist_seg.data.inspection.checks.leaks import duplicate_findings
 from dist_seg.data.inspection.checks.mask_checks import MISFIT, mask_findings
 from dist_seg.data.inspection.checks.object_checks import object_findings
 from dist_seg.data.inspection.checks.owners import with_owners
-from dist_seg.data.inspection.duplicates.find import find_duplicates
+from dist_seg.data.inspection.duplicates.find import Traits, find_duplicates
 from dist_seg.data.inspection.duplicates.sequences import name_in_split
 from dist_seg.data.inspection.findings import MAX_EXAMPLES, Example, Finding, Severity, worst_first
 from dist_seg.data.inspection.samples.look import Looked, look_at_samples
@@ -76,13 +76,16 @@ def find_trouble(
         looked = look_at_samples(data, chosen, limit=limit, workers=pool, progress=looking)
         table = SampleTable.of(looked, manifest.num_classes)
         records = table.records
-        duplicates = find_duplicates(
+        traits = Traits(
             keys=[name_in_split(key, table.split_of(row)) for row, key in enumerate(table.keys)],
             split=table.split,
             digests=records["digest"],
             thumbnails=records["thumbnail"],
             words=records["words"],
             mirrored=records["mirrored"],
+        )
+        duplicates = find_duplicates(
+            traits,
             threads=pool.count,
             spread=pool.map,
             searching=searching,

@@ -24,18 +24,10 @@ do not count: these have a bound of their own, and may be a large part of the da
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Slot:
-    """A place in a batch."""
-
-    step: int
-    planned: PlannedSample
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Fetched:
-    """A sample for a slot, or in evaluation none."""
+    """The sample in a planned one's place in a batch; in evaluation that place may stay empty."""
 
-    slot: Slot
+    planned: PlannedSample
     shard: str
     encoded: EncodedSample | None
     transform: SampleTransform | None
@@ -64,9 +56,11 @@ Unit_contra = TypeVar("Unit_contra", contravariant=True)
 class Fetcher(Protocol[Unit_contra]):
     """A unit is what becomes one micro-batch: (step, lane) in training, the batch's number in evaluation."""
 
-    def slots(self, unit: Unit_contra) -> list[Slot]: ...
+    def planned(self, unit: Unit_contra) -> list[PlannedSample]:
+        """The samples of a unit, in order."""
+        ...
 
-    def fetch(self, slot: Slot) -> Fetched:
+    def fetch(self, planned: PlannedSample) -> Fetched:
         """Read and draw. Raises DataError where reading fails, a bad shard is not allowed or replacements run out."""
         ...
 
@@ -96,18 +90,20 @@ class TrainFetcher:
         self._data, self._crop, self._seed = data, crop, seed
         self._bad_shards = reader.bad_shards
 
-    def slots(self, unit: tuple[int, int]) -> list[Slot]:
+    def planned(self, unit: tuple[int, int]) -> list[PlannedSample]:
         step, lane = unit
-        return [Slot(step=step, planned=planned) for planned in self._plan.micro_batch_at(step, lane)]
+        return self._plan.micro_batch_at(step, lane)
 
-    def fetch(self, slot: Slot) -> Fetched:
-        return self._search(slot, 0, (), {})
+    def fetch(self, planned: PlannedSample) -> Fetched:
+        return self._search(planned, 0, (), {})
 
     def reject(self, fetched: Fetched, reason: str) -> Fetched:
         bad = (*fetched.bad, _undecodable(fetched, reason))
-        return self._search(fetched.slot, fetched.attempt + 1, bad, fetched.bad_shards)
+        return self._search(fetched.planned, fetched.attempt + 1, bad, fetched.bad_shards)
 
-    def _search(self, slot: Slot, attempt: int, bad: tuple[BadSample, ...], found: Mapping[int, BadShard]) -> Fetched:
+    def _search(
+        self, planned: PlannedSample, attempt: int, bad: tuple[BadSample, ...], found: Mapping[int, BadShard]
+    ) -> Fetched:
         """The first candidate from number `attempt` on that can be used. found: shards that cannot, from before."""
         while True:
             passed_over = self._bad_shards | found.keys()
@@ -116,13 +112,13 @@ class TrainFetcher:
                     f"{bad[-1].shard}: {len(bad)} samples in a row cannot be used, the last one {bad[-1].key} "
                     f"({bad[-1].reason}); run `dist-seg verify` on the data"
                 )
-            candidate = self._plan.next_outside(slot.planned, attempt, passed_over)
+            candidate = self._plan.next_outside(planned, attempt, passed_over)
             if candidate is None:
                 reasons = {shard.name: shard.reason for shard in found.values()}
                 raise unusable(reasons, self._reader.url, "training", "no other shard is left")
-            attempt, planned = candidate
+            attempt, sample = candidate
             try:
-                encoded = self._reader.read(planned.shard, planned.index, holding=planned.holding)
+                encoded = self._reader.read(sample.shard, sample.index, holding=sample.holding)
                 break
             except BadSampleError as error:
                 bad = (*bad, error.bad)
@@ -130,7 +126,7 @@ class TrainFetcher:
                 if self._data.max_bad_shards == 0:
                     remedy = "or leave it out with data.max_bad_shards=1, which puts other samples in the place of its"
                     raise unusable({error.shard: error.reason}, self._reader.url, "training", remedy) from error
-                found = {**found, planned.shard: BadShard(name=error.shard, reason=error.reason)}
+                found = {**found, sample.shard: BadShard(name=error.shard, reason=error.reason)}
             attempt += 1
         transform = draw(
             self._augment,
@@ -138,17 +134,17 @@ class TrainFetcher:
             height=encoded.height,
             width=encoded.width,
             crop=self._crop,
-            rng=generator("augment", self._seed, slot.planned.visit, encoded.key),
+            rng=generator("augment", self._seed, planned.visit, encoded.key),
         )
         return Fetched(
-            slot=slot,
-            shard=self._reader.shard_name(planned.shard),
+            planned=planned,
+            shard=self._reader.shard_name(sample.shard),
             encoded=encoded,
             transform=transform,
             bad=bad,
             attempt=attempt,
             bad_shards=found,
-            replaced=slot.planned.shard in passed_over,
+            replaced=planned.shard in passed_over,
         )
 
 
@@ -158,29 +154,29 @@ class EvalFetcher:
     def __init__(self, reader: ShardReader, plan: EvalPlan, *, data: DataConfig, allow_bad_shards: bool) -> None:
         self._reader, self._plan, self._data, self._allow_bad_shards = reader, plan, data, allow_bad_shards
 
-    def slots(self, unit: int) -> list[Slot]:
-        return [Slot(step=unit, planned=planned) for planned in self._plan.batch(unit)]
+    def planned(self, unit: int) -> list[PlannedSample]:
+        return self._plan.batch(unit)
 
-    def fetch(self, slot: Slot) -> Fetched:
-        shard = self._reader.shard_name(slot.planned.shard)
+    def fetch(self, planned: PlannedSample) -> Fetched:
+        shard = self._reader.shard_name(planned.shard)
         try:
-            encoded = self._reader.read(slot.planned.shard, slot.planned.index)
+            encoded = self._reader.read(planned.shard, planned.index)
         except BadSampleError as error:
-            return Fetched(slot=slot, shard=shard, encoded=None, transform=None, bad=(error.bad,))
+            return Fetched(planned=planned, shard=shard, encoded=None, transform=None, bad=(error.bad,))
         except BadShardError as error:
             if not self._allow_bad_shards:
                 remedy = "or leave its samples out of the score with eval.allow_bad_samples=true"
                 raise unusable({shard: error.reason}, self._reader.url, "evaluation", remedy) from error
-            key = self._reader.key_or_place(slot.planned.shard, slot.planned.index)
+            key = self._reader.key_or_place(planned.shard, planned.index)
             bad = BadSample(key=key, shard=shard, reason=f"its shard cannot be used: {error.reason}")
-            return Fetched(slot=slot, shard=shard, encoded=None, transform=None, bad=(bad,))
+            return Fetched(planned=planned, shard=shard, encoded=None, transform=None, bad=(bad,))
         factor = input_factor(self._data, encoded.height, encoded.width)
         transform = eval_transform(input_scale=factor, height=encoded.height, width=encoded.width)
-        return Fetched(slot=slot, shard=shard, encoded=encoded, transform=transform)
+        return Fetched(planned=planned, shard=shard, encoded=encoded, transform=transform)
 
     def reject(self, fetched: Fetched, reason: str) -> Fetched:
         bad = (_undecodable(fetched, reason),)
-        return Fetched(slot=fetched.slot, shard=fetched.shard, encoded=None, transform=None, bad=bad)
+        return Fetched(planned=fetched.planned, shard=fetched.shard, encoded=None, transform=None, bad=bad)
 
 
 def drawn_samples(fetched: Sequence[Fetched]) -> list[DrawnSample]:
@@ -209,7 +205,7 @@ def read_ahead(
     remaining = iter(units)
     while True:
         while len(waiting) <= ahead and (unit := next(remaining, None)) is not None:
-            waiting.append([pool.submit(fetcher.fetch, slot) for slot in fetcher.slots(unit)])
+            waiting.append([pool.submit(fetcher.fetch, planned) for planned in fetcher.planned(unit)])
         if not waiting:
             return
         yield [future.result() for future in waiting.popleft()]

@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypedDict
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -33,6 +34,7 @@ from dist_seg.data.loading.augment import SampleTransform, draw, eval_transform,
 from dist_seg.data.loading.batch import Batch
 from dist_seg.data.loading.fetch import DrawnSample, Fetcher, Unit, drawn_samples
 from dist_seg.data.loading.normalize import normalize
+from dist_seg.data.shards.counts import locate_samples
 from dist_seg.data.shards.manifest_parsing import load_manifest
 from dist_seg.data.view.data_view import RunData
 from dist_seg.data.view.open import view
@@ -78,7 +80,7 @@ class SegmentationDataset(Dataset[Sample]):
         self.ignore_index = manifest.ignore_index
         data = data or DataConfig(train_split="train" if "train" in manifest.splits else split)
         self._reader = ShardReader(storage, manifest, split, max_pixels=data.max_pixels)
-        self._ends = torch.tensor(self._reader.shard_samples, dtype=torch.int64).cumsum(0)
+        self._ends = np.cumsum(self._reader.shard_samples, dtype=np.int64)
         self._augment, self._seed, self._epoch = augment, seed, epoch
         self._data, self._crop = data, None
         if augment is not None:
@@ -95,22 +97,18 @@ class SegmentationDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Draw other augmentations from now on."""
-        self._epoch = epoch
-
     def __getitem__(self, index: int) -> Sample:
         """Raises IndexError past the end and DataError for a sample that cannot be used."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         index %= len(self)
-        shard = int(torch.searchsorted(self._ends, index, right=True))
-        encoded = self._reader.read(shard, index - (int(self._ends[shard - 1]) if shard else 0))
+        (shard,), (inside,) = locate_samples(self._ends, np.array([index]))
+        encoded = self._reader.read(int(shard), int(inside))
         sample = DrawnSample(encoded=encoded, transform=self._draw(encoded))
         try:
             images, masks = place(decode_reference([sample], self._recipe), [sample], self._recipe)
         except UndecodableError as error:
-            raise DataError(f"{self._reader.shard_name(shard)}: sample {encoded.key}: {error}") from error
+            raise DataError(f"{self._reader.shard_name(int(shard))}: sample {encoded.key}: {error}") from error
         image = normalize(images, [sample.transform], self._recipe.norm)[0]
         return Sample(image=image, mask=mapped_mask(masks[0], encoded.kind.class_map).long(), key=encoded.key)
 
@@ -187,7 +185,7 @@ def _finished(
 
 def load_unit(fetcher: Fetcher[Unit], unit: Unit, recipe: Recipe) -> list[Placed]:
     """Read, decode and place the samples of one unit, here and now."""
-    fetched = [fetcher.fetch(slot) for slot in fetcher.slots(unit)]
+    fetched = [fetcher.fetch(planned) for planned in fetcher.planned(unit)]
     while True:
         samples = drawn_samples(fetched)
         try:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from dist_seg.data.plan.plan import PlannedSample, check_batches, check_lanes_exist, first_outside, in_micro_batches
 from dist_seg.data.plan.sample_stream import SampleStream
+from dist_seg.data.shards.counts import locate_samples
 from dist_seg.runtime.rng import generator, keyed_permutation
 
 BLOCK = 5040
@@ -147,8 +148,7 @@ class MixedPlan:
             places = keyed_permutation(
                 (attempts[~near] - stream.num_samples) % self.num_samples, self.num_samples, *key
             )
-            shards = np.searchsorted(self._shard_ends, places, side="right")
-            indices = places - np.concatenate([[0], self._shard_ends])[shards]
+            shards, indices = locate_samples(self._shard_ends, places)
             candidates += [
                 PlannedSample(shard=shard, index=index, slot=slot, visit=planned.visit, stream=part)
                 for shard, index in zip(shards.tolist(), indices.tolist(), strict=True)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_seg.data.plan.sample_stream import SampleStream
+from dist_seg.data.shards.counts import locate_samples
 from dist_seg.errors import ConfigError
 
 _MOST_AT_ONCE = 1 << 16
@@ -202,13 +203,9 @@ class EvalPlan:
 
     def batch(self, number: int) -> list[PlannedSample]:
         """The samples of batch `number`; the last one may be shorter."""
-        slots = range(number * self._batch, min((number + 1) * self._batch, self.num_samples))
-        samples = []
-        for slot in slots:
-            shard = int(np.searchsorted(self._ends, slot, side="right"))
-            begin = int(self._ends[shard - 1]) if shard else 0
-            samples.append(PlannedSample(shard=shard, index=slot - begin, slot=slot))
-        return samples
+        slots = np.arange(number * self._batch, min((number + 1) * self._batch, self.num_samples))
+        found = (places.tolist() for places in (*locate_samples(self._ends, slots), slots))
+        return [PlannedSample(shard=shard, index=index, slot=slot) for shard, index, slot in zip(*found, strict=True)]
 
     def of_rank(self, rank: int, world_size: int) -> range:
         """The contiguous batches of a rank; empty for some where there are fewer batches than ranks."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dist_seg.data.shards.counts import locate_samples
 from dist_seg.runtime.rng import generator, keyed_permutation
 
 
@@ -53,10 +54,8 @@ class SampleStream:
         sizes = (blocks + 1) * self.num_samples // self._num_blocks - begins
         key = ("block", self._seed, epoch, *self._key)
         positions = begins + keyed_permutation(slots - begins, sizes, *key, tweaks=blocks)
-        places = np.searchsorted(layout.ends, positions.astype(layout.ends.dtype), side="right")
-        found = layout.order[places]
-        begins = layout.ends[places].astype(np.int64) - self._samples[found].astype(np.int64)
-        return self._shards[found].astype(np.int64), positions - begins
+        places, indices = locate_samples(layout.ends, positions)
+        return self._shards[layout.order[places]].astype(np.int64), indices
 
     def replacing(self, epoch: int, slot: int, attempts: NDArray[np.int64], span: range) -> NDArray[np.int64]:
         """The places of what comes instead of the sample of a slot, by number from 1: first the others of the span that

@@ -1,8 +1,11 @@
-"""Counts of which there are very many: of every shard, the samples that hold each class."""
+"""Counts of samples: very many of them in little memory, and samples found by their number among all shards."""
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 LARGEST = 2**64 - 1
 
@@ -40,3 +43,21 @@ class Counts(Sequence[int]):
 
     def __repr__(self) -> str:
         return f"Counts({list(self)})"
+
+
+def locate_samples(ends: NDArray[np.integer], numbers: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    """The shards of samples that are counted through all shards, and the samples' indices in them, each (N,).
+
+    ends: (shards,) the number of samples up to the end of each shard. numbers: (N,) from 0 and below the last end.
+    """
+    shards = np.searchsorted(ends, numbers.astype(ends.dtype), side="right")  # another type would copy `ends`
+    begins = np.where(shards > 0, ends[shards - 1], 0).astype(np.int64)
+    return shards, numbers - begins
+
+
+def spread_samples(shard_samples: Sequence[int], count: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    """`count` samples at equal distances over all shards, or every sample if there are fewer; as `locate_samples`."""
+    ends = np.cumsum(shard_samples, dtype=np.int64)
+    total = int(ends[-1]) if len(ends) else 0
+    count = min(count, total)
+    return locate_samples(ends, np.arange(count) * total // max(count, 1))

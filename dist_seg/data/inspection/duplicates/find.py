@@ -61,28 +61,42 @@ class Duplicates:
     """Frames of one sequence that look alike: of each frame the nearest in its own split and elsewhere."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Traits:
+    """What N images are compared by."""
+
+    keys: Sequence[str]
+    """Their names, by which frames of one sequence are found."""
+    split: NDArray[np.integer]
+    """(N,) the number of each image's split."""
+    digests: NDArray[np.uint64]
+    """(N, 2) hashes of the pixels, which only the same pixels share."""
+    thumbnails: NDArray[np.uint8]
+    """(N, 32, 32)."""
+    words: NDArray[np.uint64]
+    """(N, 4) hashes that are near for images that look alike."""
+    mirrored: NDArray[np.uint64]
+    """(N, 4) the same of the mirrored images."""
+
+
 def find_duplicates(
+    images: Traits,
     *,
-    keys: Sequence[str],
-    split: NDArray[np.integer],
-    digests: NDArray[np.uint64],
-    thumbnails: NDArray[np.uint8],
-    words: NDArray[np.uint64],
-    mirrored: NDArray[np.uint64],
     threads: int = 1,
     spread: Spread = map,
     searching: Callable[[int, int], None] | None = None,
     comparing: Callable[[int, int], None] | None = None,
 ) -> Duplicates:
-    """Of N samples: digests (N, 2) of the pixels, thumbnails (N, 32, 32), hashes (N, 4). `spread` is `map`, over
-    processes if need be. `searching` is told hashes compared with all others, `comparing` pairs of pictures compared,
-    and in all.
+    """`spread` is `map`, over processes if need be. `searching` is told hashes compared with all others, `comparing`
+    pairs of pictures compared, and in all.
     """
-    same, stand_ins = _same_pixels(digests, split)
-    rows = np.array([row for row in stand_ins if thumbnails[row].std() >= _MIN_CONTRAST], np.intp)
-    pictures, digests = thumbnails[rows], digests[rows]
-    sequence = find_sequences([keys[row] for row in rows], pictures)
-    near = find_candidates(words[rows], mirrored[rows], split[rows], sequence, threads=threads, progress=searching)
+    same, stand_ins = _same_pixels(images.digests, images.split)
+    rows = np.array([row for row in stand_ins if images.thumbnails[row].std() >= _MIN_CONTRAST], np.intp)
+    pictures, digests, split = images.thumbnails[rows], images.digests[rows], images.split[rows]
+    sequence = find_sequences([images.keys[row] for row in rows], pictures)
+    near = find_candidates(
+        images.words[rows], images.mirrored[rows], split, sequence, threads=threads, progress=searching
+    )
     found = [pair for pair in near if (digests[pair.first] != digests[pair.second]).any()]
     copies, frames = [], []
     for pair in _compared(found, pictures, spread, comparing):
@@ -93,7 +107,7 @@ def find_duplicates(
             copies.append(pair)
     return Duplicates(
         same_pixels=tuple(same),
-        copies=_of_rows(_without_neighbours(_each_once(copies), split[rows], sequence), rows),
+        copies=_of_rows(_without_neighbours(_each_once(copies), split, sequence), rows),
         frames=_of_rows(sorted(frames, key=_most_similar_first), rows),
     )
 

@@ -12,6 +12,7 @@ from dist_seg.data.inspection.samples.alignment import REACH
 from dist_seg.data.inspection.samples.decoded import read_members, view_sample
 from dist_seg.data.inspection.samples.measures import MEASURES, measure
 from dist_seg.data.inspection.workers import Workers
+from dist_seg.data.shards.counts import spread_samples
 from dist_seg.data.shards.manifest import Manifest, ShardInfo, Split
 from dist_seg.data.shards.opened import OpenedData, shard_index
 from dist_seg.errors import DataError
@@ -85,13 +86,11 @@ def look_at_samples(
 
 
 def _jobs(data: OpenedData, manifest: Manifest, name: str, split: Split, limit: int | None) -> Iterator[_Job]:
-    ends = np.cumsum([shard.samples for shard in split.shards], dtype=np.int64)
-    total = int(ends[-1]) if len(ends) else 0
-    count = total if limit is None else min(limit, total)
-    chosen = np.arange(count) * total // max(count, 1)
-    cuts = np.searchsorted(chosen, ends)
-    for number, (shard, start, stop) in enumerate(zip(split.shards, [0, *cuts[:-1]], cuts, strict=True)):
-        inside = (chosen[start:stop] - (ends[number] - shard.samples)).tolist()
+    samples = [shard.samples for shard in split.shards]
+    numbers, indices = spread_samples(samples, sum(samples) if limit is None else limit)
+    cuts = np.searchsorted(numbers, np.arange(len(samples) + 1))
+    for number, (shard, start, stop) in enumerate(zip(split.shards, cuts[:-1], cuts[1:], strict=True)):
+        inside = indices[start:stop].tolist()
         for at in range(0, len(inside), _SAMPLES_AT_ONCE):
             yield _Job(
                 storage=data.storage,
