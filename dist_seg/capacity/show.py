@@ -31,7 +31,7 @@ def show_plan(
     plan = training_plan(config.data, train, manifest)
     shares = plan.shares.items() if isinstance(plan, MixedPlan) else ()
     lines = [
-        f"data        {config.data.place}: {facts.num_train} training and {val.num_samples} validation images of "
+        f"data        {config.data.location}: {facts.num_train} training and {val.num_samples} validation images of "
         f"about {facts.width}x{facts.height}, {len(names)} classes "
         f"({', '.join(names[:8])}{', ...' * (len(names) > 8)})",
         f"model       {config.model.name}, {config.model.encoder}, weights {config.model.weights}, "

@@ -49,7 +49,7 @@ def run_eval(options: argparse.Namespace) -> int:
         data_config = _data_config(trained, options)
         data = open_run_data(data_config)
         manifest = on_every_rank(lambda: _with_classes_of(trained, data, data_config.class_map))
-        storage, shards = data.storage, str(options.data or data_config.place)
+        storage, shards = data.storage, str(options.data or data_config.location)
         split = options.split or data_config.scored_split
         wanted = trained.config.data.num_threads
         loader_threads = num_threads if wanted is None else wanted

@@ -41,7 +41,7 @@ def run_preview(options: argparse.Namespace) -> int:
     for first, *others in zip(*fed, strict=True):
         apart = "".join(f": {difference(first, other)}" for other in others)
         captions.append(f"{first.key}  {first.image.shape[1]}x{first.image.shape[0]}{apart}")
-    title = f"{config.data.place}, {config.data.train_split}, from step {options.step}: {' | '.join(loaders)}"
+    title = f"{config.data.location}, {config.data.train_split}, from step {options.step}: {' | '.join(loaders)}"
     sheet = preview_sheet(list(zip(*fed, strict=True)), captions, config.task, class_info(data.manifest), title)
     encoded = io.BytesIO()
     sheet.save(encoded, "PNG" if options.out.suffix.lower() == ".png" else "JPEG")

@@ -19,7 +19,7 @@ def train(options: TrainOptions, process_started: float) -> int:
     STARTUP.done("imports")
     keep_freed_memory()
     config = load_config(options.files, options.overrides)
-    if options.print_config and not config.data.place:
+    if options.print_config and not config.data.location:
         print(to_yaml(config), end="")
         return 0
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(run_dir_of(config))))

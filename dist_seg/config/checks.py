@@ -1,4 +1,4 @@
-"""What types cannot say: ranges, and values that must agree with each other."""
+"""Checks that types cannot express: ranges, and values that must agree with each other."""
 
 import math
 import re
@@ -17,16 +17,16 @@ from dist_seg.config.schema import (
 from dist_seg.errors import ConfigError
 
 _LAST_ATTEMPT_S = 60.0
-"""What a read may take beyond `data.retry_s`: its last attempt has a time limit of its own."""
+"""How much longer than `data.retry_s` a read may take: its last attempt has its own time limit."""
 
 _MEMBER_NAME = re.compile(r"\w[\w-]*", re.ASCII)
 MAX_FOLDS = 255
 WRITABLE_STORES = ("s3", "s3a", "gs", "az", "abfs", "abfss")
-"""Schemes of the object stores that checkpoints can be written to."""
+"""URL schemes of the object stores that checkpoints can be written to."""
 
 
 def check_config(config: Config) -> None:
-    """Raises one ConfigError that lists everything wrong with the values, each with its key and what is allowed."""
+    """Raises one ConfigError that lists all wrong values, each with its key and what is allowed."""
     problems = [
         *_data_problems(config.data),
         *_augment_problems(config.augment),
@@ -91,19 +91,19 @@ def _mix_problems(data: DataConfig) -> Iterator[str]:
     if data.shards is not None:
         yield f"data.shards={data.shards}: set it or data.mix, not both"
     if len(names) < 2 or len(set(names)) < len(names):
-        yield f"data.mix: has the names {', '.join(names)}; give two data sets or more, each with a name of its own"
+        yield f"data.mix: has the names {', '.join(names)}; give at least two data sets, each with its own name"
     for name in names:
         if not _MEMBER_NAME.fullmatch(name):
-            yield f"data.mix: the name {name!r} must be of letters, digits, _ and -"
+            yield f"data.mix: the name {name!r} may contain only letters, digits, _ and -"
     if data.class_map:
         yield "data.class_map: has no effect with data.mix; give each data set in it a class_map"
     weights = [member.weight for member in data.mix if member.weight is not None]
     if not all(0 < weight < math.inf for weight in weights):
         yield f"data.mix: weights are {', '.join(f'{weight:g}' for weight in weights)}; they must be positive numbers"
     if weights and len(weights) < len(names):
-        yield "data.mix: give every data set a weight, or none"
+        yield "data.mix: give either every data set a weight, or none of them"
     if weights and data.sampling != "uniform":
-        yield f"data.mix: weights have no effect with data.sampling={data.sampling}, by which classes decide"
+        yield f"data.mix: weights have no effect with data.sampling={data.sampling}, which draws by class"
 
 
 def _selection_problems(data: DataConfig) -> Iterator[str]:
@@ -117,15 +117,15 @@ def _selection_problems(data: DataConfig) -> Iterator[str]:
     if not 2 <= data.folds <= MAX_FOLDS:
         yield f"data.folds={data.folds}: must lie between 2 and {MAX_FOLDS}"
     elif data.fold is None:
-        yield f"data.folds={data.folds}: say with data.fold, 0 to {data.folds - 1}, which one is validated on"
+        yield f"data.folds={data.folds}: set data.fold, 0 to {data.folds - 1}, to the fold to validate on"
     elif not 0 <= data.fold < data.folds:
-        yield f"data.fold={data.fold}: must lie between 0 and {data.folds - 1}, as there are data.folds={data.folds}"
+        yield f"data.fold={data.fold}: must lie between 0 and {data.folds - 1}, because data.folds={data.folds}"
     if data.val_split != "val":
-        yield f"data.val_split={data.val_split}: has no effect with data.folds, as one of these is validated on"
+        yield f"data.val_split={data.val_split}: has no effect with data.folds, because one of the folds is validated on"
     try:
         re.compile(data.fold_by or "")
     except re.error as error:
-        yield f"data.fold_by={data.fold_by}: is no regular expression: {error}"
+        yield f"data.fold_by={data.fold_by}: is not a regular expression: {error}"
 
 
 def _augment_problems(augment: AugmentConfig) -> Iterator[str]:
@@ -210,7 +210,7 @@ def _loss_problems(loss: LossConfig) -> Iterator[str]:
     if not 0 < loss.ohem_fraction <= 1:
         yield f"loss.ohem_fraction={loss.ohem_fraction}: must lie in (0, 1]; 1 takes every pixel"
     if loss.cross_entropy == 0 and loss.dice == 0 and loss.custom is None:
-        yield "loss: every weight is 0, so nothing would be trained; set loss.cross_entropy or loss.dice"
+        yield "loss: all weights are 0, so nothing would be trained; set loss.cross_entropy or loss.dice"
 
 
 def _optim_problems(optim: OptimConfig) -> Iterator[str]:
@@ -225,7 +225,7 @@ def _optim_problems(optim: OptimConfig) -> Iterator[str]:
         if not 0 <= value < 1:
             yield f"optim.{name}={value}: must lie in [0, 1)"
     if list(optim.step_milestones) != sorted(set(optim.step_milestones)):
-        yield f"optim.step_milestones={list(optim.step_milestones)}: must rise"
+        yield f"optim.step_milestones={list(optim.step_milestones)}: must increase"
 
 
 def _train_problems(train: TrainConfig) -> Iterator[str]:
@@ -253,28 +253,28 @@ def _engine_problems(config: Config) -> Iterator[str]:
                 )
         return
     if train.precision == "fp64":
-        yield "train.precision=fp64: DeepSpeed shards single precision only; train with engine.name=ddp, or in fp32"
+        yield "train.precision=fp64: DeepSpeed only shards single precision; use engine.name=ddp or train.precision=fp32"
     if train.compile:
         yield (
-            "train.compile=true: DeepSpeed's hooks break the compiled graph at every module; train with "
-            "engine.name=ddp, or without it"
+            "train.compile=true: DeepSpeed's hooks break the compiled graph at every module; use engine.name=ddp or "
+            "train.compile=false"
         )
     if engine.offload_optimizer and engine.zero_stage == 0:
-        yield "engine.offload_optimizer=true: needs engine.zero_stage 1, 2 or 3, stage 0 shards nothing"
+        yield "engine.offload_optimizer=true: needs engine.zero_stage 1, 2 or 3; stage 0 shards nothing"
     if engine.offload_param and engine.zero_stage != 3:
         yield (
-            f"engine.offload_param=true: needs engine.zero_stage=3, not {engine.zero_stage}: only there weights are "
-            "sharded"
+            f"engine.offload_param=true: needs engine.zero_stage=3, not {engine.zero_stage}: only stage 3 shards the "
+            "weights"
         )
 
 
 def _other_problems(config: Config) -> Iterator[str]:
-    # Peers wait in a collective while one rank's reader tries a failing storage again.
+    # While one rank's reader retries a failing storage, the other ranks wait in a collective.
     longest_s = config.data.retry_s + _LAST_ATTEMPT_S
     if not config.train.timeout_s > longest_s:
         yield (
-            f"train.timeout_s={config.train.timeout_s}: must be greater than {longest_s:g}: data.retry_s and a minute "
-            "for the last attempt; or lower data.retry_s"
+            f"train.timeout_s={config.train.timeout_s}: must be greater than {longest_s:g}, which is data.retry_s and "
+            "a minute for the last attempt; raise it or lower data.retry_s"
         )
     yield from _at_least("eval.batch", config.eval.batch, 1)
     yield from _within("eval.merge_threshold", config.eval.merge_threshold, 0, 1)

@@ -22,8 +22,10 @@ from dist_seg.config.schema import Config
 from dist_seg.errors import ConfigError
 
 _SECTIONS: Mapping[str, object] = get_type_hints(Config)
-"""The type of every section by name; `task` is a section of its own."""
+"""The type of every section by name. `task` is a section that holds a single value."""
 _COMMAND_LINE = "the command line"
+_MOST_CHARACTERS, _MOST_NODES, _MOST_LEVELS = 1 << 20, 10_000, 20
+"""Limits on a configuration file, with its aliases expanded. Ours have about a hundred settings on two levels."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -37,9 +39,6 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-_MOST_CHARACTERS, _MOST_NODES, _MOST_LEVELS = 1 << 20, 10_000, 20
-"""Of a configuration, its aliases written out. Ours have about a hundred settings on two levels."""
-
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.[\d_]+)[eE][-+]?\d+$"),
@@ -48,7 +47,7 @@ _Loader.add_implicit_resolver(
 
 
 def load_config(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
-    """The defaults, then each file, then the overrides (`optim.lr=0.01`), the later over the earlier.
+    """The defaults, overridden by each file in turn and then by the overrides (`optim.lr=0.01`).
 
     Raises ConfigError for a file that cannot be read, an unknown or mistyped key, or values that contradict each other.
     """
@@ -122,7 +121,7 @@ def _plain(value: object) -> object:
 
 
 def leaves(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """(dotted key, value) for everything in nested dictionaries that is not one itself."""
+    """(dotted key, value) for every value in nested dictionaries."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
             yield from leaves(value, f"{prefix}{key}.")
@@ -131,7 +130,7 @@ def leaves(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _settings(tree: Mapping[str, object]) -> Iterator[tuple[str, object]]:
-    """(dotted key, value) of a configuration's settings; one that is a mapping is one value."""
+    """(dotted key, value) of every setting; a setting that is a mapping counts as one value."""
     for section, content in tree.items():
         if isinstance(content, Mapping):
             yield from ((f"{section}.{name}", value) for name, value in content.items())
@@ -156,7 +155,7 @@ def _read_yaml(file: Path) -> Mapping[str, object]:
 
 
 def _load_yaml(text: str) -> object:
-    """Plain values alone: tags of Python's objects are refused, and so is what a few aliases blow up. YAMLError."""
+    """Plain values. Raises YAMLError for tags of Python objects and for aliases that expand to too many values."""
     if len(text) > _MOST_CHARACTERS:
         raise yaml.YAMLError(f"{len(text)} characters are more than a configuration may have ({_MOST_CHARACTERS})")
     try:
@@ -170,11 +169,11 @@ def _load_yaml(text: str) -> object:
 
 
 def _count_nodes(node: yaml.Node, counted: dict[int, tuple[int, int]], level: int) -> tuple[int, int]:
-    """The nodes and levels below and with this one, an alias counting like what it stands for.
+    """Number of nodes and levels of this node and everything below it; an alias counts like its target.
 
     Raises YAMLError for too many.
     """
-    if id(node) not in counted and level <= _MOST_LEVELS:  # an alias of what it stands in never ends
+    if id(node) not in counted and level <= _MOST_LEVELS:  # an alias of a node that contains it never ends
         below: list[yaml.Node] = []
         if isinstance(node, yaml.SequenceNode):
             below = node.value
@@ -186,7 +185,7 @@ def _count_nodes(node: yaml.Node, counted: dict[int, tuple[int, int]], level: in
     if level + levels - 1 > _MOST_LEVELS:
         raise yaml.YAMLError(f"nested more than {_MOST_LEVELS} levels deep")
     if nodes > _MOST_NODES:
-        raise yaml.YAMLError(f"more than {_MOST_NODES} values, its aliases written out")
+        raise yaml.YAMLError(f"more than {_MOST_NODES} values once its aliases are expanded")
     return nodes, levels
 
 
@@ -210,13 +209,13 @@ def _merge(given: dict[str, _Given], tree: Mapping[str, object], source: str) ->
         for name, value in content.items():
             _check_key(name, list(names), source, prefix=f"{section}.")
             key = f"{section}.{name}"
-            # In a file, too, a name or path that looks like a number is still text.
+            # A name or path that looks like a number is still text, in files as on the command line.
             read = str(value) if _is_text(key) and value is not None else _read(value, names[name], source, key)
             given[key] = _Given(value=read, source=source)
 
 
 def _read(value: object, kind: object, source: str, key: str) -> object:
-    """A value of YAML for a field of type `kind`: quoted numbers as numbers, names that look like numbers as text."""
+    """A YAML value for a field of type `kind`: quoted numbers become numbers, numbers used as names become text."""
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     for option in kinds:
         fields, origin = _fields(option), get_origin(option)
@@ -234,7 +233,7 @@ def _read(value: object, kind: object, source: str, key: str) -> object:
 def _with_names_as_text(names: Mapping[object, object], where: str) -> Mapping[object, object]:
     """A mapping of names to names, with whole numbers as text.
 
-    Raises ConfigError for what YAML takes for a truth value.
+    Raises ConfigError for names that YAML reads as true or false.
     """
     for word in (*names.keys(), *names.values()):
         if isinstance(word, bool):
@@ -247,7 +246,7 @@ def _as_text(value: object) -> object:
 
 
 def _is_text(key: str) -> bool:
-    """Whether a dotted key stands for one piece of text: a name, path or dotted path."""
+    """Whether the setting at a dotted key is text: a name, path or dotted path."""
     return _type_of(key) in (str, str | None)
 
 
@@ -299,13 +298,13 @@ def _check_type(key: str, setting: _Given) -> None:
     if setting.value is None and type(None) not in get_args(kind):
         default = dict(_settings(to_tree(Config())))[key]
         raise ConfigError(
-            f"{setting.source}: {key} is empty (null), but needs a value; leave it out for the default, {default!r}"
+            f"{setting.source}: {key} is empty (null), but needs a value; remove it to use the default, {default!r}"
         )
     try:
         msgspec.convert(setting.value, kind)
     except msgspec.ValidationError as problem:
-        several = isinstance(setting.value, list | Mapping)  # then it is not plain which entry is wrong
-        detail = f" ({problem})" if several else ""
+        # msgspec tells which entry of a list or mapping is wrong.
+        detail = f" ({problem})" if isinstance(setting.value, list | Mapping) else ""
         expected = _type_name(kind)
         raise ConfigError(f"{setting.source}: {key}={setting.value!r}: expected {expected}{detail}") from problem
 

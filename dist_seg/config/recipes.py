@@ -1,4 +1,4 @@
-"""Where the configurations that come with the project lie."""
+"""The configuration files that come with dist-seg."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def recipe_path(name: str) -> Path:
 
 
 def given_or_shipped(given: Path) -> Path:
-    """The file that was given; where there is none and it is a bare name, the one of that name in `configs/`."""
+    """The given file or, if there is none and it is a bare name, the file of that name in `configs/`."""
     if given.is_file() or given.name != str(given):
         return given
     return _find(given.name) or given

@@ -48,7 +48,8 @@ class DataConfig:
     loader: Literal["auto", "dali", "torch"] = "auto"
     """auto: DALI if it is installed, otherwise torch."""
     num_threads: int | None = None
-    """Decoding threads (DALI) or worker processes (torch) per rank. With torch, 0 decodes in the training process."""
+    """Decoding threads (DALI) or worker processes (torch) per rank. With torch, 0 decodes in the training process.
+    None: `train.num_threads`."""
     prefetch: int = 2
     """Micro-batches that each rank decodes ahead of the training."""
     fraction: float = 1.0
@@ -109,7 +110,7 @@ class DataConfig:
     pictures. Read from the data. If you set them, the data must match."""
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Where the data is, for messages; empty if neither `shards` nor `mix` is set."""
         return self.shards or " ".join(member.shards for member in self.mix)
 

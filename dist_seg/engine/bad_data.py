@@ -45,7 +45,7 @@ class BadDataRecord:
         new = {name: reason for part in cast(list[list[tuple[str, str]]], found) for name, reason in part}
         new = {name: reason for name, reason in sorted(new.items()) if name not in known}
         known.update(new)
-        check_bad_shards(known, self._data.max_bad_shards, len(self._shard_samples), self._data.place)
+        check_bad_shards(known, self._data.max_bad_shards, len(self._shard_samples), self._data.location)
         self._tell(new)
 
     def record_samples(self, own: Sequence[BadSample]) -> None:
@@ -63,7 +63,7 @@ class BadDataRecord:
             error = DataError(
                 f"{len(known)} training samples could not be decoded, more than "
                 f"data.max_bad_samples={self._data.max_bad_samples} (among them {named}). Run `dist-seg verify "
-                f"{self._data.place}`, pack the data again, or raise data.max_bad_samples"
+                f"{self._data.location}`, pack the data again, or raise data.max_bad_samples"
             )
             error.shared = True
             raise error

@@ -224,11 +224,11 @@ def run_dir_of(config: Config) -> Path:
     """`run.dir`, or `runs/NAME` after the data."""
     if config.run.dir is not None:
         return Path(config.run.dir)
-    if not config.data.place:
+    if not config.data.location:
         raise ConfigError(
             "data.shards is not set: give the folder that `dist-seg pack` wrote, such as data.shards=data/mine"
         )
-    name = "+".join(member.name for member in config.data.mix) or config.data.place.rstrip("/").rsplit("/", 1)[-1]
+    name = "+".join(member.name for member in config.data.mix) or config.data.location.rstrip("/").rsplit("/", 1)[-1]
     return Path("runs") / (name if config.data.folds is None else f"{name}-{config.data.scored_split}")
 
 

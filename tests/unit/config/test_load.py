@@ -90,7 +90,7 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
         ("optim.lr=-1", "optim.lr=-1.0: must be greater than 0"),
         ("optim.lr=null", "the command line: optim.lr is empty (null), but needs a value"),
         ("train.seed=", "the command line: train.seed is empty (null)"),
-        ("augment.min_visible=null", "leave it out for the default, 0.2"),
+        ("augment.min_visible=null", "remove it to use the default, 0.2"),
         ("checkpoint.resume=", "checkpoint.resume is empty (null)"),
         ("augment.scale_min=null", "augment.scale_min is empty (null)"),
         ("task=null", "task is empty (null)"),

@@ -250,9 +250,9 @@ MEMBERS = "{name: a, shards: x}, {name: b, shards: y}"
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data.mix=[{name: a, shards: x}]"], "give two data sets or more"),
-        (["data.mix=[{name: a, shards: x}, {name: a, shards: y}]"], "each with a name of its own"),
-        (["data.mix=[{name: a/b, shards: x}, {name: b, shards: y}]"], "the name 'a/b' must be of letters"),
+        (["data.mix=[{name: a, shards: x}]"], "give at least two data sets"),
+        (["data.mix=[{name: a, shards: x}, {name: a, shards: y}]"], "each with its own name"),
+        (["data.mix=[{name: a/b, shards: x}, {name: b, shards: y}]"], "the name 'a/b' may contain only letters"),
         (["data.mix=[{name: a}, {name: b, shards: y}]"], "data.mix"),
         ([f"data.mix=[{MEMBERS}]", "data.shards=z"], "data.shards=z: set it or data.mix, not both"),
         ([f"data.mix=[{MEMBERS}]", "data.class_map={c: d}"], "data.class_map: has no effect with data.mix"),

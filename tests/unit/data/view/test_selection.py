@@ -232,10 +232,10 @@ def test_a_split_of_the_folds_name_is_not_taken_for_one(synthetic_shards: Path) 
         (["data.fold=0"], "data.fold=0: has no effect without data.folds"),
         (["data.fold_by=a"], "data.fold_by=a: has no effect without data.folds"),
         (["data.folds=1", "data.fold=0"], "data.folds=1: must lie between 2 and 255"),
-        (["data.folds=3"], "say with data.fold, 0 to 2, which one"),
+        (["data.folds=3"], "set data.fold, 0 to 2, to the fold"),
         (["data.folds=3", "data.fold=3"], "data.fold=3: must lie between 0 and 2"),
         (["data.folds=3", "data.fold=0", "data.val_split=test"], "data.val_split=test: has no effect with data.folds"),
-        (["data.folds=3", "data.fold=0", "data.fold_by=("], r"data.fold_by=\(: is no regular expression"),
+        (["data.folds=3", "data.fold=0", "data.fold_by=("], r"data.fold_by=\(: is not a regular expression"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(overrides: list[str], message: str) -> None:

@@ -94,7 +94,7 @@ def test_a_file_that_is_no_settings_is_named(tmp_path: Path, content: str, words
     ("overrides", "words"),
     [
         (["engine.name=ddp", "engine.offload_param=true"], "engine.offload_param=True: has no effect"),
-        (["train.precision=fp64"], "DeepSpeed shards single precision only"),
+        (["train.precision=fp64"], "DeepSpeed only shards single precision"),
         (["train.compile=true"], "train.compile=true"),
         (["engine.zero_stage=0", "engine.offload_optimizer=true"], "stage 0 shards nothing"),
         (["engine.zero_stage=2", "engine.offload_param=true"], "needs engine.zero_stage=3, not 2"),
