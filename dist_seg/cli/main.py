@@ -1,4 +1,4 @@
-"""The command line. Nothing heavy is imported before a command runs, so that --help answers at once."""
+"""The command line. Nothing heavy is imported before a command runs, so --help answers at once."""
 
 import argparse
 import io
@@ -16,14 +16,14 @@ from dist_seg.runtime.launched import LaunchedRank, launched_rank
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit code: 0 good, 1 fault, 2 the user's error, 143 preempted."""
+    """Runs a command and returns its exit code: 0 success, 1 fault, 2 user's error, 143 preempted."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
     options = _parse(argv)
     launched = launched_rank()
     _set_up_logging(launched)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # Names of files may not be UTF-8: shown as stderr shows them.
+    if isinstance(sys.stdout, io.TextIOWrapper):  # File names that are not UTF-8 are printed as on stderr.
         sys.stdout.reconfigure(errors="backslashreplace")
-    if "" not in sys.path:  # The user's own modules lie in the working directory; last, so that they shadow nothing.
+    if "" not in sys.path:  # For the user's modules in the working directory; last, so they shadow nothing.
         sys.path.append("")
     run: Callable[[argparse.Namespace, list[str]], int] = options.run
     try:
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _tell(error, launched)
         return error.exit_code
     except KeyboardInterrupt:
-        print("dist-seg: stopped by Ctrl-C; the same command goes on or starts again", file=sys.stderr)
+        print("dist-seg: stopped by Ctrl-C; run the same command to resume or start again", file=sys.stderr)
         return EXIT_PREEMPTED
     except BrokenPipeError:
         return EXIT_FAULT
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = build_parser()
     options, rest = parser.parse_known_args(argv)
-    # argparse takes a list of positionals in one piece only: `train a.yaml --nproc 2 optim.lr=0.1` leaves one over.
+    # argparse takes positionals only in one piece: of `train a.yaml --nproc 2 optim.lr=0.1` it leaves the last one.
     strays = [text for text in rest if text.startswith("-") or not hasattr(options, "settings")]
     if strays:
         parser.error(f"unrecognized arguments: {' '.join(strays)}")
@@ -51,9 +51,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _tell(error: UserError | RunFailedError, launched: LaunchedRank | None) -> None:
-    """Prints an error; one that several ranks raise alike is printed by the first of them only."""
+    """Prints an error. If several ranks raise the same one, only the first of them prints it."""
     rank = launched.rank if launched is not None else 0
-    # The ranks of a machine read the same configuration.
+    # All ranks of a machine read the same configuration, so its first rank prints the error.
     is_of_machine = isinstance(error, ConfigError) and launched is not None and launched.local_rank != 0
     if rank == 0 or not (is_of_machine or error.shared):
         print(f"dist-seg: {'' if rank == 0 else f'rank {rank}: '}{error}", file=sys.stderr)
@@ -67,7 +67,7 @@ def _set_up_logging(launched: LaunchedRank | None) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """All commands with their options."""
+    """The parser of all commands and their options."""
     parser = argparse.ArgumentParser(prog="dist-seg", description="Train image segmentation from packed shards.")
     parser.add_argument("--version", action="version", version=f"dist-seg {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -1,4 +1,4 @@
-"""What the options of all commands are made with."""
+"""Helpers for the parsers of all commands."""
 
 import argparse
 from typing import TypeAlias
@@ -18,8 +18,8 @@ def command(commands: Commands, name: str, summary: str, details: str = "") -> a
 
 
 def at_least_one(text: str) -> int:
-    """The value of an option that counts something. argparse names the option in front of what this raises."""
+    """The value of an option that is a count. argparse puts the option's name before the error's text."""
     number = int(text) if text.isdecimal() else 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: give a whole number from 1")
+        raise argparse.ArgumentTypeError(f"{text}: give a whole number of at least 1")
     return number

@@ -1,4 +1,4 @@
-"""The options of `dist-seg preview` and `train`, which take a configuration."""
+"""The parsers of `dist-seg preview` and `dist-seg train`, which take a configuration."""
 
 import argparse
 from pathlib import Path
@@ -24,20 +24,33 @@ examples:
 
 def _add_preview(commands: Commands) -> None:
     parser = command(
-        commands, "preview", "draw what the network will be fed: augmented images, targets over them", _PREVIEW_DETAILS
+        commands, "preview", "draw the augmented images and targets that the network will get", _PREVIEW_DETAILS
     )
     parser.add_argument(
-        "settings", nargs="*", metavar="FILE.yaml | KEY=VALUE", help="as `train` takes them, the later win"
+        "settings",
+        nargs="*",
+        metavar="FILE.yaml | KEY=VALUE",
+        help="configuration files and overrides, as for `train`; later ones win",
     )
     parser.add_argument(
-        "--samples", type=int, default=16, metavar="N", help="how many, of several epochs if need be (%(default)s)"
+        "--samples",
+        type=int,
+        default=16,
+        metavar="N",
+        help="number of samples, taken from several epochs if necessary (default: %(default)s)",
     )
-    parser.add_argument("--step", type=int, default=0, metavar="N", help="from this training step on (%(default)s)")
     parser.add_argument(
-        "--both-loaders", action="store_true", help="by torch and by DALI, side by side, and how far they are apart"
+        "--step", type=int, default=0, metavar="N", help="start at this training step (default: %(default)s)"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("preview.png"), metavar="FILE", help="the sheet, PNG or JPEG (%(default)s)"
+        "--both-loaders", action="store_true", help="show torch and DALI side by side, and how much they differ"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("preview.png"),
+        metavar="FILE",
+        help="output image, PNG or JPEG (default: %(default)s)",
     )
     parser.set_defaults(run=_run_preview)
 
@@ -52,37 +65,44 @@ _TRAIN_DETAILS = """\
 examples:
   dist-seg train                          the synthetic recipe, after `dist-seg pack synthetic data/synthetic`
   dist-seg train synthetic_instances.yaml a recipe that comes with dist-seg, by its name
-  dist-seg train data.shards=data/mine    crop, batch and steps fitted to data and machine
+  dist-seg train data.shards=data/mine    your data; crop, batch and steps are chosen for it and your machine
   dist-seg train configs/camvid_deeplabv3plus.yaml optim.lr=0.01 run.dir=runs/other
   torchrun --nproc-per-node 2 -m dist_seg train configs/camvid_deeplabv3plus.yaml
 
-exit codes: 0 done, 1 fault, 2 something to mend in the call or the data, 143 stopped by SIGTERM or Ctrl-C,
-with a checkpoint of the last step
+exit codes: 0 done; 1 fault; 2 something to fix in the command or the data; 143 stopped by SIGTERM or Ctrl-C, after
+saving a checkpoint of the last step
 """
 
 
 def _add_train(commands: Commands) -> None:
-    parser = command(commands, "train", "train a model, or go on with a run that was stopped", _TRAIN_DETAILS)
+    parser = command(commands, "train", "train a model, or resume a run that was stopped", _TRAIN_DETAILS)
     parser.add_argument(
-        "settings", nargs="*", metavar="FILE.yaml | KEY=VALUE", help="configuration files and overrides, the later win"
+        "settings",
+        nargs="*",
+        metavar="FILE.yaml | KEY=VALUE",
+        help="configuration files and overrides; later ones win",
     )
     parser.add_argument(
-        "--nproc", default=None, metavar="N", help="start N processes with torchrun; auto: one per visible GPU"
+        "--nproc", default=None, metavar="N", help="start N processes with torchrun; `auto` starts one per visible GPU"
     )
     parser.add_argument(
         "--max-restarts",
         type=int,
         default=0,
         metavar="K",
-        help="with --nproc: start all ranks again after one failed, K times at most (%(default)s)",
+        help="with --nproc: restart all ranks up to K times after one of them failed (default: %(default)s)",
     )
-    before = parser.add_argument_group("before the start")
-    before.add_argument("--print-config", action="store_true", help="show the resolved configuration and stop")
-    before.add_argument("--dry-run", action="store_true", help="check everything before the first step, estimate, stop")
-    existing = parser.add_argument_group("a run folder that holds a run")
+    before = parser.add_argument_group("check before you train")
+    before.add_argument("--print-config", action="store_true", help="print the resolved configuration and stop")
+    before.add_argument(
+        "--dry-run", action="store_true", help="check everything, estimate time and memory, and stop before training"
+    )
+    existing = parser.add_argument_group("if the run folder already holds a run")
     choice = existing.add_mutually_exclusive_group()
-    choice.add_argument("--fresh", action="store_true", help="start anew; the old folder is moved aside")
-    choice.add_argument("--resume-with-changes", action="store_true", help="go on although settings or data differ")
+    choice.add_argument(
+        "--fresh", action="store_true", help="start from step 0; the old folder is moved aside, not deleted"
+    )
+    choice.add_argument("--resume-with-changes", action="store_true", help="resume even if settings or data differ")
     parser.set_defaults(run=_run_train)
 
 
@@ -94,7 +114,7 @@ def _run_train(options: argparse.Namespace, argv: list[str]) -> int:
     if not files and not any(text.startswith(("data.shards=", "data.mix=")) for text in overrides):
         files = [recipe_path("synthetic.yaml")]
     if options.max_restarts and options.nproc is None:
-        raise ConfigError("--max-restarts needs --nproc; torchrun has an option of that name itself")
+        raise ConfigError("--max-restarts needs --nproc; if you call torchrun yourself, use its own --max-restarts")
     if options.nproc is not None and launched_rank() is None:
         return _launch_train(options, argv, files, overrides)
     from dist_seg.commands.train import train
@@ -118,14 +138,14 @@ def _launch_train(options: argparse.Namespace, argv: list[str], files: list[Path
     from dist_seg.launchers.torchrun import launch, processes
 
     if options.max_restarts < 0:
-        raise ConfigError(f"--max-restarts {options.max_restarts}: expected 0 or more")
+        raise ConfigError(f"--max-restarts {options.max_restarts}: must be 0 or more")
     config = load_config(files, overrides)
     rest = _without(_without(argv, "--nproc"), "--max-restarts")
     return launch(processes(options.nproc), options.max_restarts, rest, config)
 
 
 def _without(argv: list[str], option: str) -> list[str]:
-    """The arguments without an option that takes a value."""
+    """The arguments without `option` and its value."""
     if option in argv:
         at = argv.index(option)
         return argv[:at] + argv[at + 2 :]

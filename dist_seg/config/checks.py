@@ -121,7 +121,7 @@ def _selection_problems(data: DataConfig) -> Iterator[str]:
     elif not 0 <= data.fold < data.folds:
         yield f"data.fold={data.fold}: must lie between 0 and {data.folds - 1}, because data.folds={data.folds}"
     if data.val_split != "val":
-        yield f"data.val_split={data.val_split}: has no effect with data.folds, because one of the folds is validated on"
+        yield f"data.val_split={data.val_split}: has no effect with data.folds: one of the folds is validated on"
     try:
         re.compile(data.fold_by or "")
     except re.error as error:
@@ -253,7 +253,9 @@ def _engine_problems(config: Config) -> Iterator[str]:
                 )
         return
     if train.precision == "fp64":
-        yield "train.precision=fp64: DeepSpeed only shards single precision; use engine.name=ddp or train.precision=fp32"
+        yield (
+            "train.precision=fp64: DeepSpeed only shards single precision; use engine.name=ddp or train.precision=fp32"
+        )
     if train.compile:
         yield (
             "train.compile=true: DeepSpeed's hooks break the compiled graph at every module; use engine.name=ddp or "

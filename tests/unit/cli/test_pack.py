@@ -16,7 +16,7 @@ def test_a_count_below_one_is_refused_with_its_option(
     with pytest.raises(SystemExit) as ended:
         main([*command, f"{option}={value}"])
     assert ended.value.code == 2
-    assert f"argument {option}: {value}: give a whole number from 1" in capsys.readouterr().err
+    assert f"argument {option}: {value}: give a whole number of at least 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", _COMMANDS)

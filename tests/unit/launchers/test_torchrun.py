@@ -13,7 +13,7 @@ from dist_seg.runs.outcome import exit_code
     ("arguments", "words"),
     [
         (["--max-restarts", "2"], "--max-restarts needs --nproc"),
-        (["--nproc", "2", "--max-restarts", "-1"], "--max-restarts -1: expected 0 or more"),
+        (["--nproc", "2", "--max-restarts", "-1"], "--max-restarts -1: must be 0 or more"),
     ],
 )
 def test_restarts_that_cannot_be_are_refused(
