@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Sequence
-from typing import cast
 
 import timm
 import torch
@@ -73,7 +72,8 @@ class Encoder(nn.Module):
 
 def feature_levels(net: nn.Module) -> list[tuple[int, int, str]]:
     """Channels, stride and module name of every feature map that a timm `features_only` network gives."""
-    info = cast(FeatureInfo, net.feature_info)
+    info: object = net.feature_info
+    assert isinstance(info, FeatureInfo)
     return [(int(level["num_chs"]), int(level["reduction"]), str(level["module"])) for level in info.get_dicts()]
 
 

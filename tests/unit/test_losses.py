@@ -151,6 +151,16 @@ def test_custom_loss_is_added_with_weight_1() -> None:
     torch.testing.assert_close(parts["loss"], parts["cross_entropy"] + squared(logits, targets, IGNORE))
 
 
+def a_number(logits: torch.Tensor, targets: torch.Tensor, ignore_index: int) -> float:
+    return 1.0
+
+
+def test_a_custom_loss_that_is_no_tensor_is_refused() -> None:
+    loss = build_loss(LossConfig(custom=f"{__name__}:a_number"), 4, IGNORE, [1] * 4)
+    with pytest.raises(ConfigError, match=r"loss\.custom: .*a_number returned a float, not a torch\.Tensor"):
+        loss(*random_case())
+
+
 @pytest.mark.parametrize(
     ("cfg", "message"),
     [

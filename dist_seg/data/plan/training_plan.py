@@ -37,7 +37,7 @@ def training_plan(data: DataConfig, train: TrainConfig, manifest: Manifest) -> P
     )
 
 
-def class_weights(frequencies: Sequence[float], temperature: float) -> list[float]:
+def class_sampling_weights(frequencies: Sequence[float], temperature: float) -> list[float]:
     """Rare class sampling: weights that sum to 1, proportional to exp((1 - f) / T) (Hoyer et al. 2022)."""
     exponents = [-frequency / temperature for frequency in frequencies]
     weights = [math.exp(exponent - max(exponents)) for exponent in exponents]
@@ -71,7 +71,7 @@ def _classes(data: DataConfig, manifest: Manifest, split: Split) -> list[Part]:
     weights = [1.0] * len(there)
     if data.sampling == "rare_class":
         temperature = data.sampling_temperature or RARE_CLASS_TEMPERATURE
-        weights = class_weights([counts[class_id] / total for class_id in there], temperature)
+        weights = class_sampling_weights([counts[class_id] / total for class_id in there], temperature)
     return [
         Part(name=manifest.class_names[class_id], shard_samples=by_class[class_id], weight=weight, holding=class_id)
         for class_id, weight in zip(there, weights, strict=True)

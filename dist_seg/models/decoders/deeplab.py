@@ -97,8 +97,8 @@ class DeepLabV3Plus(nn.Module):
         return logits[:, :, :height, :width]
 
 
-def check_model(cfg: ModelConfig, num_classes: int, *, least: int = 2) -> None:
-    """Raises ConfigError for a number that no network can be built with. least: of classes."""
+def check_model(cfg: ModelConfig, num_classes: int, *, min_classes: int = 2) -> None:
+    """Raises ConfigError for a number that no network can be built with."""
     at_least_one = {
         "aspp_channels": cfg.aspp_channels,
         "low_level_channels": cfg.low_level_channels,
@@ -110,8 +110,10 @@ def check_model(cfg: ModelConfig, num_classes: int, *, least: int = 2) -> None:
             raise ConfigError(f"model.{key}: {value} is not a positive number")
     if not 0.0 <= cfg.dropout < 1.0:
         raise ConfigError(f"model.dropout: {cfg.dropout} is not in [0, 1)")
-    if num_classes < least:
-        raise ConfigError(f"a segmentation network needs at least {least} classes, and the data has {num_classes}")
+    if num_classes < min_classes:
+        raise ConfigError(
+            f"a segmentation network needs at least {min_classes} classes, and the data has {num_classes}"
+        )
 
 
 def _padding(size: int, stride: int) -> int:

@@ -8,7 +8,7 @@ import torch
 
 from dist_seg.errors import ConfigError
 from dist_seg.models.mask_rcnn.model import MaskRCNN
-from dist_seg.models.weights import first_few, load_encoder_tensors
+from dist_seg.models.weights import first_few, load_encoder_tensors, read_weights
 
 _log = logging.getLogger(__name__)
 
@@ -22,17 +22,21 @@ _RENAMED = (
 _OLD_MASK_CONV = re.compile(r"^roi_heads\.mask_head\.mask_fcn(\d+)\.(weight|bias)$")
 
 
-def is_detector(tensors: Mapping[str, torch.Tensor]) -> bool:
-    """Whether tensors are named as in torchvision's detectors."""
-    return any(name.startswith(_BODY) for name in tensors)
+def load_detector_weights(model: MaskRCNN, spec: str) -> None:
+    """Loads the weights that `spec` names (see `read_weights`) into a Mask R-CNN, in place.
 
-
-def load_detector_tensors(model: MaskRCNN, tensors: Mapping[str, torch.Tensor], where: str) -> None:
-    """Loads tensors with torchvision's names into a Mask R-CNN, in place; `where` says what they were read from.
-
-    Predictors for another number of classes stay as they are, with a warning. Raises ConfigError that lists what else
+    They may be those of the encoder alone, or those of torchvision's whole detector. Raises ConfigError that lists what
     does not fit.
     """
+    tensors, where = read_weights(model.encoder.name, spec)
+    if any(name.startswith(_BODY) for name in tensors):
+        _load_detector_tensors(model, tensors, where)
+    else:
+        load_encoder_tensors(model.encoder, tensors, where)
+
+
+def _load_detector_tensors(model: MaskRCNN, tensors: Mapping[str, torch.Tensor], where: str) -> None:
+    """Loads tensors with torchvision's names; predictors for another number of classes keep their random weights."""
     body = {name.removeprefix(_BODY): tensor for name, tensor in tensors.items() if name.startswith(_BODY)}
     load_encoder_tensors(model.encoder, body, where)
     heads = {_current_name(name): tensor for name, tensor in tensors.items() if not name.startswith(_BODY)}

@@ -17,7 +17,7 @@ from dist_seg.config.schema import AugmentConfig, Config, DataConfig, TrainConfi
 from dist_seg.data.loading.loader import train_batches
 from dist_seg.data.plan.mixed_plan import BLOCK, MixedPlan
 from dist_seg.data.plan.plan import PlannedSample
-from dist_seg.data.plan.training_plan import class_weights, training_plan
+from dist_seg.data.plan.training_plan import class_sampling_weights, training_plan
 from dist_seg.data.shards.manifest import Manifest
 from dist_seg.data.shards.manifest_parsing import load_manifest
 from dist_seg.data.shards.sidecar import Sidecar
@@ -141,8 +141,10 @@ def test_rare_classes_come_after_the_papers_formula(synthetic_shards: Path) -> N
 
 
 def test_the_formula_neither_overflows_nor_forgets_what_it_divides_by() -> None:
-    assert class_weights([0.5, 0.25, 0.25], 0.25) == pytest.approx([1 / (1 + 2 * math.e), *[1 / (2 + 1 / math.e)] * 2])
-    assert class_weights([1.0, 0.0], 1e-6) == [0.0, 1.0]
+    assert class_sampling_weights([0.5, 0.25, 0.25], 0.25) == pytest.approx(
+        [1 / (1 + 2 * math.e), *[1 / (2 + 1 / math.e)] * 2]
+    )
+    assert class_sampling_weights([1.0, 0.0], 1e-6) == [0.0, 1.0]
 
 
 def test_batches_are_those_of_the_plan_and_repeats_are_drawn_anew(synthetic_shards: Path) -> None:
