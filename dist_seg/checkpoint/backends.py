@@ -20,7 +20,7 @@ Files = Iterable[tuple[str, Iterable[bytes | memoryview]]]
 """Names and contents, in pieces, one after the other."""
 
 
-class Place(Protocol):
+class CheckpointBackend(Protocol):
     """Named groups of files, each committed as a whole, and small texts beside them.
 
     Whatever goes wrong is raised as CheckpointError or OSError, with the path or object.
@@ -52,7 +52,7 @@ class Place(Protocol):
     def write_text(self, name: str, text: str) -> None: ...
 
 
-class LocalPlace:
+class LocalBackend:
     """A folder. A group is written under another name, made durable, and committed by one rename."""
 
     def __init__(self, root: Path) -> None:
@@ -138,7 +138,7 @@ def _document(checksums: dict[str, str]) -> bytes:
     return json.dumps(checksums, indent=1).encode()
 
 
-class ObjectPlace:
+class ObjectStoreBackend:
     """A folder of an object store, which knows no rename: the checksums are put last, and are the commit."""
 
     def __init__(self, url: str) -> None:

@@ -20,9 +20,9 @@ class Checksum:
 
     _PREFIX = "xxh3_128:"
 
-    def __init__(self, like: object = _PREFIX) -> None:
+    def __init__(self, like: str = _PREFIX) -> None:
         # Without a prefix it is SHA-256, as checkpoints had it before.
-        self._prefix = self._PREFIX if str(like).startswith(self._PREFIX) else ""
+        self._prefix = self._PREFIX if like.startswith(self._PREFIX) else ""
         self._hash: _Hash = xxhash.xxh3_128() if self._prefix else hashlib.sha256()
 
     def update(self, content: bytes | bytearray | memoryview) -> None:

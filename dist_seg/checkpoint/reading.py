@@ -5,12 +5,10 @@
 Nothing is ever unpickled, and no file is opened but those five.
 """
 
-import json
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
 
 import torch
 from safetensors import SafetensorError
@@ -18,9 +16,10 @@ from safetensors.torch import load_file
 
 from dist_seg.checkpoint.backends import COMMIT_NAME, checkpoint_errors
 from dist_seg.checkpoint.checksum import Checksum
-from dist_seg.checkpoint.state import FORMAT_VERSION, CheckpointMeta, TrainingState
+from dist_seg.checkpoint.state import CheckpointMeta, TrainingState
 from dist_seg.checkpoint.tensors import PIECE_BYTES, TensorInfo, decoded, read_header
 from dist_seg.errors import CheckpointError, DataError, MissingObjectError, StorageError
+from dist_seg.runtime.documents import decode
 from dist_seg.storage.object_store import Storage, is_remote, open_storage
 
 _log = logging.getLogger(__name__)
@@ -121,12 +120,14 @@ class _Folder:
     def __init__(self, location: str | Path) -> None:
         self.storage: Storage = open_storage(location)
         self._local = None if is_remote(location) else Path(self.storage.url)
-        self._checksums = _json_object(self.storage, COMMIT_NAME, _read(self.storage, COMMIT_NAME))
+        text = _read(self.storage, COMMIT_NAME)
+        self._checksums = decode(text, dict[str, str], self._where(COMMIT_NAME), error=CheckpointError)
         strangers = sorted(self._checksums.keys() - set(_FILES))
         if strangers:
             raise CheckpointError(
-                f"{self._where(COMMIT_NAME)}: names {strangers[0]!r}, which is no file of a checkpoint; it is damaged "
-                "or was not written by dist-seg. Nothing of it was read"
+                f"names {strangers[0]!r}, which is no file of a checkpoint; it is damaged or was not written by "
+                "dist-seg. Nothing of it was read",
+                where=self._where(COMMIT_NAME),
             )
 
     def check(self, name: str) -> None:
@@ -165,7 +166,7 @@ class _Folder:
 
     def _checksum(self, name: str, content: bytearray | None) -> str:
         """The checksum of a file, which is read into `content` where that is given."""
-        checksum, size = Checksum(self._checksums.get(name)), self.storage.size(name)
+        checksum, size = Checksum(self._checksums.get(name, "")), self.storage.size(name)
         if content is not None:
             content[:] = bytes(size)
         for begin in range(0, size, PIECE_BYTES):
@@ -180,22 +181,12 @@ class _Folder:
 
 
 def _parsed_meta(location: str | Path, text: bytes | bytearray) -> CheckpointMeta:
-    storage = open_storage(location)
-    where, content = f"{storage.url}/{_META_NAME}", dict(_json_object(storage, _META_NAME, text))
-    version = content.get("format_version")
-    if version != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{where}: checkpoint format {version}, this version reads {FORMAT_VERSION}; "
-            "use the dist-seg version that wrote it"
-        )
-    try:
-        meta = CheckpointMeta(**content)  # type: ignore[arg-type]  # what was written by asdict of the same class
-        meta.check()
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{where}: {error}") from error
-    named = STEP_NAME.fullmatch(storage.url.rsplit("/", 1)[-1])
+    url = open_storage(location).url
+    where = f"{url}/{_META_NAME}"
+    meta = CheckpointMeta.parse(text, where)
+    named = STEP_NAME.fullmatch(url.rsplit("/", 1)[-1])
     if named and int(named.group(1)) != meta.step:
-        raise CheckpointError(f"{where}: is of step {meta.step}, and not of the step that its folder is named by")
+        raise CheckpointError(f"is of step {meta.step}, and not of the step that its folder is named by", where=where)
     return meta
 
 
@@ -205,14 +196,3 @@ def _read(storage: Storage, name: str) -> bytes:
             return storage.read(name)
         except MissingObjectError as error:
             raise CheckpointError(f"{error.reason}; is this a checkpoint folder?", where=error.where) from error
-
-
-def _json_object(storage: Storage, name: str, text: bytes | bytearray) -> Mapping[str, object]:
-    where = f"{storage.url}/{name}"
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{where}: unreadable: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{where}: expected a JSON object")
-    return cast(dict[str, object], content)

@@ -1,11 +1,19 @@
 """What a checkpoint holds: one canonical form, whatever engine and number of ranks wrote it."""
 
+import dataclasses
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Annotated, Self
 
+import msgspec
 import torch
 
+from dist_seg.errors import CheckpointError
+from dist_seg.runtime.documents import convert, decode
+
 FORMAT_VERSION = 1
+Count = Annotated[int, msgspec.Meta(ge=0)]
 _BLOCK_BYTES = 64 * 2**20
 """Of host memory that is taken at once for snapshots."""
 
@@ -14,18 +22,18 @@ _BLOCK_BYTES = 64 * 2**20
 class CheckpointMeta:
     """Everything but tensors; JSON-ready."""
 
-    step: int
+    step: Count
     """Optimiser steps done, skipped ones included."""
     config: Mapping[str, object]
     """The resolved configuration."""
     manifest: Mapping[str, object]
     """`hash`, `task`, `class_names`, `palette` and `ignore_index` of the training data."""
-    world_size: int
+    world_size: Count
     bad_samples: Mapping[str, str] = field(default_factory=dict)
     """Key of every training sample that could not be decoded, and why."""
     bad_shards: Mapping[str, str] = field(default_factory=dict)
     """Name of every training shard whose samples are replaced, and why."""
-    nonfinite_in_a_row: int = 0
+    nonfinite_in_a_row: Count = 0
     loss_scale: float = 1.0
     """The factor on the loss under fp16, else 1."""
     loss_scale_good_steps: int = 0
@@ -34,19 +42,23 @@ class CheckpointMeta:
     """The checkpoint outside the run's own folder that training began from, if it did."""
     format_version: int = FORMAT_VERSION
 
-    def check(self) -> None:
-        """Raises ValueError for a field whose value cannot be what `save` wrote."""
-        counts = {"step": self.step, "world_size": self.world_size, "nonfinite_in_a_row": self.nonfinite_in_a_row}
-        for name, count in counts.items():
-            if type(count) is not int or count < 0:
-                raise ValueError(f"{name} is {count!r}, not a number of them")
-        for name in ("config", "manifest", "bad_samples"):
-            if not isinstance(getattr(self, name), dict):
-                raise ValueError(f"{name} is no object")
-        if type(self.loss_scale) not in (int, float) or type(self.loss_scale_good_steps) is not int:
-            raise ValueError(f"loss_scale is {self.loss_scale!r} after {self.loss_scale_good_steps!r} good steps")
-        if not isinstance(self.origin, str):
-            raise ValueError(f"origin is {self.origin!r}, not a text")
+    @classmethod
+    def parse(cls, text: bytes | bytearray, where: str) -> Self:
+        """Reads what `to_json` wrote. Raises CheckpointError that names the file and the field for anything else."""
+        content = decode(bytes(text), dict[str, object], where, error=CheckpointError)
+        version = content.get("format_version")
+        if version != FORMAT_VERSION:
+            raise CheckpointError(
+                f"checkpoint format {version}, this version reads {FORMAT_VERSION}; use the dist-seg version that "
+                "wrote it",
+                where=where,
+            )
+        if strangers := sorted(content.keys() - {entry.name for entry in dataclasses.fields(cls)}):
+            raise CheckpointError(f"{strangers[0]} is no field of a checkpoint's description", where=where)
+        return convert(content, cls, where, error=CheckpointError)
+
+    def to_json(self) -> bytes:
+        return json.dumps(dataclasses.asdict(self), indent=1).encode()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,22 +2,21 @@
 
     checkpoints/step-00001000/...   checkpoints/scores.json   checkpoints/superseded-1/step-...
 
-Where they lie and how one is committed: `checkpoint.place`. What one holds: `checkpoint.reading`.
+Where they lie and how one is committed: `checkpoint.backends`. What one holds: `checkpoint.reading`.
 """
 
-import dataclasses
 import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
-from dist_seg.checkpoint.backends import LocalPlace, ObjectPlace, Place, checkpoint_errors
+from dist_seg.checkpoint.backends import CheckpointBackend, LocalBackend, ObjectStoreBackend, checkpoint_errors
 from dist_seg.checkpoint.reading import STEP_NAME, TENSOR_FILES, verify_checkpoint
 from dist_seg.checkpoint.state import TrainingState
 from dist_seg.checkpoint.tensors import encoded
 from dist_seg.errors import CheckpointError
+from dist_seg.runtime.documents import decode
 from dist_seg.storage.object_store import is_remote, open_storage
 
 _log = logging.getLogger(__name__)
@@ -41,16 +40,18 @@ class CheckpointStore:
 
     def __init__(self, root: str | Path) -> None:
         with checkpoint_errors():
-            self._place: Place = ObjectPlace(str(root)) if is_remote(root) else LocalPlace(Path(open_storage(root).url))
+            self._backend: CheckpointBackend = (
+                ObjectStoreBackend(str(root)) if is_remote(root) else LocalBackend(Path(open_storage(root).url))
+            )
 
     @property
     def root(self) -> str:
         """Path or URL."""
-        return self._place.url
+        return self._backend.url
 
     def steps(self) -> list[int]:
         """Steps of the committed checkpoints, rising. Raises CheckpointError where they cannot be listed."""
-        matches = [STEP_NAME.fullmatch(name) for name in self._place.names()]
+        matches = [STEP_NAME.fullmatch(name) for name in self._backend.names()]
         return sorted(int(match.group(1)) for match in matches if match)
 
     def path(self, step: int) -> str:
@@ -66,7 +67,7 @@ class CheckpointStore:
         """Writes a checkpoint and commits it. Raises CheckpointError with the cause; older ones stay as they were."""
         final = self.path(state.meta.step)
         try:
-            self._place.commit(_name(state.meta.step), _contents(state))
+            self._backend.commit(_name(state.meta.step), _contents(state))
         except OSError as error:
             raise CheckpointError(
                 f"{final}: the checkpoint could not be written: {error.strerror or error}. Earlier checkpoints are "
@@ -87,7 +88,7 @@ class CheckpointStore:
         beyond = [other for other in self.steps() if other > step]
         scores = self.scores()
         if beyond:
-            self._place.set_aside([_name(other) for other in beyond])
+            self._backend.set_aside([_name(other) for other in beyond])
         if any(other > step for other in scores):
             self._write_scores({other: score for other, score in scores.items() if other <= step})
         return beyond
@@ -100,19 +101,19 @@ class CheckpointStore:
         self._write_scores({**self.scores(), step: score})
 
     def _write_scores(self, scores: Mapping[int, float]) -> None:
-        self._place.write_text(_SCORES_NAME, json.dumps(scores))
+        self._backend.write_text(_SCORES_NAME, json.dumps(scores))
 
     def scores(self) -> dict[int, float]:
         """The recorded scores by step."""
-        text = self._place.read_text(_SCORES_NAME)
+        text = self._backend.read_text(_SCORES_NAME)
         if text is None:
             return {}
+        where = f"{self.root}/{_SCORES_NAME}"
         try:
-            return {int(step): float(score) for step, score in cast(dict[str, float], json.loads(text)).items()}
-        except (ValueError, TypeError, AttributeError) as error:
-            raise CheckpointError(
-                f"{self.root}/{_SCORES_NAME}: unreadable: {error}; delete it, and the best checkpoint is forgotten"
-            ) from error
+            return decode(text, dict[int, float], where, error=CheckpointError)
+        except CheckpointError as error:
+            reason = f"unreadable: {error.reason}; delete it, and the best checkpoint is forgotten"
+            raise CheckpointError(reason, where=where) from error
 
     def best_step(self) -> int | None:
         """The step with the highest score among the checkpoints that are there."""
@@ -134,7 +135,7 @@ class CheckpointStore:
         """Deletes what the policy does not keep; returns the deleted steps. Raises CheckpointError where it cannot."""
         deleted = self.superfluous(retention)
         for step in deleted:
-            self._place.remove(_name(step))
+            self._backend.remove(_name(step))
         return deleted
 
     def newest_whole(self) -> str | None:
@@ -164,4 +165,4 @@ def _name(step: int) -> str:
 def _contents(state: TrainingState) -> Iterator[tuple[str, Iterator[bytes | memoryview]]]:
     for name in TENSOR_FILES:
         yield f"{name}.safetensors", encoded(getattr(state, name))
-    yield "meta.json", iter([json.dumps(dataclasses.asdict(state.meta), indent=1).encode()])
+    yield "meta.json", iter([state.meta.to_json()])

@@ -7,11 +7,12 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 
+from dist_seg.checkpoint.state import Count
 from dist_seg.errors import CheckpointError
+from dist_seg.runtime.documents import convert, decode
 from dist_seg.storage.object_store import Storage
 
 PIECE_BYTES = 16 * 2**20
@@ -31,6 +32,20 @@ _NAMES: Mapping[torch.dtype, str] = {
     torch.bool: "BOOL",
 }
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
+
+
+_METADATA = "__metadata__"
+"""The one key of a header that is no tensor's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """A tensor as it stands in a header."""
+
+    dtype: str
+    shape: tuple[Count, ...]
+    data_offsets: tuple[Count, Count]
+    """Where its bytes begin and end, counted from the header's end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,34 +116,35 @@ def _header_length(first: bytes | bytearray, size: int, where: str) -> int:
 
 def _parsed(header: bytes, size: int, where: str) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     """Tensors and metadata of a header; the tensors fill the rest of the file without gap and overlap."""
-    try:
-        content = json.loads(header)
-        metadata = {str(key): str(text) for key, text in content.pop("__metadata__", {}).items()}
-        infos = {str(key): _info(entry) for key, entry in content.items()}
-        end = 0
-        for name, info in sorted(infos.items(), key=lambda item: (item[1].begin, item[1].num_bytes)):
-            if info.begin != end:
-                raise ValueError(f"{name} begins at {info.begin}, what lies before it ends at {end}")
-            end += info.num_bytes
-        if end != size - 8 - len(header):
-            raise ValueError(f"its tensors take {end} bytes, the file has {size - 8 - len(header)} for them")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{where}: unreadable tensors: not the header of a safetensors file: {error}") from error
+    problem = f"{where}: unreadable tensors: not the header of a safetensors file"
+    content = decode(header, dict[str, object], problem, error=CheckpointError)
+    metadata = convert(content.pop(_METADATA, {}), dict[str, str], problem, error=CheckpointError)
+    entries = convert(content, dict[str, _Entry], problem, error=CheckpointError)
+    infos = {name: _info(entry, f"{problem}: {name}") for name, entry in entries.items()}
+    end = 0
+    for name, info in sorted(infos.items(), key=lambda item: (item[1].begin, item[1].num_bytes)):
+        if info.begin != end:
+            raise CheckpointError(f"{name} begins at {info.begin}, what lies before it ends at {end}", where=problem)
+        end += info.num_bytes
+    if end != size - 8 - len(header):
+        reason = f"its tensors take {end} bytes, the file has {size - 8 - len(header)} for them"
+        raise CheckpointError(reason, where=problem)
     return infos, metadata
 
 
-def _info(entry: Mapping[str, object]) -> TensorInfo:
-    begin, end = cast(list[int], entry["data_offsets"])
-    dtype, shape = str(entry["dtype"]), tuple(cast(list[int], entry["shape"]))
-    if not all(isinstance(number, int) and number >= 0 for number in (begin, end, *shape)):
-        raise ValueError(f"shape {shape}, bytes {begin} to {end}")
-    if end - begin != math.prod(shape) * _DTYPES[dtype].itemsize:
-        raise ValueError(f"{end - begin} bytes for a tensor {dtype} of shape {shape}")
-    return TensorInfo(dtype=dtype, shape=shape, begin=begin, num_bytes=end - begin)
+def _info(entry: _Entry, where: str) -> TensorInfo:
+    begin, end = entry.data_offsets
+    dtype = _DTYPES.get(entry.dtype)
+    if dtype is None:
+        raise CheckpointError(f"is of type {entry.dtype}; a checkpoint holds {', '.join(_DTYPES)}", where=where)
+    if end - begin != math.prod(entry.shape) * dtype.itemsize:
+        reason = f"{end - begin} bytes for a tensor {entry.dtype} of shape {entry.shape}"
+        raise CheckpointError(reason, where=where)
+    return TensorInfo(dtype=entry.dtype, shape=entry.shape, begin=begin, num_bytes=end - begin)
 
 
 def _header(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None) -> bytes:
-    content: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    content: dict[str, object] = {_METADATA: dict(metadata)} if metadata else {}
     offset = 0
     for name, tensor in tensors.items():
         if tensor.dtype not in _NAMES:

@@ -14,11 +14,13 @@ from typing import Literal
 from torch._C._distributed_c10d import Store
 
 from dist_seg.distributed.collectives import barrier
-from dist_seg.distributed.position import Place, place_words
+from dist_seg.distributed.position import Position, described
 from dist_seg.distributed.rendezvous import Start
 from dist_seg.distributed.world import World
+from dist_seg.runtime.documents import decode
 
 _FINAL = "dist_seg/final"
+_WHERE = "the ranks' store"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,7 @@ class FirstCause:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankPlace:
+class RankPosition:
     """Where a rank was when it last told."""
 
     beat: int
@@ -48,13 +50,20 @@ class RankPlace:
     step: int
     phase: str
     collectives: int
-    waits: bool
     ended: bool
     """The rank has left in order."""
 
     @property
     def words(self) -> str:
-        return place_words(self.phase, self.step)
+        return described(self.phase, self.step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FinalError:
+    """An error that every further start would meet again."""
+
+    starts_before: int
+    text: str
 
 
 class Board:
@@ -74,62 +83,60 @@ class Board:
         """The store ends with this process."""
         return self._world.is_main and not self._outlives_ranks
 
-    def tell(self, place: Place, *, ended: bool = False) -> None:
+    def tell(self, position: Position, *, ended: bool = False) -> None:
         self._beats += 1
-        told = RankPlace(
+        told = RankPosition(
             beat=self._beats,
-            step=place.step,
-            phase=place.phase,
-            collectives=place.collectives,
-            waits=place.waited_s > 0,
+            step=position.step,
+            phase=position.phase,
+            collectives=position.collectives,
             ended=ended,
         )
-        self._store.set(f"{self._prefix}/place/{self._world.rank}", json.dumps(dataclasses.asdict(told)))
+        self._store.set(f"{self._prefix}/position/{self._world.rank}", _encoded(told))
 
-    def places(self) -> list[RankPlace]:
+    def positions(self) -> list[RankPosition]:
         """Of all ranks, in their order."""
-        keys = [f"{self._prefix}/place/{rank}" for rank in range(self._world.size)]
-        return [RankPlace(**json.loads(value)) for value in self._store.multi_get(keys)]
+        keys = [f"{self._prefix}/position/{rank}" for rank in range(self._world.size)]
+        return [decode(value, RankPosition, _WHERE) for value in self._store.multi_get(keys)]
 
     def publish(self, cause: FirstCause) -> FirstCause:
         """Tells a cause to all ranks; returns the first one that any rank has told."""
-        told = self._store.compare_set(f"{self._prefix}/cause", "", json.dumps(dataclasses.asdict(cause)))
-        return _cause_of_json(told)
+        told = self._store.compare_set(f"{self._prefix}/cause", "", _encoded(cause))
+        return decode(told, FirstCause, _WHERE)
 
     def cause(self) -> FirstCause | None:
         key = f"{self._prefix}/cause"
-        return _cause_of_json(self._store.get(key)) if self._store.check([key]) else None
+        return decode(self._store.get(key), FirstCause, _WHERE) if self._store.check([key]) else None
 
     def end_for_good(self, text: str) -> None:
         """Whatever starts the ranks again within this launch, `final_error` tells them that it is of no use."""
-        self._store.compare_set(_FINAL, "", json.dumps({"starts_before": self.starts_before, "text": text}))
+        self._store.compare_set(_FINAL, "", _encoded(_FinalError(starts_before=self.starts_before, text=text)))
 
     def final_error(self) -> str | None:
         """What an earlier start was ended by for good; not what a peer of this one has met a moment ago."""
-        told = json.loads(self._store.get(_FINAL)) if self._store.check([_FINAL]) else None
-        return str(told["text"]) if told is not None and told["starts_before"] < self.starts_before else None
+        told = decode(self._store.get(_FINAL), _FinalError, _WHERE) if self._store.check([_FINAL]) else None
+        return told.text if told is not None and told.starts_before < self.starts_before else None
 
 
-def _cause_of_json(told: bytes) -> FirstCause:
-    fields = json.loads(told)
-    return FirstCause(**{**fields, "ranks": tuple(fields["ranks"])})
+def _encoded(document: RankPosition | FirstCause | _FinalError) -> str:
+    return json.dumps(dataclasses.asdict(document))
 
 
-def open_board(world: World, start: Start, place: Place) -> Board:
-    """The board of all ranks, with a place of every one on it. A collective; needs the process group."""
+def open_board(world: World, start: Start, position: Position) -> Board:
+    """The board of all ranks, with a position of every one on it. A collective; needs the process group."""
     board = Board(start.connection(), world=world, start=start)
-    board.tell(place)
+    board.tell(position)
     barrier()
     return board
 
 
-def behind(places: Sequence[RankPlace]) -> tuple[int, ...]:
+def behind(positions: Sequence[RankPosition]) -> tuple[int, ...]:
     """The ranks that have not entered the collective that others are in."""
-    most = max(place.collectives for place in places)
-    return tuple(rank for rank, place in enumerate(places) if place.collectives < most)
+    most = max(position.collectives for position in positions)
+    return tuple(rank for rank, position in enumerate(positions) if position.collectives < most)
 
 
-def silent(before: Sequence[RankPlace], after: Sequence[RankPlace]) -> tuple[int, ...]:
+def silent(before: Sequence[RankPosition], after: Sequence[RankPosition]) -> tuple[int, ...]:
     """The ranks that have told nothing between two looks at the board, although they have not left in order."""
     pairs = enumerate(zip(before, after, strict=True))
     return tuple(rank for rank, (old, new) in pairs if new.beat == old.beat and not new.ended)

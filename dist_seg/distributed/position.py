@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-def place_words(phase: str, step: int) -> str:
+def described(phase: str, step: int) -> str:
     """A phase after so many steps, for messages."""
     if phase == "startup":
         return "the start-up"
     return f"{phase} after step {step}" if phase in ("evaluation", "checkpoint") else f"{phase} of step {step + 1}"
 
 
-class Place:
+class Position:
     """Step and phase of the main thread, and whether it waits for other ranks.
 
     Written by the main thread alone, read by the watchdog's. Every rank takes the same path of collectives, so the one
@@ -59,8 +59,8 @@ class Place:
 
     @property
     def words(self) -> str:
-        return place_words(self.phase, self.step)
+        return described(self.phase, self.step)
 
 
 # One for the process, as torch's process group is: collectives are called from everywhere without a handle.
-HERE = Place()
+HERE = Position()

@@ -9,17 +9,29 @@ import json
 import os
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from dist_seg.distributed.world import World
 from dist_seg.errors import RunFailedError
+from dist_seg.runtime.documents import decode
 
 _POLL_S = 0.02
 _ANSWER_S = 30.0
 _STARTS = "dist_seg/starts"
+_OFFER = "dist_seg/offer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Offer:
+    """What rank 0 offers to the others."""
+
+    name: str
+    number: int
+    heard: dict[str, str]
+    """By rank, the nonce of each that it has heard of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +92,7 @@ def _offer(store: TCPStore, world: World, deadline: float) -> tuple[str, int]:
         # What an earlier start has left may be among them: its rank of that number will not agree.
         heard = {str(rank): _get(store, _hello(rank)) for rank in range(world.size)}
         if heard != offered:
-            store.set("dist_seg/offer", json.dumps({"name": name, "number": number, "heard": heard}))
+            store.set(_OFFER, json.dumps(asdict(_Offer(name=name, number=number, heard=heard))))
             offered = heard
         missing = [rank for rank in range(1, world.size) if _get(store, _agreed(rank)) != name]
         if not missing:
@@ -91,10 +103,11 @@ def _offer(store: TCPStore, world: World, deadline: float) -> tuple[str, int]:
 def _accept(store: TCPStore, world: World, nonce: str, deadline: float) -> tuple[str, int]:
     """Another rank takes the name that is offered to itself, and not to one of its number in an earlier start."""
     while True:
-        offer = json.loads(_get(store, "dist_seg/offer") or "{}")
-        if offer and offer["heard"].get(str(world.rank)) == nonce:
-            store.set(_agreed(world.rank), offer["name"])
-            return str(offer["name"]), int(offer["number"])
+        text = _get(store, _OFFER)
+        offer = decode(text, _Offer, "the ranks' store") if text else None
+        if offer is not None and offer.heard.get(str(world.rank)) == nonce:
+            store.set(_agreed(world.rank), offer.name)
+            return offer.name, offer.number
         _wait(deadline, "rank 0 has not come")
 
 

@@ -135,14 +135,14 @@ class Watchdog:
 
     def _found(self, board: Board, text: str) -> FirstCause:
         """The cause of a collective that has failed: what a peer has told, or which peer says nothing any more."""
-        before = board.places()
+        before = board.positions()
         deadline = time.monotonic() + 4 * self._poll_s
         while time.monotonic() < deadline:
             told = board.cause()
             if told is not None:
                 return told
             time.sleep(self._poll_s / 4)
-        lost = silent(before, board.places())
+        lost = silent(before, board.positions())
         if lost:
             where = "; ".join(f"rank {rank} in {before[rank].words}" for rank in lost)
             text = f"ended without a word: {where}. It was killed from outside, or by the system for want of memory"
@@ -151,13 +151,13 @@ class Watchdog:
         return board.publish(FirstCause(kind="lost", ranks=(), text=text))
 
     def _stuck(self, board: Board, waited_s: float) -> FirstCause:
-        places = board.places()
-        late = behind(places)
-        rank, here = self._world.rank, places[self._world.rank]
+        positions = board.positions()
+        late = behind(positions)
+        rank, here = self._world.rank, positions[self._world.rank]
         waited = f"rank {rank} waited {waited_s:.0f} s in a collective ({here.words})"
         if not late:
             return FirstCause(kind="stuck", ranks=(), text=f"{waited}, in which every rank had arrived")
-        doing = ", ".join(f"rank {number} in {places[number].words}" for number in late)
+        doing = ", ".join(f"rank {number} in {positions[number].words}" for number in late)
         return FirstCause(
             kind="stuck",
             ranks=late,
@@ -201,7 +201,7 @@ class Watchdog:
     def _wait_for_others(self, board: Board, patience_s: float) -> None:
         deadline = time.monotonic() + patience_s
         while time.monotonic() < deadline:
-            if all(place.ended for place in board.places()):
+            if all(position.ended for position in board.positions()):
                 return
             time.sleep(self._poll_s / 10)
 

@@ -11,7 +11,7 @@ from dist_seg.runtime.machine import visible_cores
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """This process's place: `rank` of `size`, `local_rank` of the `local_size` on this machine."""
+    """This process among the ranks: `rank` of `size`, `local_rank` of the `local_size` on this machine."""
 
     rank: int = 0
     size: int = 1
@@ -60,8 +60,8 @@ def _variable(name: str, default: int) -> int:
 
 def tell_deepspeed(world: World) -> None:
     """Sets what DeepSpeed reads from the environment, where its own launcher or torchrun has not."""
-    place = {"RANK": world.rank, "LOCAL_RANK": world.local_rank, "WORLD_SIZE": world.size}
-    for name, number in place.items():
+    variables = {"RANK": world.rank, "LOCAL_RANK": world.local_rank, "WORLD_SIZE": world.size}
+    for name, number in variables.items():
         os.environ.setdefault(name, str(number))
     if world.device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")

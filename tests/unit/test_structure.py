@@ -92,6 +92,25 @@ def test_optional_library_is_imported_by_one_module(library: str) -> None:
     assert importers <= {ONE_MODULE_EACH[library]}
 
 
+READS_ENVIRONMENT = {"runtime", "distributed", "launchers"}
+
+
+def _uses_environment(file: Path) -> bool:
+    tree = ast.parse(file.read_text())
+    names = {"environ", "environb", "getenv", "putenv", "unsetenv"}
+    return any(
+        (isinstance(node, ast.Attribute) and node.attr in names)
+        or (isinstance(node, ast.ImportFrom) and node.module == "os" and names & {alias.name for alias in node.names})
+        for node in ast.walk(tree)
+    )
+
+
+def test_environment_variables_are_used_in_few_rooms_only() -> None:
+    users = {part_of(file) for file in modules() if _uses_environment(file)}
+    assert users <= READS_ENVIRONMENT
+    assert "distributed" in users  # else the search finds nothing
+
+
 COMMANDS = [
     "",
     "pack",

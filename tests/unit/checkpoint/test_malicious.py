@@ -88,8 +88,15 @@ def test_checksums_of_a_strange_file_are_refused_before_anything_is_read(locatio
         ({"step": 2}, "is of step 2, and not of the step that its folder is named by"),
         ({"step": "/etc/passwd"}, "step is '/etc/passwd'"),
         ({"step": -1}, "step is -1"),
-        ({"config": ["a"]}, "config is no object"),
-        ({"model": "../other/model.safetensors"}, "unexpected keyword argument 'model'"),
+        ({"step": True}, "step is True"),
+        ({"config": ["a"]}, r"config is \['a'\]: expected object"),
+        ({"bad_samples": {"k": 1}}, "bad_samples.k is 1: expected str"),
+        ({"bad_shards": "../other"}, "bad_shards is '../other': expected object"),
+        ({"bad_shards": {"train-000001.tar": ["gone"]}}, r"bad_shards\['train-000001\.tar'\] is \['gone'\]: exp"),
+        ({"loss_scale": "1"}, "loss_scale is '1': expected float"),
+        ({"loss_scale_good_steps": 0.5}, "loss_scale_good_steps is 0.5: expected int"),
+        ({"origin": 3}, "origin is 3: expected str"),
+        ({"model": "../other/model.safetensors"}, "model is no field of a checkpoint's description"),
     ],
 )
 def test_a_description_that_points_elsewhere_is_refused(

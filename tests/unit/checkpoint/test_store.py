@@ -172,6 +172,59 @@ def test_score_that_cannot_be_written_is_an_error_that_leaves_the_others(tmp_pat
     assert store.scores() == {2: 0.5}
 
 
+def test_scores_that_are_no_numbers_are_read_and_never_the_best(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    for step, score in ((1, 0.5), (2, float("nan"))):
+        store.save(state_of(step))
+        store.record_score(step, score)
+    assert (sorted(store.scores()), store.best_step()) == ([1, 2], 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("{", "not JSON"), ("[1]", "expected object"), ('{"2": "high"}', "2 is 'high': expected float"), ('{"x": 1}', "")],
+)
+def test_scores_that_cannot_be_read_are_an_error_with_a_remedy(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "scores.json").write_text(text)
+    with pytest.raises(CheckpointError, match=rf"scores\.json: unreadable: .*{reason}.*; delete it, and the best"):
+        CheckpointStore(tmp_path).scores()
+
+
+def test_the_description_is_written_as_it_always_was(tmp_path: Path) -> None:
+    """A run that an earlier version resumes finds the same bytes."""
+    folder = Path(CheckpointStore(tmp_path).save(state_of(1)))
+    assert (
+        (folder / "meta.json").read_text()
+        == """{
+ "step": 1,
+ "config": {
+  "train": {
+   "seed": 0
+  }
+ },
+ "manifest": {
+  "hash": "abc"
+ },
+ "world_size": 2,
+ "bad_samples": {
+  "k": "why"
+ },
+ "bad_shards": {},
+ "nonfinite_in_a_row": 0,
+ "loss_scale": 1.0,
+ "loss_scale_good_steps": 0,
+ "origin": "",
+ "format_version": 1
+}"""
+    )
+
+
+def test_a_description_of_before_there_were_bad_shards_is_read() -> None:
+    text = b'{"step": 3, "config": {}, "manifest": {}, "world_size": 1, "loss_scale": 1, "format_version": 1}'
+    meta = CheckpointMeta.parse(text, "meta.json")
+    assert meta == CheckpointMeta(step=3, config={}, manifest={}, world_size=1)
+
+
 def test_folders_are_not_synchronised_where_the_system_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.open
 

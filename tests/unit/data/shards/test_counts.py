@@ -26,6 +26,7 @@ def test_a_number_takes_what_the_largest_needs(largest: int, size: int) -> None:
     more = len(pickle.dumps(Counts([largest] * 2000))) - len(pickle.dumps(Counts([largest] * 1000)))
     assert 1000 * size <= more < 1000 * size + 20
 
+
 @given(samples=st.lists(st.integers(0, 5), min_size=1, max_size=8))
 def test_every_sample_is_located_in_its_shard(samples: list[int]) -> None:
     expected = [(shard, index) for shard, count in enumerate(samples) for index in range(count)]
