@@ -144,7 +144,7 @@ def _findings(manifest: Manifest, measured: Sequence[Measured]) -> list[tuple[st
             unreadable=[],
         )
     }
-    found = mask_findings(SampleTable.of(looked, manifest.num_classes), looked, manifest.task)
+    found = mask_findings(SampleTable.of(looked, manifest.num_classes), looked, manifest.target_kind)
     return [
         (f.what if f.kind == "shifted_split" else f.kind, f.count, [int(e.places[0].key) for e in f.examples])
         for f in found

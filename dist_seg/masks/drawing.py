@@ -62,7 +62,7 @@ def overlay_labels(
     for label_HW, color in zip(labels_KHW, palette, strict=True):
         drawn[label_HW] = (1 - alpha) * drawn[label_HW] + alpha * np.asarray(color, np.float32)
     for label_HW, color in zip(labels_KHW, palette, strict=True):
-        drawn[_border(label_HW)] = color
+        drawn[outline_of(label_HW)] = color
     return Image.fromarray(np.rint(drawn).astype(np.uint8))
 
 
@@ -111,7 +111,7 @@ def draw_objects(image_HWC: NDArray[np.uint8], objects: Sequence[DrawnObject], a
         large_part = part.repeat(factor, axis=0).repeat(factor, axis=1)
         place = np.s_[rows.start * factor : rows.stop * factor, columns.start * factor : columns.stop * factor]
         outlines[place][large_part] = 0
-        outlines[place][_border(large_part)] = number + 1
+        outlines[place][outline_of(large_part)] = number + 1
         hatched[place][large_part] = thing.ignored
     large = drawn.repeat(factor, axis=0).repeat(factor, axis=1)
     _hatch(large, hatched)
@@ -139,14 +139,22 @@ def _enlargement(objects: Sequence[DrawnObject], longer_side: int, font: "Font")
 
 def _hatch(picture_HWC: NDArray[np.uint8], where_HW: NDArray[np.bool_]) -> None:
     """Light lines beside dark ones, of which one is seen on any picture."""
-    along = np.add.outer(np.arange(where_HW.shape[0]), np.arange(where_HW.shape[1])) % _HATCH
-    picture_HWC[where_HW & (along == 0)] = _PAPER
-    picture_HWC[where_HW & (along == 1)] = _INK
+    picture_HWC[where_HW & diagonals(*where_HW.shape)] = _PAPER
+    picture_HWC[where_HW & diagonals(*where_HW.shape, offset=1)] = _INK
 
 
-def _border(mask_HW: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The pixels of a mask that touch what is not of it; outside the array nothing is."""
-    part = np.pad(mask_HW, 1)
+def diagonals(height: int, width: int, *, offset: int = 0) -> NDArray[np.bool_]:
+    """(height, width): lines one pixel wide, to hatch with. offset: pixels by which they are moved."""
+    lines: NDArray[np.bool_] = np.add.outer(np.arange(height), np.arange(width)) % _HATCH == offset
+    return lines
+
+
+def outline_of(mask_HW: NDArray[np.bool_], *, at_edges: bool = True) -> NDArray[np.bool_]:
+    """The pixels of a mask with a neighbour, out of four, that is not in it.
+
+    at_edges: whether pixels at the array's edges are among them for that reason alone.
+    """
+    part = np.pad(mask_HW, 1) if at_edges else np.pad(mask_HW, 1, mode="edge")
     inner = part[:-2, 1:-1] & part[2:, 1:-1] & part[1:-1, :-2] & part[1:-1, 2:]
     return mask_HW & ~inner
 

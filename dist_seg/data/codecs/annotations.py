@@ -4,9 +4,10 @@ Object i of the list has the pixel id i + 1 in the layers of `KEY.inst.png`.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+
+import msgspec
 
 from dist_seg.data.codecs.headers import UndecodableError
 from dist_seg.masks.rle import boxes_and_areas
@@ -84,25 +85,69 @@ class ImageAnnotations:
         return text.encode(errors="backslashreplace")  # of a file name that is not UTF-8: JSON's own escapes
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Mask:
+    counts: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Entry:
+    id: int
+    category_id: int
+    iscrowd: int | bool
+    area: float
+    bbox: tuple[float, float, float, float]
+    segmentation: _Mask
+    layer: int
+    hidden: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Document:
+    image_id: int
+    file_name: str
+    height: int
+    width: int
+    annotations: tuple[_Entry, ...]
+
+
 def parse_annotations(data: bytes) -> ImageAnnotations:
     """Reads what `to_json` wrote. Raises UndecodableError for anything else."""
     try:
-        document = cast(Mapping[str, object], json.loads(data))
-        height, width = _int(document["height"]), _int(document["width"])
-        entries = cast(Sequence[Mapping[str, object]], document["annotations"])
-        rles = [str(cast(Mapping[str, object], entry["segmentation"])["counts"]) for entry in entries]
-        pixels = _pixels(rles, height, width)
-        return ImageAnnotations(
-            image_id=_int(document["image_id"]),
-            file_name=str(document["file_name"]),
-            height=height,
-            width=width,
-            objects=tuple(_object(*fields) for fields in zip(entries, rles, pixels, strict=True)),
-        )
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-        raise UndecodableError(
-            f"json: not annotations as dist-seg packs them ({type(error).__name__}: {error})"
-        ) from error
+        document = _decoded(data)
+        rles = [entry.segmentation.counts for entry in document.annotations]
+        pixels = _pixels(rles, document.height, document.width)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        reason = f"not annotations as dist-seg packs them ({error})"
+        raise UndecodableError(reason, where="json") from error
+    return ImageAnnotations(
+        image_id=document.image_id,
+        file_name=document.file_name,
+        height=document.height,
+        width=document.width,
+        objects=tuple(
+            ObjectAnnotation(
+                id=entry.id,
+                class_id=entry.category_id,
+                crowd=bool(entry.iscrowd),
+                area=entry.area,
+                bbox=entry.bbox,
+                rle=entry.segmentation.counts,
+                pixels=count,
+                layer=entry.layer,
+                hidden=entry.hidden,
+            )
+            for entry, count in zip(document.annotations, pixels, strict=True)
+        ),
+    )
+
+
+def _decoded(data: bytes) -> _Document:
+    try:
+        return msgspec.json.decode(data, type=_Document)
+    except msgspec.DecodeError:
+        # Python's decoder also reads what `to_json` may write: NaN, and the escapes of a file name that is not UTF-8.
+        return msgspec.convert(json.loads(data), _Document)
 
 
 def check_annotations(annotations: ImageAnnotations, height: int, width: int) -> None:
@@ -118,24 +163,3 @@ def _pixels(rles: Sequence[str], height: int, width: int) -> list[int]:
         return [int(area) for area in boxes_and_areas(rles, height, width)[1]]
     except ValueError as error:
         raise UndecodableError(f"json: the mask of an object: {error}") from error
-
-
-def _object(entry: Mapping[str, object], rle: str, pixels: int) -> ObjectAnnotation:
-    x, y, width, height = (float(number) for number in cast(Sequence[float], entry["bbox"]))
-    return ObjectAnnotation(
-        id=_int(entry["id"]),
-        class_id=_int(entry["category_id"]),
-        crowd=bool(entry["iscrowd"]),
-        area=float(cast(float, entry["area"])),
-        bbox=(x, y, width, height),
-        rle=rle,
-        pixels=pixels,
-        layer=_int(entry["layer"]),
-        hidden=_int(entry["hidden"]),
-    )
-
-
-def _int(value: object) -> int:
-    if not isinstance(value, int):
-        raise TypeError(f"{value!r} is not an integer")
-    return value

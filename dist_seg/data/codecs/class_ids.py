@@ -36,6 +36,8 @@ class ClassIds:
 
     classes: TargetClasses
 
+    has_objects: ClassVar[bool] = False
+    overlaps: ClassVar[bool] = False
     layered: ClassVar[bool] = False
     bits: ClassVar[Literal[8]] = 8
     batch_dtype: ClassVar[Literal["int64"]] = "int64"

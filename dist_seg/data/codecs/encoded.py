@@ -113,6 +113,16 @@ class TargetKind(Protocol):
     """
 
     @property
+    def has_objects(self) -> bool:
+        """Whether samples have annotated objects."""
+        ...
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether a mask may give one pixel several classes. Objects have one class each, so theirs do not."""
+        ...
+
+    @property
     def border(self) -> int:
         """The value of a decoded target outside its picture."""
         ...

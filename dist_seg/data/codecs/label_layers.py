@@ -38,6 +38,8 @@ class LabelLayers:
 
     classes: TargetClasses
 
+    has_objects: ClassVar[bool] = False
+    overlaps: ClassVar[bool] = True
     layered: ClassVar[bool] = True
     bits: ClassVar[Literal[8]] = 8
     batch_dtype: ClassVar[Literal["uint8"]] = "uint8"

@@ -32,14 +32,13 @@ from dist_seg.data.codecs.encoded import (
 from dist_seg.data.codecs.headers import UndecodableError, check_mask
 from dist_seg.data.codecs.png import encode_grey
 from dist_seg.errors import DataError
+from dist_seg.masks.drawing import diagonals, outline_of
 from dist_seg.masks.palette import Rgb, default_palette
 from dist_seg.masks.rle import boxes_and_areas, decode_mask, mask_extent
 
 _OBJECT_COLORS = default_palette(64)[1:]
 """Neighbours in the list are told apart."""
 _CROWD_COLOR: Rgb = (255, 255, 255)
-_HATCH = 6
-"""Pixels from one line over a crowd to the next."""
 _FILL = 0.5
 
 
@@ -49,6 +48,8 @@ class ObjectLayers:
 
     classes: TargetClasses
 
+    has_objects: ClassVar[bool] = True
+    overlaps: ClassVar[bool] = False
     border: ClassVar[int] = 0
     layered: ClassVar[bool] = True
     bits: ClassVar[Literal[16]] = 16
@@ -278,7 +279,7 @@ def draw_annotations(
     rows = (np.arange(height) + 0.5) * annotations.height // height
     columns = (np.arange(width) + 0.5) * annotations.width // width
     at = np.ix_(rows.astype(np.intp), columns.astype(np.intp))
-    lines = np.add.outer(np.arange(height), np.arange(width)) % _HATCH == 0
+    lines = diagonals(height, width)
     drawn, outlines = picture.astype(np.float32), []
     # The small ones last, or what lies on a large one would vanish under its outline.
     for i, found in sorted(enumerate(annotations.objects), key=lambda numbered: -numbered[1].pixels):
@@ -289,14 +290,7 @@ def draw_annotations(
         filled = mask & lines if found.crowd else mask
         color = _CROWD_COLOR if found.crowd else _OBJECT_COLORS[i % len(_OBJECT_COLORS)]
         drawn[filled] = (1 - _FILL) * drawn[filled] + _FILL * np.asarray(color, np.float32)
-        outlines.append((mask & ~_eroded(mask), _CROWD_COLOR if found.crowd else palette[found.class_id]))
+        outlines.append((outline_of(mask, at_edges=False), _CROWD_COLOR if found.crowd else palette[found.class_id]))
     for outline, color in outlines:  # over every filling
         drawn[outline] = color
     return np.rint(drawn).astype(np.uint8)
-
-
-def _eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The pixels whose four neighbours are in the mask as well; outside the picture counts as in it."""
-    padded = np.pad(mask, 1, mode="edge")
-    inner: NDArray[np.bool_] = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return inner

@@ -9,7 +9,7 @@ from PIL import Image
 
 from dist_seg.data.codecs.encoded import DrawnTarget
 from dist_seg.data.codecs.headers import UndecodableError
-from dist_seg.data.inspection.samples.decoded import packed_kind, packed_sample, picture_of, read_members
+from dist_seg.data.inspection.samples.decoded import packed_sample, picture_of, read_members
 from dist_seg.data.shards.counts import spread_samples
 from dist_seg.data.shards.manifest import Manifest, ShardInfo, Split
 from dist_seg.data.shards.opened import OpenedData
@@ -36,7 +36,7 @@ def sample_sheet(data: OpenedData, splits: Mapping[str, Split], num_images: int)
     title = f"{data.url}: " + ", ".join(f"{split.num_samples} {name}" for name, split in splits.items())
     if left_out:
         title += f"; {left_out} that cannot be drawn are left out"
-    if how := packed_kind(data.manifest).drawn_how:
+    if how := data.manifest.target_kind.drawn_how:
         title += f"; {how}"
     return contact_sheet(
         [(row.image, row.target.picture) for row in rows],
@@ -81,7 +81,7 @@ def draw_sample(data: OpenedData, split: str, shard: ShardInfo, index: int) -> S
 def sheet_legend(manifest: Manifest, rows: Sequence[SheetRow]) -> Sequence[tuple[str, Rgb]]:
     """What the colours of the rows' targets mean."""
     classes = list(zip(manifest.class_names, manifest.palette, strict=True))
-    return packed_kind(manifest).legend(classes, [row.target for row in rows])
+    return manifest.target_kind.legend(classes, [row.target for row in rows])
 
 
 def _shrunk(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -71,7 +71,7 @@ class Inspection:
         splits: list[tuple[str, ...]] = [("split", "images", "skipped", "shards", "size", "ignored", "width x height")]
         splits += [_split_row(split) for split in self.splits]
         tables = [_table(splits, left=1)]
-        if self.task == "instance":
+        if any(split.objects for split in self.splits):
             tables.append(_table([_OBJECT_COLUMNS, *(_object_row(split) for split in self.splits)], left=1))
         tables += [_table(self._classes(), left=2), *(text for split in self.splits for text in _remarks(split))]
         return "\n\n".join([head, *tables]) + "\n"
@@ -144,7 +144,7 @@ def check_output(path: Path, suffixes: Sequence[str] = ()) -> None:
 
 def _inspect_split(name: str, split: Split, manifest: Manifest, sizes: Counter[tuple[int, int]]) -> SplitInspection:
     valid, pixels_and_layers = sum(split.class_pixels), sum(split.class_pixels) + split.ignored_pixels
-    if manifest.task == "multilabel":
+    if manifest.target_kind.overlaps:
         valid = sum(height * width * count for (height, width), count in sizes.items())
         pixels_and_layers = valid * manifest.num_classes
     return SplitInspection(

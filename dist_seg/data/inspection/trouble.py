@@ -103,10 +103,10 @@ def find_trouble(
 
 def _checks(manifest: Manifest, table: SampleTable, looked: dict[str, Looked]) -> list[Finding]:
     return [
-        *mask_findings(table, looked, manifest.task),
+        *mask_findings(table, looked, manifest.target_kind),
         *class_findings(manifest, table.splits, table),
         *image_findings(table),
-        *(object_findings(table) if manifest.task == "instance" else ()),
+        *(object_findings(table) if manifest.target_kind.has_objects else ()),
     ]
 
 

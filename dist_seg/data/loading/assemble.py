@@ -14,10 +14,10 @@ from dist_seg.config.schema import AugmentConfig, DataConfig
 from dist_seg.data.codecs.annotations import ImageAnnotations
 from dist_seg.data.codecs.class_ids import IGNORE_INDEX
 from dist_seg.data.codecs.decode import decode_image
-from dist_seg.data.codecs.encoded import BadSample, BadShard, Ids, LayerMap, TargetClasses, TargetKind, ValueMap
+from dist_seg.data.codecs.encoded import BadSample, BadShard, Ids, LayerMap, TargetKind, ValueMap
 from dist_seg.data.codecs.label_layers import PRESENT
 from dist_seg.data.codecs.npy import ArrayLayout, Values
-from dist_seg.data.codecs.targets import decode_sample, target_kind, why_undecodable
+from dist_seg.data.codecs.targets import decode_sample, why_undecodable
 from dist_seg.data.loading.augment import SampleTransform, digest
 from dist_seg.data.loading.batch import Batch
 from dist_seg.data.loading.fetch import DrawnSample, Fetched, Fetcher, Unit, bad_samples, bad_shards, drawn_samples
@@ -72,7 +72,7 @@ def make_recipe(
         norm=normalization(data),
         array=manifest.image,
         channels=data.channels if manifest.image else None,
-        target=target_kind(manifest.task, TargetClasses.as_packed(manifest.num_classes, manifest.ignore_index)),
+        target=manifest.target_kind,
         min_visible=0.0 if augment is None else augment.min_visible,
     )
 

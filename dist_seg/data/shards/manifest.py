@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_seg.data.codecs.class_ids import IGNORE_INDEX
+from dist_seg.data.codecs.encoded import TargetClasses, TargetKind
 from dist_seg.data.codecs.npy import ArrayLayout
+from dist_seg.data.codecs.targets import target_kind
 from dist_seg.data.shards.counts import Counts
 from dist_seg.data.view.selection import JoinedSelection, Selection
 from dist_seg.errors import DataError
@@ -144,6 +146,11 @@ class Manifest:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def target_kind(self) -> TargetKind:
+        """What the targets are, in the classes of the manifest."""
+        return target_kind(self.task, TargetClasses.as_packed(self.num_classes, self.ignore_index))
 
     def split(self, name: str) -> Split:
         """Raises `DataError` that names the splits there are."""

@@ -102,7 +102,7 @@ def _check_shard(storage: Storage, manifest: Manifest, shard: ShardInfo, counter
     if sidecar and (wrong := _wrong_images(sidecar, manifest)):
         return _Checked(problems=(*problems, Problem(name=shard.sidecar_name, reason=wrong)))
     passing: PassingObjects | None = None
-    if sidecar and manifest.task == "instance":
+    if sidecar and manifest.target_kind.has_objects:
         if sidecar.roles != INSTANCE_ROLES:
             return _Checked(problems=(Problem(name=shard.sidecar_name, reason="lists no annotations of instances"),))
         passing = PassingObjects(sidecar, manifest.num_classes)
@@ -198,7 +198,8 @@ def _num_lost(sidecar: Sidecar, size: int) -> int:
 def _count_problems(manifest: Manifest, name: str, split: Split, shards: Sequence[_Checked]) -> list[Problem]:
     """A split's counts must be those of its shards: of pixels the images' sizes, of objects the annotations', and of
     classes those that samples hold."""
-    if manifest.task == "semantic":
+    kind = manifest.target_kind
+    if not kind.overlaps and not kind.has_objects:  # every pixel is counted once
         counted, there = sum(split.class_pixels) + split.ignored_pixels, sum(shard.pixels for shard in shards)
         differences = [f"counts {counted} pixels, its images have {there}"] if counted != there else []
     else:

@@ -131,7 +131,7 @@ def _remapped(
         class_ids=class_ids or None,
         packed_ignore=packed_ignore or None,
         splits={
-            name: _remapped_split(split, targets, len(names), is_multilabel=manifest.task == "multilabel")
+            name: _remapped_split(split, targets, len(names), overlaps=manifest.target_kind.overlaps)
             for name, split in manifest.splits.items()
         },
     )
@@ -143,12 +143,12 @@ def _datasets(manifest: Manifest) -> list[str]:
     return list(dict.fromkeys([*of_shards, *(manifest.class_ids or {})])) or [ONLY]
 
 
-def _remapped_split(split: Split, targets: Sequence[int | None], num_classes: int, *, is_multilabel: bool) -> Split:
+def _remapped_split(split: Split, targets: Sequence[int | None], num_classes: int, *, overlaps: bool) -> Split:
     pixels, ignored = _summed(split.class_pixels, targets, num_classes)
     return replace(
         split,
         class_pixels=pixels,
-        ignored_pixels=split.ignored_pixels + (0 if is_multilabel else ignored),
+        ignored_pixels=split.ignored_pixels + (0 if overlaps else ignored),
         objects=None if split.objects is None else _remapped_objects(split.objects, targets, num_classes),
         class_samples=None if split.class_samples is None else _moved(split.class_samples, targets, num_classes),
     )

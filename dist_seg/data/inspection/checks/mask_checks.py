@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from dist_seg.data.codecs.encoded import TargetKind
 from dist_seg.data.inspection.findings import Finding, Severity
 from dist_seg.data.inspection.samples.alignment import REACH, TURN_NAMES, centre, peak, shrinkage, standardised
 from dist_seg.data.inspection.samples.look import Looked
@@ -27,11 +28,11 @@ MISFIT = "misfit"
 """The kind of finding of masks that do not fit their images in any way that was tried."""
 
 
-def mask_findings(table: SampleTable, looked: Mapping[str, Looked], task: str) -> Iterator[Finding]:
+def mask_findings(table: SampleTable, looked: Mapping[str, Looked], kind: TargetKind) -> Iterator[Finding]:
     """Of every split."""
     for split in table.splits:
         yield from _alignment(table, split, looked[split])
-        yield from _emptiness(table, split, task)
+        yield from _emptiness(table, split, kind)
 
 
 def _alignment(table: SampleTable, split: str, looked: Looked) -> Iterator[Finding]:
@@ -121,8 +122,8 @@ def _direction(down: float, right: float) -> str:
     return " and ".join(part for part in (sideways, upright) if part)
 
 
-def _emptiness(table: SampleTable, split: str, task: str) -> Iterator[Finding]:
-    if task == "instance":
+def _emptiness(table: SampleTable, split: str, kind: TargetKind) -> Iterator[Finding]:
+    if kind.has_objects:
         return  # what has no object is told of with the objects
     rows = table.rows(split)
     ignored, num_present = table.records["ignored"][rows], table.present[rows].sum(axis=1)
@@ -147,7 +148,7 @@ def _emptiness(table: SampleTable, split: str, task: str) -> Iterator[Finding]:
         "look whether ids are ignored that should be classes",
         "{:.1%} ignored",
     )
-    if task == "multilabel":
+    if kind.overlaps:
         yield from _of(
             table,
             split,

@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from dist_seg.data.codecs.annotations import ObjectAnnotation
 from dist_seg.data.codecs.decode import decode_image
-from dist_seg.data.codecs.encoded import UNKNOWN, EncodedSample, TargetClasses, TargetKind
+from dist_seg.data.codecs.encoded import UNKNOWN, EncodedSample
 from dist_seg.data.codecs.headers import UndecodableError
 from dist_seg.data.codecs.npy import Values, decode_npy, rgb_view
-from dist_seg.data.codecs.targets import read_sample, target_kind
+from dist_seg.data.codecs.targets import read_sample
 from dist_seg.data.shards.manifest import Manifest, ShardInfo
 from dist_seg.data.shards.sidecar import Sidecar, crc32c
 from dist_seg.errors import DataError
@@ -52,14 +52,9 @@ def read_members(storage: Storage, shard: ShardInfo, sidecar: Sidecar, index: in
     return found
 
 
-def packed_kind(manifest: Manifest) -> TargetKind:
-    """The kind of the data set's targets, in the classes that it was packed with."""
-    return target_kind(manifest.task, TargetClasses.as_packed(manifest.num_classes, manifest.ignore_index))
-
-
 def packed_sample(members: list[bytes], manifest: Manifest, key: str, height: int, width: int) -> EncodedSample:
     """The sample that consists of these members. Raises `UndecodableError` for one that is not as dist-seg packs it."""
-    return read_sample(members, packed_kind(manifest), manifest.image, key=key, height=height, width=width)
+    return read_sample(members, manifest.target_kind, manifest.image, key=key, height=height, width=width)
 
 
 def picture_of(sample: EncodedSample, manifest: Manifest) -> NDArray[np.uint8]:

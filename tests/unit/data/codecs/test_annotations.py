@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -25,6 +26,12 @@ def test_what_was_written_is_read() -> None:
     assert parse_annotations(ANNOTATIONS.to_json()) == ANNOTATIONS
 
 
+def test_what_only_pythons_decoder_reads_is_read_too() -> None:
+    found = replace(ANNOTATIONS.objects[0], area=float("inf"))
+    written = replace(ANNOTATIONS, file_name="\udcff.png", objects=(found,))
+    assert parse_annotations(written.to_json()) == written
+
+
 def test_an_object_has_the_fields_of_coco() -> None:
     entry = json.loads(ANNOTATIONS.to_json())["annotations"][0]
     assert entry["segmentation"] == {"size": [4, 6], "counts": "04"}
@@ -35,5 +42,5 @@ def test_an_object_has_the_fields_of_coco() -> None:
     "data", [b"", b"[]", b"{}", b"\xff", ANNOTATIONS.to_json().replace(b'"layer":0', b'"layer":"a"')]
 )
 def test_anything_else_is_undecodable(data: bytes) -> None:
-    with pytest.raises(UndecodableError, match="json"):
+    with pytest.raises(UndecodableError, match="json: not annotations as dist-seg packs them"):
         parse_annotations(data)
