@@ -7,9 +7,8 @@ from pathlib import Path
 
 from dist_seg.data.codecs.headers import MAX_PIXELS
 from dist_seg.data.inspection.findings import Severity
+from dist_seg.data.inspection.sheets import save_suspects
 from dist_seg.data.inspection.summary import SHEET_SUFFIXES, check_output, inspect
-from dist_seg.data.inspection.suspect_sheet import save_suspects
-from dist_seg.data.inspection.text import trouble_text
 from dist_seg.data.inspection.trouble import Trouble, find_trouble
 from dist_seg.data.shards.opened import OpenedData, open_data
 from dist_seg.errors import StorageError, UserError
@@ -27,7 +26,7 @@ def run_inspect(options: argparse.Namespace) -> int:
             data, split=options.split, out_png=options.out, num_images=options.samples, progress=bar.show
         )
     trouble = _find_trouble(data, options)
-    print(f"{inspection.to_text()}\n{trouble_text(trouble)}")
+    print(f"{inspection.to_text()}\n{trouble.to_text()}")
     print(f"contact sheet: {options.out}")
     if save_suspects(data, trouble, suspects):
         print(f"suspects: {suspects}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dist_seg.data.codecs.npy import ArrayLayout
-from dist_seg.data.inspection.sample_sheet import sample_sheet
+from dist_seg.data.inspection.sheets import sample_sheet
 from dist_seg.data.shards.manifest import SIDE_PERCENTILES, Manifest, ObjectCounts, Split
 from dist_seg.data.shards.opened import OpenedData
 from dist_seg.errors import StorageError, UserError

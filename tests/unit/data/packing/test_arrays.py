@@ -13,7 +13,7 @@ from PIL import Image
 
 from dist_seg.data.codecs.npy import ArrayLayout, decode_npy
 from dist_seg.data.formats.folder import open_folder
-from dist_seg.data.inspection.sample_sheet import sample_sheet
+from dist_seg.data.inspection.sheets import sample_sheet
 from dist_seg.data.packing.append import append
 from dist_seg.data.packing.image_kind import find_kind
 from dist_seg.data.packing.merge import merge

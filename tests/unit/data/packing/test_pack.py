@@ -487,8 +487,8 @@ def test_unreadable_records_count_as_nothing_packed(tmp_path: Path) -> None:
 def test_packing_needs_neither_torch_nor_dali() -> None:
     code = (
         "import sys, dist_seg.data.packing.pack, dist_seg.data.shards.verify, dist_seg.data.formats.folder\n"
-        "import dist_seg.data.inspection.summary, dist_seg.data.inspection.suspect_sheet\n"
-        "import dist_seg.data.inspection.text\n"
+        "import dist_seg.data.inspection.summary, dist_seg.data.inspection.sheets\n"
+        "import dist_seg.data.inspection.trouble\n"
         "sys.exit(any(name.split('.')[0] in ('torch', 'nvidia') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

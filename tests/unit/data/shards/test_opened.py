@@ -4,8 +4,8 @@ from collections import Counter
 from pathlib import Path
 
 from dist_seg.data.inspection.findings import Example, Finding, Place, Severity
+from dist_seg.data.inspection.sheets import save_suspects
 from dist_seg.data.inspection.summary import inspect
-from dist_seg.data.inspection.suspect_sheet import save_suspects
 from dist_seg.data.inspection.trouble import Trouble, find_trouble
 from dist_seg.data.shards.opened import OpenedData
 from dist_seg.storage.object_store import LocalStorage

@@ -17,9 +17,8 @@ from dist_seg.data.inspection.findings import Severity
 from dist_seg.data.inspection.samples import decoded
 from dist_seg.data.inspection.samples.look import look_at_samples
 from dist_seg.data.inspection.samples.measures import measure
-from dist_seg.data.inspection.suspect_sheet import save_suspects
+from dist_seg.data.inspection.sheets import save_suspects
 from dist_seg.data.inspection.table import SampleTable
-from dist_seg.data.inspection.text import trouble_text
 from dist_seg.data.inspection.trouble import Trouble, find_trouble
 from dist_seg.data.inspection.workers import Workers
 from dist_seg.data.packing.pack import pack
@@ -330,7 +329,7 @@ def trouble(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Trouble]:
 
 class TestOutput:
     def test_the_text_has_severity_count_keys_and_advice(self, trouble: tuple[Path, Trouble]) -> None:
-        text = trouble_text(trouble[1])
+        text = trouble[1].to_text()
         assert "looked at 17 of 17 samples of train, 1 of 1 samples of val: 1 error" in text
         head, keys, advice = text[text.index("\nerror") + 1 :].splitlines()[:3]
         assert head.split() == [
@@ -358,7 +357,7 @@ class TestOutput:
         assert text.index("\nerror") < text.index("\nnote")
 
     def test_of_many_examples_the_text_names_three(self, trouble: tuple[Path, Trouble]) -> None:
-        lines = trouble_text(trouble[1]).splitlines()
+        lines = trouble[1].to_text().splitlines()
         start = next(i for i, line in enumerate(lines) if "have one class only" in line)
         assert [line.strip() for line in lines[start + 1 : start + 4]] == [
             "train/dull_a",
@@ -367,9 +366,9 @@ class TestOutput:
         ]
 
     def test_the_table_of_classes_is_left_out_where_there_are_many(self, trouble: tuple[Path, Trouble]) -> None:
-        assert "samples of train with both classes" in trouble_text(trouble[1])
+        assert "samples of train with both classes" in trouble[1].to_text()
         many = replace(trouble[1], class_names=tuple(map(str, range(80))))
-        assert "with both classes" not in trouble_text(many)
+        assert "with both classes" not in many.to_text()
 
     def test_json_holds_all(self, trouble: tuple[Path, Trouble]) -> None:
         document = json.loads(json.dumps(trouble[1].to_json()))
