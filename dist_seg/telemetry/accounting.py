@@ -1,4 +1,4 @@
-"""Where the wall time of a run went, over all its restarts, from rank 0's log."""
+"""How a run spent its wall time, over all its restarts, computed from rank 0's log."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -8,28 +8,28 @@ from dist_seg.telemetry.events import CheckpointSaved, EvalDone, Event, RunEnded
 from dist_seg.telemetry.jsonl import Record
 
 TRAINING = ("forward", "backward", "optimizer")
-"""What counts as training in the goodput."""
+"""The parts that count as training in the goodput."""
 PARTS = (*TRAINING, "data_wait", "checkpoint", "evaluation", "startup", "other", "lost", "down")
-"""lost: steps that a restart had to do again. down: from the last sign of a process that was killed to the start of the
-next one."""
+"""lost: steps that a restart had to repeat. down: from the last event of a killed process to the start of the next."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimeAccount:
-    """Seconds by part (`PARTS`); they sum to `wall_s`, without pauses after processes that ended by themselves."""
+    """Seconds by part (`PARTS`), which add up to `wall_s`. Pauses after a process that was not killed do not count."""
 
     seconds: Mapping[str, float]
     wall_s: float
     goodput: float
-    """Training time of the steps that stand, over wall time; 0 for an empty log."""
+    """Training time of the steps that were not repeated, divided by wall time; 0 for an empty log."""
     starts: int
+    """Number of processes that rank 0 has had."""
     outcome: str
-    """Of the last process: complete, preempted, failed, or unknown where it was killed or still runs."""
+    """How the last process ended: complete, preempted, failed, or unknown if it was killed or is still running."""
     reason: str = ""
 
 
 class ProcessAccount:
-    """Sums up one process's time as its events come."""
+    """Adds up the time of one process from its events."""
 
     def __init__(self) -> None:
         self._seconds = dict.fromkeys(PARTS, 0.0)
@@ -49,14 +49,14 @@ class ProcessAccount:
                 pass
 
     def seconds(self, wall_s: float) -> dict[str, float]:
-        """By part; what no event accounts for is `other`, so that the parts sum to `wall_s`."""
+        """Seconds by part. Time that no event accounts for is `other`, so the parts add up to `wall_s`."""
         unexplained_s = max(0.0, wall_s - sum(self._seconds.values()))
         return {**self._seconds, "other": self._seconds["other"] + unexplained_s}
 
 
 @dataclass
 class _Process:
-    """What one process of the run has logged."""
+    """The log of one process of the run."""
 
     started: Record
     records: list[Record] = field(default_factory=list)
@@ -68,7 +68,7 @@ class _Process:
 
 
 def time_account(records: Sequence[Record]) -> TimeAccount:
-    """The account of a whole log (`read_log`, superseded steps included)."""
+    """The account of a whole log (`read_log`, including repeated steps)."""
     processes: list[_Process] = []
     for record in records:
         if isinstance(record.event, RunStarted):
@@ -76,10 +76,10 @@ def time_account(records: Sequence[Record]) -> TimeAccount:
         elif processes:
             processes[-1].records.append(record)
     total = dict.fromkeys(PARTS, 0.0)
-    resumed_at = float("inf")  # the lowest step that any later process took up
-    total["down"] = sum(_gap_s(before, after) for before, after in itertools.pairwise(processes))
+    resumed_at = float("inf")  # the lowest step that a later process resumed from
+    total["down"] = sum(_down_s(before, after) for before, after in itertools.pairwise(processes))
     for process in reversed(processes):
-        for part, seconds in _of_process(process, resumed_at).items():
+        for part, seconds in _process_seconds(process, resumed_at).items():
             total[part] += seconds
         assert isinstance(process.started.event, RunStarted)
         resumed_at = min(resumed_at, process.started.event.step)
@@ -95,14 +95,14 @@ def time_account(records: Sequence[Record]) -> TimeAccount:
     )
 
 
-def _of_process(process: _Process, resumed_at: float) -> dict[str, float]:
-    """Seconds of one process by part; training steps beyond `resumed_at` were in vain."""
+def _process_seconds(process: _Process, resumed_at: float) -> dict[str, float]:
+    """Seconds of one process by part. Training steps after `resumed_at` are `lost`."""
     seconds = dict.fromkeys(PARTS, 0.0)
     if process.ended:
         for part, value in process.ended.seconds.items():
             seconds[part if part in seconds else "other"] += value
     else:
-        seconds |= _from_events(process)
+        seconds |= _seconds_from_events(process)
     for record in process.records:
         if isinstance(record.event, StepDone) and record.event.step > resumed_at:
             for part, value in _step_parts(record.event).items():
@@ -112,15 +112,15 @@ def _of_process(process: _Process, resumed_at: float) -> dict[str, float]:
     return seconds
 
 
-def _gap_s(before: _Process, after: _Process) -> float:
-    """After a process that was killed: seconds until the next one began."""
+def _down_s(before: _Process, after: _Process) -> float:
+    """Seconds between a killed process and the start of the next one; 0 after a process that was not killed."""
     assert isinstance(after.started.event, RunStarted)
-    last_sign = before.records[-1] if before.records else before.started
-    return 0.0 if before.ended else max(0.0, after.started.time_s - after.started.event.startup_s - last_sign.time_s)
+    last_event = before.records[-1] if before.records else before.started
+    return 0.0 if before.ended else max(0.0, after.started.time_s - after.started.event.startup_s - last_event.time_s)
 
 
-def _from_events(process: _Process) -> dict[str, float]:
-    """The account of a process that never came to write its own."""
+def _seconds_from_events(process: _Process) -> dict[str, float]:
+    """The account of a process that was killed before it wrote its own."""
     account = ProcessAccount()
     for record in (process.started, *process.records):
         account.emit(record.event)

@@ -1,4 +1,4 @@
-"""The sinks of a rank, from the configuration."""
+"""Builds the sinks of a rank from the configuration."""
 
 import logging
 import tempfile
@@ -20,7 +20,7 @@ _SINKS = "telemetry.sinks"
 
 
 class FanOut:
-    """Passes every event to all sinks. One that raises is named in the log, closed and left out from then on."""
+    """Passes every event to all sinks. A sink that raises is named in the log, closed and not called again."""
 
     def __init__(self, sinks: Sequence[Sink]) -> None:
         self.sinks = list(sinks)
@@ -30,7 +30,7 @@ class FanOut:
             try:
                 sink.emit(event)
             except Exception:
-                logger.exception("%s failed and gets no more events; training goes on", _name(sink))
+                logger.exception("%s failed and gets no more events; training continues", _name(sink))
                 self.sinks.remove(sink)
                 _close(sink)
 
@@ -41,18 +41,18 @@ class FanOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Telemetry:
-    """What a rank emits to, and where it can be scraped."""
+    """The sinks of a rank, and the port of its metrics."""
 
     sink: FanOut
     prometheus_port: int | None
-    """None where no metrics are served."""
+    """None if no metrics are served."""
 
 
 def build_sinks(cfg: TelemetryConfig, run_dir: Path, *, rank: int, local_rank: int) -> Telemetry:
-    """The sinks of a rank. All ranks write a log and serve metrics; progress, TensorBoard and the user's own sinks
-    are rank 0's.
+    """The sinks of a rank. Every rank writes a log and serves metrics. Progress, TensorBoard and the user's own sinks
+    are on rank 0 only.
 
-    Raises ConfigError for a dotted path, address or port that cannot be used, UserError for an extra that is not
+    Raises ConfigError for a dotted path, address or port that cannot be used, and UserError if an extra is not
     installed.
     """
     sinks: list[Sink] = [JsonLinesSink(run_dir, rank=rank, log_interval_steps=cfg.log_interval_steps)]
@@ -75,7 +75,7 @@ def build_sinks(cfg: TelemetryConfig, run_dir: Path, *, rank: int, local_rank: i
 
 
 def check_sinks(cfg: TelemetryConfig) -> None:
-    """Raises what `build_sinks` would raise, as far as it can be told without a run; leaves nothing behind."""
+    """Raises the errors of `build_sinks` that can be found without a run. Leaves nothing behind."""
     for path in cfg.sinks:
         import_function(path, _SINKS)
     if cfg.tensorboard:

@@ -1,4 +1,4 @@
-"""Progress on the standard error stream: a bar where it is a terminal, a log line now and then where it is not."""
+"""Progress on standard error: a bar on a terminal, otherwise a log line now and then."""
 
 import time
 from collections.abc import Callable
@@ -24,13 +24,13 @@ _SCORES = {"miou": "mIoU", "mask_ap": "mask AP"}
 
 
 class ConsoleSink:
-    """The progress of a training run, with loss, images a second of the whole job, and the last score; for rank 0."""
+    """Shows the progress of a training run: loss, images per second over all ranks, and the last score. Rank 0 only."""
 
     def __init__(self, *, terminal: bool | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._terminal, self._clock = terminal, clock
         self._display: ProgressDisplay | None = None
         self._global_batch = 0
-        self._rate = 0.0  # images a second of all ranks, a moving average
+        self._rate = 0.0  # images per second over all ranks, a moving average
         self._score = ""
 
     def emit(self, event: Event) -> None:
@@ -77,7 +77,7 @@ class ConsoleSink:
     def _step_done(self, event: StepDone) -> None:
         if self._display is None:
             return
-        # Not from this rank's samples: ranks may own different numbers of lanes.
+        # Not counted from this rank's samples: ranks may have different numbers of micro-batches.
         rate = self._global_batch / max(event.step_s, 1e-9)
         self._rate = rate if self._rate == 0.0 else 0.9 * self._rate + 0.1 * rate
         parts = [f"loss {event.loss:.4f}", f"{self._rate:.1f} images/s"]

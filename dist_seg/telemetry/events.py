@@ -11,10 +11,10 @@ from typing import Protocol, runtime_checkable
 
 @dataclass(frozen=True, kw_only=True)
 class RunStarted:
-    """Before the first step of this process."""
+    """Emitted before the first step of this process."""
 
     step: int
-    """Steps already trained (0, or the step of the checkpoint taken up)."""
+    """Steps already trained: 0, or the step of the checkpoint that the process resumes from."""
     max_steps: int
     steps_per_epoch: int
     world_size: int
@@ -26,51 +26,51 @@ class RunStarted:
     versions: Mapping[str, str]
     startup_s: float
     engine: str = "ddp"
-    """With the ZeRO stage, where there is one: `deepspeed, ZeRO-2`."""
+    """Name of the engine, with its ZeRO stage if it has one: `deepspeed, ZeRO-2`."""
     startup: Mapping[str, float] = field(default_factory=dict)
-    """Seconds by part, in order, that sum to `startup_s`: interpreter, imports, settings (configuration, manifest,
-    checks), process_group, outputs (run folder, sinks), restore (finding, reading and taking up a checkpoint), model,
-    engine (with its warm-up), other."""
+    """Seconds by part, in order; they add up to `startup_s`. The parts are interpreter, imports, settings
+    (configuration, manifest, checks), process_group, outputs (run folder, sinks), restore (finding, reading and loading
+    a checkpoint), model, engine (including its warm-up) and other."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepDone:
-    """One optimiser step. Losses are the means over all lanes of all ranks; times are this rank's."""
+    """One optimiser step. Losses are means over all micro-batches of all ranks; times are this rank's."""
 
     step: int
-    """Steps trained so far, this one included."""
+    """Steps trained so far, including this one."""
     epoch: int
     loss: float
     parts: Mapping[str, float]
     lr: float
     grad_norm: float
     skipped: bool
-    """The step was left out because loss or gradient were not finite."""
+    """The step was skipped because the loss or the gradient was not finite."""
     samples: int
-    """Of this rank."""
+    """Training samples of this rank."""
     step_s: float
     data_wait_s: float
     forward_s: float
     backward_s: float
     optimizer_s: float
     replaced: int = 0
-    """Samples of this rank that came in the place of ones from bad shards."""
+    """Samples of this rank that replaced samples of bad shards."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BadShardFound:
-    """The samples of a training shard are replaced from here on; on rank 0 only, for each one at every start again."""
+    """From here on, the samples of a training shard are replaced. Rank 0 only, and again at every start."""
 
     step: int
     shard: str
     reason: str
     samples: int
-    """That it should hold."""
+    """Samples that the shard should hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BadSampleFound:
-    """A sample could not be decoded; only on the rank that met it."""
+    """A sample could not be decoded. Only on the rank that read it."""
 
     step: int
     key: str
@@ -90,7 +90,7 @@ class NonFiniteStep:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalDone:
-    """A whole evaluation; the same numbers on every rank."""
+    """An evaluation has finished. Every rank has the same numbers."""
 
     step: int
     split: str
@@ -99,25 +99,25 @@ class EvalDone:
     images: int
     eval_s: float
     score_name: str = "miou"
-    """Which of the metrics tells the best checkpoint."""
+    """The metric that decides which checkpoint is best."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSaved:
-    """A checkpoint is whole on storage; on rank 0 only."""
+    """A checkpoint has been committed to storage. Rank 0 only."""
 
     step: int
     path: str
     stall_s: float
-    """What the training loop waited for it."""
+    """Time that the training loop waited for it."""
     write_s: float
     engine: str = "ddp"
-    """Whose state was copied."""
+    """The engine whose state was saved."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointFailed:
-    """A checkpoint, or the score of one, could not be written; earlier ones are whole. On rank 0 only."""
+    """A checkpoint or its score could not be written. Earlier checkpoints are intact. Rank 0 only."""
 
     step: int
     reason: str
@@ -125,18 +125,18 @@ class CheckpointFailed:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointIntervalChosen:
-    """With `checkpoint.interval_steps: auto`, after every save whose cost is known; on rank 0 only."""
+    """With `checkpoint.interval_steps: auto`, after every save whose cost could be measured. Rank 0 only."""
 
     step: int
     interval_s: float
-    """Of training between two saves."""
+    """Training time between two saves."""
     cost_s: float
-    """Of a save: its stall, and what it slowed down the steps beside it; the mean of the last few."""
+    """Cost of a save, averaged over the last few: its stall, and the time by which it slowed the steps beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DigestTaken:
-    """What `dist-seg audit` compares; `batch` does not depend on the number of ranks."""
+    """Digests that `dist-seg audit` compares. `batch` does not depend on the number of ranks."""
 
     step: int
     batch: str
@@ -145,16 +145,16 @@ class DigestTaken:
 
 @dataclass(frozen=True, kw_only=True)
 class RankTimes:
-    """Every rank's own seconds for a micro-batch, by rank, without what it waited for others; on rank 0 only.
+    """Every rank's own seconds for a micro-batch, without the time it waited for other ranks. Rank 0 only.
 
-    They are means over the steps since the last such event.
+    Each field has one entry per rank: the mean over the steps since the last such event.
     """
 
     step: int
     data_wait_s: Sequence[float]
     forward_s: Sequence[float]
     backward_s: Sequence[float]
-    """Of all micro-batches of a step but its last one, which waits for the other ranks; 0 where a rank has no other."""
+    """Without the last micro-batch of a step, which waits for the other ranks; 0 for a rank that has only one."""
 
     @property
     def by_part(self) -> Mapping[str, Sequence[float]]:
@@ -162,25 +162,26 @@ class RankTimes:
 
     @property
     def own_s(self) -> Sequence[float]:
-        """The parts together, by rank."""
+        """Sum of the parts, by rank."""
         return [sum(parts) for parts in zip(*self.by_part.values(), strict=True)]
 
     @property
     def straggler_ratio(self) -> float:
-        """The slowest rank's time over the median; of an even number of ranks, over the lower one of the middle two."""
+        """Time of the slowest rank divided by the median (for an even number of ranks, the lower of the middle two)."""
         return max(self.own_s) / max(statistics.median_low(self.own_s), 1e-9)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunEnded:
-    """The end of this process's part of the run. outcome: complete, preempted or failed."""
+    """This process has ended its part of the run."""
 
     step: int
     outcome: str
+    """complete, preempted or failed."""
     reason: str
     wall_s: float
     seconds: Mapping[str, float]
-    """Wall time by what it went to: startup, data_wait, forward, backward, optimizer, checkpoint, evaluation, other."""
+    """Wall time by part: startup, data_wait, forward, backward, optimizer, checkpoint, evaluation, other."""
 
 
 Event = (

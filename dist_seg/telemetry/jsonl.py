@@ -1,9 +1,9 @@
 """The log of a run: every event as one line of strict JSON, and the reader of it.
 
-`events.jsonl` is rank 0's, `events-rank3.jsonl` rank 3's. A line is an event's fields with `event` (its name),
-`time_s` (Unix time) and `rank`. JSON knows no NaN and no infinities: such a number stands as one of the strings "NaN",
-"Infinity" and "-Infinity", and the reader turns it back. A restart appends. A line that a kill cut short is left behind
-as it is.
+Rank 0 writes `events.jsonl`, rank 3 `events-rank3.jsonl`. A line holds an event's fields, its name as `event`, the Unix
+time as `time_s`, and the `rank`. JSON has no NaN and no infinities, so these are written as the strings "NaN",
+"Infinity" and "-Infinity", which the reader turns back into numbers. A restart appends to the log. If a process was
+killed while it wrote, half a line remains in the log.
 """
 
 import json
@@ -29,14 +29,14 @@ _KINDS: Mapping[str, type[Event]] = {kind.__name__: kind for kind in get_args(Ev
 
 
 def log_path(run_dir: Path, rank: int) -> Path:
-    """Where a rank's events lie."""
+    """The path of a rank's log."""
     return run_dir / ("events.jsonl" if rank == 0 else f"events-rank{rank}.jsonl")
 
 
 class JsonLinesSink:
-    """Appends a rank's events to its log, each flushed to the operating system before `emit` returns.
+    """Appends a rank's events to its log. Each is flushed to the operating system before `emit` returns.
 
-    Raises UserError where the log cannot be opened.
+    Raises UserError if the log cannot be opened.
     """
 
     def __init__(self, run_dir: Path, *, rank: int, log_interval_steps: int = 1) -> None:
@@ -48,7 +48,7 @@ class JsonLinesSink:
             self._file = _open_for_append(path)
 
     def emit(self, event: Event) -> None:
-        """Steps between two of the log's interval are left out, unless they were skipped by the training."""
+        """Writes every event except steps between two log intervals. Steps that training skipped are always written."""
         if isinstance(event, StepDone) and not event.skipped and event.step % self._interval_steps:
             return
         record = {"event": type(event).__name__, "time_s": round(time.time(), 3), "rank": self._rank}
@@ -60,7 +60,7 @@ class JsonLinesSink:
 
 
 def _open_for_append(path: Path) -> TextIOWrapper:
-    """The log, at the start of a line whatever a kill has left at its end."""
+    """The log, positioned at the start of a line, even if a killed process left half a line at its end."""
     torn = False
     if path.exists() and path.stat().st_size > 0:
         with path.open("rb") as old:
@@ -75,12 +75,12 @@ def _open_for_append(path: Path) -> TextIOWrapper:
 def _to_json(record: Mapping[str, object]) -> str:
     try:
         return json.dumps(record, default=_as_plain, allow_nan=False, separators=(", ", ": "))
-    except ValueError:  # the rare record with a number that JSON has not
+    except ValueError:  # the rare record with a number that JSON cannot express
         return json.dumps(_finite(record), allow_nan=False, separators=(", ", ": "))
 
 
 def _as_plain(value: object) -> object:
-    """What the standard encoder does not know: NumPy's scalars, mappings and sequences of other types than its own."""
+    """Converts what the standard encoder does not know: NumPy scalars, and mappings and sequences of other types."""
     if isinstance(value, numbers.Real):
         return int(value) if isinstance(value, numbers.Integral) else _finite(float(value))
     if isinstance(value, Mapping):
@@ -115,9 +115,9 @@ class Record:
 
 
 def read_log(run_dir: Path, rank: int = 0) -> list[Record]:
-    """Everything that a rank has logged, over all restarts, in order; empty where it has no log.
+    """Everything that a rank has logged over all restarts, in order; empty if it has no log.
 
-    Lines that a kill cut short, and events of a kind that this version does not know, are counted in a warning.
+    A warning counts lines that are cut short and events that this version does not know.
     """
     path = log_path(run_dir, rank)
     if not path.is_file():
@@ -136,43 +136,43 @@ def read_log(run_dir: Path, rank: int = 0) -> list[Record]:
         else:
             records.append(record)
     if unreadable:
-        logger.warning("%s: lines that are cut short or unknown and were left out: %d", path, unreadable)
+        logger.warning("%s: ignored lines that are cut short or of an unknown kind: %d", path, unreadable)
     return records
 
 
 def read_events(run_dir: Path, rank: int = 0) -> list[Record]:
-    """A rank's events as they count: what a restart did again stands once, in its last version."""
+    """A rank's events; of steps that a restart repeated, only the last version is kept."""
     return without_superseded(read_log(run_dir, rank))
 
 
 def logged_ranks(run_dir: Path) -> list[int]:
-    """The ranks that have left a log, in order."""
+    """The ranks that have a log, in order."""
     others = [path.stem.removeprefix("events-rank") for path in run_dir.glob("events-rank*.jsonl")]
     ranks = [int(name) for name in others if name.isdecimal()]
     return sorted([*([0] if log_path(run_dir, 0).is_file() else []), *ranks])
 
 
 def without_superseded(records: Iterable[Record]) -> list[Record]:
-    """Drop what lies after the step that a later start took up: those steps are done again, or will be.
+    """The records without those of steps that a later start repeats: the steps after the one that it resumed from.
 
-    Starts and ends of processes stay, and so do bad samples and shards: finding one again is no reason to forget it.
+    Starts and ends of processes are kept, and so are bad samples and shards, because they stay bad.
     """
     kept: list[Record] = []
     for record in records:
         if isinstance(record.event, RunStarted):
             resumed_at = record.event.step
-            kept = [old for old in kept if _stands(old.event, resumed_at)]
+            kept = [old for old in kept if _is_kept(old.event, resumed_at)]
         kept.append(record)
     return kept
 
 
-def _stands(event: Event, resumed_at: int) -> bool:
+def _is_kept(event: Event, resumed_at: int) -> bool:
     return isinstance(event, RunStarted | RunEnded | BadSampleFound | BadShardFound) or event.step <= resumed_at
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Line:
-    """What every line holds beside its event's fields."""
+    """The fields that every line has, whatever its event."""
 
     event: str
     time_s: float
@@ -180,14 +180,14 @@ class _Line:
 
 
 def _parse(line: bytes) -> Record | None:
-    """One line; None for one that is cut short, of an unknown kind or without a field that its kind needs.
+    """The record of a line; None if the line is cut short, of an unknown kind, or lacks a field that its kind needs.
 
-    Fields that this version does not know are ignored, and those that an earlier version lacked take their defaults.
+    Fields that this version does not know are ignored. Fields that an earlier version did not write get their default.
     """
     try:
         document = msgspec.json.decode(line)
         head = msgspec.convert(document, _Line)
-        # Not strict, which also reads the strings that numbers which are not finite are written as.
+        # Not strict: this also reads "NaN" and "Infinity" as numbers.
         event = msgspec.convert(document, _KINDS[head.event], strict=False)
     except (msgspec.MsgspecError, KeyError, RecursionError):
         return None

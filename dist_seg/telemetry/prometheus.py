@@ -1,4 +1,4 @@
-"""Metrics of one rank for Prometheus, over HTTP."""
+"""Serves the metrics of one rank to Prometheus over HTTP."""
 
 import errno
 import logging
@@ -33,13 +33,13 @@ _PORTS_TRIED = 64
 
 
 class _Server(ThreadingWSGIServer):
-    # Two ranks must never share a port by accident: their scrapes would be answered by either of them.
+    # Two ranks must never share a port: either of them could answer a scrape.
     allow_reuse_port = False
 
 
 class _SilentHandler(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        """A line for every scrape would drown the run's own."""
+        """Logs nothing: a line for every scrape would bury the log of the run."""
 
 
 class _Server6(_Server):
@@ -49,8 +49,8 @@ class _Server6(_Server):
 class PrometheusSink:
     """Turns events into `dist_seg_*` metrics and serves them on `address`:`port` until it is closed.
 
-    `requested_port` 0 takes any free port. A taken one is a warning, and the next free one above it is used; `port`
-    tells which. Raises ConfigError for an address or port that this machine does not let the process use.
+    requested_port: 0 takes any free port. If the port is taken, the next free one above it is used, with a warning;
+    `port` is the one in use. Raises ConfigError for an address or port that this process may not use.
     """
 
     def __init__(self, *, address: str, requested_port: int, rank: int) -> None:
@@ -85,7 +85,7 @@ def _listen(address: str, requested_port: int, registry: CollectorRegistry) -> W
                 continue
             raise ConfigError(
                 f"telemetry.prometheus_address: cannot serve metrics at {address}:{port}: {error.strerror or error}; "
-                "127.0.0.1 is reachable from this machine alone, 0.0.0.0 from outside"
+                "use 127.0.0.1 to be reachable from this machine only, 0.0.0.0 from other machines"
             ) from error
         if port != requested_port:
             logger.warning(
@@ -96,7 +96,7 @@ def _listen(address: str, requested_port: int, registry: CollectorRegistry) -> W
 
 
 class _Metrics:
-    """The metrics of a rank, and what each event does to them."""
+    """The metrics of a rank, updated by events."""
 
     def __init__(self, registry: CollectorRegistry, rank: int) -> None:
         # Otherwise every counter has a second series, its time of creation, which nobody here reads.
@@ -137,7 +137,7 @@ class _Metrics:
 
 
 class _RunMetrics:
-    """What the run is, and whether this process has ended its part of it."""
+    """The run itself: its size, its start and its end."""
 
     def __init__(self, registry: CollectorRegistry, rank: int) -> None:
         self._rank = rank
@@ -163,7 +163,7 @@ class _RunMetrics:
 
 
 class _StepMetrics:
-    """Training steps: loss, rate and time."""
+    """Training steps: loss, learning rate and time."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def gauge(name: str, text: str) -> Gauge:
@@ -241,7 +241,7 @@ class _DataMetrics:
 
 
 class _CheckpointMetrics:
-    """Checkpoints, all of them served by rank 0."""
+    """Checkpoints; only rank 0 has values."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.stall = Summary(
@@ -316,7 +316,7 @@ class _EvaluationMetrics:
 
 
 class _RankTimeMetrics:
-    """Every rank's own times, which rank 0 serves for all."""
+    """The own times of every rank, all served by rank 0."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.seconds = Gauge(
@@ -339,5 +339,5 @@ class _RankTimeMetrics:
 
 
 def _label(name: str) -> str:
-    """A label name that Prometheus takes."""
+    """The name with every character replaced that Prometheus does not allow in a label."""
     return "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in name)

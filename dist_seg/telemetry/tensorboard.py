@@ -1,4 +1,4 @@
-"""Curves for TensorBoard, of rank 0."""
+"""Curves for TensorBoard, written by rank 0."""
 
 import time
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ from dist_seg.telemetry.events import (
 
 
 class _Curves(Protocol):
-    """The part of a TensorBoard log that is used here."""
+    """The operations on a TensorBoard log that the sink needs."""
 
     def restart(self, step: int) -> None: ...
 
@@ -35,9 +35,9 @@ class _Curves(Protocol):
 
 
 class TensorBoardSink:
-    """Writes one record a step into `run_dir`/tensorboard; steps that a restart does again replace the old ones.
+    """Writes one record per step into `run_dir`/tensorboard. Steps that a restart repeats replace the old ones.
 
-    Raises UserError where TensorBoard is not installed or the folder cannot be written.
+    Raises UserError if TensorBoard is not installed or the folder cannot be written.
     """
 
     def __init__(self, run_dir: Path, *, log_interval_steps: int = 1) -> None:
@@ -48,7 +48,7 @@ class TensorBoardSink:
         match event:
             case StepDone():
                 if event.step % self._interval_steps == 0:
-                    self._curves.write(event.step, _of_step(event))
+                    self._curves.write(event.step, _step_scalars(event))
             case RunStarted():
                 self._curves.restart(event.step)
             case EvalDone():
@@ -74,7 +74,7 @@ class TensorBoardSink:
         self._curves.close()
 
 
-def _of_step(event: StepDone) -> dict[str, float]:
+def _step_scalars(event: StepDone) -> dict[str, float]:
     return {
         "train/loss": event.loss,
         **{f"train/loss_{name}": value for name, value in event.parts.items()},
@@ -101,14 +101,14 @@ def _open(folder: Path) -> _Curves:
         ) from error
 
     class Curves:
-        """All scalars of a step in one record: a tenth of the time that one record each would take."""
+        """Writes all scalars of a step as one record, which takes a tenth of the time of one record each."""
 
         def __init__(self) -> None:
             with path_errors(folder):
                 self._writer = EventFileWriter(str(folder), max_queue_size=1000, flush_secs=30)
 
         def restart(self, step: int) -> None:
-            # TensorBoard drops what it holds of this step and later ones.
+            # TensorBoard drops this step and all later ones.
             mark = SessionLog(status=SessionLog.START)
             self._writer.add_event(Record(wall_time=time.time(), step=step + 1, session_log=mark))
 
