@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from dist_seg.commands.pack import count_of, print_summary
+from dist_seg.commands.pack import print_summary
 from dist_seg.data.codecs.headers import MAX_PIXELS
 from dist_seg.data.formats.folder import CLASSES_NAME
 from dist_seg.data.indexing.index_tars import index_tars
@@ -13,6 +13,7 @@ from dist_seg.data.raw.classes import read_classes
 from dist_seg.data.shards.names import SPLIT_NAME
 from dist_seg.errors import UserError
 from dist_seg.runtime.machine import visible_cores
+from dist_seg.runtime.plural import count_of
 from dist_seg.runtime.progress_bar import Bar
 from dist_seg.storage.object_store import is_remote
 

@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
-from dist_seg.commands.pack import count_of, print_summary
+from dist_seg.commands.pack import print_summary
 from dist_seg.data.packing.merge import merge
 from dist_seg.errors import UserError
+from dist_seg.runtime.plural import count_of
 from dist_seg.runtime.progress_bar import Bar
 from dist_seg.storage.object_store import is_remote
 

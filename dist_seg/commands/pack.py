@@ -14,6 +14,7 @@ from dist_seg.data.packing.parts import Part
 from dist_seg.data.shards.manifest import Manifest, Split
 from dist_seg.errors import UserError
 from dist_seg.runtime.machine import visible_cores
+from dist_seg.runtime.plural import count_of
 from dist_seg.runtime.progress_bar import Bar
 
 
@@ -79,11 +80,6 @@ def _objects(split: Split) -> str:
             f"; {counts.overfull_objects} lie under more objects than there are layers, {counts.hidden_pixels} pixels"
         )
     return text
-
-
-def count_of(count: int, what: str) -> str:
-    """`1 shard`, `2 shards`."""
-    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _shard_bytes(megabytes: float) -> int:

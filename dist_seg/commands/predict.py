@@ -7,6 +7,7 @@ from dist_seg.distributed.world import detect_world, set_threads
 from dist_seg.predict.pictures import RESULTS_NAME
 from dist_seg.predict.predict import PredictOptions, PredictSummary, predict
 from dist_seg.runtime.memory import keep_freed_memory
+from dist_seg.runtime.plural import count_of
 
 
 def run_predict(options: argparse.Namespace) -> int:
@@ -33,15 +34,11 @@ def run_predict(options: argparse.Namespace) -> int:
 
 
 def _told(summary: PredictSummary) -> str:
-    parts = [f"{_counted(summary.written, 'picture')} segmented"]
+    parts = [f"{count_of(summary.written, 'picture')} segmented"]
     if summary.instances is not None and summary.written:
-        parts.append(f"{_counted(summary.instances, 'instance')} in {RESULTS_NAME}")
+        parts.append(f"{count_of(summary.instances, 'instance')} in {RESULTS_NAME}")
     if summary.failed:
         parts.append(f"{len(summary.failed)} unreadable")
     if summary.passed_over:
-        parts.append(f"{_counted(summary.passed_over, 'other file')} skipped")
+        parts.append(f"{count_of(summary.passed_over, 'other file')} skipped")
     return ", ".join(parts)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -2,9 +2,9 @@
 
 import argparse
 
-from dist_seg.commands.pack import count_of
 from dist_seg.data.shards.verify import verify
 from dist_seg.runtime.machine import visible_cores
+from dist_seg.runtime.plural import count_of
 from dist_seg.runtime.progress_bar import Bar
 
 

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that needs no network, drawn from the run's event log and its result."""
+"""The report of a run: one HTML file, made from the run's event logs and its result, that needs no network."""
 
 import datetime
 from collections.abc import Sequence
@@ -24,6 +24,7 @@ from dist_seg.report.result import (
     interval,
     matrix,
 )
+from dist_seg.runtime.plural import count_of
 from dist_seg.runtime.progress_bar import duration
 from dist_seg.storage.files import write_whole
 from dist_seg.tasks.classes import ClassInfo
@@ -158,7 +159,7 @@ def _result_part(result: Result, classes: ClassInfo) -> dict[str, object]:
 
 
 def _instance_tiles(result: Result, coco: CocoResult) -> list[_Tile]:
-    """COCO's numbers besides the mask AP, which stands before them."""
+    """COCO's numbers except the mask AP, which the page shows in large type."""
     masks, boxes = coco.segm, coco.bbox
     most = "" if coco.max_detections is None else f", {coco.max_detections} per image"
     rows = [
@@ -195,8 +196,8 @@ def _run_part(run_dir: Path, log: Sequence[Record], notes: Sequence[str]) -> dic
     events = without_superseded(log)
     restarts = [r.event.step for r in events if isinstance(r.event, RunStarted) and r.event.step > 0]
     skipped = [r.event.step for r in events if isinstance(r.event, StepDone) and r.event.skipped]
-    remarks = ["Dotted lines: the run was taken up again."] if restarts else []
-    remarks += [f"Red marks: steps that were skipped, {len(skipped)}."] if skipped else []
+    remarks = ["Dotted lines: the run was resumed."] if restarts else []
+    remarks += [f"Red marks: {count_of(len(skipped), 'skipped step')}."] if skipped else []
     now = datetime.datetime.now().astimezone()
     return {
         "title": run_dir.resolve().name,
@@ -213,21 +214,22 @@ def _run_part(run_dir: Path, log: Sequence[Record], notes: Sequence[str]) -> dic
 
 
 def _last_startup(events: Sequence[Record]) -> str:
-    """The parts of the last start, in one line; empty for a log of an earlier version."""
+    """The parts of the last start-up in one line; empty for a log of an earlier version."""
     parts = next((r.event.startup for r in reversed(events) if isinstance(r.event, RunStarted)), {})
     return ", ".join(f"{part.replace('_', ' ')} {seconds:.1f} s" for part, seconds in parts.items())
 
 
 def _notes(account: TimeAccount) -> list[str]:
     if not account.starts:
-        return ["The run has left no event log: curves and times are not shown."]
+        return ["The run has no event log, so curves and times are not shown."]
     match account.outcome:
         case "complete":
             return []
         case "unknown":
-            return ["The training has not logged its end: it was killed, or is still running."]
+            return ["The training did not log its end: it was killed or is still running."]
         case outcome:
-            return [f"The training was {outcome}{': ' if account.reason else ''}{account.reason}."]
+            ended = "The training failed" if outcome == "failed" else f"The training was {outcome}"
+            return [f"{ended}: {account.reason}." if account.reason else f"{ended}."]
 
 
 def _charts(events: Sequence[Record], restarts: Sequence[int], skipped: Sequence[int]) -> list[_Chart]:
@@ -299,14 +301,14 @@ def _picture_groups(
 
 def _data(result: Result, log: Sequence[Record]) -> list[tuple[str, str]]:
     started = _last_start(log)
-    lines = [("manifest of the score", result.manifest_hash or _ABSENT)]
+    lines = [("manifest (evaluation)", result.manifest_hash or _ABSENT)]
     if started:
         lines += [
-            ("manifest of the training", started.manifest_hash),
+            ("manifest (training)", started.manifest_hash),
             ("classes", str(len(started.class_names))),
             ("global batch", str(started.global_batch)),
             ("micro-batch", str(started.micro_batch)),
-            ("steps an epoch", str(started.steps_per_epoch)),
+            ("steps per epoch", str(started.steps_per_epoch)),
             ("steps", str(started.max_steps)),
         ]
     return lines
@@ -325,15 +327,15 @@ def _last_start(log: Sequence[Record]) -> RunStarted | None:
 
 
 def _failed_saves(log: Sequence[Record]) -> list[str]:
-    """A line for every checkpoint that could not be written, the first few of them."""
+    """A line for each of the first checkpoints that could not be written, and the number of the others."""
     failed = [record.event for record in log if isinstance(record.event, CheckpointFailed)]
-    lines = [f"No checkpoint at step {event.step}: {event.reason}" for event in failed[:_FAILED_SAVES_SHOWN]]
+    lines = [f"No checkpoint was written at step {e.step}: {e.reason}" for e in failed[:_FAILED_SAVES_SHOWN]]
     more = len(failed) - len(lines)
-    return [*lines, f"{more} more checkpoints could not be written."] if more else lines
+    return [*lines, f"{count_of(more, 'more checkpoint')} could not be written."] if more else lines
 
 
 def _bad_shards(log: Sequence[Record]) -> list[LeftOut]:
-    """Each once; the samples of a shard stand together."""
+    """Every bad shard once, with the number of its samples as the key."""
     events = {r.event.shard: r.event for r in log if isinstance(r.event, BadShardFound)}
     return [
         LeftOut(key=f"all {event.samples}", shard=shard, reason=event.reason) for shard, event in sorted(events.items())
@@ -341,7 +343,7 @@ def _bad_shards(log: Sequence[Record]) -> list[LeftOut]:
 
 
 def _bad_samples(run_dir: Path, log: Sequence[Record]) -> list[LeftOut]:
-    """Of all ranks, each sample once."""
+    """The bad samples of all ranks, each once."""
     found: dict[tuple[str, str], LeftOut] = {}
     for rank in logged_ranks(run_dir):
         for record in log if rank == 0 else read_log(run_dir, rank):

@@ -1,4 +1,4 @@
-"""The curves of a report, as SVG that takes its colours from the page and so follows its light or dark theme."""
+"""The curves of a report, as SVG that takes its colours from the page's light or dark theme."""
 
 import io
 import re
@@ -14,31 +14,31 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 _POINTS = 400
-"""More than a chart has pixels for are averaged in bins."""
-# Stand-ins that matplotlib draws with, and the page's variables that take their place.
+"""Longer curves are averaged in this many bins: a chart has no pixels for more points."""
+# Placeholder colours for matplotlib, and the page's variables that replace them.
 _COLORS = {"#010203": "var(--muted)", "#010204": "var(--line)", "#010205": "var(--accent)", "#010206": "var(--bad)"}
 _MUTED, _LINE, _ACCENT, _BAD = _COLORS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """A quantity over the steps of a run; NaN and infinities are left out of the line."""
+    """A quantity over the steps of a run. NaN and infinities are left out."""
 
     title: str
     steps: Sequence[int]
     values: Sequence[float]
     smooth: bool = False
-    """Draw a moving average over the noisy values."""
+    """Draws a moving average over the noisy values."""
     points: bool = False
-    """Mark every value."""
+    """Marks every value."""
     marked_steps: Sequence[int] = ()
-    """Steps that were skipped."""
+    """Steps that training skipped."""
     restarts: Sequence[int] = ()
-    """Steps at which the run was taken up again."""
+    """Steps from which the run was resumed."""
 
 
 def curve_svg(curve: Curve) -> str:
-    """The curve as an `<svg>` element without an id that another curve's might hold; empty without a finite value."""
+    """The curve as an `<svg>` element; empty if no value is finite. Its ids do not clash with those of other curves."""
     steps, values = np.asarray(curve.steps, np.int64), np.asarray(curve.values, np.float64)
     finite = np.isfinite(values)
     steps, values = steps[finite], values[finite]
@@ -84,7 +84,7 @@ def _draw(axes: Axes, curve: Curve, steps: NDArray[np.float64], values: NDArray[
 
 
 def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Centred mean over a twentieth of the curve; at its ends over what there is."""
+    """Centred mean over a twentieth of the curve, or over the available part of it near the ends."""
     half = max(1, len(values) // 40)
     sums = np.concatenate([[0.0], np.cumsum(values)])
     first = np.maximum(np.arange(len(values)) - half, 0)
@@ -113,7 +113,7 @@ def _style(axes: Axes) -> None:
 
 def _themed(svg: str, title: str) -> str:
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # the same in every figure, and nothing refers to them
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # these ids are the same in every figure, and nothing refers to them
     for color, variable in _COLORS.items():
         svg = svg.replace(color, variable)
     return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)

@@ -237,7 +237,7 @@ def test_a_class_that_nothing_has_is_marked_absent(full_page: str) -> None:
     row = full_page[full_page.index('<tr class="absent">') :]
     assert "unicorn" in row[: row.index("</tr>")]
     assert full_page.count('<tr class="absent">') == 1
-    assert "1 of 3 classes occur neither" in full_page
+    assert "The means leave out 1 of 3 classes, which occur neither" in full_page
 
 
 def test_pixels_of_labels_are_counted_one_label_at_a_time() -> None:
@@ -255,12 +255,12 @@ def test_pixels_of_labels_are_counted_one_label_at_a_time() -> None:
 
 
 def test_the_last_start_up_is_shown_by_part_and_the_engine_among_the_facts(full_page: str) -> None:
-    assert "The last start-up: imports 0.8 s, process group 0.2 s." in full_page
+    assert "Last start-up: imports 0.8 s, process group 0.2 s." in full_page
     assert "deepspeed, ZeRO-2" in full_page
 
 
 def test_the_time_is_shown_with_the_goodput(full_page: str) -> None:
-    assert "75.0% of 10 s went into training" in full_page
+    assert "75.0% of 10 s was spent training" in full_page
 
 
 def test_bad_shards_are_listed_once_with_their_reason(tmp_path: Path) -> None:
@@ -287,33 +287,32 @@ def test_failed_checkpoints_are_named_the_first_three_and_the_rest_counted(tmp_p
     failures = [CheckpointFailed(step=number, reason=f"full <disk> {number}") for number in range(1, 6)]
     log(tmp_path, [start(), *failures, end(6)])
     page = page_of(tmp_path, config_yaml="")
-    assert [f"No checkpoint at step {n}: full &lt;disk&gt; {n}" in page for n in range(1, 6)] == [True] * 3 + [
-        False
-    ] * 2
+    shown = [f"No checkpoint was written at step {n}: full &lt;disk&gt; {n}" in page for n in range(1, 6)]
+    assert shown == [True, True, True, False, False]
     assert "2 more checkpoints could not be written." in page
 
 
 def test_a_run_without_a_log_still_has_a_report(tmp_path: Path) -> None:
     page = page_of(tmp_path)
-    assert "has left no event log" in page
+    assert "has no event log" in page
     assert "<h2>Curves</h2>" not in page
 
 
 def test_a_run_that_was_killed_is_said_to_be(tmp_path: Path) -> None:
     log(tmp_path, [start(), step(1)])
-    assert "has not logged its end" in page_of(tmp_path)
+    assert "did not log its end" in page_of(tmp_path)
 
 
 def test_the_reason_of_a_failed_run_is_named(tmp_path: Path) -> None:
     log(tmp_path, [start(), step(1), end(1, "failed", "rank 1 ran out of memory")])
-    assert "The training was failed: rank 1 ran out of memory." in page_of(tmp_path)
+    assert "The training failed: rank 1 ran out of memory." in page_of(tmp_path)
 
 
 def test_numbers_that_are_not_finite_leave_gaps(tmp_path: Path) -> None:
     bad = NonFiniteStep(step=2, loss=math.nan, grad_norm=math.inf, keys=("a",))
     log(tmp_path, [start(), step(1), step(2, math.nan, skipped=True), bad, step(3, math.inf), end(3)])
     page = page_of(tmp_path, RESULT | {"miou": math.nan, "miou_interval": [math.nan, math.nan]})
-    assert "steps that were skipped, 1" in page
+    assert "Red marks: 1 skipped step." in page
     assert "nan" not in page.lower().replace("&#", "")
 
 
