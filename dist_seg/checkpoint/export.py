@@ -1,17 +1,31 @@
 """A checkpoint's weights as one safetensors file that is read without this project."""
 
 import json
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 from dist_seg.checkpoint.reading import load_meta, load_weights
 from dist_seg.checkpoint.state import CheckpointMeta
 from dist_seg.checkpoint.tensors import encoded
+from dist_seg.errors import CheckpointError
+from dist_seg.runtime.documents import convert
 from dist_seg.storage.files import write_whole
 
 EXPORT_VERSION = 1
 """Of the metadata that an exported file carries."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Train:
+    ema_decay: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Config:
+    """What the choice of the weights takes of a checkpoint's configuration."""
+
+    train: _Train
 
 
 def export_weights(location: str, out: Path, weights: Literal["ema", "raw"] | None, config_yaml: str) -> str:
@@ -21,8 +35,8 @@ def export_weights(location: str, out: Path, weights: Literal["ema", "raw"] | No
     whole, UserError where the file cannot be written.
     """
     meta = load_meta(location)
-    train = cast(Mapping[str, object], meta.config["train"])
-    chosen = weights or ("ema" if train["ema_decay"] else "raw")
+    config = convert(meta.config, _Config, location, error=CheckpointError)
+    chosen = weights or ("ema" if config.train.ema_decay else "raw")
     tensors = {name: tensor.contiguous() for name, tensor in load_weights(location, chosen).items()}
     write_whole(out, encoded(tensors, _metadata(meta, chosen, config_yaml)))
     return chosen

@@ -2,15 +2,18 @@
 
 import json
 from collections.abc import Callable
-from typing import TypeVar, cast
+from dataclasses import asdict, dataclass
+from typing import Self, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from dist_seg.distributed.position import HERE
-from dist_seg.errors import RunFailedError, UserError
+from dist_seg.errors import EXIT_USER_ERROR, RunFailedError, UserError
+from dist_seg.runtime.documents import convert
 
 Result = TypeVar("Result")
+_WHERE = "a message of the ranks"
 
 
 def world_size() -> int:
@@ -61,48 +64,61 @@ def broadcast_json(value: object) -> object:
 
 def on_main(work: Callable[[], object]) -> object:
     """Does the work on rank 0 and gives its JSON-ready result to every rank; all ranks raise what it raises."""
-    outcome: dict[str, object] = {}
+    own: dict[str, object] = {}
     failure: Exception | None = None
     if rank() == 0:
         try:
-            outcome = {"result": json.loads(json.dumps(work()))}
+            own = {"result": json.loads(json.dumps(work()))}
         except Exception as error:  # Not swallowed: raised below, once the other ranks know.
             failure = error
-            outcome = {"error": _words(error), "is_users": _is_users(error)}
-    outcome = cast(dict[str, object], broadcast_json(outcome))
-    if "error" in outcome:
-        raise _shared(failure, str(outcome["error"]), is_users=bool(outcome["is_users"]))
-    return outcome["result"]
+            own = {"failure": asdict(_Failure.of(error))}
+    outcome = convert(broadcast_json(own), _Outcome, _WHERE)
+    if outcome.failure is not None:
+        raise _shared(failure, outcome.failure.text, is_users=outcome.failure.is_users)
+    return outcome.result
 
 
 def on_every_rank(work: Callable[[], Result]) -> Result:
     """Does the work on every rank; if it fails on some, all ranks raise the first one's error. A collective."""
     failure: Exception | None = None
-    result: Result | None = None
+    results: list[Result] = []
     try:
-        result = work()
+        results.append(work())
     except Exception as error:  # Not swallowed: raised below, once every rank knows.
         failure = error
     raise_if_any(failure)
-    return cast(Result, result)
+    return results[0]
 
 
 def raise_if_any(failure: Exception | None) -> None:
     """All ranks raise the failure of the first rank that gives one. A collective."""
-    own = None if failure is None else [_words(failure), _is_users(failure)]
-    reports = cast(list[list[object] | None], gather_json(own))
-    for number, report in enumerate(reports):
+    own = None if failure is None else asdict(_Failure.of(failure))
+    for number, report in enumerate(convert(gather_json(own), list[_Failure | None], _WHERE)):
         if report is not None:
             where = f"rank {number}: " if world_size() > 1 else ""
-            raise _shared(failure if number == rank() else None, f"{where}{report[0]}", is_users=bool(report[1]))
+            own_error = failure if number == rank() else None
+            raise _shared(own_error, f"{where}{report.text}", is_users=report.is_users)
 
 
-def _is_users(error: Exception) -> bool:
-    return isinstance(error, UserError) and error.exit_code == UserError.exit_code
+@dataclass(frozen=True, kw_only=True)
+class _Failure:
+    """What the other ranks are told of an error."""
+
+    text: str
+    is_users: bool
+
+    @classmethod
+    def of(cls, error: Exception) -> Self:
+        is_users = isinstance(error, UserError) and error.exit_code == EXIT_USER_ERROR
+        return cls(text=str(error) or type(error).__name__, is_users=is_users)
 
 
-def _words(error: Exception) -> str:
-    return str(error) or type(error).__name__
+@dataclass(frozen=True, kw_only=True)
+class _Outcome:
+    """What became of rank 0's work."""
+
+    result: object = None
+    failure: _Failure | None = None
 
 
 def _shared(failure: Exception | None, text: str, *, is_users: bool) -> Exception:

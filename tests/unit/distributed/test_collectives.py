@@ -69,7 +69,7 @@ def test_other_ranks_hear_of_an_error_without_words_by_its_class(monkeypatch: py
 
     with pytest.raises(MemoryError):
         collectives.on_main(fail)
-    assert sent == [{"error": "MemoryError", "is_users": False}]
+    assert sent == [{"failure": {"text": "MemoryError", "is_users": False}}]
 
 
 def test_a_result_that_cannot_travel_is_told_to_other_ranks_as_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,4 +77,4 @@ def test_a_result_that_cannot_travel_is_told_to_other_ranks_as_an_error(monkeypa
     monkeypatch.setattr(collectives, "broadcast_json", lambda value: sent.append(value) or value)
     with pytest.raises(TypeError, match="not JSON serializable"):
         collectives.on_main(object)
-    assert "not JSON serializable" in str(sent[0]["error"])
+    assert "not JSON serializable" in str(sent[0]["failure"])
