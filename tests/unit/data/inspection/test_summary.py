@@ -14,7 +14,7 @@ from PIL import Image
 from dist_seg.cli.main import main
 from dist_seg.data.formats.coco.instances import open_coco
 from dist_seg.data.formats.synthetic import SyntheticSource
-from dist_seg.data.inspection import sample_sheet as sheet_module
+from dist_seg.data.inspection import sheets as sheet_module
 from dist_seg.data.inspection.summary import inspect
 from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
