@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dist_seg.commands.pack_sources import open_source
 from dist_seg.data.codecs.headers import MAX_PIXELS
-from dist_seg.data.packing.append import append
+from dist_seg.data.packing.append import append, open_for_append
 from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.packing.parts import Part
@@ -28,11 +28,12 @@ def run_pack(options: argparse.Namespace) -> int:
         max_side=options.max_side,
     )
     part = Part.parse(options.part_of) if options.part_of else None
-    source = open_source(options)
     out: Path = options.out / part.folder_name if part else options.out
+    data = open_for_append(out) if options.append else None
+    source = open_source(options, (data.options or {}) if data else None)
     with Bar("pack") as bar:
-        if options.append:
-            result = append(source, out, how, progress=bar.show)
+        if data:
+            result = append(source, data, how, progress=bar.show)
         else:
             result = pack(source, out, how, part=part, overwrite=options.overwrite, progress=bar.show)
     for refusal in result.skipped:

@@ -17,7 +17,7 @@ from dist_seg.data.formats.label_folders import open_label_folders
 from dist_seg.data.formats.labelme.source import open_labelme
 from dist_seg.data.formats.synthetic import SyntheticInstances, SyntheticLabels, SyntheticSource
 from dist_seg.data.formats.voc.source import open_voc
-from dist_seg.data.packing.folder import read_options
+from dist_seg.data.packing.records import RecordedOptions
 from dist_seg.data.raw.object_labels import ObjectLabels
 from dist_seg.data.raw.source import AnySource, RawReading, load_source
 from dist_seg.data.raw.splitting import DIVISION, Dividing
@@ -32,21 +32,24 @@ class _HasNotes(Protocol):
 Noted = TypeVar("Noted", bound=_HasNotes)
 
 
-def open_source(options: argparse.Namespace) -> AnySource:
-    """The data set that the options name; what the user should see of it is printed."""
+def open_source(options: argparse.Namespace, recorded: RecordedOptions | None = None) -> AnySource:
+    """The data set that the options name; what the user should see of it is printed.
+
+    recorded: with which options the data set was packed that is appended to; None unless one is.
+    """
     reading = RawReading(max_pixels=options.max_pixels or MAX_PIXELS, skip_bad=options.skip_bad)
     match options.format:
         case "folder" | "labels" | "instances":
-            return _of_two_folders(options, reading)
+            return _of_two_folders(options, reading, recorded)
         case "synthetic":
             return _synthetic(options)
         case "reader":
             return load_source(options.reader, options.arguments)
         case _:
-            return _published(options, reading)
+            return _published(options, reading, recorded)
 
 
-def _of_two_folders(options: argparse.Namespace, reading: RawReading) -> AnySource:
+def _of_two_folders(options: argparse.Namespace, reading: RawReading, recorded: RecordedOptions | None) -> AnySource:
     """A folder of images and one of masks."""
     match options.format:
         case "folder":
@@ -56,9 +59,9 @@ def _of_two_folders(options: argparse.Namespace, reading: RawReading) -> AnySour
                     options.masks,
                     classes=options.classes,
                     colors=options.colors,
-                    dividing=_dividing(options),
+                    dividing=_dividing(options, recorded),
                     reading=reading,
-                    before=(read_options(options.out) or {}) if options.append else None,
+                    before=recorded,
                     progress=bar.show,
                 )
             return _noted(source)
@@ -70,7 +73,7 @@ def _of_two_folders(options: argparse.Namespace, reading: RawReading) -> AnySour
                     classes=options.classes,
                     unknown=options.unknown,
                     missing_is_absent=options.missing_is_absent,
-                    dividing=_dividing(options),
+                    dividing=_dividing(options, recorded),
                     reading=reading,
                 )
             )
@@ -81,7 +84,7 @@ def _of_two_folders(options: argparse.Namespace, reading: RawReading) -> AnySour
                     options.masks,
                     classes=options.classes,
                     divisor=options.divisor,
-                    dividing=_dividing(options),
+                    dividing=_dividing(options, recorded),
                     reading=reading,
                 )
             )
@@ -101,7 +104,7 @@ def _synthetic(options: argparse.Namespace) -> AnySource:
             return scenes
 
 
-def _published(options: argparse.Namespace, reading: RawReading) -> AnySource:
+def _published(options: argparse.Namespace, reading: RawReading, recorded: RecordedOptions | None) -> AnySource:
     """In the layout of a public data set."""
     root: Path = options.source
     match options.format:
@@ -131,7 +134,7 @@ def _published(options: argparse.Namespace, reading: RawReading) -> AnySource:
                     root,
                     classes=options.classes,
                     unlabelled=options.unlabelled,
-                    dividing=_dividing(options),
+                    dividing=_dividing(options, recorded),
                     reading=reading,
                     apart_from=options.out,
                     progress=bar.show,
@@ -143,18 +146,16 @@ def _published(options: argparse.Namespace, reading: RawReading) -> AnySource:
                 options.splits,
                 masks=options.masks,
                 classes=options.classes,
-                dividing=_dividing(options),
+                dividing=_dividing(options, recorded),
                 reading=reading,
             )
             return _noted(voc)
 
 
-def _dividing(options: argparse.Namespace) -> Dividing:
+def _dividing(options: argparse.Namespace, recorded: RecordedOptions | None) -> Dividing:
     """Of a format whose folders need not be divided."""
     dividing = Dividing(val=options.val, group_by=options.group_by, split=options.split)
-    if not options.append:
-        return dividing
-    return dividing.as_before((read_options(options.out) or {}).get(DIVISION), options.out)
+    return dividing if recorded is None else dividing.as_before(recorded.get(DIVISION), options.out)
 
 
 def _noted(source: Noted) -> Noted:

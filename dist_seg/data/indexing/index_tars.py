@@ -25,9 +25,9 @@ from dist_seg.data.indexing.state import (
     unfinished_records,
 )
 from dist_seg.data.indexing.tar import Reading, read_tar, tar_files
-from dist_seg.data.packing.described import manifest_of
 from dist_seg.data.packing.own_files import file_sha256
-from dist_seg.data.packing.records import MAX_REFUSALS, PackedShard, Refusal, read_records, records_text
+from dist_seg.data.packing.records import PackedShard, Refusal, listed, read_records, records_text
+from dist_seg.data.packing.totals import manifest_of
 from dist_seg.data.packing.unique_keys import KeysOf, check_unique_keys
 from dist_seg.data.shards.manifest import Manifest, ShardInfo
 from dist_seg.data.shards.manifest_parsing import check_name, parse_manifest
@@ -141,17 +141,16 @@ def _by_number(path: Path) -> list[object]:
     return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
-def _refuse_other_data(root: Path) -> list[PackedShard]:
+def _refuse_other_data(root: Path) -> tuple[PackedShard, ...]:
     """What was indexed here before."""
     try:
         manifest = parse_manifest((root / MANIFEST_NAME).read_bytes(), str(root / MANIFEST_NAME))
     except FileNotFoundError:
-        return read_records(
-            root / INDEX_NAME
-        )  # where placing was cut off there is no manifest, and ours lie beside tars
-    if not all(shard.indexed for split in manifest.splits.values() for shard in split.shards):
-        raise DataError(f"{root}: holds a data set that was packed or merged, with an index of its own")
-    return read_records(root / INDEX_NAME)
+        pass  # where placing was cut off there is no manifest, and ours lie beside tars
+    else:
+        if not all(shard.indexed for split in manifest.splits.values() for shard in split.shards):
+            raise DataError(f"{root}: holds a data set that was packed or merged, with an index of its own")
+    return read_records(root / INDEX_NAME).shards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,9 +222,7 @@ class _Indexing:
 def _refuse_bad(records: Sequence[PackedShard]) -> None:
     reasons = [refusal.reason for record in records for refusal in record.skipped]
     if reasons:
-        more = f"\n  and {len(reasons) - MAX_REFUSALS} more" if len(reasons) > MAX_REFUSALS else ""
-        named = "\n  ".join(reasons[:MAX_REFUSALS])
-        raise DataError(f"{len(reasons)} sample{'s' * (len(reasons) > 1)} cannot be used:\n  {named}{more}\n{_ADVICE}")
+        raise DataError(f"{len(reasons)} sample{'s' * (len(reasons) > 1)} cannot be used:{listed(reasons)}\n{_ADVICE}")
 
 
 def _counted(record: PackedShard, num_classes: int, ignored: int) -> PackedShard:

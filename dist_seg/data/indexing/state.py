@@ -11,6 +11,7 @@ from dist_seg.data.codecs.class_ids import MAX_CLASSES
 from dist_seg.data.indexing.tar import TarContents
 from dist_seg.data.packing.own_files import file_sha256
 from dist_seg.data.packing.records import PackedShard, read_records, records_text
+from dist_seg.data.shards.counts import Counts
 from dist_seg.data.shards.manifest import Manifest
 from dist_seg.data.shards.names import INDEX_NAME, MANIFEST_NAME
 from dist_seg.data.shards.sidecar import Sidecar
@@ -65,7 +66,7 @@ def unfinished_folder(root: Path) -> Iterator[None]:
 
 def unfinished_records(root: Path) -> list[PackedShard]:
     """Of tars that were read before indexing was cut off."""
-    return [record for path in (root / _UNFINISHED_NAME).glob("*.json") for record in read_records(path)]
+    return [record for path in (root / _UNFINISHED_NAME).glob("*.json") for record in read_records(path).shards]
 
 
 def stage(root: Path, tar: IndexedTar, contents: TarContents, earlier: Sequence[PackedShard]) -> tuple[str, str]:
@@ -113,7 +114,7 @@ def settle(root: Path, tar: IndexedTar, record: PackedShard, num_classes: int) -
     if sha256 != record.info.sidecar_sha256:
         with atomic_write(tar.staged(root)[1]) as file:
             file.write(data)
-    info = replace(record.info, sidecar_sha256=sha256, class_samples=sidecar.class_samples)
+    info = replace(record.info, sidecar_sha256=sha256, class_samples=Counts(sidecar.class_samples))
     return replace(record, info=info)
 
 

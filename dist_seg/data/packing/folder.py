@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dist_seg.data.packing.own_files import (
@@ -22,9 +22,9 @@ from dist_seg.data.packing.own_files import (
     waiting_path,
 )
 from dist_seg.data.packing.parts import PART_NAME
-from dist_seg.data.packing.records import PackedShard, RecordedOptions, read_records, records_text
+from dist_seg.data.packing.records import PackedShard, RecordedOptions, read_records, record_text, records_text
 from dist_seg.data.shards.manifest import FORMAT_VERSION, Manifest
-from dist_seg.data.shards.manifest_parsing import parse_manifest, recorded_hash
+from dist_seg.data.shards.manifest_parsing import parse_manifest
 from dist_seg.data.shards.names import MANIFEST_NAME, RECORD_NAME
 from dist_seg.errors import DataError, StorageError
 from dist_seg.storage.files import PARTIAL_MARK, atomic_write, locked, path_errors
@@ -57,13 +57,13 @@ class PackState:
             for name in (shard.info.name, shard.info.index_name, shard.info.sidecar_name):
                 (self.out / name).unlink(missing_ok=True)
         with atomic_write(record_path(self.out, shard.info.name)) as file:
-            file.write(json.dumps([asdict(shard)]).encode())
+            file.write(record_text(shard))
 
     def finish(self, shards: Sequence[PackedShard] | None, text: str, options: RecordedOptions | None = None) -> None:
         """Write the records, if there are any, and the document: with it the data set is there.
 
         The records of before go with the document of before. So the new ones wait for theirs under its hash, by which
-        `read_finished` finds them should we be cut off.
+        `record_file` finds them should we be cut off.
         """
         waiting = waiting_path(self.out, hashlib.sha256(text.encode()).hexdigest())
         if shards is None:
@@ -88,17 +88,17 @@ def open_state(
     out: Path,
     plan: Sequence[tuple[str, str]],
     *,
-    overwrite: bool,
     document: str = MANIFEST_NAME,
+    overwrite: bool = False,
     extends: Manifest | None = None,
-    occupied: str | None = None,
+    remedy: str | None = None,
 ) -> Iterator[PackState]:
     """Take the folder for packing shards of these (name, fingerprint) pairs, and clear what does not belong there.
 
     document: what is written last, `manifest.json` or `part.json`. extends: of a data set that stays, its manifest; its
-    shards are part of the plan. occupied: of a folder that holds another finished data set, what it holds and what to
-    do. Raises `DataError` for such a folder (unless `overwrite`), for one that holds files of others, or that is being
-    packed into by another process.
+    shards are part of the plan. remedy: what to do about a folder that holds another data set, for a command without
+    options for it. Raises `DataError` for such a folder (unless `overwrite`), for one that holds files of others, or
+    that is being packed into by another process.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def open_state(
         raise DataError(f"{out}: cannot be made a folder: {error.strerror}") from error
     with locked(out):
         complete(out)
-        finished = read_records(out / RECORD_NAME)
+        finished = read_records(out / RECORD_NAME).shards
         planned, own = {name for name, _ in plan}, own_shards(out)
         refuse_foreign(out, own, planned)
         has_versions = all(fingerprint for _, fingerprint in plan)
@@ -115,74 +115,53 @@ def open_state(
         if extends is not None and manifest_in(out) != extends:
             raise DataError(f"{out}: its manifest has changed meanwhile; run the same command again")
         if there and not (overwrite or extends or (same and there == [document])):
-            raise DataError(f"{out}: holds {occupied or _occupied(out, there, has_versions=has_versions)}")
-        with path_errors(out / UNFINISHED_NAME, kind=DataError):
-            (out / UNFINISHED_NAME).mkdir(exist_ok=True)
-        with atomic_write(out / UNFINISHED_NAME / NAMES_NAME) as file:
-            file.write(json.dumps(sorted(planned.union(own or ()))).encode())
+            raise DataError(f"{out}: holds {_occupied(out, there, remedy, has_versions=has_versions)}")
+        ours = planned.union(own or ())
+        _begin(out, ours)
         for name in there:
             if not extends and (name != document or not same):
                 (out / name).unlink()
         unfinished = unfinished_records(out)
-        clear(out, own=planned.union(own or ()), planned=planned)
-        yield PackState(
-            out=out, document=document, records={record.info.name: record for record in [*finished, *unfinished]}
-        )
+        clear(out, own=ours, planned=planned)
+        records = {record.info.name: record for record in [*finished, *unfinished]}
+        yield PackState(out=out, document=document, records=records)
 
 
-def _occupied(out: Path, there: Sequence[str], *, has_versions: bool) -> str:
-    """What a folder holds in the way of packing another data set, and what to do."""
-    manifest = manifest_in(out)
-    if manifest and manifest.format_version < FORMAT_VERSION:
-        return (
-            "a data set that an earlier version of dist-seg packed, which is not packed on; use it as it is, add what "
-            "is new (--append), or pack everything anew (--overwrite)"
-        )
-    if not has_versions:
-        or_append = "" if PART_NAME in there else ", compare it and add what is new (--append)"
-        return (
-            "what was packed before, and nothing tells whether that is what would be packed now: the reader gives "
-            f"samples without a version (SampleRef.version); let it give one{or_append}, or replace what is there "
-            "(--overwrite)"
-        )
-    if PART_NAME in there:
-        return (
-            "a part of a data set that was packed from another source, or with other options, or whose source has "
-            "changed since; pack into another folder, or replace it (--overwrite)"
-        )
+def _begin(out: Path, names: set[str]) -> None:
+    """Note which shards may lie in the folder, before the first is written."""
+    with path_errors(out / UNFINISHED_NAME, kind=DataError):
+        (out / UNFINISHED_NAME).mkdir(exist_ok=True)
+    with atomic_write(out / UNFINISHED_NAME / NAMES_NAME) as file:
+        file.write(json.dumps(sorted(names)).encode())
+
+
+def _occupied(out: Path, there: Sequence[str], remedy: str | None, *, has_versions: bool) -> str:
+    """What a folder holds in the way of writing another data set, and what to do."""
+    is_part = PART_NAME in there
+    append = "" if is_part else "add what is new (--append), "
+    if remedy is None:
+        manifest = manifest_in(out)
+        if manifest and manifest.format_version < FORMAT_VERSION:
+            return (
+                "a data set that an earlier version of dist-seg packed, which is not packed on; use it as it is, add "
+                "what is new (--append), or pack everything anew (--overwrite)"
+            )
+        if not has_versions:
+            return (
+                "what was packed before, and nothing tells whether that is what would be packed now: the reader gives "
+                "samples without a version (SampleRef.version); let it give one, "
+                f"{append and 'compare it and '}{append}or replace what is there (--overwrite)"
+            )
+        remedy = f"pack into another folder, {append}or replace it (--overwrite)"
     return (
-        "a data set that was packed from another source, or with other options, or whose source has changed since; "
-        "pack into another folder, add what is new (--append), or replace it (--overwrite)"
+        f"{'a part of ' if is_part else ''}a data set that is not what would be written now: it is of another "
+        f"source or of other options, or its source has changed since; {remedy}"
     )
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Of a finished data set that more is made of. Raises `DataError` for one that was changed since."""
-    path = folder / MANIFEST_NAME
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    manifest = parse_manifest(data, str(path))
-    if recorded_hash(data) != manifest.hash:
-        raise DataError(f"{path}: was changed after it was packed; run verify, or pack it again")
-    return manifest
-
-
-def read_finished(out: Path) -> list[PackedShard]:
-    """The records of the document that is there, wherever they lie."""
-    return read_records(_waiting_records(out) or out / RECORD_NAME)
-
-
-def read_options(out: Path) -> RecordedOptions | None:
-    """With which all of the finished data set was packed, by the names that the user knows; None where nobody knows."""
-    try:
-        match json.loads((_waiting_records(out) or out / RECORD_NAME).read_bytes()):
-            case {"options": dict(options)}:
-                return options
-    except (OSError, ValueError):
-        pass
-    return None
+def record_file(out: Path) -> Path:
+    """Where the records lie of the document that is there."""
+    return _waiting_records(out) or out / RECORD_NAME
 
 
 def _waiting_records(out: Path) -> Path | None:

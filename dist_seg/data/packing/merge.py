@@ -6,34 +6,28 @@ machine would have packed.
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dist_seg.data.codecs.npy import ArrayLayout
-from dist_seg.data.packing.described import manifest_of
-from dist_seg.data.packing.folder import open_state, read_manifest
+from dist_seg.data.packing.finished import FinishedShard, read_manifest
+from dist_seg.data.packing.folder import manifest_in, open_state
 from dist_seg.data.packing.image_kind import ImageKind
 from dist_seg.data.packing.link import Transfer, link_or_copy
 from dist_seg.data.packing.parts import FOLDER_NAME, PART_NAME, PackedPart, read_part
-from dist_seg.data.packing.records import PackedShard, RecordedOptions, read_records
-from dist_seg.data.packing.recount import shard_channels, shard_objects, summed
+from dist_seg.data.packing.records import PackedShard, RecordedOptions, parse_records
 from dist_seg.data.packing.shard import check_kinds
+from dist_seg.data.packing.totals import joined_splits, manifest_of
 from dist_seg.data.packing.unique_keys import KeysOf, check_one_split, check_unique_keys
 from dist_seg.data.raw.meaning import MEANING, check_same_meaning, recorded_meaning
-from dist_seg.data.shards.channel_statistics import channel_statistics
-from dist_seg.data.shards.manifest import FORMAT_VERSION, ChannelStatistics, Manifest, ShardInfo, Split, check_same_kind
+from dist_seg.data.shards.manifest import FORMAT_VERSION, Manifest, ShardInfo, Split, check_same_kind
 from dist_seg.data.shards.names import INDEX_NAME, MANIFEST_NAME, RECORD_NAME, shard_name
-from dist_seg.data.shards.object_counts import ShardObjects
-from dist_seg.data.shards.sidecar import Sidecar
 from dist_seg.errors import DataError, UserError
 from dist_seg.runtime.progress_bar import OnProgress
 from dist_seg.storage.object_store import open_storage
 
 _THREADS = 4
-_OCCUPIED = "a data set that was not merged from these folders as they are now; merge into a new folder"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,15 +56,9 @@ class _Shard:
     def merged(self) -> ShardInfo:
         return replace(self.info, name=self.name)
 
-    def sidecar(self) -> Sidecar:
-        path = self.folder / self.info.sidecar_name
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-        if hashlib.sha256(data).hexdigest() != self.info.sidecar_sha256:
-            raise DataError(f"{path}: differs from what was packed (sha256); pack {self.folder} again")
-        return Sidecar.parse(data, str(path))
+    def finished(self) -> FinishedShard:
+        """Without its record: the sides of objects in records of old were those of the annotated areas."""
+        return FinishedShard(storage=open_storage(self.folder), info=self.info)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +107,7 @@ def _check_keys(merged: _Merged) -> None:
         KeysOf(
             split=shard.split,
             where=str(shard.folder / shard.info.name),
-            load=shard.sidecar,
+            load=shard.finished().sidecar,
             data_set="" if merged.parts else str(shard.folder),
         )
         for shard in merged.shards
@@ -147,8 +135,11 @@ def _transfer(out: Path, merged: _Merged, progress: OnProgress | None) -> tuple[
     fingerprints = {record.info.name: record.fingerprint for record in merged.records}
     plan = [(shard.name, fingerprints.get(shard.name, shard.info.sha256)) for shard in merged.shards]
     # Merged before: what is missing or damaged is mended.
-    is_there = _document_at(out / MANIFEST_NAME) == json.loads(text)
-    with open_state(out, plan, overwrite=is_there, occupied=_OCCUPIED) as state, ThreadPoolExecutor(_THREADS) as pool:
+    is_there = manifest_in(out) == merged.manifest
+    with (
+        open_state(out, plan, overwrite=is_there, remedy="merge into a new folder") as state,
+        ThreadPoolExecutor(_THREADS) as pool,
+    ):
         transfers = [pool.submit(_transfer_shard, out, shard) for shard in merged.shards]
         try:
             for done, transfer in enumerate(transfers, 1):
@@ -172,14 +163,6 @@ def _transfer_shard(out: Path, shard: _Shard) -> Transfer:
     return link_or_copy(path, out / merged.name, info.sha256, may_change=is_of_others)
 
 
-def _document_at(path: Path) -> object:
-    """What it says, however an earlier version may have laid it out in lines; None for what cannot be read."""
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-
-
 def _merged_parts(folders: Sequence[Path]) -> _Merged:
     parts = [(folder, read_part(folder)) for folder in folders]
     _check_parts(parts)
@@ -191,21 +174,22 @@ def _merged_parts(folders: Sequence[Path]) -> _Merged:
             raise DataError(f"{folder / RECORD_NAME}: cannot be read: {error.strerror or error}") from error
         if hashlib.sha256(recorded).hexdigest() != part.records_sha256:
             raise DataError(f"{folder / RECORD_NAME}: differs from what was packed (sha256); pack the part again")
-        shards += [(folder, record) for record in read_records(folder / RECORD_NAME)]
+        path = str(folder / RECORD_NAME)
+        shards += [(folder, record) for record in parse_records(recorded, path).shards]
     first = parts[0][1]
     if len(shards) != first.plan_shards:
         raise DataError(f"the parts list {len(shards)} shards, {first.plan_shards} were planned; pack them again")
     # As they were planned: by split, then by number, of which there may be more digits than names are padded to.
     shards.sort(key=lambda shard: (shard[1].split, len(shard[1].info.name), shard[1].info.name))
     records = [record for _, record in shards]
-    check_kinds(records, ImageKind(array=first.kind.image, where=str(folders[0])))
+    check_kinds(records, ImageKind(array=first.header.image, where=str(folders[0])))
     return _Merged(
         shards=[
             _Shard(folder=folder, split=record.split, info=record.info, name=record.info.name)
             for folder, record in shards
             if record.info.samples
         ],
-        manifest=manifest_of(first.kind, records),
+        manifest=manifest_of(first.header, records),
         records=records,
         parts=len(parts),
         options=first.options,
@@ -216,7 +200,7 @@ def _check_parts(parts: Sequence[tuple[Path, PackedPart]]) -> None:
     folder, first = parts[0]
     by_number: dict[int, Path] = {}
     for other, part in parts:
-        check_same_kind(folder, first.kind, other, part.kind)
+        check_same_kind(folder, first.header, other, part.header)
         check_same_meaning(folder, recorded_meaning(first.options), other, recorded_meaning(part.options))
         for name, value in first.options.items():
             if name != MEANING and part.options.get(name) != value:
@@ -257,21 +241,8 @@ def _merged_sets(folders: Sequence[Path]) -> _Merged:
             _Shard(folder=folder, split=name, info=info, name=shard_name(name, number))
             for number, (folder, info) in enumerate(infos)
         ]
-        is_instances = sets[0][1].task == "instance"
-        objects = [_objects_of(shard, sets[0][1].num_classes) for shard in numbered] if is_instances else []
-        channels = _channels_of(numbered, sets[0][1].image)
-        splits[name] = summed([split for _, split in of_split], [shard.merged for shard in numbered], objects, channels)
+        joined = joined_splits(sets[0][1], [split for _, split in of_split], [shard.finished() for shard in numbered])
+        splits[name] = replace(joined, shards=tuple(shard.merged for shard in numbered))
         shards += numbered
-    kind = replace(sets[0][1], format_version=FORMAT_VERSION, splits=splits)
-    return _Merged(shards=shards, manifest=kind, records=(), parts=0)
-
-
-def _objects_of(shard: _Shard, num_classes: int) -> ShardObjects:
-    return shard_objects(open_storage(shard.folder), shard.info, shard.sidecar(), num_classes)
-
-
-def _channels_of(shards: Sequence[_Shard], layout: ArrayLayout | None) -> ChannelStatistics | None:
-    if layout is None:
-        return None
-    counts = [shard_channels(open_storage(shard.folder), shard.info, shard.sidecar(), layout) for shard in shards]
-    return channel_statistics(layout, counts)
+    manifest = replace(sets[0][1], format_version=FORMAT_VERSION, splits=splits)
+    return _Merged(shards=shards, manifest=manifest, records=(), parts=0)

@@ -1,7 +1,6 @@
 """The files that packing writes into a folder, and which of those that lie there are its own."""
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +10,7 @@ from dist_seg.data.packing.records import PackedShard, read_records
 from dist_seg.data.shards.manifest_parsing import parse_manifest
 from dist_seg.data.shards.names import MANIFEST_NAME, RECORD_NAME
 from dist_seg.errors import DataError
+from dist_seg.runtime.documents import decode
 from dist_seg.storage.files import PARTIAL_MARK
 
 UNFINISHED_NAME = ".pack"
@@ -41,7 +41,7 @@ def own_shards(out: Path) -> set[str] | None:
 
     Names alone prove nothing: other tools, too, write `train-000000.tar`.
     """
-    names = {record.info.name for record in read_records(out / RECORD_NAME)}
+    names = {record.info.name for record in read_records(out / RECORD_NAME).shards}
     written = _names_written(out)
     names |= {record.info.name for record in unfinished_records(out)} | (written or set())
     try:
@@ -64,10 +64,9 @@ def _holds_part(out: Path) -> bool:
 
 def _names_written(out: Path) -> set[str] | None:
     try:
-        names = json.loads((out / UNFINISHED_NAME / NAMES_NAME).read_bytes())
-    except (OSError, ValueError):
+        return set(decode((out / UNFINISHED_NAME / NAMES_NAME).read_bytes(), list[str], NAMES_NAME))
+    except (OSError, DataError):
         return None
-    return set(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
 
 
 def is_hidden(name: str) -> bool:
@@ -125,4 +124,4 @@ def record_path(out: Path, shard: str) -> Path:
 
 def unfinished_records(out: Path) -> list[PackedShard]:
     """Of the shards that are whole."""
-    return [record for path in sorted((out / UNFINISHED_NAME).glob("*.json")) for record in read_records(path)]
+    return [record for path in sorted((out / UNFINISHED_NAME).glob("*.json")) for record in read_records(path).shards]

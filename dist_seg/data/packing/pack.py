@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dist_seg.data.packing.described import kind_of, manifest_of
 from dist_seg.data.packing.folder import open_state, refuse_indexed
 from dist_seg.data.packing.image_kind import find_kind
 from dist_seg.data.packing.options import Packing, PackOptions
@@ -19,6 +18,7 @@ from dist_seg.data.packing.pool import write_jobs
 from dist_seg.data.packing.records import PackedShard, Refusal, records_text
 from dist_seg.data.packing.shard import check_kinds
 from dist_seg.data.packing.shard_plan import plan_shards
+from dist_seg.data.packing.totals import manifest_header, manifest_of
 from dist_seg.data.raw.source import AnySource, check_source
 from dist_seg.data.shards.manifest import Manifest
 from dist_seg.data.shards.names import MANIFEST_NAME
@@ -70,13 +70,13 @@ def pack(
         shards = [written.by_name[job.name] for job in jobs]
         if part is None:  # of all parts together, when they are merged
             check_kinds(shards, packing.images)
-        kind = kind_of(source, packing.images.array)
-        manifest = manifest_of(kind, shards, whole=part is None)
+        header = manifest_header(source, packing.images.array)
+        manifest = manifest_of(header, shards, whole=part is None)
         text, recorded = manifest.to_json(), packing.recorded()
         if part:
             text = PackedPart(
                 part=part,
-                kind=kind,
+                header=header,
                 plan=plan_digest(plan),
                 contents=contents_digest(plan),
                 plan_shards=len(plan),

@@ -11,13 +11,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeVar, cast
+from typing import Self, TypeVar
 
+from dist_seg.data.packing.records import RecordedOptions
 from dist_seg.data.packing.shard_plan import ShardJob
 from dist_seg.data.shards.manifest import Manifest
 from dist_seg.data.shards.manifest_parsing import parse_manifest
 from dist_seg.data.shards.names import shard_key
 from dist_seg.errors import DataError, UserError
+from dist_seg.runtime.documents import decode
 
 PART_NAME = "part.json"
 FOLDER_NAME = re.compile(r"part-\d+-of-\d+")
@@ -59,7 +61,7 @@ class PackedPart:
     """The whole of `part.json`; the shards' records lie beside it."""
 
     part: Part
-    kind: Manifest
+    header: Manifest
     """The data set's manifest, without its splits."""
     plan: str
     """Hash of the plan of all parts: which samples are in which shard."""
@@ -68,51 +70,79 @@ class PackedPart:
     plan_shards: int
     """Of all parts."""
     plan_samples: int
-    options: dict[str, object]
+    options: RecordedOptions
     """What else decides the bytes, by the name that the user knows it by."""
     records_sha256: str
 
     def to_json(self) -> str:
-        fields = {
-            "format_version": _FORMAT_VERSION,
-            "part": self.part.number,
-            "parts": self.part.count,
-            "plan": self.plan,
-            "contents": self.contents,
-            "plan_shards": self.plan_shards,
-            "plan_samples": self.plan_samples,
-            "options": self.options,
-            "records_sha256": self.records_sha256,
-            "data": json.loads(self.kind.to_json()),
-        }
-        return json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
+        document = _Document(
+            format_version=_FORMAT_VERSION,
+            part=self.part.number,
+            parts=self.part.count,
+            plan=self.plan,
+            contents=self.contents,
+            plan_shards=self.plan_shards,
+            plan_samples=self.plan_samples,
+            options=self.options,
+            records_sha256=self.records_sha256,
+            data=json.loads(self.header.to_json()),
+        )
+        return json.dumps(vars(document), indent=1, ensure_ascii=False) + "\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Document:
+    """`part.json` as it is written."""
+
+    format_version: int
+    part: int
+    parts: int
+    plan: str
+    contents: str
+    plan_shards: int
+    plan_samples: int
+    options: RecordedOptions
+    records_sha256: str
+    data: dict[str, object]
+    """The fields of `manifest.json`, without splits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Version:
+    """What every version of `part.json` has."""
+
+    format_version: int
 
 
 def read_part(folder: Path) -> PackedPart:
     """What `part.json` in the folder says. Raises `DataError` naming it."""
     path = folder / PART_NAME
     try:
-        fields = cast(dict[str, object], json.loads(path.read_bytes()))
-        version = fields["format_version"]
-        if version != _FORMAT_VERSION:
-            raise DataError(
-                f"{path}: format_version is {version}, this version of dist-seg reads {_FORMAT_VERSION}; pack the part "
-                "again: its shards are kept"
-            )
-        return PackedPart(
-            part=Part.parse(f"{fields['part']}/{fields['parts']}"),
-            kind=parse_manifest(json.dumps(fields["data"]).encode(), str(path)),
-            plan=str(fields["plan"]),
-            contents=str(fields["contents"]),
-            plan_shards=int(cast(int, fields["plan_shards"])),
-            plan_samples=int(cast(int, fields["plan_samples"])),
-            options=dict(cast(dict[str, object], fields["options"])),
-            records_sha256=str(fields["records_sha256"]),
-        )
-    except DataError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, UserError) as error:
-        raise DataError(f"{path}: cannot be read ({type(error).__name__}: {error}); pack the part again") from error
+        data = path.read_bytes()
+        version = decode(data, _Version, str(path)).format_version
+        if version == _FORMAT_VERSION:
+            return _part(decode(data, _Document, str(path)), str(path))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}; pack the part again") from error
+    except UserError as error:
+        raise DataError(f"{error}; pack the part again") from error
+    raise DataError(
+        f"{path}: format_version is {version}, this version of dist-seg reads {_FORMAT_VERSION}; pack the part again: "
+        "its shards are kept"
+    )
+
+
+def _part(document: _Document, where: str) -> PackedPart:
+    return PackedPart(
+        part=Part.parse(f"{document.part}/{document.parts}"),
+        header=parse_manifest(json.dumps(document.data).encode(), where),
+        plan=document.plan,
+        contents=document.contents,
+        plan_shards=document.plan_shards,
+        plan_samples=document.plan_samples,
+        options=document.options,
+        records_sha256=document.records_sha256,
+    )
 
 
 def plan_digest(jobs: Sequence[ShardJob]) -> str:

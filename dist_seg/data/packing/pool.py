@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dist_seg.data.packing.folder import PackState
 from dist_seg.data.packing.options import Packing
-from dist_seg.data.packing.records import MAX_REFUSALS, PackedShard, Refusal
+from dist_seg.data.packing.records import MAX_REFUSALS, PackedShard, Refusal, listed
 from dist_seg.data.packing.shard import RefusedSamplesError, pack_shard
 from dist_seg.data.packing.shard_plan import ShardJob
 from dist_seg.data.raw.source import AnySource
@@ -119,13 +119,12 @@ def _completed(jobs: Sequence[ShardJob], places: Sequence[_Submit], poll: Callab
 
 
 def _refused(refusals: list[Refusal]) -> DataError:
-    named = sorted(refusals, key=lambda refusal: refusal.key)[:MAX_REFUSALS]
-    lines = [refusal.reason for refusal in named]
+    reasons = [refusal.reason for refusal in sorted(refusals, key=lambda refusal: refusal.key)[:MAX_REFUSALS]]
     advice = "mend or remove what is wrong and pack again, or let such samples be left out (--skip-bad)"
-    if len(lines) == 1:
-        return DataError(f"{lines[0]}\n{advice}")
+    if len(reasons) == 1:
+        return DataError(f"{reasons[0]}\n{advice}")
     more = " or more" if len(refusals) >= MAX_REFUSALS else ""
-    return DataError(f"{len(lines)}{more} samples cannot be packed:\n  " + "\n  ".join(lines) + f"\n{advice}")
+    return DataError(f"{len(reasons)}{more} samples cannot be packed:{listed(reasons)}\n{advice}")
 
 
 @dataclass(frozen=True, kw_only=True)

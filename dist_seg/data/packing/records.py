@@ -6,8 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dist_seg.data.shards.channel_statistics import ShardChannels
+from dist_seg.data.shards.counts import counts_hook
 from dist_seg.data.shards.manifest import ShardInfo
 from dist_seg.data.shards.object_counts import ShardObjects
+from dist_seg.errors import DataError
+from dist_seg.runtime.documents import decode
 from dist_seg.runtime.json_text import json_text
 
 MAX_REFUSALS = 20
@@ -53,70 +56,55 @@ class PackedShard:
         return bool(self.skipped or (self.objects and self.objects.skipped_annotations))
 
 
+@dataclass(frozen=True, kw_only=True)
+class RecordDocument:
+    """The whole of `pack.json`."""
+
+    options: RecordedOptions | None = None
+    """With which all of the data set was packed; None where nobody knows."""
+    shards: tuple[PackedShard, ...] = ()
+
+
 def records_text(shards: Sequence[PackedShard], options: RecordedOptions | None = None) -> bytes:
-    """Of `pack.json`. options: with which all of the data set was packed, where that is known."""
-    records = [asdict(shard) for shard in shards]
+    """The text of `pack.json`. options: with which all of the data set was packed, where that is known."""
+    records = [_plain(shard) for shard in shards]
     return (json_text(records if options is None else {"options": options, "shards": records}) + "\n").encode()
 
 
-def read_records(path: Path) -> list[PackedShard]:
-    """The records in a file of ours. What is not there or cannot be read counts as not packed."""
+def record_text(shard: PackedShard) -> bytes:
+    """The text of the record of one shard, while the data set is not finished."""
+    return json.dumps([_plain(shard)]).encode()
+
+
+def _plain(shard: PackedShard) -> dict[str, object]:
+    fields = asdict(shard)
+    if shard.info.class_samples is not None:
+        fields["info"]["class_samples"] = list(shard.info.class_samples)
+    return fields
+
+
+def read_records(path: Path) -> RecordDocument:
+    """What stands in a file of ours. What is not there or cannot be read counts as not packed."""
     try:
-        records = json.loads(path.read_bytes())
-        return [_record(fields) for fields in (records["shards"] if isinstance(records, dict) else records)]
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return []
+        return parse_records(path.read_bytes(), str(path))
+    except (FileNotFoundError, DataError):
+        return RecordDocument()
 
 
-def _record(fields: dict[str, object]) -> PackedShard:
-    match fields:
-        case {"split": str(split), "fingerprint": str(fingerprint), "info": dict(info), "skipped": list(skipped)}:
-            return PackedShard(
-                split=split,
-                fingerprint=fingerprint,
-                info=_shard(info),
-                class_pixels=_counts(fields["class_pixels"]),
-                ignored_pixels=sum(_counts([fields["ignored_pixels"]])),
-                skipped=tuple(Refusal(**refusal) for refusal in skipped),
-                objects=_objects(fields.get("objects")),
-                channels=_channels(fields.get("channels")),
-            )
-    raise ValueError("not a record of a packed shard")
-
-
-def _shard(fields: dict[str, object]) -> ShardInfo:
-    classes = fields.get("class_samples")
-    known = {**fields, "class_samples": None if classes is None else _counts(classes)}
-    return ShardInfo(**known)  # type: ignore[arg-type]  # what was written by asdict of the same class
-
-
-def _objects(fields: object) -> ShardObjects | None:
-    match fields:
-        case None:
-            return None
-        case dict():
-            lists = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-            return ShardObjects(**lists)  # type: ignore[arg-type]  # what was written by asdict of the same class
-    raise ValueError("not the counts of a shard's objects")
-
-
-def _channels(fields: object) -> ShardChannels | None:
-    match fields:
-        case None:
-            return None
-        case {"pixels": int(pixels), "sums": sums, "square_sums": squares, "histograms": str(histograms)}:
-            return ShardChannels(pixels=pixels, sums=_counts(sums), square_sums=_counts(squares), histograms=histograms)
-    raise ValueError("not the statistics of a shard's channels")
-
-
-def _counts(values: object) -> tuple[int, ...]:
-    match values:
-        case list():
-            return tuple(int(value) for value in values)
-    raise ValueError("not a list of counts")
+def parse_records(data: bytes, where: str) -> RecordDocument:
+    """Raises `DataError` naming `where` and the field for what `records_text` has not written."""
+    if data.startswith(b"{"):
+        return decode(data, RecordDocument, where, hook=counts_hook)
+    return RecordDocument(shards=tuple(decode(data, list[PackedShard], where, hook=counts_hook)))
 
 
 def left_out(refusals: Iterable[Refusal]) -> tuple[int, int]:
     """Samples, and annotations that are none of a sample."""
     strays = [refusal.stray_annotations for refusal in refusals]
     return strays.count(0), sum(strays)
+
+
+def listed(reasons: Sequence[str]) -> str:
+    """The first reasons, a line each, and how many more there are."""
+    more = [f"and {len(reasons) - MAX_REFUSALS} more"] if len(reasons) > MAX_REFUSALS else []
+    return "".join(f"\n  {line}" for line in [*reasons[:MAX_REFUSALS], *more])

@@ -45,6 +45,19 @@ class Counts(Sequence[int]):
         return f"Counts({list(self)})"
 
 
+def counts_hook(kind: type, value: object) -> object:
+    """For `documents.decode`: builds `Counts` from a JSON list, and leaves other values to their types.
+
+    Raises ValueError for what is no list of counts.
+    """
+    if kind is not Counts:
+        return value
+    match value:
+        case list() if set(map(type, value)) <= {int} and all(0 <= number <= LARGEST for number in value):
+            return Counts(value)
+    raise ValueError(f"expected a list of numbers from 0 to {LARGEST}")
+
+
 def locate_samples(ends: NDArray[np.integer], numbers: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
     """The shards of samples that are counted through all shards, and the samples' indices in them, each (N,).
 

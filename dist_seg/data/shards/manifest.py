@@ -40,7 +40,7 @@ class ShardInfo:
     """Of DALI's index, `index_name`."""
     sidecar_sha256: str
     """Of our own index, `sidecar_name`."""
-    class_samples: Counts | tuple[int, ...] | None = None
+    class_samples: Counts | None = None
     """The number of samples that hold each class, as the index says; None where it does not."""
     dataset: str | None = None
     """Of a mix, never in a file: the data set that it belongs to, by the name in the mix."""

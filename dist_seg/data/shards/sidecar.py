@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_seg.errors import DataError
+from dist_seg.runtime.documents import decode
 
 VERSION = 2
 READABLE_VERSIONS = (1, 2)
@@ -127,27 +128,17 @@ class Sidecar:
             raise DataError("damaged (its checksum is wrong); copy or pack it again", where=where)
         (header_length,) = struct.unpack_from("<I", data, len(_MAGIC))
         start = len(_MAGIC) + 4 + header_length
-        try:
-            header = json.loads(data[len(_MAGIC) + 4 : start])
-            version, samples, key_bytes = header["version"], int(header["samples"]), int(header["key_bytes"])
-            roles, suffixes = tuple(header["roles"]), tuple(header["suffixes"])
-            num_classes = int(header["classes"]) if version == VERSION else 0
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-            raise DataError(f"not an index of dist-seg ({type(error).__name__}: {error})", where=where) from error
-        if version not in READABLE_VERSIONS:
-            known = " and ".join(map(str, READABLE_VERSIONS))
-            raise DataError(f"format version {version}, this version of dist-seg reads {known}", where=where)
-        if roles not in (SEMANTIC_ROLES, INSTANCE_ROLES) or not all(SUFFIX.fullmatch(str(s)) for s in suffixes):
-            raise DataError(f"lists members {roles} with suffixes {suffixes}; pack the data set again", where=where)
-        size, class_bytes = samples * _record_dtype(len(roles)).itemsize, -(-num_classes // 8)
-        keys_end = start + size + key_bytes
-        if min(samples, key_bytes, num_classes) < 0 or keys_end + samples * class_bytes + 4 != len(data):
+        header = _header(data[len(_MAGIC) + 4 : start], where)
+        samples, num_classes = header.samples, header.classes if header.version == VERSION else 0
+        size, class_bytes = samples * _record_dtype(len(header.roles)).itemsize, -(-num_classes // 8)
+        keys_end = start + size + header.key_bytes
+        if min(samples, header.key_bytes, num_classes) < 0 or keys_end + samples * class_bytes + 4 != len(data):
             raise DataError(f"says that it lists {samples} samples, which is not its length; pack again", where=where)
-        records = np.frombuffer(data, _record_dtype(len(roles)), samples, start)
+        records = np.frombuffer(data, _record_dtype(len(header.roles)), samples, start)
         classes = np.frombuffer(data, np.uint8, samples * class_bytes, keys_end).reshape(samples, class_bytes)
         return cls(
-            roles=roles,
-            suffixes=suffixes,
+            roles=header.roles,
+            suffixes=header.suffixes,
             records=records,
             keys=data[start + size : keys_end],
             num_classes=num_classes,
@@ -269,6 +260,33 @@ class Sidecar:
             crc32c=int(at["crc32c"]),
             suffix=self._suffixes[int(at["suffix"])],
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Header:
+    """The JSON at an index's beginning."""
+
+    version: int
+    samples: int
+    roles: tuple[str, ...]
+    suffixes: tuple[str, ...]
+    key_bytes: int
+    classes: int = 0
+    """From version 2 on."""
+
+
+def _header(data: bytes, where: str) -> _Header:
+    try:
+        header = decode(data, _Header, "its header")
+    except DataError as error:
+        raise DataError(f"not an index of dist-seg ({error})", where=where) from error
+    if header.version not in READABLE_VERSIONS:
+        known = " and ".join(map(str, READABLE_VERSIONS))
+        raise DataError(f"format version {header.version}, this version of dist-seg reads {known}", where=where)
+    roles, suffixes = header.roles, header.suffixes
+    if roles not in (SEMANTIC_ROLES, INSTANCE_ROLES) or not all(map(SUFFIX.fullmatch, suffixes)):
+        raise DataError(f"lists members {roles} with suffixes {suffixes}; pack the data set again", where=where)
+    return header
 
 
 def _record_dtype(num_roles: int) -> np.dtype[np.void]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from dist_seg.data.shards.counts import Counts
 from dist_seg.data.shards.manifest import ShardInfo
 from dist_seg.data.shards.sidecar import SEMANTIC_ROLES, Member, SampleEntry, Sidecar, crc32c
 from dist_seg.storage.files import atomic_write
@@ -76,10 +77,8 @@ class ShardWriter:
         self._hash.update(data)
         self._position += len(data)
 
-    def finish(
-        self, name: str, index_sha256: str, sidecar_sha256: str, class_samples: tuple[int, ...] | None
-    ) -> ShardInfo:
-        """End the tar and describe it."""
+    def finish(self, name: str, index_sha256: str, sidecar_sha256: str, class_samples: tuple[int, ...]) -> ShardInfo:
+        """End the tar and describe it. class_samples: none where it is not noted which samples hold which class."""
         self._write(b"\0" * (2 * _BLOCK))
         self._write(b"\0" * (-self._position % tarfile.RECORDSIZE))
         return ShardInfo(
@@ -89,7 +88,7 @@ class ShardWriter:
             samples=len(self.entries),
             index_sha256=index_sha256,
             sidecar_sha256=sidecar_sha256,
-            class_samples=class_samples,
+            class_samples=Counts(class_samples) if class_samples else None,
         )
 
 
@@ -113,7 +112,7 @@ def write_shard(
         index, listing = dali_index(writer.entries), Sidecar.of(writer.entries, roles, num_classes)
         sidecar = listing.to_bytes()
         hashes = hashlib.sha256(index).hexdigest(), hashlib.sha256(sidecar).hexdigest()
-        info = writer.finish(name, *hashes, listing.class_samples or None)
+        info = writer.finish(name, *hashes, listing.class_samples)
         for beside, data in ((info.index_name, index), (info.sidecar_name, sidecar)):
             with atomic_write(folder / beside) as beside_file:
                 beside_file.write(data)

@@ -10,10 +10,11 @@ from PIL import Image
 
 from dist_seg.data.codecs.headers import MAX_PIXELS
 from dist_seg.data.formats.folder import FolderSource, open_folder
-from dist_seg.data.packing.append import append
-from dist_seg.data.packing.folder import read_options
+from dist_seg.data.packing.append import append, open_for_append
+from dist_seg.data.packing.folder import record_file
 from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
+from dist_seg.data.packing.records import read_records
 from dist_seg.data.raw.found_numbers import find_numbers
 from dist_seg.data.raw.listing import Pair
 from dist_seg.data.raw.source import RawReading
@@ -308,18 +309,20 @@ class TestWhat255Is:
     def _more(self, root: Path, out: Path, *numbers: int, classes: str = "bg\nthing\n") -> FolderSource:
         (root / "more.txt").write_text(classes)
         write_pair(root / "more", "b", _row(*numbers))
-        return _open(root / "more", classes=root / "more.txt", before=read_options(out) or {})
+        return _open(root / "more", classes=root / "more.txt", before=read_records(record_file(out)).options or {})
 
     def test_void_stays_void_in_what_is_appended(self, tmp_path: Path) -> None:
         out = self._packed(tmp_path, 0, 1, 255)
         source = self._more(tmp_path, out, 0, 0, 255)
         assert source.notes[0] == "255 is ignored, as in the data set that is added to"
-        split = append(source, out).manifest.splits["train"]
+        split = append(source, open_for_append(out)).manifest.splits["train"]
         assert (split.class_pixels, split.ignored_pixels) == ((3, 1), 2)
 
     def test_white_stays_a_class_in_what_is_appended(self, tmp_path: Path) -> None:
         out = self._packed(tmp_path, 0, 255)
-        assert append(self._more(tmp_path, out, 0, 255, 0), out).manifest.splits["train"].class_pixels == (3, 2)
+        assert append(self._more(tmp_path, out, 0, 255, 0), open_for_append(out)).manifest.splits[
+            "train"
+        ].class_pixels == (3, 2)
         with pytest.raises(DataError, match=r"masks/b\.png: class id 1 at \(x=1, y=0\)"):
             self._more(tmp_path, out, 0, 1).load(self._more(tmp_path, out, 0, 1).samples()[0])
 
@@ -328,7 +331,7 @@ class TestWhat255Is:
         with pytest.raises(
             DataError, match=r"out was packed with number 255 as 'thing', what is to be appended has it ignored"
         ):
-            append(self._more(tmp_path, out, 0, 255, classes="0 bg\n1 thing\n"), out)
+            append(self._more(tmp_path, out, 0, 255, classes="0 bg\n1 thing\n"), open_for_append(out))
 
     def test_where_nobody_knows_it_has_to_be_said(self, tmp_path: Path) -> None:
         with pytest.raises(

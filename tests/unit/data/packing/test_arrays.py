@@ -14,7 +14,7 @@ from PIL import Image
 from dist_seg.data.codecs.npy import ArrayLayout, decode_npy
 from dist_seg.data.formats.folder import open_folder
 from dist_seg.data.inspection.sheets import sample_sheet
-from dist_seg.data.packing.append import append
+from dist_seg.data.packing.append import append, open_for_append
 from dist_seg.data.packing.image_kind import find_kind
 from dist_seg.data.packing.merge import merge
 from dist_seg.data.packing.options import PackOptions
@@ -276,7 +276,7 @@ def test_arrays_are_shrunk_like_pictures(tmp_path: Path) -> None:
 def test_arrays_that_come_later_are_appended_with_the_statistics_of_all(tmp_path: Path) -> None:
     source = _source(count=12)
     pack(ArraySource(source.images[:8]), tmp_path / "grown", PackOptions(shard_bytes=20_000))
-    grown = append(source, tmp_path / "grown", PackOptions(shard_bytes=20_000)).manifest
+    grown = append(source, open_for_append(tmp_path / "grown"), PackOptions(shard_bytes=20_000)).manifest
     whole = pack(source, tmp_path / "whole", PackOptions(shard_bytes=20_000)).manifest
     for name in ("train", "val"):
         assert grown.split(name).channels == whole.split(name).channels
@@ -285,4 +285,4 @@ def test_arrays_that_come_later_are_appended_with_the_statistics_of_all(tmp_path
     with pytest.raises(
         DataError, match=r"image 12: is 16 bits and 3 channels, .*grown holds images of 16 bits and 5 channels"
     ):
-        append(other, tmp_path / "grown")
+        append(other, open_for_append(tmp_path / "grown"))

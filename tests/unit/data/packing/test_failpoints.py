@@ -12,7 +12,7 @@ import pytest
 
 from dist_seg.data.formats.synthetic import SyntheticSource
 from dist_seg.data.indexing.index_tars import index_tars
-from dist_seg.data.packing.append import append
+from dist_seg.data.packing.append import append, open_for_append
 from dist_seg.data.packing.merge import merge
 from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
@@ -84,7 +84,7 @@ def _rename_samples(path: Path) -> None:
 
 WORKS: Mapping[str, tuple[Callable[[Path], object], Callable[[Path], object]]] = {
     "pack": (_nothing, lambda root: pack(_source(14), root, PackOptions(shard_bytes=_SHARD_BYTES))),
-    "append": (_few, lambda root: append(_source(14), root, PackOptions(shard_bytes=_SHARD_BYTES))),
+    "append": (_few, lambda root: append(_source(14), open_for_append(root), PackOptions(shard_bytes=_SHARD_BYTES))),
     "merge": (_parts, lambda root: merge(root)),
     "index": (_tars, index_tars),
     "index anew": (_indexed, index_tars),

@@ -199,7 +199,7 @@ def test_damage_of_a_part_s_records_or_indexes_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"pack\.json: differs from what was packed"):
         merge(tmp_path / "merged", [one, two])
     (two / "part.json").write_text("{}")
-    with pytest.raises(DataError, match=r"part\.json: cannot be read"):
+    with pytest.raises(DataError, match=r"part\.json: format_version is missing; pack the part again"):
         merge(tmp_path / "merged", [one, two])
 
 
@@ -337,7 +337,7 @@ def test_a_folder_with_another_data_set_is_not_merged_into(tmp_path: Path) -> No
     for number, name in enumerate(("a", "out")):
         pack(SyntheticSource(num_train=1 + number, num_val=0, height=32, width=32), tmp_path / name)
     before = _files(tmp_path / "out")
-    with pytest.raises(DataError, match="out: holds a data set that was not merged from these") as told:
+    with pytest.raises(DataError, match=r"out: holds a data set that is not .* written now.*new folder") as told:
         merge(tmp_path / "out", [tmp_path / "a"])
     assert "--" not in str(told.value)  # merging has no such options
     assert _files(tmp_path / "out") == before
