@@ -56,6 +56,7 @@ from dist_seg.data.loading.objects import derive_objects
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.plan.plan import TrainPlan
 from dist_seg.data.shards.manifest_parsing import load_manifest
+from dist_seg.data.view.data_view import whole_view
 from dist_seg.data.view.pixel_values import IMAGENET_MEAN, IMAGENET_STD
 from dist_seg.data.view.reader import ShardReader
 from dist_seg.storage.object_store import open_storage
@@ -149,16 +150,16 @@ class Bench:
     """One packed data set under one recipe."""
 
     def __init__(self, root: Path, augment: AugmentConfig, data: DataConfig) -> None:
-        self.storage = open_storage(root)
-        self.manifest = load_manifest(self.storage)
+        storage = open_storage(root)
+        self.view = whole_view(storage, load_manifest(storage))
         self.augment, self.data = augment, data
         assert augment.crop_height is not None and augment.crop_width is not None
         self.crop = (augment.crop_height, augment.crop_width)
-        samples = [shard.samples for shard in self.manifest.split("train").shards]
+        samples = [shard.samples for shard in self.view.split("train").shards]
         self.plan = TrainPlan(samples, seed=0, global_batch=MICRO_BATCH, micro_batch=MICRO_BATCH, shuffle_window=8192)
 
     def fetcher(self) -> TrainFetcher:
-        reader = ShardReader(self.storage, self.manifest, "train")
+        reader = ShardReader(self.view, "train")
         return TrainFetcher(reader, self.plan, self.augment, data=self.data, crop=self.crop, seed=0)
 
     def batches(self, name: str, num_threads: int) -> Batches:
@@ -168,7 +169,7 @@ class Bench:
             return self._torchvision_batches(units, num_threads, makes_masks=name == "torchvision")
         cfg = Config(augment=self.augment, data=replace(self.data, loader="torch" if name == "torch" else "dali"))
         device = torch.device("cpu")
-        return train_batches(cfg, self.manifest, self.storage, self.plan, units, device, num_threads)
+        return train_batches(cfg, replace(self.view, num_threads=num_threads), self.plan, units, device)
 
     def _torchvision_batches(self, units: Units, num_workers: int, *, makes_masks: bool) -> Batches:
         loader = DataLoader(
@@ -199,7 +200,7 @@ class Clock:
 
 def breakdown(bench: Bench, batches: int) -> dict[str, float]:
     """Milliseconds of one core a sample, by part of the DALI loader on the CPU."""
-    recipe = make_recipe(bench.data, bench.augment, bench.crop, bench.manifest)
+    recipe = make_recipe(bench.data, bench.augment, bench.crop, bench.view)
     cpu = torch.device("cpu")
     graph = DaliGraph(recipe, max_batch=MICRO_BATCH, num_threads=1, device=cpu, depth=1, places=False)
     fetcher, clock = bench.fetcher(), Clock()

@@ -25,6 +25,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -45,6 +46,7 @@ from dist_seg.data.packing.pack import pack
 from dist_seg.data.plan.plan import TrainPlan
 from dist_seg.data.shards.manifest import Manifest
 from dist_seg.data.shards.manifest_parsing import load_manifest
+from dist_seg.data.view.data_view import whole_view
 from dist_seg.data.view.pixel_values import IMAGENET_MEAN, IMAGENET_STD
 from dist_seg.data.view.reader import ShardReader
 from dist_seg.runtime.rng import generator
@@ -126,7 +128,7 @@ def torchvision_batches(
     cfg: Config, manifest: Manifest, storage: Storage, plan: TrainPlan, units: Units, num_workers: int
 ) -> Batches:
     """The torchvision peer."""
-    reader = ShardReader(storage, manifest, cfg.data.train_split)
+    reader = ShardReader(whole_view(storage, manifest), cfg.data.train_split)
     fetcher = TrainFetcher(reader, plan, cfg.augment, data=cfg.data, crop=CROP, seed=cfg.train.seed)
     loader = DataLoader(
         TorchvisionDataset(fetcher, cfg.augment, manifest.ignore_index),
@@ -151,7 +153,8 @@ def batches_of(name: str, augment: AugmentConfig, root: Path, num_threads: int) 
     cfg = Config(augment=augment, data=DataConfig(loader="torch" if name == "torch" else "dali", prefetch=PREFETCH))
     if name == "torchvision":
         return torchvision_batches(cfg, manifest, storage, plan, units, num_threads)
-    return train_batches(cfg, manifest, storage, plan, units, torch.device("cpu"), num_threads)
+    view = replace(whole_view(storage, manifest), num_threads=num_threads)
+    return train_batches(cfg, view, plan, units, torch.device("cpu"))
 
 
 def compare(root: Path, *, pairs: int, seconds: float, num_threads: int, hue_deg: float) -> dict[str, Result]:

@@ -19,7 +19,8 @@ from dist_seg.data.plan.plan import EvalPlan, TrainPlan
 from dist_seg.data.shards.manifest import Manifest, Split
 from dist_seg.data.shards.sidecar import INSTANCE_ROLES, SEMANTIC_ROLES
 from dist_seg.data.shards.writer import EncodedMembers, write_shard
-from dist_seg.data.view.open import load_run_data
+from dist_seg.data.view.data_view import DataView, whole_view
+from dist_seg.data.view.open import load_view
 from dist_seg.data.view.pixel_values import IMAGENET_STD
 from dist_seg.storage.object_store import Storage, open_storage
 
@@ -58,7 +59,16 @@ class PackedData:
     """A packed data set on disk."""
 
     storage: Storage
-    manifest: Manifest
+    manifest: Manifest | DataView
+    """What was packed, or a run's view of it."""
+
+    @property
+    def view(self) -> DataView:
+        return self.manifest if isinstance(self.manifest, DataView) else whole_view(self.storage, self.manifest)
+
+    def view_with(self, **fields: object) -> DataView:
+        """The view with other threads or bad shards."""
+        return replace(self.view, **fields)  # type: ignore[arg-type]
 
     def train_plan(self, *, global_batch: int = 4, micro_batch: int = 4, seed: int = 0) -> TrainPlan:
         samples = self.manifest.split("train").shard_samples
@@ -70,8 +80,8 @@ class PackedData:
 
 def opened(shards: Path, **data: object) -> PackedData:
     """Packed data as a configuration with these fields of `data` sees it."""
-    found = load_run_data(DataConfig(shards=str(shards), **data))  # type: ignore[arg-type]
-    return PackedData(found.storage, found.manifest)
+    found = load_view(DataConfig(shards=str(shards), **data))  # type: ignore[arg-type]
+    return PackedData(found.storage, found)
 
 
 def write_dataset(folder: Path, samples: Sequence[EncodedMembers], *, per_shard: int = 5) -> PackedData:
@@ -189,7 +199,7 @@ def train(
     plan = data.train_plan(global_batch=global_batch, micro_batch=micro_batch, seed=cfg.train.seed)
     if cfg.data.loader == "torch":
         num_threads = 0  # no processes
-    return list(train_batches(cfg, data.manifest, data.storage, plan, units, device, num_threads))
+    return list(train_batches(cfg, data.view_with(num_threads=num_threads), plan, units, device))
 
 
 def evaluate(
@@ -204,7 +214,7 @@ def evaluate(
     plan = data.eval_plan(batch=batch, split=split)
     chosen = range(plan.num_batches) if indices is None else indices
     num_threads = 0 if cfg.data.loader == "torch" else 1
-    return list(eval_batches(cfg, data.manifest, data.storage, split, plan, chosen, device, num_threads))
+    return list(eval_batches(cfg, data.view_with(num_threads=num_threads), split, plan, chosen, device))
 
 
 def assert_same(reference: Sequence[Batch], other: Sequence[Batch], cfg: Config) -> None:

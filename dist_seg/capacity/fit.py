@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,13 +16,13 @@ from dist_seg.config.schema import (
     TrainConfig,
 )
 from dist_seg.data.loading.augment import input_factor
-from dist_seg.data.shards.manifest import Manifest, ObjectCounts
+from dist_seg.data.shards.manifest import ObjectCounts
+from dist_seg.data.view.data_view import DataView, dataset_of
 from dist_seg.data.view.reader import ShardReader
 from dist_seg.distributed.world import World
 from dist_seg.errors import DataError
 from dist_seg.models.mask_rcnn.head_sizes import PAPER, SMALL, fitted_anchor_sizes, fitted_detections, with_head_sizes
 from dist_seg.models.norm import settled_norm
-from dist_seg.storage.object_store import Storage
 
 Section = TypeVar("Section", DataConfig, AugmentConfig, MaskRcnnConfig, TrainConfig, CheckpointConfig)
 
@@ -48,20 +47,19 @@ class DataFacts:
     """Of instance data."""
 
 
-def data_facts(storage: Storage, manifest: Manifest, split: str, bad_shards: Iterable[str] = ()) -> DataFacts:
-    """The size of a split and of its typical image. bad_shards: not to be read."""
-    reader = ShardReader(storage, manifest, split)
+def data_facts(view: DataView, split: str) -> DataFacts:
+    """The size of a split and of its typical image."""
+    reader = ShardReader(view, split)
     counts = reader.shard_samples
     total = sum(counts)
     if total == 0:
-        raise DataError(f"{storage.url}: split {split!r} has no samples")
+        raise DataError(f"{view.url}: split {split!r} has no samples")
     heights: list[int] = []
     widths: list[int] = []
-    passed_over = set(bad_shards)
-    datasets = [shard.dataset for shard in manifest.split(split).shards]
-    left = dict.fromkeys(datasets, _SIZES_LOOKED_AT // len(set(datasets)))  # of each of a mix as many
+    datasets = [dataset_of(shard.name) if view.mixed else "" for shard in view.split(split).shards]
+    left = dict.fromkeys(datasets, max(1, _SIZES_LOOKED_AT // len(set(datasets))))  # of each of a mix as many
     for shard, (count, dataset) in enumerate(zip(counts, datasets, strict=True)):
-        if reader.shard_name(shard) in passed_over:
+        if reader.shard_name(shard) in view.bad_shards:
             continue
         for index in range(min(count, left[dataset])):
             info = reader.info(shard, index)
@@ -75,7 +73,7 @@ def data_facts(storage: Storage, manifest: Manifest, split: str, bad_shards: Ite
         num_train=total,
         height=sorted(heights)[middle],
         width=sorted(widths)[middle],
-        objects=manifest.split(split).objects,
+        objects=view.split(split).objects,
     )
 
 

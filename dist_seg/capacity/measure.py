@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from dist_seg.config.schema import Config
-from dist_seg.data.shards.manifest import Manifest
+from dist_seg.data.view.data_view import DataView
 from dist_seg.distributed.world import World
 from dist_seg.errors import ConfigError
 from dist_seg.models.norm import settled_norm
@@ -33,13 +33,13 @@ class Measured:
     """Of one pixel's target."""
 
 
-def measure(config: Config, manifest: Manifest, world: World) -> Measured:
+def measure(config: Config, view: DataView, world: World) -> Measured:
     """Trains a blank micro-batch three times and takes the fastest.
 
     Raises ConfigError for a micro-batch that does not fit into the GPU's memory.
     """
     try:
-        return _measure(config, manifest, world)
+        return _measure(config, view, world)
     except torch.OutOfMemoryError as error:
         train, augment = config.train, config.augment
         raise ConfigError(
@@ -49,12 +49,12 @@ def measure(config: Config, manifest: Manifest, world: World) -> Measured:
         ) from error
 
 
-def _measure(config: Config, manifest: Manifest, world: World) -> Measured:
+def _measure(config: Config, view: DataView, world: World) -> Measured:
     # One rank measures while the others wait: synchronised norms would wait for them in turn.
     settled = settled_norm(config.model.norm, config.task, config.model.weights)
     norm = "batch" if settled == "sync" else settled
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, norm=norm))
-    task = build_task(config, class_info(manifest), manifest.split(config.data.train_split).class_pixels)
+    task = build_task(config, class_info(view), view.split(config.data.train_split).class_pixels)
     precision = resolve_precision(config.train.precision, world.device)
     process_bytes = peak_memory()
     before = 0

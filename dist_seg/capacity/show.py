@@ -9,7 +9,7 @@ from dist_seg.config.schema import Config
 from dist_seg.data.plan.mixed_plan import MixedPlan
 from dist_seg.data.plan.plan import EvalPlan
 from dist_seg.data.plan.training_plan import training_plan
-from dist_seg.data.shards.manifest import Manifest
+from dist_seg.data.view.data_view import DataView
 from dist_seg.distributed.world import World
 from dist_seg.runtime.progress_bar import duration
 
@@ -19,16 +19,16 @@ def show_plan(
     facts: DataFacts,
     world: World,
     measured: Measured,
-    manifest: Manifest,
+    view: DataView,
     num_threads: int,
 ) -> None:
     """Prints data, model, sizes, memory and time on the error output."""
     train, augment = config.train, config.augment
     guess = estimate(config, world, measured)
-    val = EvalPlan(manifest.split(config.data.scored_split).shard_samples, batch=config.eval.batch)
+    val = EvalPlan(view.split(config.data.scored_split).shard_samples, batch=config.eval.batch)
     assert train.global_batch and train.micro_batch
-    mebibyte, names = 2**20, manifest.class_names
-    plan = training_plan(config.data, train, manifest)
+    mebibyte, names = 2**20, view.class_names
+    plan = training_plan(config.data, train, view)
     shares = plan.shares.items() if isinstance(plan, MixedPlan) else ()
     lines = [
         f"data        {config.data.location}: {facts.num_train} training and {val.num_samples} validation images of "

@@ -6,7 +6,7 @@ from pathlib import Path
 from dist_seg.cli.options import Commands, command
 from dist_seg.errors import ConfigError
 from dist_seg.runtime.launched import launched_rank
-from dist_seg.runtime.startup import STARTUP
+from dist_seg.runtime.startup import StartUp
 
 
 def add_training(commands: Commands) -> None:
@@ -117,20 +117,18 @@ def _run_train(options: argparse.Namespace, argv: list[str]) -> int:
         raise ConfigError("--max-restarts needs --nproc; if you call torchrun yourself, use its own --max-restarts")
     if options.nproc is not None and launched_rank() is None:
         return _launch_train(options, argv, files, overrides)
+    startup = StartUp()
     from dist_seg.commands.train import train
-    from dist_seg.training.prepare import TrainOptions
+    from dist_seg.training.prepare import StartOptions
 
-    return train(
-        TrainOptions(
-            files=files,
-            overrides=overrides,
-            print_config=options.print_config,
-            dry_run=options.dry_run,
-            fresh=options.fresh,
-            resume_with_changes=options.resume_with_changes,
-        ),
-        STARTUP.process_started,
+    start = StartOptions(
+        print_config=options.print_config,
+        dry_run=options.dry_run,
+        fresh=options.fresh,
+        resume_with_changes=options.resume_with_changes,
+        show_plan=not files,  # Without a file of settings the user has not seen what is trained, nor for how long.
     )
+    return train(files, overrides, start, startup)
 
 
 def _launch_train(options: argparse.Namespace, argv: list[str], files: list[Path], overrides: list[str]) -> int:

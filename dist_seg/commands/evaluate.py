@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import cast
 
 from dist_seg.config.schema import DataConfig
+from dist_seg.data.loading.loader import loader_threads
 from dist_seg.data.shards.bad_shards import find_bad_shards, unusable
-from dist_seg.data.shards.manifest import Manifest
 from dist_seg.data.shards.manifest_parsing import load_manifest
-from dist_seg.data.view.data_view import RunData
-from dist_seg.data.view.open import open_run_data
+from dist_seg.data.view.data_view import DataView
+from dist_seg.data.view.open import open_view
 from dist_seg.data.view.pixel_values import check_images
 from dist_seg.data.view.taxonomy import SETTING, unknown_classes
 from dist_seg.distributed.collectives import on_every_rank, on_main
 from dist_seg.distributed.process_group import process_group
 from dist_seg.distributed.world import World, detect_world, set_threads
-from dist_seg.engine.evaluator import evaluate
+from dist_seg.engine.evaluator import check_flip, evaluate
 from dist_seg.engine.stop import StopSignal
 from dist_seg.errors import EXIT_PREEMPTED, ConfigError, UserError
 from dist_seg.runs.folder import RunFolder, open_run_folder, pick_checkpoint
@@ -39,35 +39,33 @@ def run_eval(options: argparse.Namespace) -> int:
     keep_freed_memory()
     world = detect_world()
     folder = open_run_folder(options.run_dir, must_exist=True)
-    num_threads = set_threads(world, None)
+    cpu_threads = set_threads(world, None)
     with StopSignal() as stop, process_group(world, _TIMEOUT_S):
         # Chosen once: a run that is still training may commit a newer checkpoint between two ranks' looks.
         checkpoint = str(on_main(lambda: pick_checkpoint(folder, options.checkpoint)))
         settings = _settings(options)
         trained = on_every_rank(lambda: load_trained(checkpoint, options.weights, world.device, settings))
         make_deterministic(trained.config, world.device)
+        check_flip(trained.config)
         data_config = _data_config(trained, options)
-        data = open_run_data(data_config)
-        manifest = on_every_rank(lambda: _with_classes_of(trained, data, data_config.class_map))
-        storage, shards = data.storage, str(options.data or data_config.location)
+        view = _view(trained, data_config)
+        view = dataclasses.replace(view, num_threads=loader_threads(trained.config.data, cpu_threads))
         split = options.split or data_config.scored_split
-        wanted = trained.config.data.num_threads
-        loader_threads = num_threads if wanted is None else wanted
         if options.allow_bad:
             config = trained.config
             config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, allow_bad_samples=True))
             trained = dataclasses.replace(trained, config=config)
-        bad_shards = _check_shards(trained, storage, manifest, split)
-        result = _evaluate(trained, storage, manifest, split, world, loader_threads, stop, bad_shards)
+        view = _without_bad_shards(trained, view, split)
+        result = _evaluate(trained, view, split, world, stop)
         if result is None:
             return EXIT_PREEMPTED
     if world.is_main:
         document = {
             **result.document,
             "checkpoint": {"step": trained.step, "weights": trained.weights, "path": checkpoint},
-            "manifest_hash": manifest.hash,
+            "manifest_hash": view.hash,
             "trained_on_manifest_hash": trained.manifest_hash,
-            "shards": shards,
+            "shards": str(options.data or data_config.location),
             "split": split,
         }
         out = options.out or folder.path / f"eval-{split}.json"
@@ -77,42 +75,32 @@ def run_eval(options: argparse.Namespace) -> int:
     return 1 if left_out and not trained.config.eval.allow_bad_samples else 0
 
 
-def _check_shards(trained: TrainedModel, storage: Storage, manifest: Manifest, split: str) -> dict[str, str]:
-    """The split's shards that cannot be used, with the reasons; an error unless they may be left out. A collective."""
-    found = on_main(lambda: find_bad_shards(storage, manifest.split(split).shards))
-    bad = cast(dict[str, str], found)
+def _without_bad_shards(trained: TrainedModel, view: DataView, split: str) -> DataView:
+    """The view with the split's shards that cannot be used as `bad_shards`; an error unless they may be left out.
+
+    A collective.
+    """
+    bad = cast(dict[str, str], on_main(lambda: find_bad_shards(view.storage, view.split(split).shards)))
     if bad and not trained.config.eval.allow_bad_samples:
         remedy = "or leave its samples out of the score with --allow-bad"
-        raise unusable(bad, storage.url, "evaluation", remedy)
-    return bad
+        raise unusable(bad, view.url, "evaluation", remedy)
+    return dataclasses.replace(view, bad_shards=bad)
 
 
-def _evaluate(
-    trained: TrainedModel,
-    storage: Storage,
-    manifest: Manifest,
-    split: str,
-    world: World,
-    num_threads: int,
-    stop: StopSignal,
-    bad_shards: Mapping[str, str],
-) -> EvalResult | None:
-    num_images = manifest.split(split).num_samples
+def _evaluate(trained: TrainedModel, view: DataView, split: str, world: World, stop: StopSignal) -> EvalResult | None:
+    num_images = view.split(split).num_samples
     if num_images == 0:
-        raise ConfigError(f"{storage.url}: split {split!r} has no samples")
+        raise ConfigError(f"{view.url}: split {split!r} has no samples")
     with progress(-(-num_images // world.size), f"evaluate {split}", show=world.is_main) as bar:
         return evaluate(
             trained.model,
             task=trained.task,
             config=trained.config,
-            storage=storage,
-            manifest=manifest,
+            view=view,
             split=split,
             world=world,
-            num_threads=num_threads,
             on_images=bar.advance,
             stop_requested=lambda: stop.requested,
-            bad_shards=bad_shards,
         )
 
 
@@ -183,25 +171,28 @@ def _refuse_without_effect(options: argparse.Namespace) -> None:
         raise ConfigError(f"{keys}: has no effect in {where}; leave it out")
 
 
-def _with_classes_of(trained: TrainedModel, data: RunData, class_map: Mapping[str, str | None]) -> Manifest:
-    """The data with the model's classes in the model's order. It may lack some; it must not have others.
+def _view(trained: TrainedModel, data: DataConfig) -> DataView:
+    """The data with the model's classes in the model's order: it may lack some, but not have others. A collective."""
+    view = open_view(data)
+    return on_every_rank(lambda: _with_classes_of(trained, view, data.class_map))
 
-    class_map: what has been applied; the advice goes on from it.
-    """
-    manifest, classes = data.manifest, trained.classes
-    if manifest.task != trained.config.task:
-        raise UserError(f"{data.storage.url} is packed for the task {manifest.task!r}, the model {trained.config.task}")
-    check_images(trained.config.data, manifest, data.storage.url)
-    unknown = unknown_classes(manifest, classes.names)
+
+def _with_classes_of(trained: TrainedModel, view: DataView, class_map: Mapping[str, str | None]) -> DataView:
+    """class_map: what has been applied; the advice goes on from it."""
+    classes = trained.classes
+    if view.task != trained.config.task:
+        raise UserError(f"{view.url} is packed for the task {view.task!r}, the model {trained.config.task}")
+    check_images(trained.config.data, view, view.url)
+    unknown = unknown_classes(view, classes.names)
     if unknown:
         whole = {**class_map, **dict.fromkeys(_old_names(unknown, class_map))}
         ignored = ", ".join(f"{old}: {'null' if new is None else new}" for old, new in whole.items())
         raise UserError(
-            f"{data.storage.url} has classes that the model does not know: {', '.join(unknown)}; it was trained for "
+            f"{view.url} has classes that the model does not know: {', '.join(unknown)}; it was trained for "
             f"{', '.join(classes.names)}. Say which of these they are with {SETTING}, or leave them out of the score: "
             f"'{SETTING}={{{ignored}}}'"
         )
-    return with_classes(manifest, classes)
+    return with_classes(view, classes)
 
 
 def _old_names(names: Sequence[str], class_map: Mapping[str, str | None]) -> list[str]:

@@ -12,6 +12,7 @@ from torch import nn
 from dist_seg.checkpoint.reading import checkpoint_exists, load_checkpoint
 from dist_seg.checkpoint.state import TrainingState
 from dist_seg.config.schema import Config
+from dist_seg.data.view.data_view import DataView
 from dist_seg.distributed.collectives import on_every_rank
 from dist_seg.distributed.world import World
 from dist_seg.engine.batch_norm_statistics import RunningStatistics
@@ -27,9 +28,9 @@ from dist_seg.errors import CheckpointError, ConfigError
 from dist_seg.models.norm import settled_norm
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
 from dist_seg.runtime.rng import seed_of
-from dist_seg.runtime.startup import STARTUP
+from dist_seg.runtime.startup import StartUp
 from dist_seg.tasks.build import build_task
-from dist_seg.tasks.classes import ClassInfo
+from dist_seg.tasks.classes import ClassInfo, class_info
 from dist_seg.tasks.task import Forward, Task
 
 _log = logging.getLogger(__name__)
@@ -46,31 +47,26 @@ class Trainee:
     progress: Progress
 
 
-def prepare(
-    config: Config,
-    classes: ClassInfo,
-    class_pixels: Sequence[int],
-    checkpoint: str | None,
-    world: World,
-    *,
-    lanes: int,
+def build_trainee(
+    config: Config, view: DataView, checkpoint: str | None, world: World, *, lanes: int, startup: StartUp
 ) -> Trainee:
     """A collective. Raises CheckpointError for a checkpoint that cannot be taken up, ConfigError for a model that
     cannot be trained."""
     if checkpoint is not None:  # It holds all weights: a lost file of pretrained ones must not stand in the way.
         norm = settled_norm(config.model.norm, config.task, config.model.weights)
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=None, norm=norm))
-    task = build_task(config, classes, class_pixels)
+    classes = class_info(view)
+    task = build_task(config, classes, view.split(config.data.train_split).class_pixels)
     model = on_every_rank(lambda: _build_model(config, task, world))
-    STARTUP.done("model")
+    startup.done("model")
     state = on_every_rank(lambda: _loaded(config, classes, checkpoint, model))
-    STARTUP.done("restore")
+    startup.done("restore")
     statistics = RunningStatistics(model, config.model.norm_momentum)
     strategy = _build_strategy(config, task, model, statistics, world, lanes)
-    STARTUP.done("engine")
+    startup.done("engine")
     ema = ExponentialMovingAverage(strategy.held(), config.train.ema_decay) if config.train.ema_decay else None
     progress = on_every_rank(lambda: _resumed(config, checkpoint, state, strategy, ema))
-    STARTUP.done("restore")
+    startup.done("restore")
     return Trainee(task=task, strategy=strategy, statistics=statistics, ema=ema, progress=progress)
 
 

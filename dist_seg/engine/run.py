@@ -15,7 +15,7 @@ from dist_seg.data.loading.batch import Batch
 from dist_seg.data.loading.loader import loader_version, train_batches
 from dist_seg.data.plan.plan import Plan
 from dist_seg.data.plan.training_plan import training_plan
-from dist_seg.data.shards.manifest import Manifest
+from dist_seg.data.view.data_view import DataView
 from dist_seg.distributed.collectives import on_main
 from dist_seg.distributed.position import HERE
 from dist_seg.distributed.world import World
@@ -29,8 +29,7 @@ from dist_seg.engine.trainer import Trainer
 from dist_seg.errors import CheckpointError, ConfigError
 from dist_seg.runs.folder import RunFolder
 from dist_seg.runtime.precision import make_deterministic
-from dist_seg.runtime.startup import STARTUP
-from dist_seg.storage.object_store import Storage
+from dist_seg.runtime.startup import StartUp
 from dist_seg.tasks.classes import manifest_meta
 from dist_seg.tasks.task import EvalResult
 from dist_seg.telemetry.events import CheckpointFailed, CheckpointSaved, Event, RunStarted
@@ -71,21 +70,19 @@ def run_training(
     *,
     world: World,
     folder: RunFolder,
-    storage: Storage,
-    manifest: Manifest,
-    num_threads: int,
+    view: DataView,
     emit: Callable[[Event], None],
     stop: StopSignal,
-    bad_shards: Mapping[str, str] | None = None,
+    startup: StartUp,
 ) -> TrainingOutcome:
     """Trains on every rank until the end or a stop signal. A collective.
 
-    bad_shards: what was found to be bad before the start, in any split: the reasons by name, equal on every rank.
+    view: equal on every rank.
     """
-    STARTUP.done("outputs")
+    startup.done("outputs")
     make_deterministic(config, world.device)
-    plan = training_plan(config.data, config.train, manifest)
-    trainee, saved_step = started(config, world, folder, storage, manifest, plan, bad_shards or {})
+    plan = training_plan(config.data, config.train, view)
+    trainee, saved_step = started(config, world, folder, view, plan, startup)
     progress = trainee.progress
     scored_steps = cast(list[int], on_main(lambda: claim(folder, config, progress.step)))
     writer = _build_writer(config, folder.checkpoints, emit, saved_step)
@@ -95,26 +92,23 @@ def run_training(
         strategy=trainee.strategy,
         ema=trainee.ema,
         writer=writer if world.is_main else None,
-        manifest_meta=manifest_meta(manifest),
+        manifest_meta=manifest_meta(view),
         progress=progress,
         emit=emit,
     )
 
     def batches_of(units: Iterable[tuple[int, int]], bad: Mapping[str, str]) -> Generator[Batch, None, None]:
-        return train_batches(config, manifest, storage, plan, units, world.device, num_threads, bad)
+        return train_batches(config, dataclasses.replace(view, bad_shards=bad), plan, units, world.device)
 
     def score(model: nn.Module) -> EvalResult | None:
         return evaluate(
             model,
             task=trainee.task,
             config=config,
-            storage=storage,
-            manifest=manifest,
+            view=view,
             split=config.data.scored_split,
             world=world,
-            num_threads=num_threads,
             stop_requested=lambda: stop.requested,
-            bad_shards=bad_shards,
         )
 
     trainer = Trainer(
@@ -130,14 +124,14 @@ def run_training(
         scored_steps=scored_steps,
         saver=saver,
         bad_data=BadDataRecord(
-            data=config.data, shard_samples=shard_samples(config, manifest), world=world, progress=progress, emit=emit
+            data=config.data, shard_samples=shard_samples(config, view), world=world, progress=progress, emit=emit
         ),
         emit=emit,
         stop=stop,
         progress=progress,
     )
-    STARTUP.done("other")
-    emit(_run_started(config, world, manifest, plan, progress.step))
+    startup.done("other")
+    emit(_run_started(config, world, view, plan, progress.step, startup))
     try:
         with memory_explained(config, world, lambda: HERE.words):
             complete = trainer.run()
@@ -151,7 +145,7 @@ def run_training(
     )
 
 
-def _run_started(config: Config, world: World, manifest: Manifest, plan: Plan, step: int) -> RunStarted:
+def _run_started(config: Config, world: World, view: DataView, plan: Plan, step: int, startup: StartUp) -> RunStarted:
     assert config.train.max_steps is not None
     return RunStarted(
         step=step,
@@ -161,11 +155,11 @@ def _run_started(config: Config, world: World, manifest: Manifest, plan: Plan, s
         global_batch=plan.global_batch,
         micro_batch=plan.micro_batch,
         device=str(world.device),
-        class_names=manifest.class_names,
-        manifest_hash=manifest.hash,
+        class_names=view.class_names,
+        manifest_hash=view.hash,
         versions={"python": platform.python_version(), "torch": torch.__version__, **loader_version(config)},
-        startup_s=sum(STARTUP.seconds.values()),
-        startup=STARTUP.seconds,
+        startup_s=sum(startup.seconds.values()),
+        startup=startup.seconds,
         engine=engine_name(config.engine),
     )
 

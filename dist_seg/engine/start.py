@@ -1,7 +1,6 @@
 """From where a training goes on: the checkpoint that all ranks take, what it says, and a folder that is made ready."""
 
 import logging
-from collections.abc import Mapping
 
 from dist_seg.checkpoint.reading import load_meta, verify_checkpoint
 from dist_seg.checkpoint.store import CheckpointStore
@@ -9,17 +8,16 @@ from dist_seg.config.load import to_yaml
 from dist_seg.config.schema import Config
 from dist_seg.data.plan.plan import Plan
 from dist_seg.data.shards.bad_shards import check_bad_shards
-from dist_seg.data.shards.manifest import Manifest
+from dist_seg.data.view.data_view import DataView
 from dist_seg.distributed.collectives import gather_json, on_main
 from dist_seg.distributed.world import World
-from dist_seg.engine.build import Trainee, prepare
+from dist_seg.engine.build import Trainee, build_trainee
 from dist_seg.engine.out_of_memory import memory_explained
 from dist_seg.engine.state import Progress
 from dist_seg.errors import ConfigError
 from dist_seg.runs.folder import RunFolder
-from dist_seg.runtime.startup import STARTUP
-from dist_seg.storage.object_store import Storage, open_storage
-from dist_seg.tasks.classes import class_info
+from dist_seg.runtime.startup import StartUp
+from dist_seg.storage.object_store import open_storage
 
 _log = logging.getLogger(__name__)
 
@@ -54,23 +52,15 @@ def started(
     config: Config,
     world: World,
     folder: RunFolder,
-    storage: Storage,
-    manifest: Manifest,
+    view: DataView,
     plan: Plan,
-    bad_shards: Mapping[str, str],
+    startup: StartUp,
 ) -> tuple[Trainee, int | None]:
     """The model in its engine, where its training goes on from; and the step that the run has saved of it, if any."""
     checkpoint = _agreed_checkpoint(config, folder, restarted=world.restarts > 0)
-    STARTUP.done("restore")
+    startup.done("restore")
     with memory_explained(config, world, lambda: "a first micro-batch"):
-        trainee = prepare(
-            config,
-            class_info(manifest),
-            manifest.split(config.data.train_split).class_pixels,
-            checkpoint,
-            world,
-            lanes=plan.lanes,
-        )
+        trainee = build_trainee(config, view, checkpoint, world, lanes=plan.lanes, startup=startup)
     progress = trainee.progress
     own = checkpoint is not None and folder.checkpoints.holds(checkpoint)
     if checkpoint is not None and not own:
@@ -80,19 +70,19 @@ def started(
                 "are counted on from the checkpoint's; raise train.max_steps"
             )
         progress.origin = _origin(checkpoint)
-    _check_same_start(progress, manifest)
-    training_shards = shard_samples(config, manifest)
-    known_bad = {name: reason for name, reason in bad_shards.items() if name in training_shards}
+    _check_same_start(progress, view)
+    training_shards = shard_samples(config, view)
+    known_bad = {name: reason for name, reason in view.bad_shards.items() if name in training_shards}
     # In a checkpoint of other data the same names mean other shards.
-    of_other_data = checkpoint is not None and load_meta(checkpoint).manifest.get("hash") != manifest.hash
+    of_other_data = checkpoint is not None and load_meta(checkpoint).manifest.get("hash") != view.hash
     progress.bad_shards = {**known_bad, **({} if of_other_data else progress.bad_shards)}
-    check_bad_shards(progress.bad_shards, config.data.max_bad_shards, len(training_shards), storage.url)
+    check_bad_shards(progress.bad_shards, config.data.max_bad_shards, len(training_shards), view.url)
     return trainee, progress.step if own else None
 
 
-def shard_samples(config: Config, manifest: Manifest) -> dict[str, int]:
+def shard_samples(config: Config, view: DataView) -> dict[str, int]:
     """The number of samples of the training split by shard."""
-    split = manifest.split(config.data.train_split)
+    split = view.split(config.data.train_split)
     return {shard.name: samples for shard, samples in zip(split.shards, split.shard_samples, strict=True)}
 
 
@@ -114,8 +104,8 @@ def claim(folder: RunFolder, config: Config, step: int) -> list[int]:
     return list(folder.checkpoints.scores())
 
 
-def _check_same_start(progress: Progress, manifest: Manifest) -> None:
-    starts = gather_json([progress.step, manifest.hash])
+def _check_same_start(progress: Progress, view: DataView) -> None:
+    starts = gather_json([progress.step, view.hash])
     if any(start != starts[0] for start in starts):
         raise ConfigError(
             f"ranks would start from different steps or data (step, manifest by rank: {starts}); run.dir and "

@@ -3,6 +3,7 @@
 import io
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ from dist_seg.data.codecs.targets import decode_sample
 from dist_seg.data.loading.loader import eval_batches
 from dist_seg.data.plan.plan import EvalPlan
 from dist_seg.data.shards.bad_shards import BadShardError
-from dist_seg.data.shards.manifest import Manifest
-from dist_seg.data.view.open import load_run_data
+from dist_seg.data.view.data_view import DataView
+from dist_seg.data.view.open import load_view
 from dist_seg.data.view.pixel_values import check_images, shown
 from dist_seg.data.view.reader import ShardReader
 from dist_seg.distributed.world import World
@@ -29,7 +30,6 @@ from dist_seg.runtime.documents import decode
 from dist_seg.runtime.memory import is_out_of_memory
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
 from dist_seg.storage.files import path_errors, write_whole
-from dist_seg.storage.object_store import Storage
 from dist_seg.tasks.build import build_task
 from dist_seg.tasks.classes import class_info, with_classes
 
@@ -47,16 +47,15 @@ def render_report(folder: RunFolder, world: World) -> Path:
     step, weights = result.checkpoint.step, result.checkpoint.weights
     checkpoint = pick_checkpoint(folder, "last" if step is None else str(step))
     config = config_of_checkpoint(checkpoint)
-    data = load_run_data(config.data)
-    storage, manifest = data.storage, data.manifest
+    view = replace(load_view(config.data), num_threads=1)
     with path_errors(folder.config_file, "cannot be read"):
         config_yaml = folder.config_file.read_text(encoding="utf-8")
     notes = []
     try:
         trained = load_trained(checkpoint, weights, world.device)
-        manifest = _of_the_model(trained, manifest, storage)
+        view = _of_the_model(trained, view)
         split = result.split or config.data.scored_split
-        pictures = _pictures(extremes(result, _NUM_PICTURES), trained, storage, manifest, split, world)
+        pictures = _pictures(extremes(result, _NUM_PICTURES), trained, view, split, world)
         sheet = _encoded(_draw_sheet(pictures, trained))
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -66,7 +65,7 @@ def render_report(folder: RunFolder, world: World) -> Path:
         _log.warning("%s: drawn without pictures: %s", folder.report_file, error)
     else:
         write_whole(folder.pictures_file, sheet)
-    classes = build_task(config, class_info(manifest)).score_classes
+    classes = build_task(config, class_info(view)).score_classes
     return write_report(folder.path, result, pictures, classes, config_yaml, notes)
 
 
@@ -82,35 +81,30 @@ def _read_result(folder: RunFolder) -> Result:
         raise DataError(f"{error}. {remedy}") from error
 
 
-def _of_the_model(trained: TrainedModel, manifest: Manifest, storage: Storage) -> Manifest:
+def _of_the_model(trained: TrainedModel, view: DataView) -> DataView:
     """The data with the model's classes, which it may have in another order."""
-    check_images(trained.config.data, manifest, storage.url)
+    check_images(trained.config.data, view, view.url)
     classes = trained.classes
-    if sorted(manifest.class_names) != sorted(classes.names):
+    if sorted(view.class_names) != sorted(classes.names):
         raise DataError(
-            f"{storage.url}: its classes are not those that the model was trained for; it was packed anew since the run"
+            f"{view.url}: its classes are not those that the model was trained for; it was packed anew since the run"
         )
-    return with_classes(manifest, classes)
+    return with_classes(view, classes)
 
 
 def _pictures(
-    wanted: Sequence[ExtremeImage],
-    trained: TrainedModel,
-    storage: Storage,
-    manifest: Manifest,
-    split: str,
-    world: World,
+    wanted: Sequence[ExtremeImage], trained: TrainedModel, view: DataView, split: str, world: World
 ) -> list[ReportPicture]:
     if not wanted:
         return []
-    reader = ShardReader(storage, manifest, split)
+    reader = ShardReader(view, split)
     slots = _slots_of({image.key for image in wanted}, reader)
     counts = reader.shard_samples
     plan = EvalPlan(counts, batch=1)
     numbers = [slots[image.key] for image in wanted]
     precision = resolve_precision(trained.config.train.precision, world.device)
     pictures = []
-    groups = eval_batches(trained.config, manifest, storage, split, plan, numbers, world.device, 1)
+    groups = eval_batches(trained.config, view, split, plan, numbers, world.device)
     for scored, number, group in zip(wanted, numbers, groups, strict=True):
         batch = group[0]
         with autocast(precision, world.device):

@@ -19,7 +19,8 @@ def process_age_s() -> float:
 class StartUp:
     """Seconds by part, without gaps: each part lasts from the end of the one before it to its own `done`.
 
-    The first, `interpreter`, is all that came before this was made. A part that is done again adds up.
+    Made by the command line before anything heavy is imported. The first part, `interpreter`, is all the time before
+    that. A part that is done again adds up.
     """
 
     def __init__(self) -> None:
@@ -38,7 +39,3 @@ class StartUp:
     def seconds(self) -> Mapping[str, float]:
         """So far, in the order in which the parts began."""
         return dict(self._seconds)
-
-
-# One for the process, whose start it tells; made when the command line is imported, before anything heavy.
-STARTUP = StartUp()

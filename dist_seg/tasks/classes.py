@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dist_seg.data.shards.manifest import Manifest
+from dist_seg.data.view.data_view import DataView
 from dist_seg.data.view.taxonomy import align_classes
 
 
@@ -17,27 +17,27 @@ class ClassInfo:
     """Of instances: each class's id in results in COCO's format."""
 
 
-def class_info(manifest: Manifest) -> ClassInfo:
+def class_info(view: DataView) -> ClassInfo:
     return ClassInfo(
-        names=manifest.class_names,
-        palette=manifest.palette,
-        ignore_index=manifest.ignore_index,
-        category_ids=manifest.category_ids,
+        names=view.class_names,
+        palette=view.palette,
+        ignore_index=view.ignore_index,
+        category_ids=view.category_ids,
     )
 
 
-def with_classes(manifest: Manifest, classes: ClassInfo) -> Manifest:
+def with_classes(view: DataView, classes: ClassInfo) -> DataView:
     """The data with a model's classes in the model's order. It may lack some; it must not have others."""
-    return align_classes(manifest, classes.names, classes.palette, classes.category_ids, classes.ignore_index)
+    return align_classes(view, classes.names, classes.palette, classes.category_ids, classes.ignore_index)
 
 
-def manifest_meta(manifest: Manifest) -> dict[str, object]:
-    """What a checkpoint keeps of the training data's manifest."""
+def manifest_meta(view: DataView) -> dict[str, object]:
+    """What a checkpoint keeps of the training data's view."""
     return {
-        "hash": manifest.hash,
-        "task": manifest.task,
-        "class_names": list(manifest.class_names),
-        "palette": [list(color) for color in manifest.palette],
-        "ignore_index": manifest.ignore_index,
-        **({} if manifest.category_ids is None else {"category_ids": list(manifest.category_ids)}),
+        "hash": view.hash,
+        "task": view.task,
+        "class_names": list(view.class_names),
+        "palette": [list(color) for color in view.palette],
+        "ignore_index": view.ignore_index,
+        **({} if view.category_ids is None else {"category_ids": list(view.category_ids)}),
     }

@@ -2,33 +2,31 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from dist_seg.capacity.fit import data_facts, fit_sizes
 from dist_seg.config.schema import Config
 from dist_seg.data.codecs.label_layers import PRESENT
 from dist_seg.data.loading.batch import Batch
 from dist_seg.data.loading.loader import choose_loader, train_batches
 from dist_seg.data.loading.normalize import Normalization, as_pictures, normalization
 from dist_seg.data.loading.objects import ImageObjects
-from dist_seg.data.plan.plan import Plan
-from dist_seg.data.shards.bad_shards import check_bad_shards, find_bad_shards
-from dist_seg.data.view.data_view import RunData
-from dist_seg.data.view.pixel_values import check_jitter, fit_pixels
+from dist_seg.data.plan.training_plan import training_plan
+from dist_seg.data.view.data_view import DataView
+from dist_seg.data.view.open import open_view
 from dist_seg.distributed.world import World
-from dist_seg.errors import ConfigError
 from dist_seg.masks.drawing import DrawnObject, contact_sheet, draw_objects, overlay, overlay_labels
 from dist_seg.masks.palette import IGNORED_LINES
 from dist_seg.masks.rle import encode_masks
 from dist_seg.tasks.classes import ClassInfo, class_info
+from dist_seg.training.prepare import fit_to_data, with_task, without_bad_shards
 
 _CELL_WIDTH = 240
 _IGNORED = ("hatched: ignored in training", IGNORED_LINES)
@@ -119,45 +117,25 @@ def _label(names: Sequence[str], class_id: int) -> str:
     return names[class_id] if len(names) > 1 else ""
 
 
-def fitted_config(config: Config, data: RunData, world: World, bad_shards: Mapping[str, str]) -> Config:
-    """As training settles it, whose seed, batch and crop decide what is drawn."""
-    manifest = data.manifest
-    if config.task not in ("auto", manifest.task):
-        raise ConfigError(f"{data.storage.url} is packed for the task {manifest.task!r}, but task={config.task}")
-    config = dataclasses.replace(config, task=cast(Literal["semantic", "multilabel", "instance"], manifest.task))
-    check_jitter(config.augment, manifest)
-    config = dataclasses.replace(config, data=fit_pixels(config.data, manifest))
-    facts = data_facts(data.storage, manifest, config.data.train_split, bad_shards)
-    return fit_sizes(config, facts, world)
-
-
-def bad_shards_of(config: Config, data: RunData) -> dict[str, str]:
-    """What training would leave out, with the reasons; more than that ends here as there."""
-    shards = data.manifest.split(config.data.train_split).shards
-    bad = find_bad_shards(data.storage, shards)
-    check_bad_shards(bad, config.data.max_bad_shards, len(shards), data.storage.url)
-    return bad
+def prepare_preview(config: Config, world: World) -> tuple[Config, DataView]:
+    """The configuration and the data as a training settles them, whose seed, batch and crop decide what is drawn."""
+    view = without_bad_shards(config, open_view(config.data), scored=False)
+    config, _ = fit_to_data(with_task(config, view), view, world)
+    return config, view
 
 
 def first_fed_samples(
-    config: Config,
-    loader: str,
-    data: RunData,
-    plan: Plan,
-    world: World,
-    first_step: int,
-    count: int,
-    bad_shards: Mapping[str, str],
+    config: Config, loader: Literal["dali", "torch"], view: DataView, world: World, *, first_step: int, count: int
 ) -> Iterator[FedSample]:
     """So many samples of the global batches from `first_step` on, in the order of their lanes; beyond an epoch's end
     those of the next one."""
-    kind = cast(Literal["dali", "torch"], loader)
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, loader=kind))
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, loader=loader))
     choose_loader(config)  # DALI may be missing
+    plan = training_plan(config.data, config.train, view)
     num_steps = math.ceil(count / plan.global_batch)
     units = ((step, lane) for step in range(first_step, first_step + num_steps) for lane in range(plan.lanes))
-    classes, norm = class_info(data.manifest), normalization(config.data)
-    batches = train_batches(config, data.manifest, data.storage, plan, units, world.device, 0, bad_shards)
+    classes, norm = class_info(view), normalization(config.data)
+    batches = train_batches(config, view, plan, units, world.device)
     try:
         samples = (sample for batch in batches for sample in fed_samples(batch, config.task, classes, norm))
         yield from islice(samples, count)

@@ -5,57 +5,131 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import cast
 
 from dist_seg.config.schema import Config
 from dist_seg.distributed.board import FirstCause
 from dist_seg.distributed.collectives import gather_json, on_every_rank, on_main, raise_if_any
-from dist_seg.distributed.watchdog import Watchdog
-from dist_seg.distributed.world import World
+from dist_seg.distributed.process_group import process_group
+from dist_seg.distributed.watchdog import GROUP_MARGIN_S, Watchdog, watched
+from dist_seg.distributed.world import World, detect_world, set_threads
 from dist_seg.engine.run import TrainingOutcome, run_training
 from dist_seg.engine.stop import StopSignal
 from dist_seg.errors import EXIT_FAULT, EXIT_PREEMPTED, CheckpointError, UserError
-from dist_seg.runs.folder import RunFolder
+from dist_seg.runs.folder import RunFolder, run_dir_of
 from dist_seg.runs.result import summary_line
+from dist_seg.runtime.startup import StartUp
 from dist_seg.telemetry.accounting import ProcessAccount
 from dist_seg.telemetry.build import build_sinks
 from dist_seg.telemetry.events import Event, RunEnded
-from dist_seg.training.prepare import Prepared
+from dist_seg.training.prepare import Prepared, StartOptions, prepare
 
 _log = logging.getLogger(__name__)
 
 
-def run_session(
-    prepared: Prepared,
-    world: World,
-    num_threads: int,
-    stop: StopSignal,
-    watchdog: Watchdog,
-    process_started: float,
-    *,
-    fresh: bool,
-) -> int:
-    """Trains and finishes the run; how it ended stands in `outcome.json`, as torchrun hides the ranks' exit codes."""
-    folder = prepared.folder
-    ended, step, code = "failed", -1, EXIT_FAULT
-    with ExitStack() as stack:
-        on_main(lambda: stack.enter_context(folder.locked()))
-        on_main(lambda: str(folder.write_json("outcome.json", {"outcome": "running", "started": process_started})))
-        try:
-            outcome = _train_and_log(prepared, world, num_threads, stop, watchdog, process_started)
-            step, ended = outcome.step, "complete" if outcome.complete else "preempted"
-            code = _finish(prepared, outcome, world) if outcome.complete else EXIT_PREEMPTED
-        except BaseException as error:
-            cause = watchdog.cause_of(error)
+def run_session(config: Config, options: StartOptions, startup: StartUp) -> int:
+    """A training on this rank from its configuration to its report; the exit code. The same call on every rank."""
+    config = replace(config, run=replace(config.run, dir=str(run_dir_of(config))))
+    world = detect_world()
+    cpu_threads = set_threads(world, config.train.num_threads)
+    timeout_s = config.train.timeout_s
+    startup.done("settings")
+    with (
+        StopSignal() as stop,
+        process_group(world, timeout_s + GROUP_MARGIN_S, single=config.engine.name == "deepspeed") as start,
+        watched(world, start, timeout_s) as watchdog,
+    ):
+        watchdog.check_worth_starting()
+        world = replace(world, restarts=watchdog.restarts)
+        startup.done("process_group")
+        prepared = prepare(config, options, world, cpu_threads)
+        startup.done("settings")
+        if not options.trains:
+            return 0
+        session = _Session(prepared=prepared, world=world, stop=stop, watchdog=watchdog, startup=startup)
+        return session.run(fresh=options.fresh)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Session:
+    """A prepared training on one rank."""
+
+    prepared: Prepared
+    world: World
+    stop: StopSignal
+    watchdog: Watchdog
+    startup: StartUp
+
+    def run(self, *, fresh: bool) -> int:
+        """Trains and finishes the run; how it ended stands in `outcome.json`, as torchrun hides the ranks' exit
+        codes."""
+        folder, world, watchdog = self.prepared.folder, self.world, self.watchdog
+        started = self.startup.process_started
+        ended, step, code = "failed", -1, EXIT_FAULT
+        with ExitStack() as stack:
+            on_main(lambda: stack.enter_context(folder.locked()))
+            on_main(lambda: str(folder.write_json("outcome.json", {"outcome": "running", "started": started})))
+            try:
+                outcome = self._train_and_log()
+                step, ended = outcome.step, "complete" if outcome.complete else "preempted"
+                code = _finish(self.prepared, outcome, world) if outcome.complete else EXIT_PREEMPTED
+            except BaseException as error:
+                cause = watchdog.cause_of(error)
+                if watchdog.reports_for_all(cause):
+                    code = error.exit_code if cause is None and isinstance(error, UserError) else EXIT_FAULT
+                    _write_failure(folder, _reason(error, watchdog), code)
+                raise
+            if world.is_main:
+                _write_outcome(folder, {"outcome": ended, "exit_code": code, "step": step, "reason": ""})
+        if ended == "preempted" and world.is_main:
+            print(f"stopped at step {step}; {_how_to_go_on(self.prepared.config, fresh)}", file=sys.stderr)
+        return code
+
+    def _train_and_log(self) -> TrainingOutcome:
+        config, folder, world, watchdog = self.prepared.config, self.prepared.folder, self.world, self.watchdog
+        telemetry = on_every_rank(
+            lambda: build_sinks(config.telemetry, folder.path, rank=world.rank, local_rank=world.local_rank)
+        )
+        ports = gather_json(telemetry.prometheus_port)
+        on_main(lambda: str(folder.write_json("ports.json", {"prometheus": ports})))
+        account, outcome, ended, reason = ProcessAccount(), None, "failed", ""
+
+        def emit(event: Event) -> None:
+            account.emit(event)
+            telemetry.sink.emit(event)
+
+        def end(step: int, outcome: str, reason: str) -> None:
+            wall_s = time.time() - self.startup.process_started
+            seconds = account.seconds(wall_s)
+            telemetry.sink.emit(RunEnded(step=step, outcome=outcome, reason=reason, wall_s=wall_s, seconds=seconds))
+            telemetry.sink.close()
+
+        def last_words(cause: FirstCause) -> None:
             if watchdog.reports_for_all(cause):
-                code = error.exit_code if cause is None and isinstance(error, UserError) else EXIT_FAULT
-                _write_failure(folder, _reason(error, watchdog), code)
+                _write_failure(folder, cause.words, EXIT_FAULT)
+            end(-1, "failed", cause.words)
+
+        watchdog.last_words = last_words
+        try:
+            outcome = run_training(
+                config,
+                world=world,
+                folder=folder,
+                view=self.prepared.view,
+                emit=emit,
+                stop=self.stop,
+                startup=self.startup,
+            )
+            ended = "complete" if outcome.complete else "preempted"
+            if outcome.unsaved is not None:
+                ended, reason = "failed", str(outcome.unsaved)
+        except BaseException as error:
+            reason = _reason(error, watchdog)
             raise
-        if world.is_main:
-            _write_outcome(folder, {"outcome": ended, "exit_code": code, "step": step, "reason": ""})
-    if ended == "preempted" and world.is_main:
-        print(f"stopped at step {step}; {_how_to_go_on(prepared.config, fresh)}", file=sys.stderr)
-    return code
+        finally:
+            end(outcome.step if outcome else -1, ended, reason)
+        return outcome
 
 
 def _newest_step(folder: RunFolder) -> int:
@@ -90,61 +164,6 @@ def _how_to_go_on(config: Config, fresh: bool) -> str:
     return f"the same command{' without ' + ' and '.join(anew) if anew else ''} goes on from there"
 
 
-def _train_and_log(
-    prepared: Prepared,
-    world: World,
-    num_threads: int,
-    stop: StopSignal,
-    watchdog: Watchdog,
-    process_started: float,
-) -> TrainingOutcome:
-    config, folder = prepared.config, prepared.folder
-    telemetry = on_every_rank(
-        lambda: build_sinks(config.telemetry, folder.path, rank=world.rank, local_rank=world.local_rank)
-    )
-    ports = gather_json(telemetry.prometheus_port)
-    on_main(lambda: str(folder.write_json("ports.json", {"prometheus": ports})))
-    account, outcome, ended, reason = ProcessAccount(), None, "failed", ""
-
-    def emit(event: Event) -> None:
-        account.emit(event)
-        telemetry.sink.emit(event)
-
-    def end(step: int, outcome: str, reason: str) -> None:
-        wall_s = time.time() - process_started
-        seconds = account.seconds(wall_s)
-        telemetry.sink.emit(RunEnded(step=step, outcome=outcome, reason=reason, wall_s=wall_s, seconds=seconds))
-        telemetry.sink.close()
-
-    def last_words(cause: FirstCause) -> None:
-        if watchdog.reports_for_all(cause):
-            _write_failure(folder, cause.words, EXIT_FAULT)
-        end(-1, "failed", cause.words)
-
-    watchdog.last_words = last_words
-    try:
-        outcome = run_training(
-            config,
-            world=world,
-            folder=folder,
-            storage=prepared.storage,
-            manifest=prepared.manifest,
-            num_threads=num_threads,
-            emit=emit,
-            stop=stop,
-            bad_shards=prepared.bad_shards,
-        )
-        ended = "complete" if outcome.complete else "preempted"
-        if outcome.unsaved is not None:
-            ended, reason = "failed", str(outcome.unsaved)
-    except BaseException as error:
-        reason = _reason(error, watchdog)
-        raise
-    finally:
-        end(outcome.step if outcome else -1, ended, reason)
-    return outcome
-
-
 def _drawn(folder: RunFolder, world: World) -> str:
     """Draws the report, and says where it lies. A disk that is full by now does not undo the run."""
     from dist_seg.report.render import render_report  # Its plots' library takes seconds of every start.
@@ -166,7 +185,7 @@ def _finish(prepared: Prepared, outcome: TrainingOutcome, world: World) -> int:
     if world.is_main:
         document |= {
             "checkpoint": {"step": outcome.step, "weights": "ema" if config.train.ema_decay else "raw"},
-            "manifest_hash": prepared.manifest.hash,
+            "manifest_hash": prepared.view.hash,
             "split": config.data.scored_split,
         }
         folder.write_json("result.json", document)

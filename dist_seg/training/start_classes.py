@@ -6,7 +6,7 @@ from typing import cast
 
 from dist_seg.checkpoint.reading import load_meta
 from dist_seg.config.schema import Config
-from dist_seg.data.shards.manifest import Manifest
+from dist_seg.data.view.data_view import DataView
 from dist_seg.data.view.taxonomy import align_classes
 from dist_seg.runs.folder import RunFolder, newest_meta
 
@@ -28,25 +28,25 @@ def start_classes(config: Config, folder: RunFolder, *, fresh: bool) -> tuple[st
     return None if meta is None else tuple(cast(Sequence[str], meta.manifest["class_names"]))
 
 
-def in_order_of_start(manifest: Manifest, names: tuple[str, ...], *, log: bool) -> Manifest:
+def in_order_of_start(view: DataView, names: tuple[str, ...], *, log: bool) -> DataView:
     """The data with its classes in the order of these names, where they are the same ones.
 
     Other names may be meant, as a new task begins from old weights; that is logged where `log` says so. Weights of
     another number of classes are refused where they are loaded.
     """
-    if names == manifest.class_names or len(names) != manifest.num_classes:
-        return manifest
-    if sorted(names) != sorted(manifest.class_names):
+    if names == view.class_names or len(names) != view.num_classes:
+        return view
+    if sorted(names) != sorted(view.class_names):
         if log:
             _log.warning(
                 "the weights are of the classes %s, the data has %s: by their places, not by their names, they go on",
                 ", ".join(names),
-                ", ".join(manifest.class_names),
+                ", ".join(view.class_names),
             )
-        return manifest
+        return view
     if log:
         _log.info("the classes are taken in the order of the checkpoint: %s", ", ".join(names))
-    old = [manifest.class_names.index(name) for name in names]
-    palette = tuple(manifest.palette[i] for i in old)
-    ids = None if manifest.category_ids is None else tuple(manifest.category_ids[i] for i in old)
-    return align_classes(manifest, names, palette, ids, manifest.ignore_index)
+    old = [view.class_names.index(name) for name in names]
+    palette = tuple(view.palette[i] for i in old)
+    ids = None if view.category_ids is None else tuple(view.category_ids[i] for i in old)
+    return align_classes(view, names, palette, ids, view.ignore_index)

@@ -1,6 +1,6 @@
 """Micro-batches that are changed, or go wrong, at a chosen place of a training."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from unittest import mock
 
@@ -10,8 +10,7 @@ from dist_seg.config.schema import Config
 from dist_seg.data.loading.batch import Batch
 from dist_seg.data.loading.loader import train_batches
 from dist_seg.data.plan.plan import TrainPlan
-from dist_seg.data.shards.manifest import Manifest
-from dist_seg.storage.object_store import Storage
+from dist_seg.data.view.data_view import DataView
 
 
 @contextmanager
@@ -19,19 +18,10 @@ def changed_batches(change: Callable[[int, int, Batch], Batch]) -> Iterator[None
     """Trainings of this rank inside it get what `change` makes of (steps done before, lane, micro-batch)."""
 
     def changed(
-        config: Config,
-        manifest: Manifest,
-        storage: Storage,
-        plan: TrainPlan,
-        units: Iterable[tuple[int, int]],
-        device: torch.device,
-        num_threads: int,
-        bad_shards: Mapping[str, str],
+        config: Config, view: DataView, plan: TrainPlan, units: Iterable[tuple[int, int]], device: torch.device
     ) -> Generator[Batch, None, None]:
         listed = list(units)
-        with closing(
-            train_batches(config, manifest, storage, plan, listed, device, num_threads, bad_shards)
-        ) as batches:
+        with closing(train_batches(config, view, plan, listed, device)) as batches:
             for (step, lane), batch in zip(listed, batches, strict=True):
                 yield change(step, lane, batch)
 

@@ -51,7 +51,7 @@ def command(*arguments: str) -> dict[str, object]:
         contextlib.redirect_stderr(words),
         mock.patch("dist_seg.report.render.render_report"),
         # One group for all commands of a test: a new one each would meet the last one's store on its port.
-        mock.patch("dist_seg.commands.train.process_group", return_value=contextlib.nullcontext()),
+        mock.patch("dist_seg.training.session.process_group", return_value=contextlib.nullcontext()),
         mock.patch("dist_seg.commands.evaluate.process_group", return_value=contextlib.nullcontext()),
     ):
         code = main(list(arguments))

@@ -16,6 +16,7 @@ from dist_seg.checkpoint.reading import load_meta
 from dist_seg.checkpoint.store import CheckpointStore
 from dist_seg.config.schema import ModelConfig
 from dist_seg.data.shards.manifest_parsing import load_manifest
+from dist_seg.data.view.data_view import whole_view
 from dist_seg.distributed.world import World
 from dist_seg.engine.evaluator import evaluate
 from dist_seg.engine.stop import StopSignal
@@ -128,11 +129,9 @@ def test_fewer_batches_than_ranks_are_scored_as_one_process_scores_the_checkpoin
         trained.model,
         task=trained.task,
         config=trained.config,
-        storage=storage,
-        manifest=load_manifest(storage),
+        view=whole_view(storage, load_manifest(storage)),
         split="val",
         world=World(),
-        num_threads=0,
     )
     assert alone is not None
     assert (scored.images, scored.weights) == (8, "ema")

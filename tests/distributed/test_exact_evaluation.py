@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from dist_seg.data.shards.manifest_parsing import load_manifest
+from dist_seg.data.view.data_view import whole_view
 from dist_seg.distributed.world import World
 from dist_seg.engine.evaluator import evaluate
 from dist_seg.storage.object_store import open_storage
@@ -35,23 +36,21 @@ class RecordingTask(SemanticTask):
 
 def evaluate_cases(world: World, shards: str, folder: str) -> list[dict[str, object]]:
     storage = open_storage(shards)
-    manifest = load_manifest(storage)
+    view = whole_view(storage, load_manifest(storage))
     documents = []
     for number, (split, batch) in enumerate(CASES):
         config = small_config(shards, folder, [f"eval.batch={batch}", "eval.flip=true"])
         recorded = Path(folder) / f"case-{number}-ranks-{world.size}"
         recorded.mkdir(exist_ok=True)
-        task = RecordingTask(config, class_info(manifest)).record_in(recorded)
+        task = RecordingTask(config, class_info(view)).record_in(recorded)
         torch.manual_seed(0)
         result = evaluate(
             task.build_model(),
             task=task,
             config=config,
-            storage=storage,
-            manifest=manifest,
+            view=view,
             split=split,
             world=world,
-            num_threads=0,
         )
         assert result is not None
         documents.append(dict(result.document))

@@ -10,6 +10,7 @@ from dist_seg.data.formats.synthetic import SyntheticLabels, SyntheticSource
 from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.shards.manifest_parsing import load_manifest
+from dist_seg.data.view.data_view import whole_view
 from dist_seg.distributed.world import World
 from dist_seg.engine.evaluator import evaluate
 from dist_seg.runs.audit import audit
@@ -35,8 +36,8 @@ class RecordingTask(MultiLabelTask):
 def train_and_score(world: World, shards: str, run_dir: str) -> dict[str, object]:
     train_on(world, shards, run_dir, [*EXACT, *OVERLAPPING, "train.max_steps=3"])
     storage, config = open_storage(shards), small_config(shards, run_dir, OVERLAPPING)
-    manifest = load_manifest(storage)
-    task = RecordingTask(config, class_info(manifest))
+    view = whole_view(storage, load_manifest(storage))
+    task = RecordingTask(config, class_info(view))
     task.folder = Path(run_dir, "scored")
     task.folder.mkdir(exist_ok=True)
     torch.manual_seed(0)
@@ -44,11 +45,9 @@ def train_and_score(world: World, shards: str, run_dir: str) -> dict[str, object
         task.build_model(),
         task=task,
         config=config,
-        storage=storage,
-        manifest=manifest,
+        view=view,
         split="val",
         world=world,
-        num_threads=0,
     )
     assert result is not None
     return dict(result.document)

@@ -63,7 +63,7 @@ def train_with(
     """Trains on batches with `count_of(step, lane)` objects in place of those of the shards."""
 
     def batches(
-        config: object, manifest: object, storage: object, plan: object, units: Iterable[tuple[int, int]], *rest: object
+        config: object, view: object, plan: object, units: Iterable[tuple[int, int]], *rest: object
     ) -> Generator[Batch, None, None]:
         for step, lane in units:
             yield batch_of(step, lane, count_of(step, lane))

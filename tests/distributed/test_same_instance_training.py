@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from dist_seg.data.shards.manifest_parsing import load_manifest
+from dist_seg.data.view.data_view import whole_view
 from dist_seg.distributed.world import World
 from dist_seg.engine.evaluator import evaluate
 from dist_seg.engine.stop import StopSignal
@@ -57,19 +58,17 @@ def train_and_score(world: World, shards: str, folder: str) -> dict[str, object]
 def score(world: World, shards: str) -> dict[str, object]:
     """Of a network as it is initialised, on the eight images of the validation split."""
     storage = open_storage(shards)
-    manifest = load_manifest(storage)
+    view = whole_view(storage, load_manifest(storage))
     config = small_config(shards, "", [*DETECTOR, "eval.batch=3"])
-    task = build_task(config, class_info(manifest))
+    task = build_task(config, class_info(view))
     torch.manual_seed(0)
     result = evaluate(
         task.build_model(),
         task=task,
         config=config,
-        storage=storage,
-        manifest=manifest,
+        view=view,
         split="val",
         world=world,
-        num_threads=0,
     )
     assert result is not None
     return dict(result.document)

@@ -61,7 +61,7 @@ def train(world: World, url: str, folder: str) -> dict[str, object]:
         with (
             contextlib.redirect_stderr(words),
             mock.patch("dist_seg.report.render.render_report"),
-            mock.patch("dist_seg.commands.train.process_group", return_value=contextlib.nullcontext()),
+            mock.patch("dist_seg.training.session.process_group", return_value=contextlib.nullcontext()),
         ):
             code = main(["train", f"data.shards={url}", f"run.dir={folder}/{name}", *SMALL, *_RUN, *extra])
         return {"code": code, "words": words.getvalue()}

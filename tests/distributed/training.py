@@ -10,12 +10,13 @@ from torch import nn
 from dist_seg.checkpoint.store import CheckpointStore
 from dist_seg.config.load import load_config
 from dist_seg.config.schema import Config, ModelConfig
-from dist_seg.data.view.open import open_run_data
+from dist_seg.data.view.open import open_view
 from dist_seg.distributed.collectives import raise_if_any
 from dist_seg.distributed.world import World
 from dist_seg.engine.run import TrainingOutcome, run_training
 from dist_seg.engine.stop import StopSignal
 from dist_seg.runs.folder import RunFolder
+from dist_seg.runtime.startup import StartUp
 from dist_seg.telemetry.events import Event, StepDone
 from dist_seg.telemetry.jsonl import JsonLinesSink, read_events
 
@@ -112,7 +113,7 @@ def train_on(
     config = small_config(shards, run_dir, overrides)
     folder = RunFolder(path=Path(run_dir), checkpoint_dir=config.checkpoint.dir)
     folder.path.mkdir(parents=True, exist_ok=True)
-    data = open_run_data(config.data)
+    data = open_view(config.data)
     log = JsonLinesSink(folder.path, rank=world.rank)
     stop = StopSignal()
 
@@ -125,11 +126,10 @@ def train_on(
             config,
             world=world,
             folder=folder,
-            storage=data.storage,
-            manifest=data.manifest,
-            num_threads=0,
+            view=data,
             emit=emit,
             stop=stop,
+            startup=StartUp(),
         )
         raise_if_any(outcome.unsaved)  # As the command does, once the result is written.
         return outcome

@@ -15,7 +15,7 @@ from torch import nn
 from dist_seg.commands.evaluate import _data_config
 from dist_seg.config.load import load_config
 from dist_seg.config.schema import DataConfig
-from dist_seg.data.view.open import load_run_data, open_run_data
+from dist_seg.data.view.open import load_view, open_view
 from dist_seg.distributed.world import World
 from dist_seg.errors import UserError
 from dist_seg.runs.model import TrainedModel
@@ -157,8 +157,8 @@ def test_weights_of_the_same_classes_in_another_order_keep_their_meaning(
 def test_the_truth_follows_where_classes_are_put_in_the_order_of_weights(tmp_path: Path) -> None:
     pack_other(tmp_path / "named", NAMES, CLASS_MAP)
     pack_other(tmp_path / "ordered", ORDERED, CLASS_MAP)
-    named, ordered = (load_run_data(DataConfig(shards=str(tmp_path / name))) for name in ("named", "ordered"))
-    found = in_order_of_start(ordered.manifest, NAMES, log=False)
+    named, ordered = (load_view(DataConfig(shards=str(tmp_path / name))) for name in ("named", "ordered"))
+    found = in_order_of_start(ordered, NAMES, log=False)
     assert (found.class_names, found.palette) == (
         NAMES,
         tuple(ordered.manifest.palette[ORDERED.index(n)] for n in NAMES),
@@ -178,7 +178,7 @@ def test_counts_of_samples_follow_classes_in_another_order(tmp_path: Path) -> No
     pack_other(tmp_path / "ordered", ORDERED, CLASS_MAP)
     settings = {"sampling": "class_balanced"}
     named, ordered = (
-        open_run_data(DataConfig(shards=str(tmp_path / name), **settings)).manifest  # type: ignore[arg-type]
+        open_view(DataConfig(shards=str(tmp_path / name), **settings))  # type: ignore[arg-type]
         for name in ("named", "ordered")
     )
     expected = named.split("train").class_samples

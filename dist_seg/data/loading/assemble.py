@@ -24,7 +24,7 @@ from dist_seg.data.loading.fetch import DrawnSample, Fetched, Fetcher, Unit, bad
 from dist_seg.data.loading.geometry import place_image, place_mask
 from dist_seg.data.loading.normalize import Normalization, normalization, normalize
 from dist_seg.data.loading.objects import ImageObjects, derive_objects
-from dist_seg.data.shards.manifest import Manifest
+from dist_seg.data.view.data_view import DataView
 from dist_seg.data.view.pixel_values import check_jitter, fit_pixels
 
 _DTYPES = {"uint8": torch.uint8, "int32": torch.int32, "int64": torch.int64}
@@ -53,15 +53,15 @@ class Recipe:
 
 
 def make_recipe(
-    data: DataConfig, augment: AugmentConfig | None, canvas: tuple[int, int] | None, manifest: Manifest
+    data: DataConfig, augment: AugmentConfig | None, canvas: tuple[int, int] | None, view: DataView
 ) -> Recipe:
     """Samples as they are drawn from `augment`, or whole pictures where it is None.
 
     canvas: None keeps each picture's own size. Raises ConfigError for what does not go with the data's images.
     """
     if augment is not None:
-        check_jitter(augment, manifest)
-    data = fit_pixels(data, manifest)
+        check_jitter(augment, view)
+    data = fit_pixels(data, view)
     scaled = augment is not None and (augment.scale_min, augment.scale_max) != (1.0, 1.0)
     return Recipe(
         training=augment is not None,
@@ -70,9 +70,9 @@ def make_recipe(
         rotates=augment is not None and augment.rotate_deg > 0,
         blurs=augment is not None and augment.blur_sigma_max > 0 and augment.blur_probability > 0,
         norm=normalization(data),
-        array=manifest.image,
-        channels=data.channels if manifest.image else None,
-        target=manifest.target_kind,
+        array=view.image,
+        channels=data.channels if view.image else None,
+        target=view.target_kind,
         min_visible=0.0 if augment is None else augment.min_visible,
     )
 

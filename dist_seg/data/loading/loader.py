@@ -3,23 +3,22 @@
 import importlib
 import importlib.util
 import logging
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Literal
 
 import PIL
 import torch
 
-from dist_seg.config.schema import Config
+from dist_seg.config.schema import Config, DataConfig
 from dist_seg.data.loading.assemble import Recipe, make_recipe
 from dist_seg.data.loading.batch import Batch
 from dist_seg.data.loading.fetch import EvalFetcher, Fetcher, TrainFetcher, Unit
 from dist_seg.data.loading.prefetch import in_background
 from dist_seg.data.loading.torch_loader import torch_batches
 from dist_seg.data.plan.plan import EvalPlan, Plan
-from dist_seg.data.shards.manifest import Manifest
+from dist_seg.data.view.data_view import DataView
 from dist_seg.data.view.reader import ShardReader
 from dist_seg.errors import ConfigError, UserError
-from dist_seg.storage.object_store import Storage
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +39,11 @@ def choose_loader(cfg: Config) -> Literal["dali", "torch"]:
     return "torch"
 
 
+def loader_threads(data: DataConfig, cpu_threads: int) -> int:
+    """How many threads or processes make the batches of a rank that has so many CPU threads."""
+    return cpu_threads if data.num_threads is None else data.num_threads
+
+
 def loader_version(cfg: Config) -> dict[str, str]:
     """The version of what decodes, by its name."""
     if choose_loader(cfg) == "dali":
@@ -50,61 +54,45 @@ def loader_version(cfg: Config) -> dict[str, str]:
 
 
 def train_batches(
-    cfg: Config,
-    manifest: Manifest,
-    storage: Storage,
-    plan: Plan,
-    units: Iterable[tuple[int, int]],
-    device: torch.device,
-    num_threads: int,
-    bad_shards: Mapping[str, str] | None = None,
+    cfg: Config, view: DataView, plan: Plan, units: Iterable[tuple[int, int]], device: torch.device
 ) -> Generator[Batch, None, None]:
     """The micro-batches of the units, (step, lane) each, in order; `close()` ends what runs in the background.
 
-    num_threads: DALI's threads or torch's worker processes; 0 workers decode here. Bad samples are replaced and named.
-    bad_shards: of shards that are not to be read, the reasons by name; their samples are replaced. Others that turn out
-    to be bad are so, too, and named, where `data.max_bad_shards` allows any. Raises DataError where data cannot be read
-    or nothing but bad samples is left.
+    Bad samples are replaced and named, and so are the samples of `view.bad_shards`. Shards that turn out to be bad are
+    treated alike if `data.max_bad_shards` allows any. Raises DataError for data that cannot be read, or if nothing but
+    bad samples is left.
     """
     crop = (cfg.augment.crop_height, cfg.augment.crop_width)
     if crop[0] is None or crop[1] is None:
         raise ConfigError("augment.crop_height and augment.crop_width must be set to train")
     fetcher = TrainFetcher(
-        ShardReader(storage, manifest, cfg.data.train_split, max_pixels=cfg.data.max_pixels, bad_shards=bad_shards),
+        ShardReader(view, cfg.data.train_split, max_pixels=cfg.data.max_pixels),
         plan,
         cfg.augment,
         data=cfg.data,
         crop=(crop[0], crop[1]),
         seed=cfg.train.seed,
     )
-    recipe = make_recipe(cfg.data, cfg.augment, (crop[0], crop[1]), manifest)
-    for batches in _batches(cfg, fetcher, units, recipe, plan.micro_batch, device, num_threads):
+    recipe = make_recipe(cfg.data, cfg.augment, (crop[0], crop[1]), view)
+    for batches in _batches(cfg, fetcher, units, recipe, plan.micro_batch, device, view.num_threads):
         yield batches[0]
 
 
 def eval_batches(
-    cfg: Config,
-    manifest: Manifest,
-    storage: Storage,
-    split: str,
-    plan: EvalPlan,
-    indices: Sequence[int],
-    device: torch.device,
-    num_threads: int,
-    bad_shards: Mapping[str, str] | None = None,
+    cfg: Config, view: DataView, split: str, plan: EvalPlan, indices: Sequence[int], device: torch.device
 ) -> Generator[list[Batch], None, None]:
     """The batches of a split by their numbers in the plan: whole pictures, targets at their own size.
 
     One list a number, of a batch for every size of picture in it; bad samples are left out and named in the first. A
-    number with nothing but bad samples gives one batch without samples. The samples of bad shards, those known before
-    (`bad_shards`) and others, are an error unless `eval.allow_bad_samples`, and then left out like bad ones.
+    number with nothing but bad samples gives one batch without samples. The samples of bad shards, in `view.bad_shards`
+    or found now, are an error unless `eval.allow_bad_samples` is set, and then left out like bad samples.
     """
     if not indices:
         return
-    reader = ShardReader(storage, manifest, split, max_pixels=cfg.data.max_pixels, bad_shards=bad_shards)
+    reader = ShardReader(view, split, max_pixels=cfg.data.max_pixels)
     fetcher = EvalFetcher(reader, plan, data=cfg.data, allow_bad_shards=cfg.eval.allow_bad_samples)
-    recipe = make_recipe(cfg.data, None, None, manifest)
-    yield from _batches(cfg, fetcher, indices, recipe, len(plan.batch(0)), device, num_threads)
+    recipe = make_recipe(cfg.data, None, None, view)
+    yield from _batches(cfg, fetcher, indices, recipe, len(plan.batch(0)), device, view.num_threads)
 
 
 def _batches(

@@ -36,8 +36,8 @@ from dist_seg.data.loading.fetch import DrawnSample, Fetcher, Unit, drawn_sample
 from dist_seg.data.loading.normalize import normalize
 from dist_seg.data.shards.counts import locate_samples
 from dist_seg.data.shards.manifest_parsing import load_manifest
-from dist_seg.data.view.data_view import RunData
-from dist_seg.data.view.open import view
+from dist_seg.data.view.data_view import whole_view
+from dist_seg.data.view.open import viewed
 from dist_seg.data.view.reader import ShardReader
 from dist_seg.errors import ConfigError, DataError, UserError
 from dist_seg.runtime.rng import generator
@@ -72,14 +72,14 @@ class SegmentationDataset(Dataset[Sample]):
         epoch: int = 0,
     ) -> None:
         storage = open_storage(shards) if isinstance(shards, str) else shards
-        manifest = load_manifest(storage)
+        view = whole_view(storage, load_manifest(storage))
         if data is not None:
-            manifest = view(RunData(storage=storage, manifest=manifest), data).manifest
-        self.class_names = manifest.class_names
-        self.palette = manifest.palette
-        self.ignore_index = manifest.ignore_index
-        data = data or DataConfig(train_split="train" if "train" in manifest.splits else split)
-        self._reader = ShardReader(storage, manifest, split, max_pixels=data.max_pixels)
+            view = viewed(view, data)
+        self.class_names = view.class_names
+        self.palette = view.palette
+        self.ignore_index = view.ignore_index
+        data = data or DataConfig(train_split="train" if "train" in view.splits else split)
+        self._reader = ShardReader(view, split, max_pixels=data.max_pixels)
         self._ends = np.cumsum(self._reader.shard_samples, dtype=np.int64)
         self._augment, self._seed, self._epoch = augment, seed, epoch
         self._data, self._crop = data, None
@@ -92,7 +92,7 @@ class SegmentationDataset(Dataset[Sample]):
                 )
             if height is not None and width is not None:
                 self._crop = (height, width)
-        self._recipe = make_recipe(data, augment, self._crop, manifest)
+        self._recipe = make_recipe(data, augment, self._crop, view)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0

@@ -8,17 +8,17 @@ import numpy as np
 from dist_seg.config.schema import DataConfig, TrainConfig
 from dist_seg.data.plan.mixed_plan import MixedPlan, Part
 from dist_seg.data.plan.plan import Plan, TrainPlan
-from dist_seg.data.shards.manifest import Manifest, Split
+from dist_seg.data.view.data_view import DataView, SplitView, dataset_of
 from dist_seg.errors import DataError
 
 RARE_CLASS_TEMPERATURE = 0.01
 """Of Hoyer et al. 2022, DAFormer."""
 
 
-def training_plan(data: DataConfig, train: TrainConfig, manifest: Manifest) -> Plan:
+def training_plan(data: DataConfig, train: TrainConfig, view: DataView) -> Plan:
     """The plan of the training split. `train.global_batch` and `train.micro_batch` must be set."""
     assert train.global_batch is not None and train.micro_batch is not None
-    split = manifest.split(data.train_split)
+    split = view.split(data.train_split)
     if data.sampling == "uniform" and not data.mix:
         return TrainPlan(
             split.shard_samples,
@@ -28,7 +28,7 @@ def training_plan(data: DataConfig, train: TrainConfig, manifest: Manifest) -> P
             shuffle_window=data.shuffle_window,
         )
     return MixedPlan(
-        _datasets(data, split) if data.sampling == "uniform" else _classes(data, manifest, split),
+        _datasets(data, split) if data.sampling == "uniform" else _classes(data, view, split),
         split.shard_samples,
         seed=train.seed,
         global_batch=train.global_batch,
@@ -44,12 +44,12 @@ def class_sampling_weights(frequencies: Sequence[float], temperature: float) -> 
     return [weight / sum(weights) for weight in weights]
 
 
-def _datasets(data: DataConfig, split: Split) -> list[Part]:
+def _datasets(data: DataConfig, split: SplitView) -> list[Part]:
     """One part for each data set of a mix."""
     parts = []
     for member in data.mix:
         samples = [
-            count if shard.dataset == member.name else 0
+            count if dataset_of(shard.name) == member.name else 0
             for shard, count in zip(split.shards, split.shard_samples, strict=True)
         ]
         if not any(samples):
@@ -59,7 +59,7 @@ def _datasets(data: DataConfig, split: Split) -> list[Part]:
     return parts
 
 
-def _classes(data: DataConfig, manifest: Manifest, split: Split) -> list[Part]:
+def _classes(data: DataConfig, view: DataView, split: SplitView) -> list[Part]:
     """One part for each class that any sample holds."""
     assert split.class_samples is not None
     by_class = split.class_samples.T
@@ -73,6 +73,6 @@ def _classes(data: DataConfig, manifest: Manifest, split: Split) -> list[Part]:
         temperature = data.sampling_temperature or RARE_CLASS_TEMPERATURE
         weights = class_sampling_weights([counts[class_id] / total for class_id in there], temperature)
     return [
-        Part(name=manifest.class_names[class_id], shard_samples=by_class[class_id], weight=weight, holding=class_id)
+        Part(name=view.class_names[class_id], shard_samples=by_class[class_id], weight=weight, holding=class_id)
         for class_id, weight in zip(there, weights, strict=True)
     ]

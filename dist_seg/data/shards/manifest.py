@@ -5,19 +5,15 @@ Nothing in it is per sample. What grows is a line for each shard with a number f
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
-
-import numpy as np
-from numpy.typing import NDArray
 
 from dist_seg.data.codecs.class_ids import IGNORE_INDEX
 from dist_seg.data.codecs.encoded import TargetClasses, TargetKind
 from dist_seg.data.codecs.npy import ArrayLayout
 from dist_seg.data.codecs.targets import target_kind
 from dist_seg.data.shards.counts import Counts
-from dist_seg.data.view.selection import JoinedSelection, Selection
 from dist_seg.errors import DataError
 from dist_seg.masks.palette import Rgb
 from dist_seg.runtime.json_text import json_text
@@ -42,8 +38,6 @@ class ShardInfo:
     """Of our own index, `sidecar_name`."""
     class_samples: Counts | None = None
     """The number of samples that hold each class, as the index says; None where it does not."""
-    dataset: str | None = None
-    """Of a mix, never in a file: the data set that it belongs to, by the name in the mix."""
     indexed: bool | None = None
     """The tar was written by others and indexed as it lies: it may hold more than its index lists. None: packed."""
 
@@ -105,17 +99,11 @@ class Split:
     """Of instance data."""
     channels: ChannelStatistics | None = None
     """Of arrays."""
-    selection: Selection | JoinedSelection | None = None
-    """Of a run's view of its data, never in a file: the samples that there are to it, None for all. The counts of
-    pixels and objects, and the statistics, are of all."""
-    class_samples: NDArray[np.unsignedinteger] | None = field(default=None, compare=False)
-    """Of a run's view that samples by class, never in a file: the samples of each shard that hold each class, (shards,
-    classes)."""
 
     @property
     def shard_samples(self) -> tuple[int, ...]:
         """The number of samples of every shard."""
-        return tuple(shard.samples for shard in self.shards) if self.selection is None else self.selection.counts
+        return tuple(shard.samples for shard in self.shards)
 
     @property
     def num_samples(self) -> int:
@@ -134,13 +122,8 @@ class Manifest:
     ignore_index: int = IGNORE_INDEX
     category_ids: tuple[int, ...] | None = None
     """Of instance data: each class's id in the raw data set, which results in COCO's format are written with."""
-    class_ids: Mapping[str, tuple[int, ...]] | None = None
-    """Of a run's view of its data, never in a file: by data set ("" where there is one), for each of the classes that
-    it was packed with the class that it has become, 255 for an ignored one. A data set whose ids stay has none."""
     image: ArrayLayout | None = None
     """Of images that are arrays; None for pictures."""
-    packed_ignore: Mapping[str, int] | None = None
-    """Beside `class_ids`: the ignore index that each of these data sets was packed with."""
     splits: Mapping[str, Split] = field(default_factory=dict)
 
     @property
@@ -155,39 +138,44 @@ class Manifest:
     def split(self, name: str) -> Split:
         """Raises `DataError` that names the splits there are."""
         if name not in self.splits:
-            raise DataError(f"there is no split {name!r} in this data set; it has {', '.join(self.splits) or 'none'}")
+            raise no_split(name, self.splits)
         return self.splits[name]
 
     @cached_property
     def hash(self) -> str:
         """sha256 of the canonical JSON, in hexadecimal: the identity of the packed data."""
-        return hashlib.sha256(json.dumps(self._fields(), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        return json_hash(json_fields(vars(self)))
 
     def to_json(self) -> str:
         """The text of `manifest.json`, with `hash` in it so that a later change shows."""
-        return json_text({**self._fields(), "hash": self.hash}, ensure_ascii=False) + "\n"
-
-    def _fields(self) -> dict[str, object]:
-        # Counts of samples by class follow from the rest.
-        splits = {name: replace(split, class_samples=None) for name, split in self.splits.items()}
-        return _present(vars(replace(self, splits=splits)))
+        return json_text({**json_fields(vars(self)), "hash": self.hash}, ensure_ascii=False) + "\n"
 
 
-def _present(entries: Mapping[str, object]) -> dict[str, object]:
-    """What a data set does not have stands nowhere: text and hash stay as they were before there was such a thing."""
-    return {key: _plain(part) for key, part in entries.items() if part is not None}
+def no_split(name: str, splits: Iterable[str]) -> DataError:
+    """The error for a split that a data set does not have."""
+    return DataError(f"there is no split {name!r} in this data set; it has {', '.join(splits) or 'none'}")
 
 
-def _plain(value: object) -> object:
+def json_hash(document: Mapping[str, object]) -> str:
+    """sha256 of the canonical JSON, in hexadecimal."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def json_fields(entries: Mapping[str, object]) -> dict[str, object]:
+    """JSON-ready values. Fields that are None are left out, so the text and hash of data sets written before a field
+    existed do not change.
+    """
+    return {key: _json_value(part) for key, part in entries.items() if part is not None}
+
+
+def _json_value(value: object) -> object:
     match value:
-        case Selection() | JoinedSelection():
-            return value.identity
         case dict():
-            return _present(value)
+            return json_fields(value)
         case list() | tuple() | Counts():
-            return [part if type(part) is int else _plain(part) for part in value]
+            return [part if type(part) is int else _json_value(part) for part in value]
     if is_dataclass(value):
-        return _present({entry.name: getattr(value, entry.name) for entry in fields(value)})
+        return json_fields({entry.name: getattr(value, entry.name) for entry in fields(value)})
     return value
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dist_seg.data.codecs.class_ids import IGNORE_INDEX, MAX_CLASSES
-from dist_seg.data.shards.manifest import ChannelStatistics, Manifest, ObjectCounts, Split
+from dist_seg.data.shards.manifest import ChannelStatistics, ObjectCounts
+from dist_seg.data.view.data_view import DataView, SplitView
 from dist_seg.data.view.selection import JoinedSelection
 from dist_seg.data.view.taxonomy import ONLY, align_classes
 from dist_seg.errors import ConfigError
@@ -52,34 +53,34 @@ class MixedStorage:
         return self.members[dataset], below
 
 
-def united(manifests: Mapping[str, Manifest]) -> Manifest:
-    """One manifest of data sets by name: classes in the order in which their names appear first, splits one after the
+def united(members: Mapping[str, DataView]) -> DataView:
+    """One view of data sets by name: classes in the order in which their names appear first, splits one after the
     other. A data set may lack classes, and splits.
 
     Raises ConfigError for data sets of different tasks or kinds of images, and for too many classes together.
     """
-    tasks = {name: manifest.task for name, manifest in manifests.items()}
+    tasks = {name: member.task for name, member in members.items()}
     if len(set(tasks.values())) > 1:
         raise ConfigError(f"data.mix: the data sets are packed for different tasks ({_listed(tasks)}); mix one kind")
-    images = {name: str(manifest.image or "pictures of 8 bits") for name, manifest in manifests.items()}
+    images = {name: str(member.image or "pictures of 8 bits") for name, member in members.items()}
     if len(set(images.values())) > 1:
         raise ConfigError(f"data.mix: the data sets hold different images ({_listed(images)}); mix one kind")
-    names, palette, category_ids = _classes(list(manifests.values()))
+    names, palette, category_ids = _classes(list(members.values()))
     if len(names) > MAX_CLASSES:
         raise ConfigError(
             f"data.mix: the data sets have {len(names)} classes together, at most {MAX_CLASSES} go; merge or ignore "
             "some with the members' class_map"
         )
     aligned = {
-        name: align_classes(manifest, names, palette, category_ids, IGNORE_INDEX)
-        for name, manifest in manifests.items()
+        name: align_classes(member, names, palette, category_ids, IGNORE_INDEX) for name, member in members.items()
     }
-    splits = dict.fromkeys(split for manifest in manifests.values() for split in manifest.splits)
+    splits = dict.fromkeys(split for member in members.values() for split in member.splits)
     class_ids = {name: found.class_ids[ONLY] for name, found in aligned.items() if found.class_ids}
     packed_ignore = {name: found.packed_ignore[ONLY] for name, found in aligned.items() if found.packed_ignore}
     first = next(iter(aligned.values()))
     return replace(
         first,
+        storage=MixedStorage(members={name: member.storage for name, member in members.items()}),
         class_names=names,
         palette=palette,
         category_ids=category_ids,
@@ -87,6 +88,7 @@ def united(manifests: Mapping[str, Manifest]) -> Manifest:
         class_ids=class_ids or None,
         packed_ignore=packed_ignore or None,
         splits={split: _joined(split, aligned) for split in splits},
+        mixed=tuple(members),
     )
 
 
@@ -94,30 +96,28 @@ def _listed(kinds: Mapping[str, str]) -> str:
     return ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
 
 
-def _classes(manifests: Sequence[Manifest]) -> tuple[tuple[str, ...], tuple[Rgb, ...], tuple[int, ...] | None]:
+def _classes(members: Sequence[DataView]) -> tuple[tuple[str, ...], tuple[Rgb, ...], tuple[int, ...] | None]:
     colors: dict[str, Rgb] = {}
     ids: dict[str, int] = {}
-    for manifest in manifests:
-        for i, name in enumerate(manifest.class_names):
-            colors.setdefault(name, manifest.palette[i])
-            if manifest.category_ids is not None and name not in ids:
-                own, taken = manifest.category_ids[i], ids.values()
+    for member in members:
+        for i, name in enumerate(member.class_names):
+            colors.setdefault(name, member.palette[i])
+            if member.category_ids is not None and name not in ids:
+                own, taken = member.category_ids[i], ids.values()
                 ids[name] = max(taken) + 1 if own in taken else own
     return tuple(colors), tuple(colors.values()), tuple(ids[name] for name in colors) if ids else None
 
 
-def _joined(name: str, manifests: Mapping[str, Manifest]) -> Split:
-    parts = {dataset: manifest.splits[name] for dataset, manifest in manifests.items() if name in manifest.splits}
+def _joined(name: str, members: Mapping[str, DataView]) -> SplitView:
+    parts = {dataset: member.splits[name] for dataset, member in members.items() if name in member.splits}
     splits = list(parts.values())
     objects = [split.objects for split in splits if split.objects is not None]
     selection = None
     if any(split.selection for split in splits):
         selection = JoinedSelection([(split.selection, [shard.samples for shard in split.shards]) for split in splits])
-    return Split(
+    return SplitView(
         shards=tuple(
-            replace(shard, name=f"{dataset}/{shard.name}", dataset=dataset)
-            for dataset, split in parts.items()
-            for shard in split.shards
+            replace(shard, name=f"{dataset}/{shard.name}") for dataset, split in parts.items() for shard in split.shards
         ),
         class_pixels=_summed([split.class_pixels for split in splits]),
         ignored_pixels=sum(split.ignored_pixels for split in splits),

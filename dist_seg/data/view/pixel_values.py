@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from dist_seg.config.schema import AugmentConfig, DataConfig
 from dist_seg.data.codecs.npy import ArrayLayout, Values, rgb_view
-from dist_seg.data.shards.manifest import ChannelStatistics, Manifest
+from dist_seg.data.shards.manifest import ChannelStatistics
+from dist_seg.data.view.data_view import DataView
 from dist_seg.errors import ConfigError, DataError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -60,39 +61,39 @@ def shown(values: Values, data: DataConfig) -> NDArray[np.uint8]:
     return rgb_view(values.take(data.channels[:3], axis=2), low[:3], high[:3])
 
 
-def fit_pixels(data: DataConfig, manifest: Manifest) -> DataConfig:
+def fit_pixels(data: DataConfig, view: DataView) -> DataConfig:
     """Fills what is None by the images that the data set holds. What is filled stays.
 
     Raises ConfigError for a setting that does not go with them, or DataError where their statistics are missing.
     """
     for key, found in (
-        ("image_dtype", manifest.image and manifest.image.dtype),
-        ("image_channels", manifest.image and manifest.image.channels),
+        ("image_dtype", view.image and view.image.dtype),
+        ("image_channels", view.image and view.image.channels),
     ):
         if getattr(data, key) not in (None, found):
-            raise ConfigError(f"data.{key}={getattr(data, key)}: {_held(manifest)}")
-    return _fit_arrays(data, manifest, manifest.image) if manifest.image else fit_pictures(data)
+            raise ConfigError(f"data.{key}={getattr(data, key)}: {_held(view)}")
+    return _fit_arrays(data, view, view.image) if view.image else fit_pictures(data)
 
 
-def check_images(data: DataConfig, manifest: Manifest, where: str) -> None:
+def check_images(data: DataConfig, view: DataView, where: str) -> None:
     """Raises DataError unless the images are of the kind that a trained model's configuration is for."""
-    if layout_of_data(data) != manifest.image:
+    if layout_of_data(data) != view.image:
         trained_on = layout_of_data(data) or "pictures of 8 bits"
-        raise DataError(f"{where}: {_held(manifest)}; the model was trained on {trained_on}")
+        raise DataError(f"{where}: {_held(view)}; the model was trained on {trained_on}")
 
 
-def check_jitter(augment: AugmentConfig, manifest: Manifest) -> None:
+def check_jitter(augment: AugmentConfig, view: DataView) -> None:
     """Raises ConfigError for a jitter of colours that arrays do not have."""
     for key in ("saturation", "hue_deg"):
-        if manifest.image and (value := getattr(augment, key)):
+        if view.image and (value := getattr(augment, key)):
             raise ConfigError(
-                f"augment.{key}={value}: {_held(manifest)}, whose channels are no colours; set it to 0 "
+                f"augment.{key}={value}: {_held(view)}, whose channels are no colours; set it to 0 "
                 "(augment.brightness and augment.contrast act on all channels alike)"
             )
 
 
-def _held(manifest: Manifest) -> str:
-    held = f"arrays of {manifest.image}" if manifest.image else "pictures of 8 bits, which are taken as RGB"
+def _held(view: DataView) -> str:
+    held = f"arrays of {view.image}" if view.image else "pictures of 8 bits, which are taken as RGB"
     return f"the data set holds {held}"
 
 
@@ -114,7 +115,7 @@ def fit_pictures(data: DataConfig) -> DataConfig:
     return _checked(dataclasses.replace(data, **changes), len(channels))  # type: ignore[arg-type]  # of these names
 
 
-def _fit_arrays(data: DataConfig, manifest: Manifest, layout: ArrayLayout) -> DataConfig:
+def _fit_arrays(data: DataConfig, view: DataView, layout: ArrayLayout) -> DataConfig:
     channels = _checked_channels(data, layout.channels, str(layout))
     data = dataclasses.replace(data, image_dtype=layout.dtype, image_channels=layout.channels, channels=channels)
     is_given = data.value_low is not None or data.value_high is not None
@@ -123,7 +124,7 @@ def _fit_arrays(data: DataConfig, manifest: Manifest, layout: ArrayLayout) -> Da
     if scaling == "fixed":
         low, high = (0.0 if low is None else low), (float(layout.largest) if high is None else high)
     elif low is None or high is None:
-        found = _statistics(data, manifest)
+        found = _statistics(data, view)
         low = tuple(float(found.low[channel]) for channel in channels) if low is None else low
         high = tuple(float(found.high[channel]) for channel in channels) if high is None else high
         if data.value_high is None:  # a channel of one value
@@ -134,7 +135,7 @@ def _fit_arrays(data: DataConfig, manifest: Manifest, layout: ArrayLayout) -> Da
     data = _checked(data, len(channels))
     if data.mean is not None and data.std is not None:
         return data
-    found, (lows, highs) = _statistics(data, manifest), value_range(data)
+    found, (lows, highs) = _statistics(data, view), value_range(data)
     spans = [b - a for a, b in zip(lows, highs, strict=True)]
     mean = tuple(_short((found.mean[c] - a) / span) for c, a, span in zip(channels, lows, spans, strict=True))
     std = tuple(_short(found.std[c] / span) or 1.0 for c, span in zip(channels, spans, strict=True))
@@ -143,8 +144,8 @@ def _fit_arrays(data: DataConfig, manifest: Manifest, layout: ArrayLayout) -> Da
     )
 
 
-def _statistics(data: DataConfig, manifest: Manifest) -> ChannelStatistics:
-    channels = manifest.split(data.train_split).channels
+def _statistics(data: DataConfig, view: DataView) -> ChannelStatistics:
+    channels = view.split(data.train_split).channels
     if channels is None:
         raise DataError(
             f"there are no statistics of the channels of split {data.train_split}; give data.value_low, "

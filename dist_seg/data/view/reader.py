@@ -1,6 +1,6 @@
 """Encoded samples by their place in the shards, checked against the checksums that were taken while packing."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,12 +10,11 @@ from dist_seg.data.codecs.encoded import BadSample, EncodedSample
 from dist_seg.data.codecs.headers import MAX_PIXELS, UndecodableError
 from dist_seg.data.codecs.targets import read_sample, target_kind
 from dist_seg.data.shards.bad_shards import BadShardError, read_index, why_other_length
-from dist_seg.data.shards.manifest import Manifest
 from dist_seg.data.shards.opened import MAX_INDEX_BYTES, IndexCache
 from dist_seg.data.shards.sidecar import Member, Sidecar, crc32c
+from dist_seg.data.view.data_view import DataView, dataset_of
 from dist_seg.data.view.taxonomy import target_classes
 from dist_seg.errors import DataError
-from dist_seg.storage.object_store import Storage
 
 _LARGEST_GAP = 64 << 10
 """Bytes between two members that are rather read along than skipped by a second request."""
@@ -49,28 +48,18 @@ class ShardReader:
 
     May be pickled and used from several threads. Holds the indexes of the shards that were read last, no pixels.
 
-    max_pixels: a larger image makes a bad sample. bad_shards: of shards that are not to be read, the reasons by name;
-    names of other splits' shards may be among them.
+    max_pixels: a larger image makes a bad sample.
     """
 
-    def __init__(
-        self,
-        storage: Storage,
-        manifest: Manifest,
-        split: str,
-        *,
-        max_pixels: int = MAX_PIXELS,
-        bad_shards: Mapping[str, str] | None = None,
-    ) -> None:
-        self._storage = storage
-        self._shards, self._selection = manifest.split(split).shards, manifest.split(split).selection
-        self._array = manifest.image
+    def __init__(self, view: DataView, split: str, *, max_pixels: int = MAX_PIXELS) -> None:
+        self._storage, self._bad_shards = view.storage, dict(view.bad_shards)
+        self._shards, self._selection = view.split(split).shards, view.split(split).selection
+        self._is_mix = bool(view.mixed)
+        self._array = view.image
         self._max_pixels = max_pixels
-        self._bad_shards = dict(bad_shards or {})
-        datasets = {shard.dataset for shard in self._shards}
-        self._classes = {name: target_classes(manifest, name) for name in datasets}
-        self._num_classes = manifest.num_classes
-        self._kinds = {name: target_kind(manifest.task, classes) for name, classes in self._classes.items()}
+        self._classes = {name: target_classes(view, name) for name in view.mixed or (None,)}
+        self._num_classes = view.num_classes
+        self._kinds = {name: target_kind(view.task, classes) for name, classes in self._classes.items()}
         self._reset()
 
     def _reset(self) -> None:
@@ -102,6 +91,9 @@ class ShardReader:
     def shard_name(self, shard: int) -> str:
         return self._shards[shard].name
 
+    def _dataset(self, shard: int) -> str | None:
+        return dataset_of(self.shard_name(shard)) if self._is_mix else None
+
     def info(self, shard: int, index: int) -> SampleInfo:
         """Key and size of a sample. Reads the shard's index, not the shard."""
         found = self._index(shard)
@@ -129,7 +121,7 @@ class ShardReader:
         found = self._index(shard)
         sidecar, place = found.sidecar, found.place(index, self._packed_ids(shard, holding))
         info = self._info(shard, sidecar, place)
-        kind = self._kinds[self._shards[shard].dataset]
+        kind = self._kinds[self._dataset(shard)]
         try:
             if info.height * info.width > self._max_pixels:
                 raise UndecodableError(
@@ -157,7 +149,7 @@ class ShardReader:
         """The ids in a shard of what is one class now."""
         if class_id is None:
             return []
-        table = self._classes[self._shards[shard].dataset].new_ids
+        table = self._classes[self._dataset(shard)].new_ids
         return [class_id] if table is None else np.flatnonzero(table == class_id).tolist()
 
     def _read_checked(self, shard: int, members: list[Member]) -> list[bytes]:
@@ -197,7 +189,7 @@ class ShardReader:
         return [span[m.offset - begin : m.offset - begin + m.length] for m in members]
 
     def _info(self, shard: int, sidecar: Sidecar, place: int) -> SampleInfo:
-        dataset, key = self._shards[shard].dataset, sidecar.key(place)
+        dataset, key = self._dataset(shard), sidecar.key(place)
         return SampleInfo(
             key=key if dataset is None else f"{dataset}/{key}",
             height=sidecar.height(place),

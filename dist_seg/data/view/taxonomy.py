@@ -1,6 +1,6 @@
 """Other classes than those that a data set was packed with: renamed, merged, ignored or in another order.
 
-Nothing is packed again. A manifest becomes another one, whose `class_ids` say what the ids in its shards stand for.
+Nothing is packed again. The view's `class_ids` say which of the run's classes the ids in the shards stand for.
 """
 
 import difflib
@@ -12,118 +12,119 @@ from numpy.typing import NDArray
 
 from dist_seg.data.codecs.class_ids import IGNORE_INDEX
 from dist_seg.data.codecs.encoded import TargetClasses
-from dist_seg.data.shards.manifest import Manifest, ObjectCounts, Split
+from dist_seg.data.shards.manifest import ObjectCounts
+from dist_seg.data.view.data_view import DataView, SplitView
 from dist_seg.errors import ConfigError
 from dist_seg.masks.palette import Rgb
 
 SETTING = "data.class_map"
 ONLY = ""
-"""The key of `Manifest.class_ids` where there is one data set."""
+"""The key of `DataView.class_ids` where there is one data set."""
 
 
-def map_classes(manifest: Manifest, class_map: Mapping[str, str | None], where: str) -> Manifest:
-    """The manifest with new names of classes by their old ones; None ignores a class, others stay as they are.
+def map_classes(view: DataView, class_map: Mapping[str, str | None], where: str) -> DataView:
+    """The data with new names for its classes, by their old names; None ignores a class. Other classes keep their name.
 
     Classes of one name become one, with the colour and category of the first. They are in the order in which their
     names appear first. `where` names the setting. Raises ConfigError for a class that there is not, and where none is
     left.
     """
     for name in class_map:
-        if name not in manifest.class_names:
-            near = difflib.get_close_matches(name, manifest.class_names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(manifest.class_names)}"
+        if name not in view.class_names:
+            near = difflib.get_close_matches(name, view.class_names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(view.class_names)}"
             raise ConfigError(f"{where}: the data has no class {name!r}; {hint}")
-    new_names = [class_map.get(name, name) for name in manifest.class_names]
+    new_names = [class_map.get(name, name) for name in view.class_names]
     names = tuple(dict.fromkeys(name for name in new_names if name is not None))
     if not names:
         raise ConfigError(f"{where}: ignores every class of the data; leave one at least")
     if "" in names:
         raise ConfigError(f"{where}: a class must have a name; null ignores a class")
-    if new_names == list(manifest.class_names):
-        return manifest
+    if new_names == list(view.class_names):
+        return view
     firsts = [new_names.index(name) for name in names]
     return _remapped(
-        manifest,
+        view,
         [None if name is None else names.index(name) for name in new_names],
         names,
-        tuple(manifest.palette[first] for first in firsts),
-        None if manifest.category_ids is None else tuple(manifest.category_ids[first] for first in firsts),
+        tuple(view.palette[first] for first in firsts),
+        None if view.category_ids is None else tuple(view.category_ids[first] for first in firsts),
         IGNORE_INDEX,
     )
 
 
-def unknown_classes(manifest: Manifest, names: Sequence[str]) -> list[str]:
-    """The manifest's classes that are not among `names`."""
-    return [name for name in manifest.class_names if name not in names]
+def unknown_classes(view: DataView, names: Sequence[str]) -> list[str]:
+    """The data's classes that are not among `names`."""
+    return [name for name in view.class_names if name not in names]
 
 
 def align_classes(
-    manifest: Manifest,
+    view: DataView,
     names: tuple[str, ...],
     palette: tuple[Rgb, ...],
     category_ids: tuple[int, ...] | None,
     ignore_index: int,
-) -> Manifest:
-    """The manifest with the classes `names`, in that order: its own ones, all of which must be among them, and more."""
-    assert not unknown_classes(manifest, names)
-    if names == manifest.class_names and ignore_index == manifest.ignore_index:
-        return manifest
-    targets = [names.index(name) for name in manifest.class_names]
-    return _remapped(manifest, targets, names, palette, category_ids, ignore_index)
+) -> DataView:
+    """The data with the classes `names`, in that order. They must include all of the data's own classes."""
+    assert not unknown_classes(view, names)
+    if names == view.class_names and ignore_index == view.ignore_index:
+        return view
+    targets = [names.index(name) for name in view.class_names]
+    return _remapped(view, targets, names, palette, category_ids, ignore_index)
 
 
-def class_id_table(manifest: Manifest, dataset: str | None) -> NDArray[np.uint8] | None:
+def class_id_table(view: DataView, dataset: str | None) -> NDArray[np.uint8] | None:
     """(256,) uint8: what the ids in a data set's shards stand for; None where that is what they are."""
-    ids = (manifest.class_ids or {}).get(dataset or ONLY)
+    ids = (view.class_ids or {}).get(dataset or ONLY)
     if ids is None:
         return None
-    table = np.full(256, manifest.ignore_index, np.uint8)
-    table[: len(ids)] = [manifest.ignore_index if new == IGNORE_INDEX else new for new in ids]
+    table = np.full(256, view.ignore_index, np.uint8)
+    table[: len(ids)] = [view.ignore_index if new == IGNORE_INDEX else new for new in ids]
     return table
 
 
-def target_classes(manifest: Manifest, dataset: str | None) -> TargetClasses:
+def target_classes(view: DataView, dataset: str | None) -> TargetClasses:
     """The classes of a data set's targets: those that it was packed with, and those of the run."""
     return TargetClasses(
-        num_classes=manifest.num_classes,
-        ignore_index=manifest.ignore_index,
-        num_packed=num_packed_classes(manifest, dataset),
-        packed_ignore_index=packed_ignore_index(manifest, dataset),
-        new_ids=class_id_table(manifest, dataset),
+        num_classes=view.num_classes,
+        ignore_index=view.ignore_index,
+        num_packed=num_packed_classes(view, dataset),
+        packed_ignore_index=packed_ignore_index(view, dataset),
+        new_ids=class_id_table(view, dataset),
     )
 
 
-def num_packed_classes(manifest: Manifest, dataset: str | None) -> int:
+def num_packed_classes(view: DataView, dataset: str | None) -> int:
     """How many classes a data set was packed with."""
-    ids = (manifest.class_ids or {}).get(dataset or ONLY)
-    return manifest.num_classes if ids is None else len(ids)
+    ids = (view.class_ids or {}).get(dataset or ONLY)
+    return view.num_classes if ids is None else len(ids)
 
 
-def packed_ignore_index(manifest: Manifest, dataset: str | None) -> int:
+def packed_ignore_index(view: DataView, dataset: str | None) -> int:
     """The ignore index that a data set was packed with."""
-    return (manifest.packed_ignore or {}).get(dataset or ONLY, manifest.ignore_index)
+    return (view.packed_ignore or {}).get(dataset or ONLY, view.ignore_index)
 
 
 def _remapped(
-    manifest: Manifest,
+    view: DataView,
     targets: Sequence[int | None],
     names: tuple[str, ...],
     palette: tuple[Rgb, ...],
     category_ids: tuple[int, ...] | None,
     ignore_index: int,
-) -> Manifest:
-    """targets: for every class of the manifest its new id; None for one that is ignored."""
+) -> DataView:
+    """targets: new id of every class of the view; None for an ignored class."""
     identity = tuple(range(len(targets)))
     class_ids, packed_ignore = {}, {}
-    for dataset in _datasets(manifest):
-        before = (manifest.class_ids or {}).get(dataset, identity)
+    for dataset in view.mixed or (ONLY,):
+        before = (view.class_ids or {}).get(dataset, identity)
         ids = tuple(IGNORE_INDEX if old == IGNORE_INDEX or (new := targets[old]) is None else new for old in before)
         # Where classes are only called otherwise, ids stay as they are, and their number.
-        changed = ids != tuple(range(len(names))) or manifest.ignore_index != ignore_index
-        if changed or dataset in (manifest.class_ids or {}):
-            class_ids[dataset], packed_ignore[dataset] = ids, packed_ignore_index(manifest, dataset)
+        changed = ids != tuple(range(len(names))) or view.ignore_index != ignore_index
+        if changed or dataset in (view.class_ids or {}):
+            class_ids[dataset], packed_ignore[dataset] = ids, packed_ignore_index(view, dataset)
     return replace(
-        manifest,
+        view,
         class_names=names,
         palette=palette,
         ignore_index=ignore_index,
@@ -131,19 +132,13 @@ def _remapped(
         class_ids=class_ids or None,
         packed_ignore=packed_ignore or None,
         splits={
-            name: _remapped_split(split, targets, len(names), overlaps=manifest.target_kind.overlaps)
-            for name, split in manifest.splits.items()
+            name: _remapped_split(split, targets, len(names), overlaps=view.target_kind.overlaps)
+            for name, split in view.splits.items()
         },
     )
 
 
-def _datasets(manifest: Manifest) -> list[str]:
-    """The keys of `Manifest.class_ids` of all data sets that it speaks of."""
-    of_shards = [shard.dataset or ONLY for split in manifest.splits.values() for shard in split.shards]
-    return list(dict.fromkeys([*of_shards, *(manifest.class_ids or {})])) or [ONLY]
-
-
-def _remapped_split(split: Split, targets: Sequence[int | None], num_classes: int, *, overlaps: bool) -> Split:
+def _remapped_split(split: SplitView, targets: Sequence[int | None], num_classes: int, *, overlaps: bool) -> SplitView:
     pixels, ignored = _summed(split.class_pixels, targets, num_classes)
     return replace(
         split,

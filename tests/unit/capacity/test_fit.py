@@ -1,6 +1,7 @@
 """What is fitted to the data and the machine, and what is estimated."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ from dist_seg.capacity.fit import DataFacts, fill_from, fit_sizes, fit_steps
 from dist_seg.capacity.measure import Measured, measure
 from dist_seg.config.schema import CheckpointConfig, Config, DataConfig, MaskRcnnConfig, ModelConfig, TrainConfig
 from dist_seg.data.shards.manifest import Manifest, ObjectCounts, Split
+from dist_seg.data.view.data_view import whole_view
 from dist_seg.distributed.world import World
 from dist_seg.errors import ConfigError
 from dist_seg.models.mask_rcnn.head_sizes import PAPER, SMALL, head_sizes
+from dist_seg.storage.object_store import LocalStorage
 
 FACTS = DataFacts(num_train=300, height=360, width=480)
 
@@ -95,7 +98,7 @@ def test_a_micro_batch_beyond_the_memory_is_an_error_that_names_what_to_lower(mo
         splits={"train": Split(shards=(), class_pixels=(1, 1), ignored_pixels=0)},
     )
     with pytest.raises(ConfigError, match=r"train\.micro_batch=4 crops of 256x256"):
-        measure(config, manifest, World())
+        measure(config, whole_view(LocalStorage(Path("unread")), manifest), World())
 
 
 def test_the_lite0_weights_are_taken_where_they_fit() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from dist_seg.data.shards.manifest_parsing import load_manifest
+from dist_seg.data.view.data_view import whole_view
 from dist_seg.data.view.reader import ShardReader
 from dist_seg.storage.object_store import open_storage
 
@@ -55,6 +56,6 @@ def write_tar(
 def read_all(folder: Path, split: str = "train") -> dict[str, tuple[bytes, bytes]]:
     """Image and mask of every sample of an indexed folder by its key."""
     storage = open_storage(folder)
-    reader = ShardReader(storage, load_manifest(storage), split)
+    reader = ShardReader(whole_view(storage, load_manifest(storage)), split)
     samples = (reader.read(shard, i) for shard, count in enumerate(reader.shard_samples) for i in range(count))
     return {sample.key: (sample.image, sample.target) for sample in samples}

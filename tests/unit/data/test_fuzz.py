@@ -24,6 +24,7 @@ from dist_seg.data.raw.splitting import Dividing
 from dist_seg.data.shards.manifest import Manifest
 from dist_seg.data.shards.sidecar import Sidecar
 from dist_seg.data.shards.verify import verify
+from dist_seg.data.view.data_view import whole_view
 from dist_seg.data.view.reader import ShardReader
 from dist_seg.storage.object_store import open_storage
 from tests.loader_cases import AUGMENTATIONS, NUM_CLASSES, PackedData, config, scene_sample, train, write_dataset
@@ -52,7 +53,7 @@ def write_mutants(root: Path, count: int) -> list[str]:
 
 def packed_samples(out: Path, manifest: Manifest) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
     """Image and mask of every sample."""
-    reader = ShardReader(open_storage(out), manifest, "train")
+    reader = ShardReader(whole_view(open_storage(out), manifest), "train")
     places = ((shard, i) for shard, count in enumerate(reader.shard_samples) for i in range(count))
     samples = (reader.read(*place) for place in places)
     return {sample.key: (decode_image(sample.image), decode_class_ids(sample.target)) for sample in samples}
@@ -286,6 +287,6 @@ def _whole(height: int, width: int) -> dict[str, object]:
 
 
 def _planned(plan: TrainPlan, data: PackedData, steps: int) -> set[str]:
-    reader = ShardReader(data.storage, data.manifest, "train")
+    reader = ShardReader(data.view, "train")
     planned: Sequence = [sample for step in range(steps) for sample in plan.micro_batch_at(step, 0)]
     return {reader.info(sample.shard, sample.index).key for sample in planned}

@@ -8,12 +8,11 @@ from PIL import Image
 
 from dist_seg.checkpoint.state import CheckpointMeta, TrainingState
 from dist_seg.config.load import load_config, to_tree, to_yaml
-from dist_seg.data.shards.manifest_parsing import load_manifest
+from dist_seg.data.view.open import load_view
 from dist_seg.distributed.world import World
 from dist_seg.errors import ConfigError
 from dist_seg.predict.predict import PredictOptions, predict
 from dist_seg.runs.folder import RunFolder
-from dist_seg.storage.object_store import open_storage
 from dist_seg.tasks.build import build_task
 from dist_seg.tasks.classes import class_info, manifest_meta
 
@@ -24,9 +23,9 @@ def run_dir(synthetic_shards: Path, tmp_path_factory: pytest.TempPathFactory) ->
     folder = RunFolder(path=tmp_path_factory.mktemp("predict") / "run")
     small = ["model.encoder=resnet18", "model.weights=null", "model.aspp_channels=8", "model.decoder_channels=8"]
     config = load_config([], ["task=semantic", f"data.shards={synthetic_shards}", *small])
-    manifest = load_manifest(open_storage(str(synthetic_shards)))
-    weights = build_task(config, class_info(manifest)).build_model().state_dict()
-    meta = CheckpointMeta(step=5, config=to_tree(config), manifest=manifest_meta(manifest), world_size=1)
+    view = load_view(config.data)
+    weights = build_task(config, class_info(view)).build_model().state_dict()
+    meta = CheckpointMeta(step=5, config=to_tree(config), manifest=manifest_meta(view), world_size=1)
     folder.checkpoints.save(TrainingState(meta=meta, model=weights, ema=weights, optimizer={}))
     folder.write_text("config.yaml", to_yaml(config))
     return folder.path

@@ -18,7 +18,7 @@ from PIL import Image
 
 from dist_seg.checkpoint.state import CheckpointMeta, TrainingState
 from dist_seg.config.load import load_config, to_tree, to_yaml
-from dist_seg.data.shards.manifest_parsing import load_manifest
+from dist_seg.data.view.open import load_view
 from dist_seg.data.view.reader import ShardReader
 from dist_seg.distributed.world import World
 from dist_seg.errors import DataError, UserError
@@ -39,7 +39,6 @@ from dist_seg.report.result import (
 )
 from dist_seg.runs.folder import RunFolder
 from dist_seg.runtime.documents import convert
-from dist_seg.storage.object_store import open_storage
 from dist_seg.tasks.build import build_task
 from dist_seg.tasks.classes import ClassInfo, class_info, manifest_meta
 from dist_seg.tasks.task import Drawing, PixelErrors, class_errors
@@ -479,13 +478,13 @@ def trained(synthetic_shards: Path, tmp_path_factory: pytest.TempPathFactory) ->
     config = load_config(
         [], ["task=semantic", f"data.shards={synthetic_shards}", "data.loader=torch", "data.num_threads=0", *small]
     )
-    manifest = load_manifest(open_storage(str(synthetic_shards)))
-    model = build_task(config, class_info(manifest)).build_model()
-    meta = CheckpointMeta(step=5, config=to_tree(config), manifest=manifest_meta(manifest), world_size=1)
+    view = load_view(config.data)
+    model = build_task(config, class_info(view)).build_model()
+    meta = CheckpointMeta(step=5, config=to_tree(config), manifest=manifest_meta(view), world_size=1)
     weights = model.state_dict()
     folder.checkpoints.save(TrainingState(meta=meta, model=weights, ema=weights, optimizer={}))
     folder.write_text("config.yaml", to_yaml(config))
-    keys = [ShardReader(open_storage(str(synthetic_shards)), manifest, "val").info(0, i).key for i in (0, 1)]
+    keys = [ShardReader(view, "val").info(0, i).key for i in (0, 1)]
     images = [{"key": key, "miou": 0.5} for key in keys]
     scored = {"step": 5, "weights": "ema"}
     folder.write_json(

@@ -32,7 +32,9 @@ def test_parts_have_no_gaps_and_add_up_when_they_come_again(monkeypatch: pytest.
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the start of the process from /proc")
 def test_the_interpreter_counts_from_the_start_of_the_process() -> None:
-    code = "import time; time.sleep(0.3); from dist_seg.runtime.startup import STARTUP; print(STARTUP.process_started)"
+    code = (
+        "import time; time.sleep(0.3); from dist_seg.runtime.startup import StartUp; print(StartUp().process_started)"
+    )
     before = time.time()
     process = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     ended = time.time()

@@ -20,6 +20,7 @@ from dist_seg.data.raw.source import RawReading
 from dist_seg.data.raw.splitting import Dividing
 from dist_seg.data.shards.manifest_parsing import load_manifest
 from dist_seg.data.shards.verify import verify
+from dist_seg.data.view.data_view import whole_view
 from dist_seg.data.view.reader import ShardReader
 from dist_seg.errors import DataError, UserError
 from dist_seg.storage.object_store import open_storage
@@ -55,7 +56,7 @@ def packed(out: Path) -> dict[str, NDArray[np.uint8]]:
     """The layers of every sample of the split `train`."""
     storage = open_storage(out)
     manifest = load_manifest(storage)
-    reader = ShardReader(storage, manifest, "train")
+    reader = ShardReader(whole_view(storage, manifest), "train")
     found = (reader.read(0, i) for i in range(reader.shard_samples[0]))
     return {sample.key: decode_labels(sample.target, manifest.num_classes) for sample in found}
 

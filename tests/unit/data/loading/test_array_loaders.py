@@ -212,8 +212,8 @@ def test_worker_processes_hand_arrays_over(scenes: PackedData) -> None:
     from dist_seg.data.loading.loader import train_batches
 
     cfg = config(COLORLESS["all"])
-    arguments = (cfg, scenes.manifest, scenes.storage, scenes.train_plan(seed=3), UNITS, torch.device("cpu"))
-    alone, by_workers = (list(train_batches(*arguments, num_threads=count)) for count in (0, 2))
+    arguments = (scenes.train_plan(seed=3), UNITS, torch.device("cpu"))
+    alone, by_workers = (list(train_batches(cfg, scenes.view_with(num_threads=n), *arguments)) for n in (0, 2))
     assert_close(alone, by_workers, 0.0)
 
 

@@ -129,7 +129,7 @@ class TestTargets:
     def test_worker_processes_give_what_this_process_gives(self, discs: PackedData) -> None:
         cfg = config(AUGMENTATIONS["all"])
         plan = discs.train_plan(seed=cfg.train.seed)
-        by_workers = train_batches(cfg, discs.manifest, discs.storage, plan, UNITS, CPU, 2)
+        by_workers = train_batches(cfg, discs.view_with(num_threads=2), plan, UNITS, CPU)
         for a, b in zip(train(discs, cfg, UNITS), by_workers, strict=True):
             assert torch.equal(a.images, b.images) and torch.equal(a.targets, b.targets)
             assert_same_objects([a], [b])

@@ -165,7 +165,7 @@ class TestTrainBatches:
     def test_the_next_epoch_draws_anew(self, scenes: PackedData, loader: str) -> None:
         plan = scenes.train_plan(global_batch=24, micro_batch=24)
         first, second = (
-            next(train_batches(cfg, scenes.manifest, scenes.storage, plan, [(step, 0)], CPU, 0))
+            next(train_batches(cfg, scenes.view, plan, [(step, 0)], CPU))
             for step, cfg in ((0, config(loader=loader)), (1, config(loader=loader)))
         )
         assert set(first.keys) == set(second.keys)
@@ -174,7 +174,7 @@ class TestTrainBatches:
     def test_closing_early_ends_the_background(self, scenes: PackedData, loader: str) -> None:
         plan = scenes.train_plan()
         units = ((step, 0) for step in range(10**6))
-        batches = train_batches(config(loader=loader), scenes.manifest, scenes.storage, plan, units, CPU, 1)
+        batches = train_batches(config(loader=loader), scenes.view_with(num_threads=1), plan, units, CPU)
         next(batches)
         batches.close()
         assert not [thread for thread in threading.enumerate() if thread.name == "loader"]
@@ -237,7 +237,7 @@ class TestDaliPipeline:
             "from dist_seg.data.shards.manifest_parsing import load_manifest\n"
             f"storage = open_storage({scenes.storage.url!r}); data = PackedData(storage, load_manifest(storage))\n"
             "units = ((step, 0) for step in range(10**6)); cfg = config(loader='dali')\n"
-            "batches = train_batches(cfg, data.manifest, storage, data.train_plan(), units, CPU, 2)\n"
+            "batches = train_batches(cfg, data.view_with(num_threads=2), data.train_plan(), units, CPU)\n"
             "next(batches); sys.exit(5)"
         )
         ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
@@ -249,7 +249,7 @@ class TestTorchWorkers:
         cfg = config(AUGMENTATIONS["all"])
         units = [(step, 0) for step in range(5)]
         plan = scenes.train_plan(seed=cfg.train.seed)
-        by_workers = list(train_batches(cfg, scenes.manifest, scenes.storage, plan, units, CPU, 2))
+        by_workers = list(train_batches(cfg, scenes.view_with(num_threads=2), plan, units, CPU))
         for a, b in zip(train(scenes, cfg, units), by_workers, strict=True):
             assert a.keys == b.keys and a.digest == b.digest
             assert torch.equal(a.images, b.images) and torch.equal(a.targets, b.targets)
@@ -257,7 +257,7 @@ class TestTorchWorkers:
     def test_an_error_in_a_worker_keeps_its_kind_and_words(self, tmp_path: Path) -> None:
         data = write_dataset(tmp_path, [scene_sample(i) for i in range(4)])
         (tmp_path / "train-000000.tar").unlink()
-        batches = train_batches(config(), data.manifest, data.storage, data.train_plan(), [(0, 0)], CPU, 1)
+        batches = train_batches(config(), data.view_with(num_threads=1), data.train_plan(), [(0, 0)], CPU)
         with pytest.raises(DataError, match=r"train-000000\.tar") as raised:
             next(batches)
         assert "Traceback" not in str(raised.value)

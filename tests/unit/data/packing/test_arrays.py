@@ -24,6 +24,7 @@ from dist_seg.data.shards.manifest import Manifest
 from dist_seg.data.shards.manifest_parsing import parse_manifest
 from dist_seg.data.shards.opened import open_data
 from dist_seg.data.shards.verify import verify
+from dist_seg.data.view.data_view import whole_view
 from dist_seg.data.view.reader import BadSampleError, ShardReader
 from dist_seg.errors import DataError
 from dist_seg.storage.object_store import open_storage
@@ -44,7 +45,7 @@ def test_pixels_come_out_of_the_shards_as_they_went_in(tmp_path: Path, dtype: st
     manifest = pack(source, tmp_path, PackOptions(shard_bytes=20_000)).manifest
     assert manifest.image == ArrayLayout(dtype="uint16" if dtype == "uint16" else "uint8", channels=channels)
     for name in manifest.splits:
-        reader = ShardReader(open_storage(tmp_path), manifest, name)
+        reader = ShardReader(whole_view(open_storage(tmp_path), manifest), name)
         for shard, count in enumerate(reader.shard_samples):
             for index in range(count):
                 sample = reader.read(shard, index)
@@ -173,7 +174,7 @@ def test_a_member_that_is_not_what_the_manifest_says_is_a_bad_sample(tmp_path: P
     manifest = pack(_source(count=4), tmp_path).manifest
     wrong = dataclasses.replace(manifest, image=ArrayLayout(dtype="uint8", channels=10))
     with pytest.raises(BadSampleError, match=r"image: an array of .*\(20, 30, 5\).*manifest say .*\(20, 30, 10\)"):
-        ShardReader(open_storage(tmp_path), wrong, "train").read(0, 0)
+        ShardReader(whole_view(open_storage(tmp_path), wrong), "train").read(0, 0)
 
 
 def test_verify_names_images_of_another_kind_than_the_manifest_s(tmp_path: Path) -> None:
@@ -264,7 +265,7 @@ def test_arrays_are_shrunk_like_pictures(tmp_path: Path) -> None:
     y, x = np.mgrid[:40, :60].astype(np.uint16)
     values = np.dstack([1000 * x, 1500 * y, 60_000 - 500 * x, np.full_like(x, 65535)])
     manifest = pack(ArraySource([values] * 2), tmp_path, PackOptions(max_side=30)).manifest
-    sample = ShardReader(open_storage(tmp_path), manifest, "train").read(0, 0)
+    sample = ShardReader(whole_view(open_storage(tmp_path), manifest), "train").read(0, 0)
     assert sample.array is not None and (sample.height, sample.width) == (20, 30)
     found = decode_npy(sample.image, sample.array, 20, 30)
     means = values.reshape(20, 2, 30, 2, 4).mean(axis=(1, 3))

@@ -21,6 +21,7 @@ from dist_seg.data.raw.source import RawInstances, RawReading, RawSample, Sample
 from dist_seg.data.shards.manifest import ObjectCounts
 from dist_seg.data.shards.manifest_parsing import load_manifest
 from dist_seg.data.shards.verify import verify
+from dist_seg.data.view.data_view import whole_view
 from dist_seg.data.view.reader import ShardReader
 from dist_seg.errors import DataError
 from dist_seg.masks.rle import decode_mask, encode_masks
@@ -80,7 +81,7 @@ def _counts(folder: Path, split: str = "train") -> ObjectCounts:
 def _annotations(folder: Path) -> dict[str, ImageAnnotations]:
     """Of every sample, through the reader that training uses."""
     storage = open_storage(folder)
-    reader = ShardReader(storage, load_manifest(storage), "train")
+    reader = ShardReader(whole_view(storage, load_manifest(storage)), "train")
     samples = [reader.read(shard, i) for shard, count in enumerate(reader.shard_samples) for i in range(count)]
     return {sample.key: sample.annotations for sample in samples if sample.annotations is not None}
 
@@ -186,7 +187,7 @@ def test_a_real_data_set_is_read_back_object_by_object(shared_data: Path, tmp_pa
     pack(open_coco(shared_data / "coco100"), tmp_path, PackOptions(workers=2, shard_bytes=8_000_000))
     assert verify(tmp_path) == []
     storage = open_storage(tmp_path)
-    reader = ShardReader(storage, load_manifest(storage), "train")
+    reader = ShardReader(whole_view(storage, load_manifest(storage)), "train")
     for shard, count in enumerate(reader.shard_samples):
         for i in range(count):
             sample = reader.read(shard, i)

@@ -20,6 +20,7 @@ from dist_seg.data.raw.images import CheckedImage
 from dist_seg.data.raw.source import RawSample, SampleRef
 from dist_seg.data.shards.manifest_parsing import load_manifest
 from dist_seg.data.shards.verify import verify
+from dist_seg.data.view.data_view import whole_view
 from dist_seg.data.view.reader import ShardReader
 from dist_seg.errors import DataError, UserError
 from dist_seg.masks.rle import decode_mask, encode_masks
@@ -110,7 +111,7 @@ class _Large:
 
 def _only_sample(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     storage = open_storage(folder)
-    sample = ShardReader(storage, load_manifest(storage), "train").read(0, 0)
+    sample = ShardReader(whole_view(storage, load_manifest(storage)), "train").read(0, 0)
     return np.asarray(Image.open(io.BytesIO(sample.image))), np.asarray(Image.open(io.BytesIO(sample.target)))
 
 

@@ -18,13 +18,12 @@ from dist_seg.data.loading.loader import train_batches
 from dist_seg.data.plan.mixed_plan import BLOCK, MixedPlan
 from dist_seg.data.plan.plan import PlannedSample
 from dist_seg.data.plan.training_plan import class_sampling_weights, training_plan
-from dist_seg.data.shards.manifest import Manifest
 from dist_seg.data.shards.manifest_parsing import load_manifest
 from dist_seg.data.shards.sidecar import Sidecar
 from dist_seg.data.shards.verify import verify
 from dist_seg.data.view import open as run_data
-from dist_seg.data.view.data_view import RunData
-from dist_seg.data.view.open import open_run_data
+from dist_seg.data.view.data_view import DataView, whole_view
+from dist_seg.data.view.open import open_view
 from dist_seg.data.view.reader import ShardReader
 from dist_seg.errors import ConfigError, DataError
 from dist_seg.storage.object_store import open_storage
@@ -33,16 +32,16 @@ from tests.loader_cases import CPU, scene_sample, write_dataset
 TRAIN = TrainConfig(global_batch=8, micro_batch=2)
 
 
-def opened(shards: Path, **data: object) -> tuple[RunData, DataConfig]:
+def opened(shards: Path, **data: object) -> tuple[DataView, DataConfig]:
     config = DataConfig(shards=str(shards), **{"sampling": "class_balanced", **data})  # type: ignore[arg-type]
-    return open_run_data(config), config
+    return open_view(config), config
 
 
-def plan_of(shards: Path, **data: object) -> tuple[MixedPlan, ShardReader, Manifest]:
+def plan_of(shards: Path, **data: object) -> tuple[MixedPlan, ShardReader, DataView]:
     run, config = opened(shards, **data)
-    plan = training_plan(config, TRAIN, run.manifest)
+    plan = training_plan(config, TRAIN, run)
     assert isinstance(plan, MixedPlan)
-    return plan, ShardReader(run.storage, run.manifest, "train"), run.manifest
+    return plan, ShardReader(run, "train"), run
 
 
 def samples_of(plan: MixedPlan, steps: int) -> list[PlannedSample]:
@@ -53,7 +52,7 @@ def held_classes(shards: Path) -> dict[str, set[int]]:
     """By key, decoded from the masks themselves."""
     storage = open_storage(shards)
     manifest = load_manifest(storage)
-    reader, found = ShardReader(storage, manifest, "train"), {}
+    reader, found = ShardReader(whole_view(storage, manifest), "train"), {}
     for shard, count in enumerate(reader.shard_samples):
         for index in range(count):
             sample = reader.read(shard, index)
@@ -150,10 +149,10 @@ def test_the_formula_neither_overflows_nor_forgets_what_it_divides_by() -> None:
 def test_batches_are_those_of_the_plan_and_repeats_are_drawn_anew(synthetic_shards: Path) -> None:
     run, data = opened(synthetic_shards, loader="torch")
     config = Config(data=data, train=TRAIN, augment=AugmentConfig(crop_height=32, crop_width=32))
-    plan = training_plan(data, TRAIN, run.manifest)
-    reader = ShardReader(run.storage, run.manifest, "train")
+    plan = training_plan(data, TRAIN, run)
+    reader = ShardReader(run, "train")
     units = [(step, 0) for step in range(12)]
-    batches = list(train_batches(config, run.manifest, run.storage, plan, units, CPU, 0))
+    batches = list(train_batches(config, run, plan, units, CPU))
     planned = [sample for unit in units for sample in plan.micro_batch_at(*unit)]
     keys = [reader.read(s.shard, s.index, holding=s.holding).key for s in planned]
     assert [key for batch in batches for key in batch.keys] == keys
@@ -203,7 +202,7 @@ def test_a_manifest_that_counts_other_holders_is_refused_and_found(synthetic_sha
     assert problems and all("train-000000.samples: samples that hold each class" in text for text in problems)
     run, _ = opened(tmp_path / "data")
     with pytest.raises(DataError, match="samples that hold each class"):
-        ShardReader(run.storage, run.manifest, "train").read(0, 0)
+        ShardReader(run, "train").read(0, 0)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def trained(
     kind, num_threads = loader
     cfg = config(loader=kind, max_bad_shards=most)
     plan = data.train_plan(global_batch=4, micro_batch=2, seed=cfg.train.seed)
-    return list(train_batches(cfg, data.manifest, data.storage, plan, UNITS, CPU, num_threads, bad))
+    return list(train_batches(cfg, data.view_with(num_threads=num_threads, bad_shards=bad or {}), plan, UNITS, CPU))
 
 
 def keys(batches: Iterable[Batch]) -> list[tuple[str, ...]]:
@@ -156,7 +156,7 @@ class TestTraining:
         damage(tmp_path, "truncated")
         cfg, plan = config(max_bad_shards=1), data.train_plan(global_batch=4, micro_batch=2, seed=3)
         for unit, batch in zip(UNITS, trained(data, ("torch", 0)), strict=True):
-            (alone,) = train_batches(cfg, data.manifest, data.storage, plan, [unit], CPU, 0)
+            (alone,) = train_batches(cfg, data.view, plan, [unit], CPU)
             assert (alone.keys, alone.digest) == (batch.keys, batch.digest)
 
     def test_without_leave_a_shard_that_goes_bad_is_an_error_that_says_what_to_do(
@@ -185,9 +185,8 @@ class TestEvaluation:
         kind, num_threads = loader
         cfg: Config = replace(config(loader=kind), eval=EvalConfig(batch=3, allow_bad_samples=allow))
         plan = data.eval_plan(batch=3)
-        groups = eval_batches(
-            cfg, data.manifest, data.storage, "train", plan, range(plan.num_batches), CPU, num_threads, bad
-        )
+        view = data.view_with(num_threads=num_threads, bad_shards=bad or {})
+        groups = eval_batches(cfg, view, "train", plan, range(plan.num_batches), CPU)
         return [batch for group in groups for batch in group]
 
     def test_samples_of_a_bad_shard_are_left_out_and_named(self, data: PackedData, loader: tuple[str, int]) -> None:

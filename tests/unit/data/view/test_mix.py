@@ -22,11 +22,14 @@ from dist_seg.data.plan.mixed_plan import MixedPlan
 from dist_seg.data.plan.training_plan import training_plan
 from dist_seg.data.shards.bad_shards import find_bad_shards
 from dist_seg.data.shards.manifest import ChannelStatistics, Manifest, ObjectCounts, ShardInfo, Split
-from dist_seg.data.view.mix import MixedStorage, united
-from dist_seg.data.view.open import load_run_data, open_run_data
+from dist_seg.data.shards.manifest_parsing import load_manifest
+from dist_seg.data.view.data_view import DataView, whole_view
+from dist_seg.data.view.mix import united
+from dist_seg.data.view.open import load_view, open_view
 from dist_seg.data.view.reader import ShardReader
 from dist_seg.data.view.taxonomy import align_classes, map_classes
 from dist_seg.errors import ConfigError, DataError
+from dist_seg.storage.object_store import LocalStorage, open_storage
 from tests.loader_cases import (
     AUGMENTATIONS,
     CPU,
@@ -54,6 +57,11 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def unstored(manifest: Manifest) -> DataView:
+    """A view whose shards are not read."""
+    return whole_view(LocalStorage(Path("unread")), manifest)
+
+
 def mix_of(first: Path, second: Path, *weights: float, **data: object) -> DataConfig:
     members = tuple(
         MixMember(name=name, shards=str(shards), weight=weight)
@@ -65,8 +73,8 @@ def mix_of(first: Path, second: Path, *weights: float, **data: object) -> DataCo
 def test_classes_are_united_by_name_in_the_order_of_their_first_appearance(
     synthetic_shards: Path, others: Path
 ) -> None:
-    found = load_run_data(mix_of(synthetic_shards, others)).manifest
-    first, second = (load_run_data(DataConfig(shards=str(path))).manifest for path in (synthetic_shards, others))
+    found = load_view(mix_of(synthetic_shards, others))
+    first, second = (load_view(DataConfig(shards=str(path))) for path in (synthetic_shards, others))
     assert found.class_names == NAMES
     for name in ("train", "val"):
         pixels = dict.fromkeys(NAMES, 0)
@@ -85,17 +93,17 @@ def test_samples_have_the_keys_and_masks_of_their_data_set(
     synthetic_shards: Path, others: Path, names: tuple[str, ...], ignore_index: int
 ) -> None:
     """Also with the classes of a model that has them in another order, and more."""
-    run = load_run_data(mix_of(synthetic_shards, others))
-    manifest = align_classes(run.manifest, names, tuple((i, i, i) for i in range(len(names))), None, ignore_index)
-    pixels = dict(zip(run.manifest.class_names, run.manifest.split("val").class_pixels, strict=True))
+    run = load_view(mix_of(synthetic_shards, others))
+    manifest = align_classes(run, names, tuple((i, i, i) for i in range(len(names))), None, ignore_index)
+    pixels = dict(zip(run.class_names, run.split("val").class_pixels, strict=True))
     assert manifest.split("val").class_pixels == tuple(pixels.get(name, 0) for name in names)
     whole = evaluate(PackedData(run.storage, manifest), config(), split="val", batch=1)
     batches = {batch.keys[0]: batch for group in whole for batch in group}
     assert len(batches) == 16
     for dataset, shards in (("a", synthetic_shards), ("b", others)):
-        alone = load_run_data(DataConfig(shards=str(shards)))
-        reader = ShardReader(alone.storage, alone.manifest, "val")
-        of_classes = [names.index(name) for name in alone.manifest.class_names]
+        alone = load_view(DataConfig(shards=str(shards)))
+        reader = ShardReader(alone, "val")
+        of_classes = [names.index(name) for name in alone.class_names]
         ids = np.array(of_classes + [ignore_index] * 256, np.int64)[:256]
         for shard, count in enumerate(reader.shard_samples):
             for index in range(count):
@@ -110,16 +118,16 @@ def test_batches_have_the_shares_of_the_weights(
     synthetic_shards: Path, others: Path, weights: tuple[float, ...], share: float
 ) -> None:
     data = mix_of(synthetic_shards, others, *weights)
-    run = open_run_data(data)
-    plan = training_plan(data, TRAIN, run.manifest)
+    run = open_view(data)
+    plan = training_plan(data, TRAIN, run)
     assert isinstance(plan, MixedPlan) and plan.shares == {"a": share, "b": 1 - share}
     cfg = replace(config(AUGMENTATIONS["crop"]), data=data, train=TRAIN)
     units = [(step, lane) for step in range(6) for lane in range(4)]
-    batches = list(train_batches(cfg, run.manifest, run.storage, plan, units, CPU, 0))
+    batches = list(train_batches(cfg, run, plan, units, CPU))
     keys = [key for batch in batches for key in batch.keys]
     found = Counter(key.split("/")[0] for key in keys)
     assert found["a"] / len(keys) == pytest.approx(share, abs=0.15)
-    reader = ShardReader(run.storage, run.manifest, "train")
+    reader = ShardReader(run, "train")
     planned = [sample for unit in units for sample in plan.micro_batch_at(*unit)]
     assert keys == [reader.info(sample.shard, sample.index).key for sample in planned]
 
@@ -127,38 +135,38 @@ def test_batches_have_the_shares_of_the_weights(
 def test_each_data_set_may_rename_its_classes(synthetic_shards: Path, others: Path) -> None:
     data = mix_of(synthetic_shards, others)
     mapped = replace(data.mix[0], class_map={"disk": "round", "ring": "round", "cross": None, "square": "corner"})
-    run = load_run_data(replace(data, mix=(mapped, data.mix[1])))
-    assert run.manifest.class_names == ("background", "round", "corner", "triangle")
-    assert run.manifest.class_ids == {"a": (0, 1, 2, 3, 1, 255), "b": (1, 0, 2)}
+    run = load_view(replace(data, mix=(mapped, data.mix[1])))
+    assert run.class_names == ("background", "round", "corner", "triangle")
+    assert run.class_ids == {"a": (0, 1, 2, 3, 1, 255), "b": (1, 0, 2)}
 
 
 def test_a_class_that_a_data_set_lacks_is_named_with_it(synthetic_shards: Path, others: Path) -> None:
     data = mix_of(synthetic_shards, others)
     wrong = replace(data.mix[1], class_map={"rond": "round"})
     with pytest.raises(ConfigError, match="class_map of b: the data has no class 'rond'; did you mean 'round'"):
-        load_run_data(replace(data, mix=(data.mix[0], wrong)))
+        load_view(replace(data, mix=(data.mix[0], wrong)))
 
 
 def test_folds_and_fractions_are_of_each_data_set(synthetic_shards: Path, others: Path) -> None:
     data = mix_of(synthetic_shards, others, folds=3, fold=1, fraction=0.5)
-    run = open_run_data(data)
+    run = open_view(data)
     for split, of_each in (("train", 8), ("fold-1-of-3", 8), ("val", 8)):
-        reader = ShardReader(run.storage, run.manifest, split)
+        reader = ShardReader(run, split)
         keys = [reader.info(s, i).key for s, count in enumerate(reader.shard_samples) for i in range(count)]
         assert Counter(key[0] for key in keys) == {"a": of_each, "b": of_each}
         for dataset, shards in (("a", synthetic_shards), ("b", others)):
-            alone = load_run_data(DataConfig(shards=str(shards), folds=3, fold=1, fraction=0.5))
-            own = ShardReader(alone.storage, alone.manifest, split)
+            alone = load_view(DataConfig(shards=str(shards), folds=3, fold=1, fraction=0.5))
+            own = ShardReader(alone, split)
             expected = [own.info(s, i).key for s, count in enumerate(own.shard_samples) for i in range(count)]
             assert [key[2:] for key in keys if key[0] == dataset] == expected
 
 
 def test_classes_are_sampled_over_all_data_sets(synthetic_shards: Path, others: Path) -> None:
     data = mix_of(synthetic_shards, others, sampling="class_balanced")
-    run = open_run_data(data)
-    plan = training_plan(data, TRAIN, run.manifest)
+    run = open_view(data)
+    plan = training_plan(data, TRAIN, run)
     assert isinstance(plan, MixedPlan) and plan.shares == dict.fromkeys(NAMES, 1 / 8)
-    reader = ShardReader(run.storage, run.manifest, "train")
+    reader = ShardReader(run, "train")
     found: dict[str, set[str]] = {name: set() for name in NAMES}
     for step in range(30):
         for lane in plan.micro_batches_at(step, range(plan.lanes)):
@@ -171,8 +179,8 @@ def test_classes_are_sampled_over_all_data_sets(synthetic_shards: Path, others: 
 def test_a_lost_shard_is_named_with_its_data_set(synthetic_shards: Path, others: Path, tmp_path: Path) -> None:
     shutil.copytree(others, tmp_path / "others")
     (tmp_path / "others" / "train-000000.tar").unlink()
-    run = load_run_data(mix_of(synthetic_shards, tmp_path / "others"))
-    assert find_bad_shards(run.storage, run.manifest.split("train").shards) == {"b/train-000000.tar": "is missing"}
+    run = load_view(mix_of(synthetic_shards, tmp_path / "others"))
+    assert find_bad_shards(run.storage, run.split("train").shards) == {"b/train-000000.tar": "is missing"}
 
 
 def _instances(category_ids: tuple[int, ...], names: tuple[str, ...], sides: tuple[float, ...]) -> Manifest:
@@ -188,8 +196,10 @@ def _instances(category_ids: tuple[int, ...], names: tuple[str, ...], sides: tup
     )
     split = Split(shards=(shard,), class_pixels=(5,) * len(names), ignored_pixels=0, objects=counts)
     palette = ((0, 0, 0),) * len(names)
-    return Manifest(
-        task="instance", class_names=names, palette=palette, category_ids=category_ids, splits={"train": split}
+    return unstored(
+        Manifest(
+            task="instance", class_names=names, palette=palette, category_ids=category_ids, splits={"train": split}
+        )
     )
 
 
@@ -203,7 +213,7 @@ def test_categories_that_collide_are_given_other_numbers() -> None:
 
 
 def test_another_ignore_index_is_brought_to_255() -> None:
-    part = Manifest(class_names=("a", "b"), palette=((0, 0, 0),) * 2, ignore_index=2, splits={})
+    part = unstored(Manifest(class_names=("a", "b"), palette=((0, 0, 0),) * 2, ignore_index=2, splits={}))
     assert united({"x": part, "y": replace(part, ignore_index=255)}).class_ids == {"x": (0, 1)}
 
 
@@ -219,7 +229,8 @@ def test_statistics_of_arrays_are_those_of_all_images_together() -> None:
             low=(int(numbers.min()),), high=(int(numbers.max()),), mean=(numbers.mean(),), std=(numbers.std(),)
         )
         split = Split(shards=(shard,), class_pixels=(len(numbers),), ignored_pixels=0, channels=statistics)
-        parts[name] = Manifest(class_names=("a",), palette=((0, 0, 0),), image=layout, splits={"train": split})
+        manifest = Manifest(class_names=("a",), palette=((0, 0, 0),), image=layout, splits={"train": split})
+        parts[name] = unstored(manifest)
     found, together = united(parts).split("train").channels, np.concatenate(list(values.values()))
     assert found is not None and (found.low, found.high) == ((1,), (500,))
     assert found.mean + found.std == pytest.approx((together.mean(), together.std()))
@@ -229,7 +240,7 @@ def test_statistics_of_arrays_are_those_of_all_images_together() -> None:
 
 def test_data_sets_of_different_tasks_are_refused(synthetic_shards: Path, instance_shards: Path) -> None:
     with pytest.raises(ConfigError, match=r"different tasks \(a: semantic, b: instance\)"):
-        load_run_data(mix_of(synthetic_shards, instance_shards))
+        load_view(mix_of(synthetic_shards, instance_shards))
 
 
 def test_a_mix_survives_yaml_and_checkpoints(tmp_path: Path) -> None:
@@ -290,10 +301,10 @@ def test_classes_are_sampled_where_a_data_set_has_only_the_first_of_them(
     many: tuple[Path, Path], fraction: float
 ) -> None:
     data = mix_of(*many, sampling="class_balanced", fraction=fraction)
-    found = open_run_data(data)
-    plan = training_plan(data, TRAIN, found.manifest)
+    found = open_view(data)
+    plan = training_plan(data, TRAIN, found)
     assert isinstance(plan, MixedPlan)
-    counts = np.array(found.manifest.split("train").class_samples)
+    counts = np.array(found.split("train").class_samples)
     assert counts.shape[1] == 20
     assert counts[:, :6].sum() > 0
     assert not counts[:, 6:].any()
@@ -311,18 +322,17 @@ def test_an_id_that_was_no_class_when_it_was_packed_stays_a_bad_sample(tmp_path:
     small = replace(small, splits={"train": split})
     more = replace(small, class_names=tuple("abcdefgh"), palette=((0, 0, 0),) * 8)
     more = replace(more, splits={"train": replace(split, class_pixels=(1,) * 8)})
-    wide = united({"x": small, "y": more})
-    for manifest in (small, map_classes(small, {"a": "b"}, "m"), wide):
-        mixed = MixedStorage(members={"x": packed.storage, "y": packed.storage})
-        reader = ShardReader(mixed if manifest is wide else packed.storage, manifest, "train")
+    alone, other = (whole_view(packed.storage, manifest) for manifest in (small, more))
+    for view in (alone, map_classes(alone, {"a": "b"}, "m"), united({"x": alone, "y": other})):
+        reader = ShardReader(view, "train")
         assert why_undecodable(reader.read(0, 0)) == "mask: class id 5, for 5 classes"
         assert why_undecodable(reader.read(0, 1)) is None
 
 
 def test_more_classes_than_ids_are_refused() -> None:
-    def wide(letter: str) -> Manifest:
+    def wide(letter: str) -> DataView:
         names = tuple(f"{letter}{i}" for i in range(128))
-        return Manifest(class_names=names, palette=((0, 0, 0),) * 128, splits={})
+        return unstored(Manifest(class_names=names, palette=((0, 0, 0),) * 128, splits={}))
 
     with pytest.raises(ConfigError, match="256 classes together, at most 255"):
         united({"a": wide("a"), "b": wide("b")})
@@ -333,8 +343,8 @@ def test_a_data_set_without_the_training_split_is_refused_by_name(
     synthetic_shards: Path, tmp_path: Path, sampling: str
 ) -> None:
     pack(SyntheticSource(num_train=4, num_val=4, height=32, width=32), tmp_path / "other")
-    manifest = load_run_data(DataConfig(shards=str(tmp_path / "other"))).manifest
+    manifest = load_manifest(open_storage(tmp_path / "other"))
     alone = replace(manifest, splits={"val": manifest.split("val")})
     (tmp_path / "other" / "manifest.json").write_text(alone.to_json())
     with pytest.raises(DataError, match=r"data\.mix: b .* has no samples of split train; it has val"):
-        open_run_data(mix_of(synthetic_shards, tmp_path / "other", sampling=sampling))
+        open_view(mix_of(synthetic_shards, tmp_path / "other", sampling=sampling))

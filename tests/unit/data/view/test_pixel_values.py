@@ -1,6 +1,7 @@
 """Settings of pixels, filled by the data."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,18 +11,20 @@ from dist_seg.config.schema import AugmentConfig, DataConfig
 from dist_seg.data.codecs.npy import ArrayLayout
 from dist_seg.data.loading.augment import SampleTransform
 from dist_seg.data.loading.normalize import normalization, normalize
-from dist_seg.data.shards.manifest import ChannelStatistics, Manifest, Split
+from dist_seg.data.shards.manifest import ChannelStatistics, Manifest
+from dist_seg.data.view.data_view import SplitView, whole_view
 from dist_seg.data.view.pixel_values import check_images, check_jitter, fit_pixels, input_channels
 from dist_seg.errors import ConfigError, DataError
+from dist_seg.storage.object_store import LocalStorage
 
-_PICTURES = Manifest(class_names=("a", "b"), palette=((0, 0, 0),) * 2)
+_PICTURES = whole_view(LocalStorage(Path("unread")), Manifest(class_names=("a", "b"), palette=((0, 0, 0),) * 2))
 _STATISTICS = ChannelStatistics(
     low=(0, 100, 50), high=(1000, 300, 50), mean=(500.0, 150.0, 50.0), std=(100.0, 20.0, 0.0)
 )
 _ARRAYS = dataclasses.replace(
     _PICTURES,
     image=ArrayLayout(dtype="uint16", channels=3),
-    splits={"train": Split(shards=(), class_pixels=(1, 1), ignored_pixels=0, channels=_STATISTICS)},
+    splits={"train": SplitView(shards=(), class_pixels=(1, 1), ignored_pixels=0, channels=_STATISTICS)},
 )
 _PLAIN = SampleTransform(roi=(0, 0, 1, 1), resized=(1, 1), canvas=(1, 1))
 

@@ -10,6 +10,7 @@ from dist_seg.data.shards.bad_shards import BadShardError
 from dist_seg.data.shards.sidecar import Member, SampleEntry, Sidecar, crc32c
 from dist_seg.data.shards.writer import EncodedMembers
 from dist_seg.data.view import reader as reader_module
+from dist_seg.data.view.data_view import whole_view
 from dist_seg.data.view.reader import BadSampleError, ShardReader
 from dist_seg.errors import DataError, StorageError
 from dist_seg.storage.object_store import LocalStorage
@@ -46,7 +47,7 @@ class FaultyStorage(LocalStorage):
 
 
 def _reader(data: PackedData, storage: LocalStorage | None = None) -> ShardReader:
-    return ShardReader(storage or data.storage, data.manifest, "train")
+    return ShardReader(whole_view(storage or data.storage, data.manifest), "train")
 
 
 def test_a_sample_comes_as_it_was_packed(data: PackedData) -> None:
@@ -81,7 +82,7 @@ def test_members_that_lie_far_apart_are_read_one_by_one(tmp_path: Path) -> None:
     shard = replace(packed.shards[0], bytes=tar.stat().st_size, sidecar_sha256=hashlib.sha256(index).hexdigest())
     manifest = replace(data.manifest, splits={"train": replace(packed, shards=(shard,))})
     storage = FaultyStorage(data.storage.url)
-    sample = ShardReader(storage, manifest, "train").read(0, 0)
+    sample = ShardReader(whole_view(storage, manifest), "train").read(0, 0)
     assert (sample.image, sample.target) == (image, target)
     assert storage.reads == 2
 
@@ -217,7 +218,9 @@ def test_a_shard_that_was_packed_again_under_the_run_is_bad(data: PackedData, tm
 
 def test_a_shard_that_is_known_to_be_bad_is_not_read(data: PackedData) -> None:
     storage = FaultyStorage(data.storage.url, refuses=True)
-    reader = ShardReader(storage, data.manifest, "train", bad_shards={"train-000001.tar": "is missing"})
+    reader = ShardReader(
+        replace(whole_view(storage, data.manifest), bad_shards={"train-000001.tar": "is missing"}), "train"
+    )
     with pytest.raises(BadShardError, match=r"^train-000001\.tar: is missing$"):
         pickle.loads(pickle.dumps(reader)).read(1, 0)
     assert (reader.bad_shards, storage.reads, storage.indexes_read) == ({1}, 0, 0)
@@ -225,7 +228,7 @@ def test_a_shard_that_is_known_to_be_bad_is_not_read(data: PackedData) -> None:
 
 def test_an_image_above_the_limit_is_bad_and_not_read(data: PackedData) -> None:
     storage = FaultyStorage(data.storage.url)
-    reader = ShardReader(storage, data.manifest, "train", max_pixels=120 * 150 - 1)
+    reader = ShardReader(whole_view(storage, data.manifest), "train", max_pixels=120 * 150 - 1)
     with pytest.raises(BadSampleError, match=r"image: 150x120 pixels, more than the allowed 17999"):
         reader.read(0, 0)
     assert storage.reads == 0

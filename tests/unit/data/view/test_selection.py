@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from dist_seg.config.load import load_config
 from dist_seg.config.schema import DataConfig
 from dist_seg.data.loading.torch_loader import SegmentationDataset
-from dist_seg.data.shards.manifest import Manifest, ShardInfo
+from dist_seg.data.shards.manifest import ShardInfo
 from dist_seg.data.view import open as run_data
-from dist_seg.data.view.data_view import RunData
-from dist_seg.data.view.open import load_run_data, view
+from dist_seg.data.view.open import load_view, viewed
 from dist_seg.data.view.reader import ShardReader
 from dist_seg.data.view.selection import Folds, Selection, fold_numbers, group_hashes, shares
 from dist_seg.errors import ConfigError, DataError
@@ -128,13 +127,11 @@ def test_folds_by_group_are_the_samples_of_their_numbers(counts: list[int], fold
 
 
 def keys_of(shards: Path, split: str = "train", **data: object) -> list[str]:
-    found = load_run_data(DataConfig(shards=str(shards), **data))  # type: ignore[arg-type]
-    reader = ShardReader(found.storage, found.manifest, split)
+    found = load_view(DataConfig(shards=str(shards), **data))  # type: ignore[arg-type]
+    reader = ShardReader(found, split)
     places = [(shard, index) for shard, count in enumerate(reader.shard_samples) for index in range(count)]
     keys = [reader.info(*place).key for place in places]
-    assert (
-        keys == [reader.read(*place).key for place in places] and len(keys) == found.manifest.split(split).num_samples
-    )
+    assert keys == [reader.read(*place).key for place in places] and len(keys) == found.split(split).num_samples
     return keys
 
 
@@ -156,10 +153,10 @@ def test_keys_with_one_match_are_in_one_fold(synthetic_shards: Path) -> None:
 
 
 def test_dividing_by_group_holds_no_keys(synthetic_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = load_run_data(DataConfig(shards=str(synthetic_shards)))
-    split = run.manifest.split("train")
+    run = load_view(DataConfig(shards=str(synthetic_shards)))
+    split = run.split("train")
     shards = tuple(replace(split.shards[0], name=f"train-{i:06d}.tar", samples=100) for i in range(500))
-    many = replace(run, manifest=replace(run.manifest, splits={"train": replace(split, shards=shards)}))
+    many = replace(run, splits={"train": replace(split, shards=shards)})
 
     class Index:
         def __init__(self, storage: object, shard: ShardInfo) -> None:
@@ -170,10 +167,10 @@ def test_dividing_by_group_holds_no_keys(synthetic_shards: Path, monkeypatch: py
 
     monkeypatch.setattr(run_data, "read_index", Index)
     tracemalloc.start()
-    found = view(many, DataConfig(folds=5, fold=0, fold_by=r"^(.*)/\d+$"))
+    found = viewed(many, DataConfig(folds=5, fold=0, fold_by=r"^(.*)/\d+$"))
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert found.manifest.split("fold-0-of-5").num_samples == 10_000
+    assert found.split("fold-0-of-5").num_samples == 10_000
     assert most < 50_000 * 100  # a key takes 350
 
 
@@ -218,11 +215,9 @@ def test_too_many_folds_are_refused(synthetic_shards: Path) -> None:
 
 def test_a_split_of_the_folds_name_is_not_taken_for_one(synthetic_shards: Path) -> None:
     data = opened(synthetic_shards)
-    renamed: Manifest = replace(
-        data.manifest, splits={**data.manifest.splits, "fold-0-of-2": data.manifest.split("val")}
-    )
+    renamed = replace(data.view, splits={**data.view.splits, "fold-0-of-2": data.view.split("val")})
     with pytest.raises(ConfigError, match="has a split fold-0-of-2 already"):
-        view(RunData(storage=data.storage, manifest=renamed), DataConfig(folds=2, fold=0))
+        viewed(renamed, DataConfig(folds=2, fold=0))
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,10 @@ from dist_seg.data.codecs.object_layers import mapped_annotations
 from dist_seg.data.loading.batch import Batch
 from dist_seg.data.loading.torch_loader import SegmentationDataset
 from dist_seg.data.shards.manifest import Manifest, ObjectCounts, ShardInfo, Split
+from dist_seg.data.view.data_view import DataView, whole_view
 from dist_seg.data.view.taxonomy import align_classes, class_id_table, map_classes, unknown_classes
 from dist_seg.errors import ConfigError
+from dist_seg.storage.object_store import LocalStorage
 from tests.loader_cases import (
     AUGMENTATIONS,
     NUM_CLASSES,
@@ -40,7 +42,7 @@ NAMES = ("road", "car", "truck", "sky")
 COLORS = ((1, 1, 1), (2, 2, 2), (3, 3, 3), (4, 4, 4))
 
 
-def manifest(ignore_index: int = 255, task: str = "semantic") -> Manifest:
+def packed(ignore_index: int = 255, task: str = "semantic") -> DataView:
     shard = ShardInfo(name="train-0.tar", bytes=10240, sha256="", samples=2, index_sha256="", sidecar_sha256="")
     objects = ObjectCounts(
         class_objects=(1, 2, 3, 4),
@@ -57,7 +59,7 @@ def manifest(ignore_index: int = 255, task: str = "semantic") -> Manifest:
         ignored_pixels=7,
         objects=objects if task == "instance" else None,
     )
-    return Manifest(
+    manifest = Manifest(
         task=task,
         class_names=NAMES,
         palette=COLORS,
@@ -65,10 +67,11 @@ def manifest(ignore_index: int = 255, task: str = "semantic") -> Manifest:
         category_ids=(7, 8, 9, 10) if task == "instance" else None,
         splits={"train": split},
     )
+    return whole_view(LocalStorage(Path("unread")), manifest)
 
 
 def test_classes_are_renamed_merged_and_ignored_in_the_order_of_their_first_appearance() -> None:
-    found = map_classes(manifest(), {"road": None, "truck": "vehicle", "car": "vehicle", "sky": "air"}, "m")
+    found = map_classes(packed(), {"road": None, "truck": "vehicle", "car": "vehicle", "sky": "air"}, "m")
     assert found.class_names == ("vehicle", "air")
     assert found.palette == (COLORS[1], COLORS[3])
     assert found.splits["train"].class_pixels == (50, 40)
@@ -78,12 +81,12 @@ def test_classes_are_renamed_merged_and_ignored_in_the_order_of_their_first_appe
 
 
 def test_a_class_may_be_merged_into_one_that_is_there() -> None:
-    found = map_classes(manifest(), {"truck": "car"}, "m")
+    found = map_classes(packed(), {"truck": "car"}, "m")
     assert (found.class_names, found.splits["train"].class_pixels) == (("road", "car", "sky"), (10, 50, 40))
 
 
 def test_objects_and_categories_of_instances_follow() -> None:
-    found = map_classes(manifest(task="instance"), {"truck": "car", "sky": None}, "m")
+    found = map_classes(packed(task="instance"), {"truck": "car", "sky": None}, "m")
     assert found.category_ids == (7, 8)
     objects = found.splits["train"].objects
     assert objects is not None and (objects.class_objects, objects.crowd_objects) == ((1, 5), 9)
@@ -91,19 +94,19 @@ def test_objects_and_categories_of_instances_follow() -> None:
 
 @pytest.mark.parametrize("class_map", [{}, {"car": "car"}])
 def test_a_map_that_changes_nothing_leaves_the_very_manifest(class_map: dict[str, str | None]) -> None:
-    before = manifest()
+    before = packed()
     assert map_classes(before, class_map, "m") is before
 
 
 def test_classes_that_are_only_called_otherwise_keep_their_ids() -> None:
-    found = map_classes(manifest(), {"car": "auto"}, "m")
+    found = map_classes(packed(), {"car": "auto"}, "m")
     assert found.class_names == ("road", "auto", "truck", "sky")
     assert class_id_table(found, None) is None
-    assert found.hash != manifest().hash
+    assert found.hash != packed().hash
 
 
 def test_another_ignore_index_becomes_255() -> None:
-    found = map_classes(manifest(ignore_index=4), {"car": "auto"}, "m")
+    found = map_classes(packed(ignore_index=4), {"car": "auto"}, "m")
     table = class_id_table(found, None)
     assert found.ignore_index == 255
     assert table is not None and table[:5].tolist() == [0, 1, 2, 3, 255]
@@ -116,11 +119,11 @@ def test_another_ignore_index_becomes_255() -> None:
 def test_the_histogram_is_that_of_the_mapped_masks(class_map: dict[str, str | None], seed: int) -> None:
     mask = np.random.default_rng(seed).choice([0, 1, 2, 3, 9], 500).astype(np.uint8)
     split = replace(
-        manifest(9).splits["train"],
+        packed(9).splits["train"],
         class_pixels=tuple(int((mask == i).sum()) for i in range(4)),
         ignored_pixels=int((mask == 9).sum()),
     )
-    before = replace(manifest(9), splits={"train": split})
+    before = replace(packed(9), splits={"train": split})
     named = [None if i == 9 else class_map.get(NAMES[i], NAMES[i]) for i in mask]
     if not any(class_map.get(name, name) for name in NAMES):
         return
@@ -143,27 +146,27 @@ def test_the_histogram_is_that_of_the_mapped_masks(class_map: dict[str, str | No
 )
 def test_what_cannot_be_mapped_is_named(class_map: dict[str, str | None], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        map_classes(manifest(), class_map, "data.class_map")
+        map_classes(packed(), class_map, "data.class_map")
 
 
 def test_classes_are_put_into_another_order_with_more_of_them() -> None:
     names, palette = ("sky", "sea", "truck", "car", "road"), ((0, 0, 0),) * 5
-    found = align_classes(manifest(), names, palette, None, 255)
+    found = align_classes(packed(), names, palette, None, 255)
     assert found.splits["train"].class_pixels == (40, 0, 30, 20, 10)
     table = class_id_table(found, None)
     assert table is not None and table[:4].tolist() == [4, 3, 2, 0]
-    assert unknown_classes(manifest(), ("sky", "car")) == ["road", "truck"]
+    assert unknown_classes(packed(), ("sky", "car")) == ["road", "truck"]
 
 
 def test_a_models_own_ignore_index_is_kept() -> None:
-    found = align_classes(manifest(), NAMES, COLORS, None, 9)
+    found = align_classes(packed(), NAMES, COLORS, None, 9)
     table = class_id_table(found, None)
     assert found.ignore_index == 9
     assert table is not None and table[[0, 1, 2, 3, 255]].tolist() == [0, 1, 2, 3, 9]
 
 
 def test_one_change_after_another_is_both() -> None:
-    merged = map_classes(manifest(), {"truck": "car", "sky": None}, "m")
+    merged = map_classes(packed(), {"truck": "car", "sky": None}, "m")
     table = class_id_table(align_classes(merged, ("car", "road"), merged.palette, None, 255), None)
     assert table is not None and table[:4].tolist() == [1, 0, 0, 255]
 
@@ -177,7 +180,7 @@ def annotations(*class_ids: int) -> ImageAnnotations:
 
 
 def test_objects_of_an_ignored_class_become_crowds_of_every_class() -> None:
-    table = class_id_table(map_classes(manifest(task="instance"), {"car": None}, "m"), None)
+    table = class_id_table(map_classes(packed(task="instance"), {"car": None}, "m"), None)
     assert table is not None
     found = mapped_annotations(annotations(0, 1, 3), table, 3).objects
     assert [(o.class_id, o.crowd) for o in found] == [(0, False), (EVERY_CLASS, True), (2, False)]
@@ -290,7 +293,7 @@ def labelled(out: Path, *, merged: bool) -> PackedData:
 
 def test_labels_are_merged_by_pixel_and_left_out(tmp_path: Path, cfg: Config) -> None:
     expected, raw = labelled(tmp_path / "merged", merged=True), labelled(tmp_path / "raw", merged=False)
-    found = PackedData(raw.storage, map_classes(raw.manifest, MERGED, "m"))
+    found = PackedData(raw.storage, map_classes(raw.view, MERGED, "m"))
     assert found.manifest.class_names == MERGED_NAMES
     assert_equal_batches(train(expected, cfg, [(0, 0), (1, 0)]), train(found, cfg, [(0, 0), (1, 0)]))
     whole = [batch for batches in evaluate(expected, cfg, indices=[1]) for batch in batches]
@@ -300,7 +303,7 @@ def test_labels_are_merged_by_pixel_and_left_out(tmp_path: Path, cfg: Config) ->
 def test_a_label_that_the_data_lacks_is_unknown(tmp_path: Path) -> None:
     raw = labelled(tmp_path / "raw", merged=False)
     names = ("more", *raw.manifest.class_names)
-    found = PackedData(raw.storage, align_classes(raw.manifest, names, ((0, 0, 0),) * len(names), None, 255))
+    found = PackedData(raw.storage, align_classes(raw.view, names, ((0, 0, 0),) * len(names), None, 255))
     before, after = (evaluate(data, config(), indices=[0])[0][0] for data in (raw, found))
     assert torch.equal(after.targets[:, 1:], before.targets)
     assert (after.targets[:, 0] == 255).all()
