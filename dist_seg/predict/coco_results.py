@@ -1,4 +1,4 @@
-"""Instances of pictures as COCO's results: one JSON that pycocotools loads."""
+"""Instances in COCO's results format: one JSON file that pycocotools loads."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -21,21 +21,21 @@ class _Image:
 
 @dataclass(frozen=True, kw_only=True)
 class _Annotations:
-    """What is read of COCO's annotations."""
+    """The part of COCO's annotations that is read."""
 
     images: tuple[_Image, ...]
 
 
 def running_ids(files: Sequence[Path]) -> dict[Path, int]:
-    """Ids from 1, in the order of the pictures."""
+    """Ids that count the pictures from 1."""
     return {file: number for number, file in enumerate(files, start=1)}
 
 
 def annotated_ids(files: Sequence[Path], root: Path, annotations: Path) -> dict[Path, int]:
-    """The ids that COCO annotations give to pictures below `root`, by file name.
+    """The ids that COCO annotations give to the pictures below `root`, matched by file name.
 
-    A picture is known by its path below the root or, where no other ends so, by its name alone. Raises UserError for
-    one that the annotations do not have, or have more than once.
+    A picture is matched by its path below the root or, if no path matches, by its name alone. Raises UserError for a
+    picture that the annotations do not list, or list more than once.
     """
     by_name: dict[str, list[int]] = defaultdict(list)
     for name, number in _images(annotations):
@@ -48,7 +48,9 @@ def annotated_ids(files: Sequence[Path], root: Path, annotations: Path) -> dict[
         found = by_name.get(path) or by_name.get(file.name) or []
         if len(found) != 1:
             how = "several images" if found else "no image"
-            raise UserError(f"--images {annotations}: has {how} of the file name {path}, which is among the pictures")
+            raise UserError(
+                f"--images {annotations}: has {how} with the file name {path}, which is one of the pictures"
+            )
         ids[file] = found[0]
     return ids
 
@@ -58,19 +60,19 @@ def _images(annotations: Path) -> list[tuple[str, int]]:
     try:
         document = decode(read_file(annotations), _Annotations, str(annotations))
     except DataError as error:
-        raise DataError(f"{error}; --images takes annotations of COCO, whose images have file_name and id") from error
+        raise DataError(f"{error}; --images needs COCO annotations, whose images have file_name and id") from error
     try:
         return [(image.file_name, int(image.id)) for image in document.images]
     except (ValueError, OverflowError) as error:
-        raise DataError(f"{annotations}: an image's id is no whole number: {error}") from error
+        raise DataError(f"{annotations}: the id of an image is not a whole number: {error}") from error
 
 
 def coco_results(
     found: Sequence[ImageInstances], ids: Mapping[Path, int], root: Path, category_ids: Sequence[int]
 ) -> list[dict[str, object]]:
-    """COCO's results: a box x, y, width, height in pixels, a score and run lengths, each with its picture's file name.
+    """COCO's results: box (x, y, width, height in pixels), score and run-length mask, with the picture's file name.
 
-    category_ids: of each class. root: file names are given relative to it where it is a folder.
+    category_ids: the id of each class. root: if it is a folder, file names are relative to it.
     """
     return [
         {

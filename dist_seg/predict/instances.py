@@ -1,4 +1,4 @@
-"""Instances of pictures, whole or in windows: what a window's border cuts is put together again."""
+"""Instances of pictures, predicted as a whole or in windows. Objects cut by a window border are rejoined."""
 
 from collections.abc import Callable, Iterator
 
@@ -16,13 +16,13 @@ from dist_seg.predict.windows import Window, prepared, windows_of
 from dist_seg.tasks.instance import to_instances
 
 MAX_IDS = 65_535
-"""As many objects have a pixel id in 16 bits."""
+"""The largest number of objects that 16-bit ids can tell apart."""
 _CUT_PIXELS = 8.0
-"""A box that comes this close to a window's border, in pixels of the network's input, may go on behind it: of what a
-border cuts a network's boxes end up to so much before it."""
+"""A box this close to a window's border, in pixels of the network's input, may be cut by it. The network's boxes of cut
+objects end up to this far before the border."""
 
 Detect = Callable[[torch.Tensor], Detections]
-"""An image (1, C, h, w), normalised, to what is found in it."""
+"""A normalised image (1, C, h, w) -> the objects detected in it."""
 
 
 def predict_instances(
@@ -34,10 +34,11 @@ def predict_instances(
     mask_threshold: float,
     window: int | None = None,
 ) -> list[ScoredInstance]:
-    """The instances of an RGB image (H, W, 3) uint8, or an array (H, W, C), the surest first, with boxes and masks in
-    its pixels.
+    """The instances of an RGB image (H, W, 3) uint8 or an array image (H, W, C), the highest score first. Boxes and
+    masks are in pixels of the image.
 
-    window: side in pixels of the windows of larger pictures; None takes pictures whole up to `WHOLE_PIXELS`.
+    window: side in pixels of the windows into which larger pictures are cut. None: windows only for pictures of more
+    than `WHOLE_PIXELS`.
     """
     size = (image_hwc.shape[0], image_hwc.shape[1])
     images = prepared(image_hwc, data, device)
@@ -63,7 +64,7 @@ def predict_instances(
 
 
 def id_map(instances: list[ScoredInstance], height: int, width: int) -> NDArray[np.uint16]:
-    """(height, width): 0 where there is nothing, else the instance's place in the list, from 1; earlier ones on top."""
+    """(height, width): the number of the instance in the list, counted from 1, or 0. Earlier instances are on top."""
     ids = np.zeros((height, width), np.uint16)
     for number, instance in reversed(list(enumerate(instances[:MAX_IDS], start=1))):
         ids[decode_mask(instance.rle, height, width)] = number
@@ -73,7 +74,7 @@ def id_map(instances: list[ScoredInstance], height: int, width: int) -> NDArray[
 def _pieces_of(
     found: Detections, window: Window, input_size: tuple[int, int], size: tuple[int, int], mask_threshold: float
 ) -> Iterator[Piece]:
-    """What was found in a window, in pixels of the picture."""
+    """The objects found in a window, in pixels of the picture."""
     (in_height, in_width), (height, width) = input_size, size
     down, across = height / in_height, width / in_width
     bottom, right = window.top + window.height, window.left + window.width
@@ -84,7 +85,7 @@ def _pieces_of(
         right=min(width, int(np.ceil(right * across))),
     )
     boxes = found.boxes.float().cpu()
-    # Borders of the picture itself cut nothing that could be found elsewhere.
+    # The picture's own borders do not count: no other window sees what they cut.
     cut = (
         ((boxes[:, 0] < _CUT_PIXELS) & (window.left > 0))
         | ((boxes[:, 1] < _CUT_PIXELS) & (window.top > 0))

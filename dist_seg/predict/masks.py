@@ -1,4 +1,4 @@
-"""Class ids of pictures, whole or in windows without seams."""
+"""Class ids and labels of pictures, predicted as a whole or in overlapping windows without visible seams."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,7 +11,7 @@ from dist_seg.data.codecs.npy import Values
 from dist_seg.predict.windows import Window, prepared, windows_of
 
 Scores = Callable[[torch.Tensor, tuple[int, int]], torch.Tensor]
-"""(images (1, C, h, w), (height, width)) to a score for every class, (1, K, height, width)."""
+"""(images (1, C, h, w), (height, width)) -> scores of every class (1, K, height, width)."""
 
 
 def predict_mask(
@@ -22,9 +22,10 @@ def predict_mask(
     device: torch.device,
     window: int | None = None,
 ) -> NDArray[np.uint8]:
-    """The class ids (H, W) uint8 of an RGB image (H, W, 3) uint8, or an array (H, W, C).
+    """Class ids (H, W) uint8 of an RGB image (H, W, 3) uint8 or an array image (H, W, C).
 
-    window: side in pixels of the windows of larger pictures; None takes pictures whole up to `WHOLE_PIXELS`.
+    window: side in pixels of the windows into which larger pictures are cut. None: windows only for pictures of more
+    than `WHOLE_PIXELS`.
     """
     scores = _scores(image_hwc, logits, data, device, window, average_of=lambda found: found.softmax(dim=1))
     mask: NDArray[np.uint8] = scores.argmax(dim=0).to(torch.uint8).cpu().numpy()
@@ -40,7 +41,7 @@ def predict_labels(
     device: torch.device,
     window: int | None = None,
 ) -> NDArray[np.bool_]:
-    """As `predict_mask`, of labels that may overlap: (K, H, W) bool, where the probability is above `threshold`."""
+    """Like `predict_mask`, for labels that may overlap: (K, H, W) bool, true above `threshold`."""
     scores = _scores(image_hwc, probabilities, data, device, window, average_of=lambda found: found)
     labels: NDArray[np.bool_] = (scores > threshold).cpu().numpy()
     return labels
@@ -54,7 +55,7 @@ def _scores(
     window: int | None,
     average_of: Callable[[torch.Tensor], torch.Tensor],
 ) -> torch.Tensor:
-    """(K, H, W) of the whole picture. average_of: what of the scores can be averaged where windows overlap."""
+    """Scores (K, H, W) of the whole picture. average_of: turns scores into values that can be averaged over windows."""
     height, width = image_hwc.shape[:2]
     images = prepared(image_hwc, data, device)
     windows = windows_of(images.shape[-2], images.shape[-1], window)
@@ -67,7 +68,7 @@ def _scores(
 
 
 def _in_windows(images: torch.Tensor, probabilities: Scores, windows: Sequence[Window]) -> torch.Tensor:
-    """Overlapping windows, averaged with weights that fall towards each window's border, so that no seam shows."""
+    """Averages overlapping windows with weights that fall towards each window's border, so no seam is visible."""
     height, width = images.shape[-2:]
     total: torch.Tensor | None = None
     weights = torch.zeros(1, 1, height, width, device=images.device)

@@ -1,4 +1,4 @@
-"""The files that predict writes into a folder: what it wrote itself it may write again, nothing else."""
+"""The files that predict writes into a folder. It overwrites only files that it wrote itself."""
 
 import hashlib
 import json
@@ -12,23 +12,24 @@ from dist_seg.runtime.documents import decode
 from dist_seg.storage.files import path_errors, write_whole
 
 _RECORDS = ".predicted-*.jsonl"
-"""A file of each rank: a line of name and digest for every content that was written."""
+"""One record per rank, with a line of name and digest for every content that it wrote."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """A folder of outputs, and what this rank adds to it."""
+    """The output folder, and this rank's record of what it wrote there."""
 
     folder: Path
     record: Path
     known: set[tuple[str, str]] = field(default_factory=set)
-    """Name and digest of what predict wrote, in this call and in earlier ones."""
+    """(name, digest) of everything that predict wrote, in this call and in earlier ones."""
 
     @classmethod
     def open(cls, folder: Path, files: Iterable[Path], rank: int = 0) -> Self:
-        """Raises UserError where one of the files that are to be written is there and is not what predict wrote.
+        """Opens the folder for writing `files`.
 
-        An output that was changed since is such a file: predicted masks are corrected by hand.
+        Raises UserError if one of the files exists and is not what predict wrote. That includes outputs that were
+        changed since, because people correct predicted masks by hand.
         """
         with path_errors(folder, "cannot be read"):
             records = sorted(folder.glob(_RECORDS))
@@ -37,16 +38,16 @@ class Outputs:
         for file in files:
             if file.exists() and not outputs._is_own(file):
                 raise UserError(
-                    f"--out {folder}: {file} would be overwritten, and predict did not write it as it is now; move it "
+                    f"--out {folder}: {file} would be overwritten, but it is not what predict wrote there; move it "
                     f"away or give another folder, such as {unused_folder(folder)}"
                 )
         return outputs
 
     def write(self, file: Path, content: bytes) -> None:
-        """Whole or not at all. Raises UserError, which names the file."""
+        """Writes a file whole or not at all. Raises UserError with the file's name if that fails."""
         entry = (self._name(file), hashlib.sha256(content).hexdigest())
         if entry not in self.known:
-            # Before the file: a call that is killed in between must not refuse what it wrote when it is repeated.
+            # Recorded before the file is written: if the call is killed in between, a repeated call may overwrite it.
             self._note(entry)
         write_whole(file, content)
 
@@ -61,13 +62,13 @@ class Outputs:
         with path_errors(self.folder / entry[0]):
             self.folder.mkdir(parents=True, exist_ok=True)
         with path_errors(self.record), self.record.open("a", encoding="utf-8") as record:
-            # A line of its own, whatever a killed call left half written.
+            # Starts a new line, because a killed call may have left half a line.
             record.write(f"\n{json.dumps(entry)}\n")
         self.known.add(entry)
 
 
 def unused_folder(folder: Path) -> Path:
-    """A name beside the folder's that nothing has yet."""
+    """A path beside the folder that does not exist yet."""
     named = folder if folder.name not in ("", "..") else folder.resolve()
     number, free = 2, named.with_name(f"{named.name}_predicted")
     while free.exists():

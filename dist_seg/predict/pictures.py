@@ -1,4 +1,4 @@
-"""Pictures that lie in files, one after the other: found, decoded as packing decodes them, and their masks written."""
+"""Finds the pictures to segment, decodes them as packing does, and writes their masks and overlays."""
 
 import io
 from collections import Counter
@@ -27,44 +27,45 @@ LEGEND_NAME = "legend.png"
 
 @dataclass(frozen=True, kw_only=True)
 class Segmented:
-    """What a picture was segmented into."""
+    """The prediction for one picture."""
 
     mask: NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.bool_]
-    """(H, W): class ids, 8 bits, or ids of objects, 16 bits; or of labels that may overlap layers (K, H, W)."""
+    """(H, W) uint8 class ids or uint16 object ids; for labels that may overlap, (K, H, W) bool layers."""
     overlay: Image.Image
     instances: Sequence[ScoredInstance] | None = None
-    """All of them, the surest first; None where classes were told apart only."""
+    """All instances, the highest score first; None for other tasks."""
 
 
 Segment = Callable[[Values], Segmented]
-"""What a model makes of an RGB picture (H, W, 3), or of an array (H, W, C)."""
+"""Segments an RGB picture (H, W, 3) uint8 or an array image (H, W, C)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A file to segment, and the stem of its outputs relative to the output folder."""
+    """A file to segment, and the stem of its outputs, relative to the output folder."""
 
     file: Path
     stem: Path
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictionSummary:
-    """What became of the pictures of one rank."""
+class SegmentedPictures:
+    """The results for the pictures of one rank."""
 
     written: int
+    """Pictures segmented."""
     found: tuple[ImageInstances, ...]
-    """Of instances: each picture's, under the path of its file."""
+    """Instances only: those of each picture, with the path of its file as the key."""
     failed: tuple[str, ...]
-    """What could not be read, each with its reason."""
+    """Files that could not be read, each with the reason."""
 
 
 def find_pictures(root: Path, out: Path) -> tuple[list[Picture], int]:
-    """The pictures at a file or below a folder, in order of their names, and how many other files were passed over.
+    """The pictures at a file or below a folder, sorted by name, and the number of other files that were skipped.
 
-    Outputs go to the folder `out` and keep the folders' structure. Where it lies below `root`, what is in it is no
-    input. Names that would collide, such as a.jpg and a.png in one folder, keep their suffix: a.jpg.png. Raises
-    DataError where there is no picture, UserError where an output would take the place of a picture.
+    Outputs go to the folder `out` and keep the folder structure. If `out` is below `root`, its files are not input.
+    Names that would collide, such as a.jpg and a.png in one folder, keep their suffix: a.jpg.png. Raises DataError if
+    there is no picture, and UserError if an output would overwrite a picture.
     """
     with path_errors(root, "cannot be read", DataError):
         if root.is_file():
@@ -81,9 +82,9 @@ def _below(root: Path, out: Path) -> tuple[list[Picture], int]:
     real_root, real_out = root.resolve(), out.resolve()
     if real_out == real_root:
         raise UserError(
-            f"--out {out}: the folder of the pictures themselves; give another, such as {unused_folder(out)}"
+            f"--out {out}: is the folder of the pictures; give another folder, such as {unused_folder(out)}"
         )
-    # Outputs of an earlier call are pictures, too.
+    # Outputs of an earlier call are picture files as well.
     outputs = root / real_out.relative_to(real_root) if real_out.is_relative_to(real_root) else None
     files = sorted(
         path
@@ -92,25 +93,25 @@ def _below(root: Path, out: Path) -> tuple[list[Picture], int]:
     )
     pictures = [path.relative_to(root) for path in files if path.suffix.lower() in SUFFIXES]
     if not pictures:
-        raise DataError(f"{root}: no pictures below it ({', '.join(sorted(SUFFIXES))})")
+        raise DataError(f"{root}: contains no pictures ({', '.join(sorted(SUFFIXES))})")
     taken = Counter(path.with_suffix("") for path in pictures)
     stems = {path: path.with_suffix("") if taken[path.with_suffix("")] == 1 else path for path in pictures}
     names = set(stems.values())
-    # An output `a_overlay.png` of a.jpg must not be the mask of a file that is called a_overlay.jpg.
+    # The overlay `a_overlay.png` of a.jpg must not collide with the mask of a file named a_overlay.jpg.
     clashing = {path for path, stem in stems.items() if stem.with_name(f"{stem.name}_overlay") in names}
     found = [Picture(file=root / path, stem=path if path in clashing else stem) for path, stem in stems.items()]
     return found, len(files) - len(pictures)
 
 
 def _outputs(picture: Picture, out: Path) -> tuple[Path, Path, Path]:
-    """Where the mask, the overlay and layers of labels, which come instead of the mask, of a picture go."""
+    """Paths of a picture's mask, its overlay and its label layers, which replace the mask for labels that overlap."""
     target = out / picture.stem
     names = (f"{target.name}.png", f"{target.name}_overlay.png", f"{target.name}.tif")
     return target.with_name(names[0]), target.with_name(names[1]), target.with_name(names[2])
 
 
 def output_files(pictures: Iterable[Picture], out: Path, *, layers: bool) -> Iterator[Path]:
-    """What is written of the pictures. layers: of labels that may overlap."""
+    """The files that are written for the pictures. layers: label layers instead of masks."""
     for picture in pictures:
         mask_file, overlay_file, layers_file = _outputs(picture, out)
         yield from (layers_file if layers else mask_file, overlay_file)
@@ -132,7 +133,7 @@ def _check_outputs(pictures: Sequence[Picture], out: Path) -> None:
 
 
 def _identity(file: Path) -> tuple[int, int]:
-    """Equal for two names of one file, links and other ways to write it included."""
+    """Identifies a file: equal for two paths of the same file, including links."""
     status = file.stat()
     return status.st_dev, status.st_ino
 
@@ -144,12 +145,12 @@ def predict_pictures(
     *,
     array: ArrayLayout | None = None,
     on_picture: Callable[[], None] = lambda: None,
-) -> PredictionSummary:
+) -> SegmentedPictures:
     """Writes STEM.png (class or object ids) or STEM.tif (layers) and STEM_overlay.png for every picture, each whole or
     not at all.
 
-    array: what the model was trained on; None for pictures. Files of another kind are named in the result. Raises
-    UserError where that is not possible.
+    array: layout of the array images that the model was trained on; None for pictures. Files that cannot be read or are
+    of another kind are named in the summary. Raises UserError if an output cannot be written.
     """
     written, failed, found = 0, [], []
     for picture in pictures:
@@ -173,11 +174,11 @@ def predict_pictures(
                 )
             written += 1
         on_picture()
-    return PredictionSummary(written=written, failed=tuple(failed), found=tuple(found))
+    return SegmentedPictures(written=written, failed=tuple(failed), found=tuple(found))
 
 
 def draw_legend(outputs: Outputs, class_names: Sequence[str], palette: Sequence[tuple[int, int, int]]) -> None:
-    """legend.png: which colour of the overlays is which class."""
+    """Writes legend.png: the colour of each class in the overlays."""
     legend = list(zip(class_names, palette, strict=True))
     outputs.write(outputs.folder / LEGEND_NAME, _png(contact_sheet([], [], legend=legend, title="classes")))
 
@@ -193,7 +194,7 @@ def _decoded(file: Path, array: ArrayLayout | None) -> Values:
 
 
 def _tiff(layers_KHW: NDArray[np.generic]) -> bytes:
-    """A page for each label: 255 where it is, 0 elsewhere."""
+    """One page per label: 255 where the label is, 0 elsewhere."""
     pages = [Image.fromarray(np.where(layer, 255, 0).astype(np.uint8)) for layer in layers_KHW]
     encoded = io.BytesIO()
     pages[0].save(encoded, format="TIFF", save_all=True, append_images=pages[1:], compression="tiff_deflate")

@@ -1,4 +1,4 @@
-"""Pictures in files, segmented with a run's model: by the command, or called from Python."""
+"""Segments pictures in files with a run's model: for the command, and for calls from Python."""
 
 import json
 from collections.abc import Sequence
@@ -31,13 +31,13 @@ from dist_seg.runtime.precision import make_deterministic
 from dist_seg.runtime.progress_bar import progress
 
 _TIMEOUT_S = 24 * 3600.0
-"""Ranks wait for the slowest at the end, and nobody knows beforehand how long it takes."""
+"""At the end the ranks wait for the slowest one, for a time that is not known beforehand."""
 _LEAST_WINDOW = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions:
-    """What is segmented, with which model, and where the results go. Raises ConfigError for values out of range."""
+    """The pictures to segment, the model, and where the results go. Raises ConfigError for values out of range."""
 
     run_dir: Path
     checkpoint: str = "last"
@@ -50,7 +50,8 @@ class PredictOptions:
     window: int | None = None
     """Side in pixels of the windows of large pictures; None chooses it."""
     min_score: float | None = None
-    """Instances only: those with a lower score appear in `predictions.json` alone. None: `eval.merge_threshold`."""
+    """Instances only: those with a lower score are left out of masks and overlays, but not of `predictions.json`. None:
+    `eval.merge_threshold`."""
     images: Path | None = None
     """Instances only: COCO annotations that give the pictures their ids. None counts from 1."""
 
@@ -63,7 +64,7 @@ class PredictOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictSummary:
-    """What became of the pictures of all ranks."""
+    """The results for the pictures of all ranks."""
 
     written: int
     """Pictures segmented."""
@@ -72,7 +73,7 @@ class PredictSummary:
     failed: tuple[str, ...]
     """Files that could not be read, each with the reason."""
     passed_over: int
-    """Files that are no pictures."""
+    """Files that were skipped because they are not pictures."""
 
 
 def predict(options: PredictOptions, world: World) -> PredictSummary:
@@ -82,8 +83,8 @@ def predict(options: PredictOptions, world: World) -> PredictSummary:
     pictures or an output folder that cannot be used.
     """
     with process_group(world, _TIMEOUT_S):
-        # Chosen once: a run that is still training may commit a newer checkpoint between two ranks' looks, and the
-        # first outputs may lie among the pictures before the last rank has looked.
+        # Rank 0 chooses the checkpoint and the pictures for all ranks: a run that is still training may commit a newer
+        # checkpoint before the last rank looks, and the first outputs may be among the pictures by then.
         checkpoint = str(on_main(lambda: _pick(options)))
         pictures, passed_over = _agreed_pictures(options.input, options.out)
         trained = on_every_rank(lambda: load_trained(checkpoint, options.weights, world.device))
@@ -120,7 +121,7 @@ def _pick(options: PredictOptions) -> str:
 
 
 def _agreed_pictures(root: Path, out: Path) -> tuple[list[Picture], int]:
-    """What rank 0 finds, on every rank. A collective."""
+    """The pictures that rank 0 finds, on every rank. A collective."""
 
     def find() -> object:
         pictures, passed_over = find_pictures(root, out)
@@ -136,7 +137,7 @@ def _image_ids(trained: TrainedModel, pictures: Sequence[Picture], options: Pred
         return running_ids(files)
     if trained.config.task != "instance":
         raise ConfigError(
-            f"--images: gives ids to the results of instances, and this run's task is {trained.config.task}"
+            f"--images: only gives ids to the results of instances, and this run's task is {trained.config.task}"
         )
     ids = annotated_ids(files, options.input, options.images)
     results = options.out / RESULTS_NAME
@@ -161,7 +162,7 @@ def _write_results(
     options: PredictOptions,
     outputs: Outputs,
 ) -> None:
-    """The one file beside those of each picture: all instances in COCO's format, or the legend of the classes."""
+    """Writes the file for all pictures together: instances in COCO's format, or the legend of the classes."""
     classes = trained.classes
     if segmenter.kind == "objects":
         category_ids = classes.category_ids or tuple(range(1, len(classes.names) + 1))

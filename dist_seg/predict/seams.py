@@ -1,8 +1,8 @@
-"""Objects found in overlapping windows, brought together: each once, and whole.
+"""Merges the objects found in overlapping windows, so that each appears once and whole.
 
-An object that lies inside a window is found there as a whole, and in the overlap by several windows: of these the
-surest is kept. What a window's border cuts is dropped where another window saw the object whole; the rest are pieces of
-objects that no window holds, and pieces that agree where their windows overlap are one object.
+An object inside a window is found whole. Where windows overlap, several may find it: the one with the highest score is
+kept. A piece cut by a window's border is dropped if another window found the whole object. The remaining pieces belong
+to objects larger than a window: pieces that agree where their windows overlap are joined into one object.
 """
 
 import dataclasses
@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SAME_IOU = 0.5
-"""From this IoU on two masks, of whole objects or of what windows share of two pieces, are of one object."""
+"""Two masks with a higher IoU belong to one object: masks of whole objects, or of two pieces inside the area that their
+windows share."""
 _SEEN_SHARE = 0.5
-"""A piece that lies by more than this share in a whole object is a part of it."""
+"""A piece is part of a whole object if more than this share of its pixels is inside the object."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +44,12 @@ class Piece:
     box: tuple[float, float, float, float]
     """x1, y1, x2, y2."""
     mask: NDArray[np.bool_]
-    """(h, w), no larger than what is in it, its first pixel at (top, left)."""
+    """(h, w), cropped to the object; its first pixel is at (top, left)."""
     top: int
     left: int
     window: Region
     cut: bool
-    """Whether a border of the window, not of the picture, may have cut it."""
+    """Whether a border of the window may have cut it. Borders of the picture do not count."""
 
     @property
     def region(self) -> Region:
@@ -56,7 +57,7 @@ class Piece:
         return Region(top=self.top, left=self.left, bottom=self.top + rows, right=self.left + columns)
 
     def within(self, region: Region) -> NDArray[np.bool_]:
-        """The mask of a region that its own overlaps, (h, w) of that region."""
+        """The mask inside another region, with that region's (h, w)."""
         part = np.zeros((region.bottom - region.top, region.right - region.left), np.bool_)
         both = self.region.intersection(region)
         if both is not None:
@@ -71,7 +72,7 @@ class Piece:
 
 
 def merge_pieces(pieces: Iterable[Piece]) -> list[Piece]:
-    """The objects of the picture; what several windows found of one is in it once."""
+    """The objects of the picture. An object that several windows found appears once."""
     by_class: dict[int, list[Piece]] = defaultdict(list)
     for piece in sorted(pieces, key=lambda piece: -piece.score):
         by_class[piece.class_id].append(piece)
@@ -79,7 +80,7 @@ def merge_pieces(pieces: Iterable[Piece]) -> list[Piece]:
 
 
 def _merge_class(pieces: Sequence[Piece]) -> list[Piece]:
-    """pieces: the surest first."""
+    """pieces: of one class, the highest score first."""
     near = _near(pieces)
     whole: dict[int, Piece] = {}
     for i, piece in enumerate(pieces):
@@ -95,9 +96,9 @@ def _merge_class(pieces: Sequence[Piece]) -> list[Piece]:
 
 
 def _near(pieces: Sequence[Piece]) -> list[list[int]]:
-    """Of each piece those of other windows whose regions overlap its own.
+    """For each piece, the indices of overlapping pieces from other windows.
 
-    What one window found twice its own suppression has judged already.
+    Pieces of the same window are left out: its own non-maximum suppression has compared them already.
     """
     regions = [piece.region for piece in pieces]
     top, left, bottom, right = np.array([(r.top, r.left, r.bottom, r.right) for r in regions]).reshape(-1, 4).T
@@ -112,7 +113,7 @@ def _near(pieces: Sequence[Piece]) -> list[list[int]]:
 
 
 def _joined(parts: Mapping[int, Piece], near: Sequence[Sequence[int]]) -> list[Piece]:
-    """Pieces that agree in what their windows share are put together, however many windows an object spans."""
+    """Joins pieces that agree inside the area that their windows share, over any number of windows."""
     first = {i: i for i in parts}
     for i, piece in parts.items():
         for j in near[i]:
@@ -135,7 +136,7 @@ def _is_continued(one: Piece, other: Piece) -> bool:
 
 
 def _union(pieces: Sequence[Piece]) -> Piece:
-    """One object, as sure as its surest piece."""
+    """The object made of all pieces, with the highest of their scores."""
     if len(pieces) == 1:
         return pieces[0]
     regions = [piece.region for piece in pieces]

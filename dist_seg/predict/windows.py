@@ -1,4 +1,4 @@
-"""Pictures as a network takes them, whole or in overlapping windows where they are too large."""
+"""Pictures prepared for the network, whole or, if they are too large, in overlapping windows."""
 
 import math
 from collections.abc import Iterator
@@ -14,14 +14,15 @@ from dist_seg.data.loading.normalize import normalization, normalize
 from dist_seg.data.view.pixel_values import network_values
 
 WHOLE_PIXELS = 2048 * 2048
-"""A picture of more pixels goes through the network in windows, unless a window is given."""
+"""Network inputs of more pixels are cut into windows, even if the user gives no window."""
 DEFAULT_WINDOW = 1024
+"""Side of these windows, in pixels of the network's input."""
 _OVERLAP = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """A part of the network's input, in its pixels."""
+    """A rectangle of the network's input, in pixels."""
 
     top: int
     left: int
@@ -29,12 +30,15 @@ class Window:
     width: int
 
     def of(self, images: torch.Tensor) -> torch.Tensor:
-        """The part of images (B, 3, H, W)."""
+        """This part of images (B, C, H, W)."""
         return images[..., self.top : self.top + self.height, self.left : self.left + self.width]
 
 
 def prepared(image_hwc: Values, data: DataConfig, device: torch.device) -> torch.Tensor:
-    """An RGB image (H, W, 3) or an array (H, W, C) as evaluation prepares it: (1, C, h, w), scaled and normalised."""
+    """The network's input for an RGB image (H, W, 3) or an array image (H, W, C): (1, C, h, w), resized and normalised.
+
+    Evaluation prepares images in the same way.
+    """
     height, width = image_hwc.shape[:2]
     transform = eval_transform(input_scale=input_factor(data, height, width), height=height, width=width)
     norm = normalization(data)
@@ -43,9 +47,9 @@ def prepared(image_hwc: Values, data: DataConfig, device: torch.device) -> torch
 
 
 def windows_of(height: int, width: int, side: int | None) -> list[Window]:
-    """The windows of an input, of at most `side` pixels, row by row; one for the whole where it is small enough.
+    """The windows of an input, row by row, with sides of at most `side` pixels; a single one if the input is small.
 
-    side: None takes `DEFAULT_WINDOW` for inputs of more than `WHOLE_PIXELS`.
+    side: None takes `DEFAULT_WINDOW` for inputs of more than `WHOLE_PIXELS`, and one window for smaller ones.
     """
     if side is None:
         side = DEFAULT_WINDOW if height * width > WHOLE_PIXELS else max(height, width)
@@ -57,7 +61,7 @@ def windows_of(height: int, width: int, side: int | None) -> list[Window]:
 
 
 def _starts(length: int, side: int) -> Iterator[int]:
-    """Where windows begin: evenly, overlapping by a quarter or more, the last one flush with the end."""
+    """Evenly spaced starts of windows that overlap by at least a quarter; the last window ends at `length`."""
     if length <= side:
         yield 0
         return

@@ -65,7 +65,7 @@ def test_pictures_are_never_overwritten(workplace: Path, pictures: Path) -> None
     before = contents(pictures)
     result = dist_seg("predict", workplace / "run", pictures, "--out", pictures, cwd=workplace)
     assert result.returncode == 2
-    assert f"--out {pictures}: the folder of the pictures themselves" in result.stderr
+    assert f"--out {pictures}: is the folder of the pictures" in result.stderr
     assert "Traceback" not in result.stderr
     assert contents(pictures) == before
 
@@ -82,7 +82,7 @@ def test_masks_that_lie_where_the_outputs_would_go_are_kept(
     before = contents(pictures)
     result = dist_seg("predict", workplace / "run", pictures / picture, "--out", pictures / out, cwd=workplace)
     assert result.returncode == 2
-    assert f"{pictures / out / 'a.png'} would be overwritten, and predict did not write it" in result.stderr
+    assert f"{pictures / out / 'a.png'} would be overwritten, but it is not what predict wrote there" in result.stderr
     assert f"such as {pictures / out}_predicted" in result.stderr
     assert contents(pictures) == before
 
@@ -168,7 +168,7 @@ def test_ids_for_results_are_refused_where_there_are_no_instances(workplace: Pat
     options = ["--out", pictures.parent / "out", "--images", pictures / "a.png"]
     result = dist_seg("predict", workplace / "run", pictures, *options, cwd=workplace)
     assert result.returncode == 2
-    assert "--images: gives ids to the results of instances" in result.stderr
+    assert "--images: only gives ids to the results of instances" in result.stderr
 
 
 def test_annotations_that_give_the_ids_are_never_written_over(instance_run: Path, pictures: Path) -> None:

@@ -24,7 +24,7 @@ def test_what_predict_did_not_write_is_named_and_kept(tmp_path: Path, before: st
         mask.mkdir()
     else:
         mask.write_bytes(b"truth")
-    with pytest.raises(UserError, match=r"a\.png would be overwritten, and predict did not write it as it is now"):
+    with pytest.raises(UserError, match=r"a\.png would be overwritten, but it is not what predict wrote there"):
         Outputs.open(tmp_path, [tmp_path / "new.png", mask])
     assert before == "a folder" or mask.read_bytes() == b"truth"
 

@@ -133,7 +133,7 @@ def test_folder_without_pictures_is_the_users_error(tmp_path: Path) -> None:
 def test_output_among_the_pictures_is_refused(tmp_path: Path, photo: np.ndarray, out: str) -> None:
     save(photo, tmp_path / "in" / "a.jpg")
     (tmp_path / "link").symlink_to(tmp_path / "in")
-    with pytest.raises(UserError, match=r"the folder of the pictures themselves; give another, such as .*_predicted$"):
+    with pytest.raises(UserError, match=r"is the folder of the pictures; give another folder, such as .*_predicted$"):
         find_pictures(tmp_path / "in", tmp_path / out)
 
 

@@ -181,9 +181,9 @@ def test_pictures_have_the_ids_of_the_annotations_by_path_or_by_name(tmp_path: P
 
 
 def test_a_picture_that_the_annotations_do_not_tell_apart_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no image of the file name b\.jpg"):
+    with pytest.raises(UserError, match=r"no image with the file name b\.jpg"):
         annotated_ids([tmp_path / "b.jpg"], tmp_path, annotations_of(tmp_path, "a.jpg"))
-    with pytest.raises(UserError, match=r"several images of the file name b\.jpg"):
+    with pytest.raises(UserError, match=r"several images with the file name b\.jpg"):
         annotated_ids([tmp_path / "b.jpg"], tmp_path, annotations_of(tmp_path, "x/b.jpg", "y/b.jpg"))
 
 
@@ -193,7 +193,7 @@ def test_a_picture_that_the_annotations_do_not_tell_apart_is_named(tmp_path: Pat
         ("{", "not JSON"),
         ("[]", "expected object, got array"),
         ('{"images": [{"id": 1}]}', r"images\[0\]\.file_name is missing"),
-        ('{"images": [{"id": "x", "file_name": "a"}]}', "id is no whole number"),
+        ('{"images": [{"id": "x", "file_name": "a"}]}', "the id of an image is not a whole number"),
     ],
 )
 def test_a_file_that_is_no_annotations_is_named(tmp_path: Path, text: str, problem: str) -> None:
