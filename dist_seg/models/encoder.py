@@ -1,4 +1,4 @@
-"""The encoder: a timm network that gives feature maps at the strides which a decoder wants."""
+"""The encoder: a timm network that returns feature maps at the strides a decoder needs."""
 
 import difflib
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ _SUITABLE_PYRAMID = "ResNet, EfficientNet, MobileNet, ConvNeXt, HRNet and VGG mo
 
 
 class Encoder(nn.Module):
-    """A timm network cut after its last stage.
+    """A timm network without its classifier.
 
-    Frozen stages, counted from the input, have parameters without a gradient and stay in evaluation mode, so that
-    their running statistics do not move either; nothing is kept of them for the backward pass.
+    Stages are counted from the input. The parameters of frozen stages have no gradient, and their modules stay in
+    evaluation mode, so their running statistics do not change and nothing is kept of them for the backward pass.
     """
 
     def __init__(
@@ -34,22 +34,22 @@ class Encoder(nn.Module):
         strides: Sequence[int],
         in_channels: int = 3,
     ) -> None:
-        """strides: of the maps to give, rising; the last is the network's last."""
+        """strides: those of the maps to return, rising; the last must be the network's last."""
         super().__init__()
         levels = feature_levels(net)
-        of_level = [stride for _, stride, _ in levels]
+        level_strides = [stride for _, stride, _ in levels]
         self.name = name
-        """timm's name of the network."""
+        """timm's name for the network."""
         self.net = net
         self.in_channels = in_channels
-        """Of the images."""
+        """Channels of the images."""
         self.norm = norm
-        """Of the network, and to be that of what stands on it."""
-        # A dilated network has several levels of its last stride.
-        self._indices = (*(of_level.index(stride) for stride in strides[:-1]), len(levels) - 1)
+        """The normalisation of the network; its decoder uses the same."""
+        # A dilated network has several levels with its last stride.
+        self._indices = (*(level_strides.index(stride) for stride in strides[:-1]), len(levels) - 1)
         self.level_channels = tuple(levels[index][0] for index in self._indices)
-        """Of each map that is given."""
-        self.output_stride = of_level[-1]
+        """Channels of each returned map."""
+        self.output_stride = level_strides[-1]
         convert_norms(net, norm)
         frozen = _modules_up_to_stage(name, net, frozen_stages)
         for module in frozen:
@@ -65,13 +65,13 @@ class Encoder(nn.Module):
         return self
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """images (B, in_channels, H, W) to features (B, C, H/stride, W/stride), one map for each of the strides."""
+        """Turns images (B, in_channels, H, W) into a map (B, C, H/stride, W/stride) for each of the strides."""
         features: list[torch.Tensor] = self.net(images)
         return tuple(features[index] for index in self._indices)
 
 
 def feature_levels(net: nn.Module) -> list[tuple[int, int, str]]:
-    """Channels, stride and module name of every feature map that a timm `features_only` network gives."""
+    """Channels, stride and module name of every feature map that a timm `features_only` network returns."""
     info: object = net.feature_info
     assert isinstance(info, FeatureInfo)
     return [(int(level["num_chs"]), int(level["reduction"]), str(level["module"])) for level in info.get_dicts()]
@@ -80,45 +80,45 @@ def feature_levels(net: nn.Module) -> list[tuple[int, int, str]]:
 def build_encoder(
     name: str, output_stride: int, norm: NormKind = "batch", frozen_stages: int = 0, in_channels: int = 3
 ) -> Encoder:
-    """The timm network `name`, with random weights, giving maps at stride 4 and at `output_stride`.
+    """The timm network `name` with random weights; it returns maps at stride 4 and at `output_stride`.
 
-    Raises ConfigError for one that a DeepLabV3+ cannot stand on.
+    Raises ConfigError for a network that DeepLabV3+ cannot use.
     """
-    wanted = f"model.output_stride {output_stride}"
-    net = _create_net(name, output_stride, norm, in_channels, wanted=wanted, suitable=_SUITABLE)
+    purpose = f"model.output_stride {output_stride}"
+    net = _create_net(name, output_stride, norm, in_channels, purpose=purpose, suitable=_SUITABLE)
     strides = [stride for _, stride, _ in feature_levels(net)]
     if LOW_LEVEL_STRIDE not in strides or strides[-1] != output_stride:
         raise ConfigError(
-            f"model.encoder: {name} gives features at strides {strides}; needed are {LOW_LEVEL_STRIDE} for the "
+            f"model.encoder: {name} has features at strides {strides}; it needs {LOW_LEVEL_STRIDE} for the "
             f"low-level skip and, last, model.output_stride {output_stride}; {_SUITABLE}"
         )
     return Encoder(name, net, norm, frozen_stages, (LOW_LEVEL_STRIDE, output_stride), in_channels)
 
 
 def build_pyramid_encoder(name: str, norm: NormKind = "batch", frozen_stages: int = 0, in_channels: int = 3) -> Encoder:
-    """The timm network `name`, with random weights, giving maps at strides 4, 8, 16 and 32.
+    """The timm network `name` with random weights; it returns maps at strides 4, 8, 16 and 32.
 
-    Raises ConfigError for one that a feature pyramid cannot stand on.
+    Raises ConfigError for a network that a feature pyramid cannot use.
     """
     net = _create_net(
         name,
         PYRAMID_STRIDES[-1],
         norm,
         in_channels,
-        wanted="the strides 4, 8, 16, 32 of a pyramid",
+        purpose="the strides 4, 8, 16, 32 of a pyramid",
         suitable=_SUITABLE_PYRAMID,
     )
     strides = [stride for _, stride, _ in feature_levels(net)]
     if not set(PYRAMID_STRIDES) <= set(strides) or strides[-1] != PYRAMID_STRIDES[-1]:
         raise ConfigError(
-            f"model.encoder: {name} gives features at strides {strides}; a feature pyramid needs "
+            f"model.encoder: {name} has features at strides {strides}; a feature pyramid needs "
             f"{', '.join(map(str, PYRAMID_STRIDES))}; {_SUITABLE_PYRAMID}"
         )
     return Encoder(name, net, norm, frozen_stages, PYRAMID_STRIDES, in_channels)
 
 
 def _create_net(
-    name: str, output_stride: int, norm: NormKind, in_channels: int, *, wanted: str, suitable: str
+    name: str, output_stride: int, norm: NormKind, in_channels: int, *, purpose: str, suitable: str
 ) -> nn.Module:
     check_norm(norm)
     if not timm.is_model(name):
@@ -132,12 +132,12 @@ def _create_net(
         )
     except (TypeError, AssertionError, NotImplementedError, RuntimeError, ValueError, AttributeError) as error:
         reason = str(error) or "refused by the model"
-        raise ConfigError(f"model.encoder: {name} does not take {wanted} ({reason}); {suitable}") from error
+        raise ConfigError(f"model.encoder: {name} does not take {purpose} ({reason}); {suitable}") from error
     return net
 
 
 def _modules_up_to_stage(name: str, net: nn.Module, stages: int) -> tuple[nn.Module, ...]:
-    """The modules without children, and those with parameters of their own, that belong to the first `stages` stages.
+    """The modules of the first `stages` stages that are leaves or have parameters of their own.
 
     A stage ends where timm takes a feature map. timm registers modules in the order in which they run.
     """

@@ -1,8 +1,8 @@
-"""The four kinds of normalisation a network can be built with.
+"""The four kinds of normalisation that a network can have.
 
-batch: BatchNorm. sync: SyncBatchNorm (GPU only). group: GroupNorm, which knows no batch and keeps no statistics.
-frozen: BatchNorm that always applies its running statistics and never changes them; its weight and bias are trained.
-All but group are `_BatchNorm` modules, so that the engine finds their running statistics.
+batch: BatchNorm. sync: SyncBatchNorm (GPU only). group: GroupNorm, which does not depend on the batch and keeps no
+statistics. frozen: BatchNorm that always applies its running statistics and never changes them; its weight and bias are
+trained. All but group are `_BatchNorm` modules, which is how the engine finds their running statistics.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def settled_norm(
     task: Literal["auto", "semantic", "multilabel", "instance"],
     weights: str | None,
 ) -> NormKind:
-    """What `model.norm: auto` stands for."""
+    """The kind to use; `auto` is batch, and for instances frozen with pretrained weights and group without."""
     if kind != "auto":
         return kind
     if task != "instance":
@@ -44,13 +44,13 @@ def check_norm(kind: NormKind) -> None:
 
 
 def num_groups(channels: int) -> int:
-    """The most groups, at most 32, that divide `channels` into groups of at least 8; 1 if there are none."""
+    """The largest number of groups, up to 32, that divides `channels` into groups of at least 8; 1 if none does."""
     candidates = (g for g in range(_MAX_GROUPS, 1, -1) if channels % g == 0 and channels // g >= _MIN_GROUP_CHANNELS)
     return next(candidates, 1)
 
 
 def make_norm(kind: NormKind, channels: int) -> nn.Module:
-    """A normalisation of feature maps (B, channels, H, W)."""
+    """A normalisation layer for feature maps (B, channels, H, W)."""
     match kind:
         case "batch" | "frozen":
             return nn.BatchNorm2d(channels)
@@ -61,12 +61,12 @@ def make_norm(kind: NormKind, channels: int) -> nn.Module:
 
 
 def batch_norms(module: nn.Module) -> Iterator[_BatchNorm]:
-    """Every batch normalisation inside `module`, timm's and torch's alike."""
+    """Every batch normalisation inside `module`, timm's as well as torch's."""
     return (child for child in module.modules() if isinstance(child, _BatchNorm))
 
 
 class _GroupNormAct(nn.GroupNorm):
-    """GroupNorm that goes on with the dropout and activation of the timm BatchNormAct2d it takes the place of."""
+    """GroupNorm in place of timm's BatchNormAct2d, followed by that layer's dropout and activation."""
 
     def __init__(self, channels: int, drop: nn.Module, act: nn.Module) -> None:
         super().__init__(num_groups(channels), channels)
@@ -96,9 +96,9 @@ def _converted(norm: _BatchNorm, kind: NormKind) -> nn.Module:
 
 
 def convert_norms(module: nn.Module, kind: NormKind) -> None:
-    """Replaces the batch normalisations inside `module` by the kind, in place; their weights and biases are kept.
+    """Replaces the batch normalisations inside `module` with `kind`, in place; their weights and biases are kept.
 
-    batch and frozen leave the modules as they are: frozen ones are told apart by staying in evaluation mode.
+    batch and frozen change nothing here: frozen layers are plain ones that the network keeps in evaluation mode.
     """
     if kind in ("batch", "frozen"):
         return

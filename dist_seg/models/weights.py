@@ -1,4 +1,4 @@
-"""Encoder weights from a file, an installed package or timm's hub."""
+"""Reads weights from a file, an installed package or timm's hub, and loads them into an encoder."""
 
 import importlib.util
 import logging
@@ -30,10 +30,11 @@ def load_encoder_weights(encoder: Encoder, spec: str) -> None:
 def load_encoder_tensors(encoder: Encoder, tensors: Tensors, where: str) -> None:
     """Loads tensors into `encoder`, in place.
 
-    The tensors are matched with those of timm's whole model (classifier included) by name or, if they do not fit so,
-    one by one in order, if every shape and the last part of every name (`weight`, `running_mean`) are equal, which is
-    logged; what the encoder does not have (the classifier) may be missing. A first convolution of RGB is adapted to
-    the encoder's channels. Raises ConfigError that lists what does not fit.
+    The tensors are matched with those of timm's whole model, classifier included, by name. If the names do not fit,
+    they are matched in order, provided that every shape and the last part of every name (`weight`, `running_mean`) are
+    equal; this is logged. Tensors that the encoder does not need, such as the classifier's, may be missing. A first
+    convolution for RGB is adapted to the encoder's channels. where: the source, for messages. Raises ConfigError that
+    lists what does not fit.
     """
     reference = _reference_shapes(encoder.name, encoder.in_channels)
     if encoder.in_channels != _RGB:
@@ -53,11 +54,11 @@ def match_tensors(
     where: str,
     encoder: str,
 ) -> Tensors:
-    """Gives every tensor its name in `reference` (name to shape, in order); those in `needed` must be there."""
+    """The tensors under their names in `reference` (name to shape, in order); those in `needed` must be present."""
     problems = _problems_by_name(tensors, reference, needed)
     if not any(problems.values()):
         return tensors
-    # The last part tells a norm's weight from its bias, which have one shape.
+    # A norm's weight and bias have the same shape; the last part of the name tells them apart.
     if [(_last_part(name), tuple(tensor.shape)) for name, tensor in tensors.items()] == [
         (_last_part(name), shape) for name, shape in reference.items()
     ]:
@@ -78,7 +79,7 @@ def _last_part(name: str) -> str:
 def _problems_by_name(
     tensors: Tensors, reference: Mapping[str, tuple[int, ...]], needed: Mapping[str, str]
 ) -> dict[str, list[str]]:
-    # Counters of batches decide nothing, and files from before torch 0.4.1 lack them.
+    # Batch counters have no effect, and files from before torch 0.4.1 lack them.
     missing = [key for key in needed if key not in tensors and not key.endswith("num_batches_tracked")]
     wrong_shape = [
         f"{key} ({list(tensors[key].shape)} in the file, {list(reference[key])} in the model)"
@@ -93,6 +94,7 @@ def _problems_by_name(
 
 
 def first_few(keys: Sequence[str]) -> str:
+    """The first names, and how many there are."""
     more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
     return f"{', '.join(keys[:_SHOWN])}{more} ({len(keys)} in all)"
 
@@ -100,24 +102,24 @@ def first_few(keys: Sequence[str]) -> str:
 def _adapted(
     tensors: Tensors,
     reference: Mapping[str, tuple[int, ...]],
-    of_rgb: Mapping[str, tuple[int, ...]],
+    rgb_reference: Mapping[str, tuple[int, ...]],
     in_channels: int,
     where: str,
 ) -> Tensors:
-    """The tensors with those of the first convolution, where they are for RGB, made into ones for other channels.
+    """The tensors, with a first convolution for RGB adapted to `in_channels`.
 
-    As timm does it: for one channel the sum over R, G and B; for more these three again and again, scaled so that
-    equal channels give what equal R, G and B would.
+    timm's rule: for one channel the sum over R, G and B; for more, these three repeated, and scaled so that an image
+    with equal channels gives the result of an RGB image with equal channels. rgb_reference: `reference` for RGB.
     """
     adapted = dict(tensors)
     in_order = list(tensors) if len(tensors) == len(reference) else []
     for number, name in enumerate(reference):
-        if reference[name] == of_rgb[name]:
+        if reference[name] == rgb_reference[name]:
             continue
         found = name if name in tensors else in_order[number] if in_order else None
-        if found is not None and tuple(tensors[found].shape) == of_rgb[name]:
+        if found is not None and tuple(tensors[found].shape) == rgb_reference[name]:
             adapted[found] = adapt_input_conv(in_channels, tensors[found])
-            _log.info("%s: %s of RGB adapted to %d channels", where, found, in_channels)
+            _log.info("%s: %s adapted from RGB to %d channels", where, found, in_channels)
     return adapted
 
 
@@ -129,7 +131,7 @@ def _reference_shapes(encoder: str, in_channels: int) -> dict[str, tuple[int, ..
 
 
 def _encoder_names(net: nn.Module, reference: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
-    """From the names of timm's whole model to those of the same tensors in the encoder cut from it."""
+    """Maps names in timm's whole model to the names of the same tensors in the encoder."""
     own = net.state_dict()
     names = {}
     for key in reference:
@@ -143,10 +145,10 @@ def _encoder_names(net: nn.Module, reference: Mapping[str, tuple[int, ...]]) -> 
 
 
 def read_weights(encoder: str, spec: str) -> tuple[Tensors, str]:
-    """The tensors, and the words that say where they are from.
+    """The tensors by name, and their source in words for messages.
 
-    spec: a .pth, .pt or .safetensors file; `package:NAME` for the one such file inside an installed package; `timm` for
-    the own weights of the encoder of that name, from the hub.
+    spec: a .pth, .pt or .safetensors file; `package:NAME` for the only such file inside an installed package; or `timm`
+    for timm's own weights of `encoder`, from the hub. Raises ConfigError if they cannot be read.
     """
     if spec == "timm":
         return _read_hub(encoder), f"timm's checkpoint of {encoder}"
@@ -157,10 +159,10 @@ def read_weights(encoder: str, spec: str) -> tuple[Tensors, str]:
 def _read_hub(encoder: str) -> Tensors:
     try:
         model = timm.create_model(encoder, pretrained=True)
-    except Exception as error:  # the hub's client raises errors of many kinds, all of them about the download
+    except Exception as error:  # the hub's client raises many kinds of errors, all about the download
         raise ConfigError(
             f"model.weights: timm: cannot get the weights of {encoder} from the hub ({error}); "
-            "where there is no network give a file or package:NAME"
+            "without a network, give a file or package:NAME"
         ) from error
     state: dict[str, torch.Tensor] = model.state_dict()
     return state
@@ -178,7 +180,7 @@ def _package_file(package: str) -> Path:
     if len(files) != 1:
         found = ", ".join(str(path.relative_to(folder)) for path in files) or "none"
         raise ConfigError(
-            f"model.weights: package:{package}: exactly one {', '.join(_SUFFIXES)} file expected in {folder}, "
+            f"model.weights: package:{package}: expected exactly one {', '.join(_SUFFIXES)} file in {folder}, "
             f"found: {found}; give the file's path instead"
         )
     return files[0]
@@ -198,18 +200,18 @@ def _read_file(path: Path) -> Tensors:
             loaded: object = load_file(path)
         else:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # torch's own words advise to read it all the same
+    except pickle.UnpicklingError as error:  # torch's message advises to read the file anyway
         raise ConfigError(
-            f"model.weights: {path} cannot be read: it is no checkpoint, or holds more than tensors, which could run "
-            "code when it is read and is refused; save the state_dict by itself, as .safetensors best"
+            f"model.weights: {path} cannot be read: it is not a checkpoint, or it holds more than tensors, which is "
+            "refused because reading it could run code; save only the state_dict, preferably as .safetensors"
         ) from error
-    except Exception as error:  # every reader has its own kinds for a broken file
+    except Exception as error:  # every reader raises its own kinds of errors for a broken file
         raise ConfigError(f"model.weights: {path} cannot be read: {type(error).__name__}: {error}") from error
     return _tensors_of(loaded, path)
 
 
 def _tensors_of(loaded: object, path: Path) -> Tensors:
-    """The dictionary of tensors in a checkpoint, also where it lies under `state_dict` or `model`."""
+    """The tensors in a checkpoint, which may be under `state_dict` or `model`; a prefix `module.` is removed."""
     for key in ("state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]

@@ -1,8 +1,8 @@
-"""Dilated depthwise convolutions whose backward pass on the CPU is fast.
+"""The convolution blocks that decoders are built from, and a fast backward pass for dilated depthwise convolutions.
 
-oneDNN has no fast kernel for the gradient of a dilated depthwise convolution with respect to its input: 24 ms against
-2.6 ms for the forward pass (4x1152x18x24, 5x5, dilation 2, one thread). At stride 1 that gradient is itself such a
-convolution, with the kernel turned by 180 degrees, and so takes the forward pass's time.
+On the CPU oneDNN has no fast kernel for the gradient of a dilated depthwise convolution with respect to its input: it
+takes 24 ms, the forward pass 2.6 ms (4x1152x18x24, 5x5, dilation 2, one thread). At stride 1 that gradient is itself
+such a convolution with the kernel rotated by 180 degrees, which takes as long as the forward pass.
 """
 
 import torch
@@ -21,7 +21,7 @@ def conv_norm_relu(in_channels: int, out_channels: int, norm: NormKind) -> nn.Se
 
 
 def separable_conv(in_channels: int, out_channels: int, norm: NormKind, dilation: int = 1) -> nn.Sequential:
-    """3x3 depthwise convolution, 1x1 convolution, normalisation, ReLU; the size stays."""
+    """3x3 depthwise convolution, 1x1 convolution, normalisation, ReLU; the map keeps its size."""
     depthwise = nn.Conv2d(
         in_channels, in_channels, 3, padding=dilation, dilation=dilation, groups=in_channels, bias=False
     )
@@ -29,7 +29,7 @@ def separable_conv(in_channels: int, out_channels: int, norm: NormKind, dilation
 
 
 class _DilatedDepthwise(torch.autograd.Function):
-    """images (B, C, H, W), weight (C, 1, k, k); k odd, padded so that the size stays."""
+    """images (B, C, H, W), weight (C, 1, k, k) with k odd; padded so that the map keeps its size."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, images: torch.Tensor, weight: torch.Tensor, dilation: int) -> torch.Tensor:
@@ -64,7 +64,7 @@ class _DilatedDepthwise(torch.autograd.Function):
 
 
 class DilatedDepthwiseConv2d(nn.Conv2d):
-    """nn.Conv2d, made from one that `is_dilated_depthwise`, sharing its parameters."""
+    """Takes the place of an `nn.Conv2d` that `is_dilated_depthwise`, and shares its parameters."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         channels, dilation = conv.in_channels, conv.dilation[0]
@@ -97,7 +97,7 @@ def is_dilated_depthwise(module: nn.Module) -> bool:
 
 
 def speed_up_dilated_depthwise(module: nn.Module) -> None:
-    """Replaces the dilated depthwise convolutions inside `module`, in place; names and parameters stay."""
+    """Replaces the dilated depthwise convolutions inside `module`, in place; names and parameters are kept."""
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if is_dilated_depthwise(child):
@@ -106,7 +106,7 @@ def speed_up_dilated_depthwise(module: nn.Module) -> None:
 
 
 def _autocast(images: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both as autocast hands them to a convolution: it does not reach the backward pass, which needs them alike."""
+    """Both in autocast's precision: it does not reach the backward pass, which needs them in the same one."""
     if not torch.is_autocast_enabled("cpu") or torch.float64 in (images.dtype, weight.dtype):
         return images, weight
     dtype = torch.get_autocast_dtype("cpu")

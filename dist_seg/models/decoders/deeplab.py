@@ -1,4 +1,5 @@
-"""DeepLabV3+ (Chen et al. 2018, arXiv:1802.02611): encoder, ASPP, and a decoder with one low-level skip."""
+"""DeepLabV3+ (Chen et al. 2018, arXiv:1802.02611): encoder, atrous spatial pyramid pooling (ASPP) with separable
+convolutions, and a decoder with one low-level skip connection."""
 
 from collections.abc import Sequence
 
@@ -14,10 +15,10 @@ from dist_seg.models.norm import NormKind, batch_norms
 
 
 class ImagePooling(nn.Module):
-    """The mean of the whole map, projected and spread over it again.
+    """The mean over the whole map, projected and spread over the map again.
 
-    It has a bias and no normalisation: its map is 1x1, and batch moments over the few values of a micro-batch are
-    noise (with one image they do not exist, and torch's BatchNorm raises).
+    It has a bias and no normalisation: the pooled map is 1x1, and batch moments over the few values of a micro-batch
+    are noise. With one image they do not exist, and torch's BatchNorm raises an error.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -30,7 +31,11 @@ class ImagePooling(nn.Module):
 
 
 class ASPP(nn.Module):
-    """Features (B, C, H, W) to (B, out_channels, H, W): 1x1, one dilated branch a rate, image pooling, projection."""
+    """Turns features (B, in_channels, H, W) into (B, out_channels, H, W).
+
+    The branches are a 1x1 convolution, a dilated convolution for each of `dilations`, and image pooling; their maps are
+    concatenated and projected.
+    """
 
     def __init__(
         self, in_channels: int, out_channels: int, dilations: Sequence[int], norm: NormKind, dropout: float
@@ -49,11 +54,11 @@ class ASPP(nn.Module):
 
 
 class DeepLabV3Plus(nn.Module):
-    """Images (B, 3, H, W), normalised, to logits (B, num_classes, H, W), for any H and W.
+    """Turns normalised images (B, C, H, W), for any H and W, into logits (B, num_classes, H, W).
 
-    Inside, the image is padded with zeros on the right and at the bottom to a multiple of the output stride, so that
-    the maps of every stride lie over each other exactly, and to at least two cells of it, so that batch moments exist
-    for a single tiny image too.
+    Images are padded with zeros on the right and at the bottom to a multiple of the output stride, so that the maps of
+    all strides align exactly, and to at least two cells of that stride a side, so that batch moments exist even for a
+    single tiny image.
     """
 
     def __init__(self, encoder: Encoder, cfg: ModelConfig, num_classes: int) -> None:

@@ -1,4 +1,4 @@
-"""The sizes of Mask R-CNN's heads that a configuration may leave open: the paper's, or fitted to data and machine."""
+"""The sizes of Mask R-CNN's heads that a configuration may leave null: the paper's, or chosen from data and machine."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ _HALF_OCTAVE = math.sqrt(2)
 
 @dataclass(frozen=True, kw_only=True)
 class HeadSizes:
-    """Fields of `MaskRcnnConfig` that may be None, settled. The defaults are those of He et al. 2017 on COCO."""
+    """Values for the fields of `MaskRcnnConfig` that may be None. The defaults are those of He et al. 2017 on COCO."""
 
     anchor_sizes: tuple[float, ...] = (32, 64, 128, 256, 512)
     detections_per_image: int = 100
@@ -28,32 +28,34 @@ class HeadSizes:
 
 PAPER = HeadSizes()
 SMALL = HeadSizes(fpn_channels=128, box_channels=256, mask_channels=128, roi_samples=128, mask_samples=32)
-"""A fifth of the operations at a crop of 128x128: what a training on a CPU can pay for."""
+"""A fifth of the paper's operations at a crop of 128x128; affordable for training on a CPU."""
 
 
 def head_sizes(cfg: MaskRcnnConfig, default: HeadSizes = PAPER) -> HeadSizes:
-    """What the configuration sets, and `default` for the rest."""
+    """The sizes that the configuration sets, and `default` for the others."""
     values = {field.name: getattr(cfg, field.name) for field in dataclasses.fields(HeadSizes)}
     return dataclasses.replace(default, **{name: value for name, value in values.items() if value is not None})
 
 
 def with_head_sizes(cfg: MaskRcnnConfig, default: HeadSizes) -> MaskRcnnConfig:
-    """The configuration with nothing left open."""
+    """The configuration with every size set; `default` fills what it leaves open."""
     return dataclasses.replace(cfg, **dataclasses.asdict(head_sizes(cfg, default)))
 
 
 def fitted_anchor_sizes(
     sides: Sequence[float], *, scale: float, scale_min: float, scale_max: float, canvas: float
 ) -> tuple[float, ...]:
-    """Anchors of whole pixels, one octave apart, that cover objects of these sides; the paper's where there are none.
+    """Five anchor sizes in whole pixels, one octave apart, that cover the data's objects; the paper's without objects.
 
-    sides: rising percentiles of the objects' sides in pixels. scale: of the pictures before augmentation, which draws a
-    factor log-uniformly from [scale_min, scale_max]. canvas: longest side of a crop; no object is larger on it.
+    sides: percentiles of the objects' sides in pixels. scale: factor by which pictures are resized before augmentation,
+    which draws another factor log-uniformly from [scale_min, scale_max]. canvas: longest side of a crop in pixels; no
+    object is larger.
 
-    An anchor stands for the octave around its size. Covered are the objects at the scale of the evaluation and at the
-    middle half of the drawn ones. As far as the five octaves leave a choice, small anchors are taken, which see an
-    object on a finer map: the finest fit the smallest objects, but are not above the paper's 32. Where five octaves do
-    not suffice, both ends lose as much. Anchors below 8 pixels would fall between the finest map's cells of 4.
+    An anchor covers the octave around its size. The anchors should cover the objects at the scale of the evaluation and
+    at the middle half of the drawn scales. If five octaves leave a choice, the smaller anchors are chosen, because they
+    see an object on a finer map: the finest anchor fits the smallest objects, but is at most the paper's 32. If five
+    octaves do not suffice, both ends lose the same number of octaves. Anchors below 8 pixels would fall between the
+    cells of the finest map, which are 4 pixels wide.
     """
     positive = [side * scale for side in sides if side > 0]
     if not positive:
@@ -72,9 +74,9 @@ def fitted_anchor_sizes(
 
 
 def fitted_detections(most_objects: int, *, most_proposals: int) -> int:
-    """Detections of an image: a third more than the most objects of one, in hundreds; at least the paper's 100.
+    """Detections per image: a third more than the most objects in an image, in hundreds; at least the paper's 100.
 
-    most_proposals: what detections are made of in evaluation; there is no use in many more.
+    most_proposals: proposals per image in evaluation, the upper limit, because every detection comes from a proposal.
     """
-    wanted = -(-most_objects * 4 // 300) * 100
-    return max(PAPER.detections_per_image, min(wanted, most_proposals))
+    enough = -(-most_objects * 4 // 300) * 100
+    return max(PAPER.detections_per_image, min(enough, most_proposals))

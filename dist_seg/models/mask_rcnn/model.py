@@ -19,14 +19,14 @@ _STRIDE = 32
 
 
 class MaskRCNN(nn.Module):
-    """Images (B, 3, H, W), normalised, to losses or to detections, for any H and W.
+    """Turns normalised images (B, C, H, W), for any H and W, into losses or into detections.
 
-    Inside, the image is padded with zeros on the right and at the bottom to a multiple of 32, and to at least two cells
-    of that, so that batch moments exist for a single tiny image too.
+    Images are padded with zeros on the right and at the bottom to a multiple of 32 and to at least 64 pixels a side, so
+    that batch moments exist even for a single tiny image.
     """
 
     def __init__(self, encoder: Encoder, cfg: MaskRcnnConfig, num_classes: int) -> None:
-        """num_classes: without a background."""
+        """num_classes: without a background class."""
         super().__init__()
         if num_classes < 1:
             raise ConfigError(f"an instance network needs at least 1 class, and the data has {num_classes}")
@@ -38,10 +38,11 @@ class MaskRCNN(nn.Module):
     def forward(
         self, images: Tensor, targets: Sequence[ObjectTargets] | None = None, layers_NLHW: Tensor | None = None
     ) -> dict[str, Tensor] | list[Detections]:
-        """With the objects of each image, and the images' id layers (B, L, H, W), the losses by name; else detections.
+        """Returns the losses by name if `targets` are given, otherwise the detections of each image.
 
-        Each loss is a mean over what was sampled in all images. It is 0 where there is nothing to learn from, and every
-        trained parameter gets a gradient all the same.
+        targets: the objects of each image. layers_NLHW: integer id layers (B, L, H, W) of the images; needed with
+        targets. Each loss is a scalar, the mean over the samples of all images. Without samples it is 0, and every
+        trained parameter still gets a gradient.
         """
         height, width = images.shape[2:]
         pad_height, pad_width = _padding(height), _padding(width)

@@ -1,6 +1,7 @@
 """The heads over regions: class and box (Ren et al. 2015), mask (He et al. 2017, arXiv:1703.06870).
 
-R regions of all B images in one row, K classes and, as class 0, the background. Submodules are named as torchvision's.
+R is the number of regions of all images, which are concatenated; K that of classes, beside class 0 for the background.
+Submodules have torchvision's names.
 """
 
 from collections.abc import Sequence
@@ -25,25 +26,27 @@ from dist_seg.models.mask_rcnn.targets import ObjectTargets, first_objects, gath
 from dist_seg.runtime.precision import at_least_float32
 
 _BOX_POOL, _MASK_POOL = 7, 14
+"""Rows and columns of a pooled region, for classes and boxes and for masks."""
 _MIN_SIZE = 1e-2
+"""Sides, in pixels, below which a detection is dropped; torchvision's value."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Sampled:
-    """Regions to train on."""
+class _SampledRegions:
+    """The regions that one step trains on."""
 
     boxes: list[Tensor]
-    """(r, 4) of each image."""
+    """(r, 4) in pixels, for each image."""
     images: Tensor
-    """(R,) int64."""
+    """(R,) int64: index of the image."""
     labels: Tensor
     """(R,) int64: 0 for background, otherwise the class id + 1."""
     objects: Tensor
-    """(R,) int64: the object's index in its image; below 0 for background."""
+    """(R,) int64: the object's index in its image; negative for background."""
 
 
 class RoIHeads(nn.Module):
-    """Pyramid maps and proposals to losses, or to detections."""
+    """Turns pyramid maps and proposals into losses or into detections."""
 
     def __init__(self, cfg: MaskRcnnConfig, num_classes: int) -> None:
         super().__init__()
@@ -59,7 +62,7 @@ class RoIHeads(nn.Module):
             sizes.fpn_channels, (sizes.mask_channels,) * cfg.mask_convs, 1, head_norm_layer(cfg.head_norm)
         )
         self.mask_predictor = MaskRCNNPredictor(sizes.mask_channels, sizes.mask_channels, num_classes + 1)
-        # As in Detectron: at the start every class is as likely, and a box stays where its proposal is.
+        # As in Detectron: at first all classes are equally likely, and a box stays where its proposal is.
         predictors = {self.box_predictor.cls_score: 0.01, self.box_predictor.bbox_pred: 0.001}
         for layer, std in {**predictors, self.mask_predictor.mask_fcn_logits: 0.001}.items():
             nn.init.normal_(layer.weight, std=std)
@@ -73,34 +76,39 @@ class RoIHeads(nn.Module):
         targets: Sequence[ObjectTargets],
         layers_NLHW: Tensor,
     ) -> dict[str, Tensor]:
-        """size: (height, width) of the image that the features were made of. Each loss is 0 with a graph where there
-        is nothing to learn from."""
+        """Returns the losses by name, scalars; each is 0 with a graph if it has no sample.
+
+        features: maps at strides 4 to 64 of images of `size` (height, width). proposals: (n, 4) of each image in
+        pixels. layers_NLHW: integer id layers of the images.
+        """
         sampled = self._sample(proposals, targets)
         regions = torch.cat(sampled.boxes)
         class_logits, deltas = self._classify(features, sampled.boxes, size)
         num_sampled = max(1, len(regions))
         classification = F.cross_entropy(class_logits, sampled.labels, reduction="sum") / num_sampled
         positive = sampled.labels.nonzero().squeeze(1)
-        wanted = self._coder.encode_single(
-            gather_boxes(targets, sampled.images[positive], sampled.objects[positive], regions.dtype), regions[positive]
-        )
-        of_class = deltas.view(len(regions), deltas.shape[1] // 4, 4)[positive, sampled.labels[positive]]
-        box = F.smooth_l1_loss(of_class, wanted, beta=SMOOTH_L1_BETA, reduction="sum") / num_sampled
-        mask = self._mask_loss(features, size, sampled, self._for_masks(sampled), targets, layers_NLHW)
+        true_boxes = gather_boxes(targets, sampled.images[positive], sampled.objects[positive], regions.dtype)
+        true_deltas = self._coder.encode_single(true_boxes, regions[positive])
+        class_deltas = deltas.view(len(regions), deltas.shape[1] // 4, 4)[positive, sampled.labels[positive]]
+        box = F.smooth_l1_loss(class_deltas, true_deltas, beta=SMOOTH_L1_BETA, reduction="sum") / num_sampled
+        mask = self._mask_loss(features, size, sampled, targets, layers_NLHW)
         return {"classification": classification, "box": box, "mask": mask}
 
     @torch.no_grad()
     def detect(
         self, features: Sequence[Tensor], size: tuple[int, int], proposals: Sequence[Tensor], within: tuple[int, int]
     ) -> list[Detections]:
-        """within: (height, width) that boxes are clipped to."""
+        """Returns the detections of each image.
+
+        features, size, proposals: as in `losses`. within: (height, width) to which boxes are clipped.
+        """
         class_logits, deltas = self._classify(features, proposals, size)
-        # Counts are taken from shapes here: a traced graph would keep the number that `len` gives.
-        counts = [of_image.shape[0] for of_image in proposals]
+        # Counts come from shapes because a traced graph would record the result of `len` as a constant.
+        counts = [boxes.shape[0] for boxes in proposals]
         deltas_RK4 = deltas.view(deltas.shape[0], -1, 4)
         found = [
-            self._select(probabilities, of_image, boxes, within)
-            for probabilities, of_image, boxes in zip(
+            self._select(probabilities, image_deltas, boxes, within)
+            for probabilities, image_deltas, boxes in zip(
                 torch.split(class_logits.softmax(dim=1), counts),
                 torch.split(deltas_RK4, counts),
                 proposals,
@@ -111,18 +119,18 @@ class RoIHeads(nn.Module):
         logits = self._mask_logits(features, [boxes for boxes, _, _ in found], size)
         masks = logits[torch.arange(labels.shape[0], device=labels.device), labels].sigmoid()
         return [
-            Detections(boxes=boxes.float(), scores=scores.float(), labels=label - 1, masks=of_image.float())
-            for (boxes, scores, label), of_image in zip(
+            Detections(boxes=boxes.float(), scores=scores.float(), labels=label - 1, masks=image_masks.float())
+            for (boxes, scores, label), image_masks in zip(
                 found, torch.split(masks, [label.shape[0] for _, _, label in found]), strict=True
             )
         ]
 
-    def _sample(self, proposals: Sequence[Tensor], targets: Sequence[ObjectTargets]) -> _Sampled:
+    def _sample(self, proposals: Sequence[Tensor], targets: Sequence[ObjectTargets]) -> _SampledRegions:
         cfg = self._cfg
         boxes, labels, objects = [], [], []
-        for of_image, target in zip(proposals, targets, strict=True):
-            # The objects' own boxes as well: at the start no proposal may lie on one.
-            candidates = torch.cat([of_image, target.boxes[~target.ignored].to(of_image.dtype)])
+        for proposed, target in zip(proposals, targets, strict=True):
+            # Early in training no proposal may overlap an object, so the objects' own boxes are candidates too.
+            candidates = torch.cat([proposed, target.boxes[~target.ignored].to(proposed.dtype)])
             matches = match_objects(
                 candidates,
                 target,
@@ -134,16 +142,16 @@ class RoIHeads(nn.Module):
             (positive,), (negative,) = self._sampler([(matches >= 0).long().masked_fill(matches == NEITHER, -1)])
             chosen = (positive | negative).nonzero().squeeze(1)
             matches = matches[chosen]
-            # One more label for the background, whose match is -1.
+            # A label at the end for the background, whose match is the index -1.
             background = target.labels.new_full((1,), -1)
             labels.append(torch.cat([target.labels, background])[matches] + 1)
             boxes.append(candidates[chosen])
             objects.append(matches)
-        images = torch.cat([torch.full_like(of_image, i) for i, of_image in enumerate(objects)])
-        return _Sampled(boxes=boxes, images=images, labels=torch.cat(labels), objects=torch.cat(objects))
+        images = torch.cat([torch.full_like(matches, i) for i, matches in enumerate(objects)])
+        return _SampledRegions(boxes=boxes, images=images, labels=torch.cat(labels), objects=torch.cat(objects))
 
-    def _for_masks(self, sampled: _Sampled) -> list[Tensor]:
-        """Indices, in their row, of each image's sampled regions that train the mask head."""
+    def _draw_mask_samples(self, sampled: _SampledRegions) -> list[Tensor]:
+        """Indices in [0, R) of the regions that train the mask head, for each image: up to `mask_samples` objects."""
         chosen, start = [], 0
         for boxes in sampled.boxes:
             positive = sampled.labels[start : start + len(boxes)].nonzero().squeeze(1) + start
@@ -156,37 +164,38 @@ class RoIHeads(nn.Module):
         self,
         features: Sequence[Tensor],
         size: tuple[int, int],
-        sampled: _Sampled,
-        chosen: Sequence[Tensor],
+        sampled: _SampledRegions,
         targets: Sequence[ObjectTargets],
         layers_NLHW: Tensor,
     ) -> Tensor:
-        regions, indices = torch.cat(sampled.boxes), torch.cat(list(chosen))
-        logits = self._mask_logits(features, [regions[of_image] for of_image in chosen], size)
+        """The mean binary cross-entropy of the masks of the regions' own classes, over their cells."""
+        chosen = self._draw_mask_samples(sampled)
+        regions, indices = torch.cat(sampled.boxes), torch.cat(chosen)
+        logits = self._mask_logits(features, [regions[image_indices] for image_indices in chosen], size)
         images, labels = sampled.images[indices], sampled.labels[indices]
         objects = first_objects(targets)[images] + sampled.objects[indices]
         layers = torch.cat([target.layers for target in targets])[objects]
         ids = torch.cat([target.ids for target in targets])[objects]
-        wanted = mask_targets(layers_NLHW, images, layers, ids, regions[indices])
-        of_class = logits[torch.arange(len(labels), device=labels.device), labels]
-        loss = F.binary_cross_entropy_with_logits(of_class, wanted.to(of_class.dtype), reduction="sum")
-        return loss / max(1, wanted.numel())
+        truth = mask_targets(layers_NLHW, images, layers, ids, regions[indices])
+        class_logits = logits[torch.arange(len(labels), device=labels.device), labels]
+        loss = F.binary_cross_entropy_with_logits(class_logits, truth.to(class_logits.dtype), reduction="sum")
+        return loss / max(1, truth.numel())
 
     def _classify(
         self, features: Sequence[Tensor], boxes: Sequence[Tensor], size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """Logits (R, K + 1) and box deltas (R, 4 * (K + 1))."""
+        """Class logits (R, K + 1) and box deltas (R, 4 * (K + 1))."""
         logits, deltas = self.box_predictor(self.box_head(self.box_roi_pool(features, boxes, size)))
         return at_least_float32(logits), at_least_float32(deltas)
 
     def _mask_logits(self, features: Sequence[Tensor], boxes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """(R, K + 1, 28, 28)."""
+        """Mask logits (R, K + 1, 28, 28)."""
         return at_least_float32(self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, size))))
 
     def _select(
         self, probabilities: Tensor, deltas_RK4: Tensor, proposals: Tensor, within: tuple[int, int]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes, scores and labels (from 1) of one image's detections."""
+        """Boxes (n, 4), scores (n,) and labels (n,), from 1, of one image's detections by falling score."""
         cfg = self._cfg
         region, label = (probabilities[:, 1:] > cfg.score_threshold).nonzero(as_tuple=True)
         label = label + 1

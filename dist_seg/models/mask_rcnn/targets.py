@@ -7,18 +7,18 @@ import torch
 from torch import Tensor
 
 MASK_SIZE = 28
-"""A predicted mask has this many rows and columns, whatever the size of its box."""
+"""Rows and columns of a predicted mask, which is stretched over its box."""
 
 _POINTS = 2
-"""A bin of the grid is looked up at _POINTS x _POINTS points, as RoIAlign does."""
+"""Each bin of the grid is looked up at _POINTS x _POINTS points, as RoIAlign does."""
 
 
 class ObjectTargets(Protocol):
-    """The N objects of one image. Object i is where layer `layers[i]` of the image's id layers holds `ids[i]`."""
+    """The N objects of one image. Object i covers the pixels where id layer `layers[i]` of the image holds `ids[i]`."""
 
     @property
     def boxes(self) -> Tensor:
-        """(N, 4) floats: x1, y1, x2, y2 in pixels of the canvas; pixel (0, 0) spans [0, 1) x [0, 1)."""
+        """(N, 4) float: x1, y1, x2, y2 in pixels of the network's input; pixel (0, 0) spans [0, 1) x [0, 1)."""
         ...
 
     @property
@@ -28,7 +28,7 @@ class ObjectTargets(Protocol):
 
     @property
     def ignored(self) -> Tensor:
-        """(N,) bool: crowds and objects cut by the crop, which are neither object nor background."""
+        """(N,) bool: crowds and objects cut by the crop. They count as neither object nor background."""
         ...
 
     @property
@@ -38,26 +38,27 @@ class ObjectTargets(Protocol):
 
     @property
     def ids(self) -> Tensor:
-        """(N,) int64: the object's id in its layer; 0 is where no object is."""
+        """(N,) int64: the object's id in its layer, from 1; the layer holds 0 where no object is."""
         ...
 
 
 def gather_boxes(targets: Sequence[ObjectTargets], images: Tensor, objects: Tensor, dtype: torch.dtype) -> Tensor:
-    """(P, 4): the box of object `objects[p]` of image `images[p]`."""
-    return torch.cat([of_image.boxes for of_image in targets])[first_objects(targets)[images] + objects].to(dtype)
+    """(P, 4): the box of object `objects[p]` in image `images[p]`; images, objects: (P,) int64."""
+    return torch.cat([target.boxes for target in targets])[first_objects(targets)[images] + objects].to(dtype)
 
 
 def first_objects(targets: Sequence[ObjectTargets]) -> Tensor:
-    """(B,) int64: where each image's objects begin when those of all images are put in one row."""
-    counts = torch.tensor([0, *(len(of_image.boxes) for of_image in targets[:-1])])
+    """(B,) int64: the index of each image's first object when the objects of all images are concatenated."""
+    counts = torch.tensor([0, *(len(target.boxes) for target in targets[:-1])])
     return counts.cumsum(0).to(targets[0].boxes.device)
 
 
 def mask_targets(layers_NLHW: Tensor, images: Tensor, layers: Tensor, ids: Tensor, boxes: Tensor) -> Tensor:
-    """(P, 28, 28) float32 in [0, 1]: which share of each bin of a region's grid belongs to the region's object.
+    """(P, 28, 28) float32 in [0, 1]: the share of each bin of a region's grid that belongs to the region's object.
 
-    layers_NLHW: integer ids. images, layers, ids: (P,) int64, where each region's object is to be found. boxes: (P, 4)
-    regions in pixels. The number of operators does not depend on P.
+    They are read from the id layers, so no mask of a whole image is made. layers_NLHW: integer ids. images, layers,
+    ids: (P,) int64, which image, layer and id each region's object has. boxes: (P, 4) regions in pixels, x1, y1, x2,
+    y2. The number of operators does not depend on P.
     """
     _, num_layers, height, width = layers_NLHW.shape
     steps = (torch.arange(MASK_SIZE * _POINTS, device=boxes.device) + 0.5) / (MASK_SIZE * _POINTS)

@@ -1,4 +1,4 @@
-"""Weights of torchvision's own Mask R-CNN."""
+"""Loads published weights, of the encoder or of torchvision's whole Mask R-CNN, into this Mask R-CNN."""
 
 import logging
 import re
@@ -13,8 +13,8 @@ from dist_seg.models.weights import first_few, load_encoder_tensors, read_weight
 _log = logging.getLogger(__name__)
 
 _BODY = "backbone.body."
-_OF_CLASSES = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits.")
-# Files from before torchvision 0.14, the published COCO weights among them, have other names.
+_CLASS_PREDICTORS = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits.")
+# Files from before torchvision 0.14, such as the published COCO weights, have other names.
 _RENAMED = (
     (re.compile(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$"), r"\1.0.\2"),
     (re.compile(r"^rpn\.head\.conv\.(weight|bias)$"), r"rpn.head.conv.0.0.\1"),
@@ -43,7 +43,9 @@ def _load_detector_tensors(model: MaskRCNN, tensors: Mapping[str, torch.Tensor],
     own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("encoder.")}
     wrong_shape = [name for name in heads if name in own and heads[name].shape != own[name].shape]
     left = [
-        name for name in wrong_shape if name.startswith(_OF_CLASSES) and heads[name].shape[1:] == own[name].shape[1:]
+        name
+        for name in wrong_shape
+        if name.startswith(_CLASS_PREDICTORS) and heads[name].shape[1:] == own[name].shape[1:]
     ]
     problems = {
         "missing": [name for name in own if name not in heads],
@@ -62,7 +64,9 @@ def _load_detector_tensors(model: MaskRCNN, tensors: Mapping[str, torch.Tensor],
         )
     if left:
         _log.warning(
-            "model.weights: %s is for other classes; left at their random start: %s", where, ", ".join(sorted(left))
+            "model.weights: %s is for other classes; these keep their random weights: %s",
+            where,
+            ", ".join(sorted(left)),
         )
     model.load_state_dict({name: heads[name] for name in own if name not in left}, strict=False)
 
