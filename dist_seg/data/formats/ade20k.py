@@ -4,16 +4,15 @@
 and 0 for pixels that nobody labelled, which are ignored.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from dist_seg.data.codecs.class_ids import IGNORE_INDEX
-from dist_seg.data.raw.classes import ClassTable, read_class_ids
-from dist_seg.data.raw.listing import pair_files, pair_ref, read_pair
-from dist_seg.data.raw.source import RawReading, RawSample, SampleRef, check_classes
+from dist_seg.data.raw.classes import ClassTable
+from dist_seg.data.raw.listing import PairFolders
+from dist_seg.data.raw.mask_source import MaskSource
+from dist_seg.data.raw.source import RawReading, check_classes
 from dist_seg.errors import DataError
-from dist_seg.masks.palette import Rgb, default_palette
+from dist_seg.masks.palette import default_palette
 
 _NUM_CLASSES = 150
 _INFO_NAME = "objectInfo150.txt"
@@ -35,56 +34,32 @@ pier, crt screen, plate, monitor, bulletin board, shower, radiator, glass, clock
 ADE20K_NAMES = tuple(name.strip() for name in _NAMES.split(","))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ade20kSource:
-    """Made by `open_ade20k`."""
+def open_ade20k(root: Path, *, reading: RawReading = RawReading()) -> MaskSource:
+    """The data set below `root`, with the names in its `objectInfo150.txt` if there is one.
 
-    root: Path
-    classes: ClassTable
-    reading: RawReading = RawReading()
-    notes: tuple[str, ...] = ()
-    """What the user should see before packing."""
-    ignore_index: int = IGNORE_INDEX
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.classes.names
-
-    @property
-    def palette(self) -> tuple[Rgb, ...]:
-        return self.classes.palette
-
-    def samples(self) -> Sequence[SampleRef]:
-        if not self.root.is_dir():
-            raise DataError(f"{self.root}: no such folder")
-        folders = [name for name in _SPLITS if (self.root / "images" / name).is_dir()]
-        if not folders:
-            raise DataError(
-                f"{self.root}: holds neither images/training nor images/validation; is this ADEChallengeData2016?"
-            )
-        refs = []
-        for name in folders:
-            images, masks = self.root / "images" / name, self.root / "annotations" / name
-            pairs, _ = pair_files(images, masks, keep_lone=self.reading.skip_bad)
-            refs += [pair_ref(pair, _SPLITS[name]) for pair in pairs]
-        return refs
-
-    def load(self, sample: SampleRef) -> RawSample:
-        image, mask_file = read_pair(sample)
-        mask = read_class_ids(mask_file, sample.mask_where, self.classes, self.reading.max_pixels)
-        return RawSample(image=image, mask=mask)
-
-
-def open_ade20k(root: Path, *, reading: RawReading = RawReading()) -> Ade20kSource:
-    """The data set below `root`, with the names in its `objectInfo150.txt` where there is one."""
+    Raises `DataError` for a folder without images of a known split.
+    """
+    if not root.is_dir():
+        raise DataError("no such folder", where=root)
+    folders = tuple(
+        PairFolders(images=root / "images" / name, masks=root / "annotations" / name, split=split)
+        for name, split in _SPLITS.items()
+        if (root / "images" / name).is_dir()
+    )
+    if not folders:
+        raise DataError(
+            "holds neither images/training nor images/validation; is this ADEChallengeData2016?", where=root
+        )
     info = root / _INFO_NAME
-    names = _read_names(info) if info.is_file() else ADE20K_NAMES
-    values = {number: number - 1 for number in range(1, _NUM_CLASSES + 1)}
-    table = ClassTable(
-        names=names, palette=default_palette(_NUM_CLASSES), values={0: IGNORE_INDEX, **values}, numbered=True
+    classes = ClassTable(
+        names=_read_names(info) if info.is_file() else ADE20K_NAMES,
+        palette=default_palette(_NUM_CLASSES),
+        values={0: IGNORE_INDEX, **{number: number - 1 for number in range(1, _NUM_CLASSES + 1)}},
+        numbered=True,
+        grey_only=True,
     )
     notes = (f"classes from {info}",) if info.is_file() else ()
-    return Ade20kSource(root=root, classes=table, reading=reading, notes=notes)
+    return MaskSource(folders=folders, classes=classes, fixed_numbers=True, reading=reading, notes=notes)
 
 
 def _read_names(info: Path) -> tuple[str, ...]:

@@ -4,13 +4,13 @@ Masks are grey PNGs of the ids 0 to 10, and 11 for void, which becomes the ignor
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 from dist_seg.data.codecs.class_ids import IGNORE_INDEX
 from dist_seg.data.raw.images import read_mask
-from dist_seg.data.raw.listing import pair_files, pair_ref, read_pair
+from dist_seg.data.raw.listing import PairFolders, read_pair
 from dist_seg.data.raw.source import RawReading, RawSample, SampleRef
 from dist_seg.errors import DataError
 from dist_seg.masks.palette import Rgb
@@ -54,11 +54,11 @@ class CamvidSource:
         return refs
 
     def _split_samples(self, split: str) -> list[SampleRef]:
-        pairs, _ = pair_files(self.root / split, self._mask_folder(split), keep_lone=self.reading.skip_bad)
-        return [pair_ref(pair, "dev" if split == "train" and self._is_apart(pair.stem) else split) for pair in pairs]
-
-    def _is_apart(self, stem: str) -> bool:
-        return bool(self.dev_prefix) and stem.startswith(self.dev_prefix)
+        masks = self.root / f"{split}{_MASK_FOLDER_SUFFIX}"
+        refs = PairFolders(images=self.root / split, masks=masks, split=split).refs(self.reading)
+        if not self.dev_prefix or split != "train":
+            return refs
+        return [replace(ref, split="dev") if ref.key.startswith(self.dev_prefix) else ref for ref in refs]
 
     def load(self, sample: SampleRef) -> RawSample:
         image, mask_file = read_pair(sample)
@@ -68,6 +68,3 @@ class CamvidSource:
         mask = raw.values.copy()
         mask[mask == _VOID_ID] = self.ignore_index  # in a tenth of the time of `np.where`
         return RawSample(image=image, mask=mask)
-
-    def _mask_folder(self, split: str) -> Path:
-        return self.root / f"{split}{_MASK_FOLDER_SUFFIX}"

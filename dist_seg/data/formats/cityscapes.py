@@ -17,7 +17,7 @@ from dist_seg.data.codecs.class_ids import IGNORE_INDEX
 from dist_seg.data.formats.instance_ids import IdRule, load_instance_ids
 from dist_seg.data.raw.classes import ClassTable
 from dist_seg.data.raw.images import read_mask
-from dist_seg.data.raw.listing import pair_files, pair_ref, read_pair
+from dist_seg.data.raw.listing import PairFolders, read_pair
 from dist_seg.data.raw.source import RawInstances, RawReading, RawSample, SampleRef
 from dist_seg.errors import DataError
 from dist_seg.masks.palette import Rgb
@@ -81,7 +81,7 @@ class CityscapesSource:
     ignore_index: ClassVar[int] = IGNORE_INDEX
 
     def samples(self) -> Sequence[SampleRef]:
-        return _samples(self.root, "_gtFine_labelIds", skip_bad=self.reading.skip_bad)
+        return _samples(self.root, "_gtFine_labelIds", self.reading)
 
     def load(self, sample: SampleRef) -> RawSample:
         image, mask_file = read_pair(sample)
@@ -106,7 +106,7 @@ class CityscapesInstances:
     ignore_index: ClassVar[int] = IGNORE_INDEX
 
     def samples(self) -> Sequence[SampleRef]:
-        return _samples(self.root, "_gtFine_instanceIds", skip_bad=self.reading.skip_bad)
+        return _samples(self.root, "_gtFine_instanceIds", self.reading)
 
     def load(self, sample: SampleRef) -> RawInstances:
         return load_instance_ids(sample, _RULE, _images(self.root), self.reading.max_pixels)
@@ -116,20 +116,20 @@ def _images(root: Path) -> Path:
     return root / "leftImg8bit"
 
 
-def _samples(root: Path, mask_ending: str, *, skip_bad: bool) -> list[SampleRef]:
+def _samples(root: Path, mask_ending: str, reading: RawReading) -> list[SampleRef]:
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
     splits = [split for split in _SPLITS if (_images(root) / split).is_dir()]
     if not splits:
         raise DataError(f"{root}: holds neither leftImg8bit/train nor leftImg8bit/val; is this Cityscapes?")
-    refs = []
-    for split in splits:
-        pairs, _ = pair_files(
-            _images(root) / split,
-            root / "gtFine" / split,
-            keep_lone=skip_bad,
+    folders = (
+        PairFolders(
+            images=_images(root) / split,
+            masks=root / "gtFine" / split,
+            split=split,
             image_ending="_leftImg8bit",
             mask_ending=mask_ending,
         )
-        refs += [pair_ref(pair, split) for pair in pairs]
-    return refs
+        for split in splits
+    )
+    return [ref for pairs in folders for ref in pairs.refs(reading)]

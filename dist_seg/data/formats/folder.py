@@ -4,65 +4,23 @@ Masks are grey ids, palette files (the indices are the ids), or coloured with a 
 `train`, `val`, `test`, these are the splits; otherwise a share of the groups is taken for validation.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from dist_seg.data.codecs.class_ids import IGNORE_INDEX
 from dist_seg.data.raw.classes import ClassTable, found_classes, read_classes, read_colors
 from dist_seg.data.raw.found_numbers import FoundNumbers, find_numbers
-from dist_seg.data.raw.images import read_mask
-from dist_seg.data.raw.listing import pair_files, pair_ref, read_pair
-from dist_seg.data.raw.meaning import Meaning, recorded_meaning
+from dist_seg.data.raw.listing import Pair, PairFolders
+from dist_seg.data.raw.mask_source import MaskSource
+from dist_seg.data.raw.meaning import recorded_meaning
 from dist_seg.data.raw.palettes import IndexColors, common_colors
-from dist_seg.data.raw.source import RawReading, RawSample, SampleRef
-from dist_seg.data.raw.splitting import Dividing, Division, divide
+from dist_seg.data.raw.source import RawReading
+from dist_seg.data.raw.splitting import Dividing, divide
 from dist_seg.errors import DataError
-from dist_seg.masks.palette import Rgb
 
 CLASSES_NAME, _COLORS_NAME = "classes.txt", "colors.txt"
 _COLORS_ADVICE = "give the classes by their colours, in lines 'R G B name' (--colors)"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FolderSource:
-    """Made by `open_folder`."""
-
-    images: Path
-    masks: Path
-    classes: ClassTable
-    division: Division
-    index_colors: IndexColors = field(default_factory=IndexColors)
-    """Of masks that are read by the indices of their palettes."""
-    reading: RawReading = RawReading()
-    notes: tuple[str, ...] = field(default=())
-    """What the user should see before packing: where the classes come from, which files are passed over."""
-    ignore_index: int = IGNORE_INDEX
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.classes.names
-
-    @property
-    def palette(self) -> tuple[Rgb, ...]:
-        return self.classes.palette
-
-    @property
-    def meaning(self) -> Meaning:
-        """For a later run."""
-        return self.classes.meaning
-
-    def samples(self) -> Sequence[SampleRef]:
-        pairs, _ = pair_files(self.images, self.masks, keep_lone=self.reading.skip_bad)
-        splits = self.division.splits([pair.stem for pair in pairs])
-        version = f"{self.classes.version} {self.index_colors.version}".rstrip()
-        return [pair_ref(pair, split, version) for pair, split in zip(pairs, splits, strict=True)]
-
-    def load(self, sample: SampleRef) -> RawSample:
-        image, mask_file = read_pair(sample)
-        mask = read_mask(mask_file, sample.mask_where, self.reading.max_pixels)
-        self.index_colors.check(mask, sample.mask_where)
-        return RawSample(image=image, mask=self.classes.class_ids(mask, sample.mask_where))
 
 
 def open_folder(
@@ -75,15 +33,14 @@ def open_folder(
     reading: RawReading = RawReading(),
     before: Mapping[str, object] | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> FolderSource:
+) -> MaskSource:
     """The data set in two folders. Files are paired here; masks are read only where no file tells the classes.
 
     classes, colors: text files; None takes `classes.txt` and `colors.txt` from the masks' folder, or beside it or the
     images' folder, where there are any. before: the recorded options of the data set that this is added to. `progress`
     is told masks read and in all. Raises `UserError` for options that would have no effect.
     """
-    pairs, others = pair_files(images, masks, keep_lone=reading.skip_bad)
-    division = divide(images, [pair.stem for pair in pairs], dividing)
+    folders, pairs, others = divided_folders(images, masks, dividing, reading)
     classes = classes or file_beside(images, masks, CLASSES_NAME)
     colors = colors or file_beside(images, masks, _COLORS_NAME)
     notes: list[str] = []
@@ -105,15 +62,23 @@ def open_folder(
     passed_over = [path for path in others if path.name not in (CLASSES_NAME, _COLORS_NAME)]
     if passed_over:
         notes.append(f"{len(passed_over)} files are no images and passed over, {passed_over[0]} the first")
-    return FolderSource(
-        images=images,
-        masks=masks,
+    return MaskSource(
+        folders=(folders,),
         classes=table,
-        division=division,
         index_colors=IndexColors() if colors else common_colors((p.mask for p in pairs if p.mask), _COLORS_ADVICE),
         reading=reading,
         notes=tuple(notes),
     )
+
+
+def divided_folders(
+    images: Path, masks: Path, dividing: Dividing, reading: RawReading
+) -> tuple[PairFolders, list[Pair], list[Path]]:
+    """The two folders with what divides their pairs into splits; the pairs, and the files of other kinds."""
+    folders = PairFolders(images=images, masks=masks, split="")
+    pairs, others = folders.pairs(keep_lone=reading.skip_bad)
+    division = divide(images, [pair.stem for pair in pairs], dividing)
+    return replace(folders, split=division), pairs, others
 
 
 def file_beside(images: Path, masks: Path, name: str) -> Path | None:

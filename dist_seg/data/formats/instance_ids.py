@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from dist_seg.data.codecs.class_ids import IGNORE_INDEX
 from dist_seg.data.codecs.object_layers import RawObject
-from dist_seg.data.formats.folder import CLASSES_NAME, file_beside
+from dist_seg.data.formats.folder import CLASSES_NAME, divided_folders, file_beside
 from dist_seg.data.raw.classes import read_classes
 from dist_seg.data.raw.images import read_mask
-from dist_seg.data.raw.listing import pair_files, pair_ref, read_pair
+from dist_seg.data.raw.listing import PairFolders, read_pair
 from dist_seg.data.raw.source import RawInstances, RawReading, SampleRef
-from dist_seg.data.raw.splitting import Dividing, Division, divide
+from dist_seg.data.raw.splitting import Dividing, Division
 from dist_seg.errors import DataError, UserError
 from dist_seg.masks.palette import Rgb, default_palette
 from dist_seg.masks.rle import encode_masks
@@ -71,12 +71,10 @@ class IdRule:
 class InstanceIdSource:
     """Made by `open_instance_ids`."""
 
-    images: Path
-    masks: Path
+    folders: PairFolders
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     rule: IdRule
-    division: Division
     reading: RawReading = RawReading()
     notes: tuple[str, ...] = ()
     """What the user should see before packing."""
@@ -88,14 +86,15 @@ class InstanceIdSource:
     def palette(self) -> tuple[Rgb, ...]:
         return default_palette(len(self.class_names) + 1)[1:]  # the first is the background's
 
+    @property
+    def division(self) -> Division | None:
+        return self.folders.division
+
     def samples(self) -> Sequence[SampleRef]:
-        pairs, _ = pair_files(self.images, self.masks, keep_lone=self.reading.skip_bad)
-        splits = self.division.splits([pair.stem for pair in pairs])
-        version = hashlib.sha256(repr(self.rule).encode()).hexdigest()[:16]
-        return [pair_ref(pair, split, version) for pair, split in zip(pairs, splits, strict=True)]
+        return self.folders.refs(self.reading, hashlib.sha256(repr(self.rule).encode()).hexdigest()[:16])
 
     def load(self, sample: SampleRef) -> RawInstances:
-        return load_instance_ids(sample, self.rule, self.images, self.reading.max_pixels)
+        return load_instance_ids(sample, self.rule, self.folders.images, self.reading.max_pixels)
 
 
 def load_instance_ids(sample: SampleRef, rule: IdRule, images: Path, max_pixels: int) -> RawInstances:
@@ -134,8 +133,7 @@ def open_instance_ids(
     there is one. Without `divisor` it holds one name at most; with it, which needs one, the classes by their numbers.
     Raises `UserError` for options that do not go together.
     """
-    pairs, others = pair_files(images, masks, keep_lone=reading.skip_bad)
-    division = divide(images, [pair.stem for pair in pairs], dividing)
+    folders, _, others = divided_folders(images, masks, dividing, reading)
     classes = classes or file_beside(images, masks, CLASSES_NAME)
     names: tuple[str, ...] = (_ONE_CLASS,)
     numbers: tuple[int, ...] = (1,)
@@ -153,12 +151,10 @@ def open_instance_ids(
     if passed_over := [path for path in others if path.name != CLASSES_NAME]:
         notes.append(f"{len(passed_over)} files are no images and passed over, {passed_over[0]} the first")
     return InstanceIdSource(
-        images=images,
-        masks=masks,
+        folders=folders,
         class_names=names,
         category_ids=numbers,
         rule=rule,
-        division=division,
         reading=reading,
         notes=tuple(notes),
     )

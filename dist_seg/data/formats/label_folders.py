@@ -18,11 +18,12 @@ from dist_seg.data.codecs.label_layers import PRESENT
 from dist_seg.data.formats.folder import CLASSES_NAME, file_beside
 from dist_seg.data.raw.classes import grey_values, read_classes
 from dist_seg.data.raw.images import read_file, read_mask
-from dist_seg.data.raw.listing import check_no_fault, fault_ref, file_version, files_by_stem, named
+from dist_seg.data.raw.listing import fault_ref, file_version, files_by_stem, named
 from dist_seg.data.raw.source import RawReading, RawSample, SampleRef, check_classes
 from dist_seg.data.raw.splitting import Dividing, Division, divide
 from dist_seg.errors import DataError, UserError
 from dist_seg.masks.palette import Rgb, default_palette
+from dist_seg.runtime.documents import convert
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +53,8 @@ class LabelFolders:
         return refs + [fault_ref(fault, of_lone, fault) for fault in faults]
 
     def load(self, sample: SampleRef) -> RawSample:
-        check_no_fault(sample)
         image = read_file(Path(sample.where))
-        files: list[str | None] = json.loads(sample.payload)
+        files = convert(json.loads(sample.payload), list[str | None], sample.where)
         missing = [name for name, file in zip(self.class_names, files, strict=True) if file is None]
         if missing and not self.missing_is_absent:
             raise DataError(f"{sample.where}: has no mask of {', '.join(missing)}")

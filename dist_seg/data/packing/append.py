@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from PIL import Image
@@ -24,7 +23,7 @@ from dist_seg.data.packing.sample import encode_instance_sample, encode_sample
 from dist_seg.data.packing.shard_plan import in_shard_order, plan_shards, samples_by_key, shard_fingerprint
 from dist_seg.data.packing.totals import joined_splits, manifest_header, manifest_of
 from dist_seg.data.raw.meaning import check_same_meaning, recorded_meaning
-from dist_seg.data.raw.source import AnySource, SampleRef, Source, check_source, is_instances
+from dist_seg.data.raw.source import AnySource, SampleRef, check_source, is_instances
 from dist_seg.data.shards.manifest import FORMAT_VERSION, Manifest, Split, check_same_kind
 from dist_seg.data.shards.names import MANIFEST_NAME, next_number
 from dist_seg.data.shards.sidecar import crc32c
@@ -240,7 +239,7 @@ def _encoded(sample: SampleRef, packing: Packing) -> EncodedMembers:
     limits = (options.max_pixels, options.max_side)
     if is_instances(source):
         return encode_instance_sample(sample, source, *limits, skip_bad=options.skip_bad, kind=kind).members
-    return encode_sample(sample, cast(Source, source), *limits, kind).members
+    return encode_sample(sample, source, *limits, kind).members
 
 
 def _shows_the_same(png: bytes, other: bytes) -> bool:

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from dist_seg.data.codecs.npy import ArrayLayout, Values
 from dist_seg.data.raw.images import CheckedImage, check_image
-from dist_seg.data.raw.source import AnySource, RawInstances, RawSample, SampleRef, loaded
+from dist_seg.data.raw.source import AnySource, RawInstances, RawSample, SampleRef, load_sample
 from dist_seg.errors import DataError
 
 _VOTES, _LOOKED_AT = 20, 100
@@ -46,7 +45,7 @@ def find_kind(samples: Sequence[SampleRef], source: AnySource, max_pixels: int) 
         if votes and number >= _LOOKED_AT:
             break
         try:
-            raw: RawSample | RawInstances = loaded(sample, partial(source.load, sample))
+            raw: RawSample | RawInstances = load_sample(source, sample)
             array = check_image(raw.image, sample.where, max_pixels).array
         except DataError:
             continue

@@ -9,7 +9,7 @@ from dist_seg.data.codecs.targets import mask_kind
 from dist_seg.data.packing.image_kind import PICTURES, ImageKind, checked_image
 from dist_seg.data.packing.shrink import Size, shrink_image, shrink_mask, shrink_object, shrunk_size
 from dist_seg.data.raw.images import CheckedImage
-from dist_seg.data.raw.source import InstanceSource, RawInstances, SampleRef, Source, loaded, task_of
+from dist_seg.data.raw.source import InstanceSource, RawInstances, SampleRef, Source, load_sample, task_of
 from dist_seg.data.shards.names import shard_key
 from dist_seg.data.shards.writer import EncodedMembers
 from dist_seg.errors import DataError
@@ -42,7 +42,7 @@ def encode_instance_sample(
     max_side: a larger image is shrunk, and its objects. skip_bad: annotations that cannot be used are left out and
     named in the result.
     """
-    raw = loaded(sample, lambda: source.load(sample))
+    raw = load_sample(source, sample)
     if not isinstance(raw, RawInstances):
         raise DataError(f"{sample.where}: the reader gave a {type(raw).__name__}; of instances it must be RawInstances")
     if raw.problems and not skip_bad:
@@ -87,7 +87,7 @@ def encode_sample(
 
     Raises `DataError` naming the file.
     """
-    raw = loaded(sample, lambda: source.load(sample))
+    raw = load_sample(source, sample)
     image = checked_image(raw.image, sample, max_pixels, kind)
     mask_where = sample.mask_where or sample.where
     masks = mask_kind(task_of(source), TargetClasses.as_packed(len(source.class_names), source.ignore_index))

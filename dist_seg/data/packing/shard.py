@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from dist_seg.data.packing.options import Packing
 from dist_seg.data.packing.records import MAX_REFUSALS, PackedShard, Refusal
 from dist_seg.data.packing.sample import encode_instance_sample, encode_sample
 from dist_seg.data.packing.shard_plan import ShardJob
-from dist_seg.data.raw.source import Source, StrayAnnotationsError, is_instances
+from dist_seg.data.raw.source import StrayAnnotationsError, is_instances
 from dist_seg.data.shards.channel_statistics import ChannelCounter
 from dist_seg.data.shards.names import shard_key
 from dist_seg.data.shards.object_counts import ObjectCounter
@@ -50,7 +49,7 @@ def pack_shard(job: ShardJob, packing: Packing, out: Path, on_sample: Callable[[
                 if is_instances(source):
                     packed = encode_instance_sample(sample, source, max_pixels, max_side, skip_bad=skip_bad, kind=kind)
                 else:
-                    packed = encode_sample(sample, cast(Source, source), max_pixels, max_side, kind)
+                    packed = encode_sample(sample, source, max_pixels, max_side, kind)
             except DataError as error:
                 strays = error.count if isinstance(error, StrayAnnotationsError) else 0
                 other_kind = isinstance(error, OtherKindError)

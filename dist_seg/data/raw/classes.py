@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dist_seg.data.codecs.class_ids import IGNORE_INDEX
 from dist_seg.data.codecs.png import value_counts
-from dist_seg.data.raw.images import RawMask, read_mask
+from dist_seg.data.raw.images import RawMask
 from dist_seg.data.raw.meaning import Meaning
 from dist_seg.data.raw.source import check_classes
 from dist_seg.errors import DataError
@@ -44,6 +44,8 @@ class ClassTable:
     """The user gave the numbers, which then mean what they say."""
     color_line: str = field(default="'R G B name'", repr=False)
     """How a line is written that gives a colour a name."""
+    grey_only: bool = field(default=False, repr=False)
+    """Masks in colours are refused, also those whose colours are all greys."""
 
     @property
     def version(self) -> str:
@@ -66,6 +68,11 @@ class ClassTable:
         """(H, W) uint8. Raises `DataError` naming the value or colour that has no class, and its position."""
         if self.colors is not None:
             return self._from_colors(_as_colors(mask, where), where, self.colors)
+        if self.grey_only and mask.is_color:
+            red, green, blue = (int(part) for part in mask.values[0, 0])
+            raise DataError(
+                f"{where}: in colours, ({red}, {green}, {blue}) at (x=0, y=0); class ids must be grey values"
+            )
         numbers = grey_values(mask, where)
         table = np.full(_MAX_VALUE + 1, -1, np.int16)
         table[list(self.values)] = list(self.values.values())
@@ -110,15 +117,6 @@ class ClassTable:
         ignored = [str(value) for value, i in sorted(self.values.items()) if i == IGNORE_INDEX]
         shown = numbered if len(numbered) <= 8 else [*numbered[:4], "...", numbered[-1]]
         return ", ".join(shown) + (f"; ignored: {', '.join(ignored)}" if ignored else "")
-
-
-def read_class_ids(data: bytes, where: str, table: ClassTable, max_pixels: int) -> NDArray[np.uint8]:
-    """(H, W) class ids of a mask file of grey or palette numbers. Raises `DataError` naming `where` for another."""
-    mask = read_mask(data, where, max_pixels)
-    if mask.is_color:
-        red, green, blue = (int(part) for part in mask.values[0, 0])
-        raise DataError(f"{where}: in colours, ({red}, {green}, {blue}) at (x=0, y=0); class ids must be grey values")
-    return table.class_ids(mask, where)
 
 
 def read_classes(path: Path) -> ClassTable:

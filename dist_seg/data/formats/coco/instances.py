@@ -6,21 +6,47 @@ part of the file's name after `instances_` says which. `train2017` becomes the s
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import mmap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import ClassVar, Literal, cast
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
 
 from dist_seg.data.codecs.class_ids import IGNORE_INDEX
 from dist_seg.data.codecs.object_layers import RawObject
-from dist_seg.data.formats.coco.index import CocoIndex, Entry, ImageEntry, Span, opened
+from dist_seg.data.formats.coco.annotation_file import AnnotationFile, ImageEntry, Span, opened
 from dist_seg.data.formats.coco.raw_objects import raw_object
-from dist_seg.data.formats.coco.splits import CocoSplit, found_splits, index_splits
+from dist_seg.data.formats.coco.splits import CocoSplit, found_splits, scan_splits
 from dist_seg.data.raw.images import read_file
-from dist_seg.data.raw.listing import file_version, refuse_faults
-from dist_seg.data.raw.source import RawInstances, RawReading, SampleRef, StrayAnnotationsError, check_classes
+from dist_seg.data.raw.listing import fault_ref, file_version, refuse_faults
+from dist_seg.data.raw.source import RawInstances, RawReading, SampleRef, check_classes
 from dist_seg.errors import DataError, StorageError
 from dist_seg.masks.palette import Rgb, default_palette
+from dist_seg.runtime.documents import convert, decode
+
+_Side = Annotated[int, msgspec.Meta(ge=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Excerpt:
+    """Where the entries of an image lie in its annotation file: the payload of a sample."""
+
+    image: Span
+    annotations: list[Span]
+    repeated: list[int]
+    """Positions in `annotations` whose ids occur earlier in the file."""
+    digest: str
+    """Of the entries' text, so that a change of the file is noticed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ImageInfo:
+    id: int
+    file_name: str
+    height: _Side
+    width: _Side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,45 +56,42 @@ class CocoSource:
     splits: tuple[CocoSplit, ...]
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
-    indexes: tuple[CocoIndex, ...] = field(repr=False)
-    """Of each split's annotations. Not sent to worker processes: what a sample needs of them is its payload."""
+    files: tuple[AnnotationFile, ...] = field(repr=False)
+    """The annotations of each split. Not sent to worker processes: a sample's payload says what is needed of them."""
     reading: RawReading = RawReading()
-    """Bad are images that are annotated and not there or wrongly listed, annotations of no image, and ids that come
-    again."""
+    """Bad are annotated images that are missing or wrongly listed, annotations without an image, and repeated ids."""
 
     task: ClassVar[Literal["instance"]] = "instance"
     ignore_index: ClassVar[int] = IGNORE_INDEX
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "indexes": ()}
+        return {**self.__dict__, "files": ()}
 
     @property
     def palette(self) -> tuple[Rgb, ...]:
         return default_palette(len(self.class_names) + 1)[1:]  # the first is the background's
 
     def samples(self) -> Sequence[SampleRef]:
-        parts = zip(self.splits, self.indexes, strict=True)
-        return [sample for split, index in parts for sample in self._split_samples(split, index)]
+        by_split = zip(self.splits, self.files, strict=True)
+        return [sample for split, file in by_split for sample in self._split_samples(split, file)]
 
     def load(self, sample: SampleRef) -> RawInstances:
-        payload = cast(Mapping[str, object], json.loads(sample.payload))
-        if "strays" in payload:
-            raise StrayAnnotationsError(str(payload["fault"]), cast(int, payload["strays"]))
-        if "fault" in payload:
-            raise DataError(str(payload["fault"]))
-        info, entries = _read_entries(Path(sample.mask_where), payload)
-        name, where = str(info["file_name"]), f"{sample.mask_where}: image {info['id']} ({info['file_name']})"
-        height, width = _side(info, "height", where), _side(info, "width", where)
+        excerpt = decode(sample.payload, _Excerpt, sample.where)
+        info, entries = _read_entries(Path(sample.mask_where), excerpt)
+        height, width, name = info.height, info.width, info.file_name
         if height * width > self.reading.max_pixels:
-            raise DataError(f"{where}: {width}x{height} pixels are more than the allowed {self.reading.max_pixels}")
-        classes = {category: index for index, category in enumerate(self.category_ids)}
-        repeated = cast(Sequence[int], payload["repeated"])
+            raise DataError(
+                f"image {info.id} ({name}): {width}x{height} pixels are more than the allowed "
+                f"{self.reading.max_pixels}",
+                where=sample.mask_where,
+            )
+        classes = {category: class_id for class_id, category in enumerate(self.category_ids)}
         objects: list[RawObject] = []
         problems: list[str] = []
         for number, entry in enumerate(entries):
             try:
-                if number in repeated:
-                    raise DataError("the id stands earlier in the file; every annotation must have its own")
+                if number in excerpt.repeated:
+                    raise DataError("the id occurs earlier in the file; every annotation must have its own")
                 objects.append(raw_object(entry, classes, height, width))
             except DataError as error:
                 problems.append(f"{sample.mask_where}: annotation {entry.get('id')} of {name}: {error}")
@@ -77,55 +100,43 @@ class CocoSource:
             objects=tuple(objects),
             height=height,
             width=width,
-            image_id=cast(int, info["id"]),
+            image_id=info.id,
             file_name=name,
             problems=tuple(problems),
         )
 
-    def _split_samples(self, split: CocoSplit, index: CocoIndex) -> Iterator[SampleRef]:
+    def _split_samples(self, split: CocoSplit, file: AnnotationFile) -> Iterator[SampleRef]:
         if not self.reading.skip_bad:
-            repeated_ids = (f"{index.file}: annotations has the id {number} twice" for number in index.repeated)
-            strays = (reason for reason, _ in index.strays)
-            refuse_faults([*index.faults, *strays, *repeated_ids], "the file")
-        payloads: list[dict[str, object]] = [{"fault": fault} for fault in index.faults]
-        payloads += [{"fault": reason, "strays": count} for reason, count in index.strays]
-        for number, fault in enumerate(payloads):
-            yield SampleRef(
-                key=f"{split.annotations.name} fault {number}",
-                split=split.name,
-                where=str(fault["fault"]),
-                num_bytes=1,
-                version=str(fault["fault"]),
-                payload=json.dumps(fault).encode(),
-            )
+            repeated_ids = (f"{file.file}: annotations has the id {number} twice" for number in file.repeated)
+            strays = (reason for reason, _ in file.strays)
+            refuse_faults([*file.faults, *strays, *repeated_ids], "the file")
+        for number, (fault, strays_of_image) in enumerate([*((fault, 0) for fault in file.faults), *file.strays]):
+            yield fault_ref(f"{split.annotations.name} fault {number}", split.name, fault, strays_of_image)
         with opened(split.annotations) as data:
-            for image in index.images():
-                path = split.images / image.file_name
-                there = path.is_file()
-                if not (there or self.reading.skip_bad):
-                    raise DataError(_missing(image, path, split))
-                digest = _digest(data[begin:end] for begin, end in (image.span, *image.annotations))
-                num_bytes, version = file_version(path) if there else (1, "")
-                repeated = list(image.repeated)
-                annotated = f"{digest} {repeated or ''}".rstrip()
-                payload: dict[str, object] = {
-                    "image": image.span,
-                    "annotations": image.annotations,
-                    "repeated": repeated,
-                    "digest": digest,
-                }
-                if not there:
-                    payload = {"fault": _missing(image, path, split)}
-                yield SampleRef(
-                    key=str(PurePosixPath(image.file_name).with_suffix("")),
-                    split=split.name,
-                    where=str(path),
-                    mask_where=str(split.annotations),
-                    num_bytes=num_bytes + sum(end - begin for begin, end in image.annotations),
-                    version=f"{version} {annotated}",
-                    portable_version=annotated,
-                    payload=json.dumps(payload).encode(),
-                )
+            for image in file.images():
+                yield self._sample(split, image, data)
+
+    def _sample(self, split: CocoSplit, image: ImageEntry, data: mmap.mmap) -> SampleRef:
+        path = split.images / image.file_name
+        fault = "" if path.is_file() else f"{split.annotations}: image {image.id}: there is no file {path}"
+        if fault and not self.reading.skip_bad:
+            raise DataError(fault)
+        digest = _digest(data[begin:end] for begin, end in (image.span, *image.annotations))
+        num_bytes, version = (1, "") if fault else file_version(path)
+        repeated = list(image.repeated)
+        excerpt = _Excerpt(image=image.span, annotations=list(image.annotations), repeated=repeated, digest=digest)
+        annotated = f"{digest} {repeated or ''}".rstrip()
+        return SampleRef(
+            key=str(PurePosixPath(image.file_name).with_suffix("")),
+            split=split.name,
+            where=str(path),
+            mask_where=str(split.annotations),
+            num_bytes=num_bytes + sum(end - begin for begin, end in image.annotations),
+            version=f"{version} {annotated}",
+            portable_version=annotated,
+            payload=b"" if fault else json.dumps(asdict(excerpt)).encode(),
+            fault=fault,
+        )
 
 
 def open_coco(
@@ -140,8 +151,8 @@ def open_coco(
     at fault.
     """
     found = [CocoSplit(name=n, images=i, annotations=a) for n, i, a in splits] or found_splits(root, "instances")
-    indexes = index_splits(found)
-    categories = indexes[0].categories
+    files = scan_splits(found)
+    categories = files[0].categories
     ids = sorted(categories)
     names = tuple(categories[category] for category in ids)
     check_classes(names, str(found[0].annotations))
@@ -149,33 +160,29 @@ def open_coco(
         splits=tuple(found),
         class_names=names,
         category_ids=tuple(ids),
-        indexes=indexes,
+        files=files,
         reading=reading,
     )
 
 
-def _missing(image: ImageEntry, path: Path, split: CocoSplit) -> str:
-    return f"{split.annotations}: image {image.id}: there is no file {path}"
-
-
-def _read_entries(file: Path, payload: Mapping[str, object]) -> tuple[Entry, list[Entry]]:
-    """An image's entry and those of its annotations."""
-    spans = [payload["image"], *cast(Sequence[object], payload["annotations"])]
+def _read_entries(file: Path, excerpt: _Excerpt) -> tuple[_ImageInfo, list[dict[str, object]]]:
+    """An image and the entries of its annotations."""
     texts = []
     try:
         with file.open("rb") as handle:
-            for begin, end in cast(Sequence[Span], spans):
+            for begin, end in (excerpt.image, *excerpt.annotations):
                 handle.seek(begin)
                 texts.append(handle.read(end - begin))
     except OSError as error:
-        raise StorageError(f"{file}: cannot be read: {error.strerror or error}") from error
-    if _digest(texts) != payload["digest"]:
-        raise StorageError(f"{file}: was changed while it was being packed; pack again")
+        raise StorageError(f"cannot be read: {error.strerror or error}", where=file) from error
+    if _digest(texts) != excerpt.digest:
+        raise StorageError("was changed while it was being packed; pack again", where=file)
     try:
-        info, *entries = (cast(Entry, json.loads(text)) for text in texts)
+        image, *entries = (convert(json.loads(text), dict[str, object], str(file)) for text in texts)
     except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8: {error}") from error
-    return info, entries
+        raise DataError(f"not UTF-8: {error}", where=file) from error
+    where = f"{file}: image {image.get('id')} ({image.get('file_name')})"
+    return convert(image, _ImageInfo, where), entries
 
 
 def _digest(texts: Iterable[bytes]) -> str:
@@ -183,10 +190,3 @@ def _digest(texts: Iterable[bytes]) -> str:
     for text in texts:
         digest.update(text + b"\n")
     return digest.hexdigest()[:16]
-
-
-def _side(info: Entry, name: str, where: str) -> int:
-    value = info.get(name)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise DataError(f"{where}: its {name} is {value!r}, must be a number of pixels")
-    return value

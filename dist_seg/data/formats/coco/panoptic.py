@@ -7,24 +7,36 @@ which pixels it has: red + 256 green + 65536 blue is its id. 0 is no segment, an
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dist_seg.data.codecs.class_ids import IGNORE_INDEX
-from dist_seg.data.formats.coco.index import CocoIndex, opened
-from dist_seg.data.formats.coco.splits import CocoSplit, found_splits, index_splits
+from dist_seg.data.formats.coco.annotation_file import AnnotationFile, opened
+from dist_seg.data.formats.coco.splits import CocoSplit, found_splits, scan_splits
 from dist_seg.data.raw.images import read_mask
 from dist_seg.data.raw.listing import Pair, fault_ref, leads_out, pair_ref, read_pair, refuse_faults
 from dist_seg.data.raw.source import RawReading, RawSample, SampleRef, check_classes
 from dist_seg.errors import DataError, UserError
 from dist_seg.masks.palette import Rgb, default_palette
+from dist_seg.runtime.documents import convert, decode
 
 _MAX_SEGMENT = 256**3 - 1
 _THINGS = "things"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Segment:
+    id: int
+    category_id: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Annotation:
+    file_name: str
+    segments_info: list[_Segment]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +49,14 @@ class PanopticSource:
     class_names: tuple[str, ...]
     classes: Mapping[int, int]
     """Class id of every category id."""
-    indexes: tuple[CocoIndex, ...] = field(repr=False)
-    """Of each split's annotations. Not sent to worker processes: what a sample needs of them is its payload."""
+    files: tuple[AnnotationFile, ...] = field(repr=False)
+    """The annotations of each split. Not sent to worker processes: a sample's payload has what is needed of them."""
     reading: RawReading = RawReading()
     """Bad are images and annotations that cannot be used."""
     ignore_index: int = IGNORE_INDEX
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "indexes": ()}
+        return {**self.__dict__, "files": ()}
 
     @property
     def palette(self) -> tuple[Rgb, ...]:
@@ -52,22 +64,17 @@ class PanopticSource:
 
     def samples(self) -> Sequence[SampleRef]:
         refs: list[SampleRef] = []
-        faults: list[str] = []
-        for split, masks, index in zip(self.splits, self.masks, self.indexes, strict=True):
-            # An annotation is an image's mask here, so that one of no image is a sample that is left out.
-            for fault in [*index.faults, *(reason for reason, _ in index.strays)]:
-                refs.append(fault_ref(fault, split.name, fault))
-                faults.append(fault)
-            for ref, fault in self._split_samples(split, masks, index):
-                refs.append(ref)
-                faults += [fault] if fault else []
+        for split, masks, file in zip(self.splits, self.masks, self.files, strict=True):
+            # An annotation is an image's mask here: one without an image is a sample that is left out.
+            refs += [fault_ref(fault, split.name, fault) for fault in (*file.faults, *(f for f, _ in file.strays))]
+            refs += self._split_samples(split, masks, file)
         if not self.reading.skip_bad:
-            refuse_faults(faults, "the file")
+            refuse_faults([ref.fault for ref in refs if ref.fault], "the file")
         return refs
 
     def load(self, sample: SampleRef) -> RawSample:
         image, mask_file = read_pair(sample)
-        segments = cast(Sequence[tuple[int, int]], json.loads(sample.payload))
+        segments = decode(sample.payload, list[tuple[int, int]], sample.where)
         mask = read_mask(mask_file, sample.mask_where, self.reading.max_pixels)
         if not mask.is_color:
             raise DataError(
@@ -75,10 +82,9 @@ class PanopticSource:
             )
         return RawSample(image=image, mask=_class_ids(mask.values, segments, sample.mask_where))
 
-    def _split_samples(self, split: CocoSplit, masks: Path, index: CocoIndex) -> Iterator[tuple[SampleRef, str]]:
-        """Every image, and what is wrong with it."""
+    def _split_samples(self, split: CocoSplit, masks: Path, file: AnnotationFile) -> Iterator[SampleRef]:
         with opened(split.annotations) as data:
-            for image in index.images():
+            for image in file.images():
                 key = str(PurePosixPath(image.file_name).with_suffix(""))
                 try:
                     mask_name, segments = _segments([data[begin:end] for begin, end in image.annotations], self.classes)
@@ -87,11 +93,11 @@ class PanopticSource:
                         raise DataError(f"there is no file {missing[0]}")
                 except DataError as error:
                     fault = f"{split.annotations}: image {image.id} ({image.file_name}): {error}"
-                    yield fault_ref(key, split.name, fault), fault
+                    yield fault_ref(key, split.name, fault)
                 else:
                     payload = json.dumps(segments).encode()
                     version = hashlib.sha256(payload).hexdigest()[:16]
-                    yield replace(pair_ref(pair, split.name, version), payload=payload), ""
+                    yield pair_ref(pair, split.name, version, payload)
 
 
 def open_coco_panoptic(
@@ -112,8 +118,8 @@ def open_coco_panoptic(
     for folder in masks:
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; the PNGs of the segments should lie there")
-    indexes = index_splits(splits)
-    categories, things = indexes[0].categories, indexes[0].things if merge_things else frozenset[int]()
+    files = scan_splits(splits)
+    categories, things = files[0].categories, files[0].things if merge_things else frozenset[int]()
     if merge_things and not things:
         raise UserError(f"{splits[0].annotations}: calls no category a thing (isthing), so that none can be merged")
     kept = sorted(categories.keys() - things)
@@ -125,7 +131,7 @@ def open_coco_panoptic(
         masks=tuple(masks),
         class_names=names,
         classes={**dict.fromkeys(things, 0), **{number: i for i, number in enumerate(kept, first)}},
-        indexes=indexes,
+        files=files,
         reading=reading,
     )
 
@@ -135,28 +141,23 @@ def _segments(texts: Sequence[bytes], classes: Mapping[int, int]) -> tuple[str, 
     if len(texts) != 1:
         raise DataError(f"has {len(texts) or 'no'} annotation{'s' * (len(texts) > 1)}; there must be one")
     try:
-        annotation = json.loads(texts[0])
+        annotation = convert(json.loads(texts[0]), _Annotation, "")
     except UnicodeDecodeError as error:
         raise DataError(f"its annotation is not UTF-8: {error}") from error
-    match annotation:
-        case {"file_name": str(file_name), "segments_info": [*entries]}:
-            pass
-        case _:
-            raise DataError(f"its annotation has no file_name or no list of segments_info: {texts[0][:80]!r}")
-    if leads_out(file_name):
-        raise DataError(f"its PNG lies outside the folder of PNGs: {file_name!r}")
+    if leads_out(annotation.file_name):
+        raise DataError(f"its PNG lies outside the folder of PNGs: {annotation.file_name!r}")
     segments: dict[int, int] = {}
-    for entry in entries:
-        match entry:
-            case {"id": int(number), "category_id": int(category)} if 0 < number <= _MAX_SEGMENT:
-                if category not in classes:
-                    raise DataError(f"segment {number} is of category {category}, which is not among the categories")
-                if number in segments:
-                    raise DataError(f"segment {number} is listed twice")
-                segments[number] = classes[category]
-            case _:
-                raise DataError(f"a segment needs an id from 1 to {_MAX_SEGMENT} and a category_id: {str(entry)[:80]}")
-    return file_name, sorted(segments.items())
+    for segment in annotation.segments_info:
+        if not 0 < segment.id <= _MAX_SEGMENT:
+            raise DataError(f"a segment has the id {segment.id}; it must be from 1 to {_MAX_SEGMENT}")
+        if segment.category_id not in classes:
+            raise DataError(
+                f"segment {segment.id} is of category {segment.category_id}, which is not among the categories"
+            )
+        if segment.id in segments:
+            raise DataError(f"segment {segment.id} is listed twice")
+        segments[segment.id] = classes[segment.category_id]
+    return annotation.file_name, sorted(segments.items())
 
 
 def _class_ids(colors: NDArray[np.integer], segments: Sequence[tuple[int, int]], where: str) -> NDArray[np.uint8]:

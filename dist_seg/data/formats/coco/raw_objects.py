@@ -1,69 +1,86 @@
-"""One annotation of COCO as an object: its mask checked and brought into run lengths."""
+"""One annotation of COCO as an object: its mask checked and converted to run lengths."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from faster_coco_eval.core import mask as coco_masks
 
 from dist_seg.data.codecs.object_layers import RawObject
-from dist_seg.data.formats.coco.index import Entry
 from dist_seg.errors import DataError
 from dist_seg.masks.rle import counts_text
+from dist_seg.runtime.documents import convert
 
 _TOLERANCE = 1.0
-"""Pixels by which coordinates may lie outside the image: labelling tools round."""
+"""Pixels by which coordinates may lie outside the image, because labelling tools round."""
 
 
-def raw_object(entry: Entry, classes: Mapping[int, int], height: int, width: int) -> RawObject:
+@dataclass(frozen=True, kw_only=True)
+class _RunLengths:
+    size: tuple[int, int]
+    """Height and width."""
+    counts: str | list[int]
+    """Compressed text, or the run lengths themselves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Annotation:
+    id: int
+    category_id: int
+    segmentation: list[list[float]] | _RunLengths
+    """Polygons (x, y, x, y, ...), or run lengths."""
+    iscrowd: bool | int | float = 0
+    area: float | None = None
+    bbox: tuple[float, float, float, float] | None = None
+    """x, y, width, height."""
+
+
+def raw_object(entry: Mapping[str, object], classes: Mapping[int, int], height: int, width: int) -> RawObject:
     """The object of an annotation. classes: from category id to class id. Raises `DataError` with what is wrong."""
-    number, category, crowd = entry.get("id"), entry.get("category_id"), entry.get("iscrowd", 0)
-    if isinstance(number, bool) or not isinstance(number, int):
-        raise DataError(f"has no integer id: {str(entry)[:80]}")
-    if not isinstance(category, int) or category not in classes:
-        raise DataError(f"category_id {category!r} is not among the categories")
-    if crowd not in (0, 1):
-        raise DataError(f"its iscrowd is {crowd!r}, must be 0 or 1")
-    rle = _run_lengths(entry.get("segmentation"), height, width)
-    pixels = int(coco_masks.area({"size": [height, width], "counts": rle}))
-    if not pixels:
+    annotation = convert(entry, _Annotation, "")
+    if annotation.category_id not in classes:
+        raise DataError(f"category_id {annotation.category_id} is not among the categories")
+    if annotation.iscrowd not in (0, 1):
+        raise DataError(f"its iscrowd is {annotation.iscrowd}, must be 0 or 1")
+    if annotation.area is not None and not 0 <= annotation.area < math.inf:
+        raise DataError(f"its area is {annotation.area:g}, must be a number of at least 0")
+    if annotation.bbox is not None:
+        _check_box(annotation.bbox, height, width)
+    rle = _run_lengths(annotation.segmentation, height, width)
+    if not coco_masks.area({"size": [height, width], "counts": rle}):
         raise DataError("its mask has no pixel")
     return RawObject(
-        id=number,
-        class_id=classes[category],
-        crowd=bool(crowd),
+        id=annotation.id,
+        class_id=classes[annotation.category_id],
+        crowd=bool(annotation.iscrowd),
         rle=rle,
-        area=_number(entry, "area"),
-        bbox=_box(entry.get("bbox"), height, width),
+        area=annotation.area,
+        bbox=annotation.bbox,
     )
 
 
-def _run_lengths(segmentation: object, height: int, width: int) -> str:
-    match segmentation:
-        case {"size": [int(rows), int(columns)], "counts": counts}:
-            if (rows, columns) != (height, width):
-                raise DataError(f"its mask is of an image of {columns}x{rows} (width x height), not {width}x{height}")
-            return _compressed(counts, height, width)
-        case [_, *_]:
-            polygons = [_polygon(part, height, width) for part in segmentation]
-            parts = coco_masks.frPyObjects(polygons, height, width)
-            return counts_text(coco_masks.merge(parts)["counts"])
-        case []:
-            raise DataError("its segmentation is empty")
-    raise DataError(f"its segmentation is neither polygons nor run lengths: {str(segmentation)[:60]}")
+def _run_lengths(segmentation: list[list[float]] | _RunLengths, height: int, width: int) -> str:
+    if isinstance(segmentation, _RunLengths):
+        return _compressed(segmentation, height, width)
+    if not segmentation:
+        raise DataError("its segmentation is empty")
+    polygons = [_polygon(numbers, height, width) for numbers in segmentation]
+    parts = coco_masks.frPyObjects(polygons, height, width)
+    return counts_text(coco_masks.merge(parts)["counts"])
 
 
-def _compressed(counts: object, height: int, width: int) -> str:
-    """Run lengths as a string, whichever way they were given."""
-    size = [height, width]
-    if isinstance(counts, list):
-        if not all(isinstance(run, int) and run >= 0 for run in counts) or sum(counts) != height * width:
-            raise DataError(f"its run lengths do not add up to the {height * width} pixels of the image")
-        return counts_text(coco_masks.frPyObjects({"size": size, "counts": counts}, height, width)["counts"])
-    if not isinstance(counts, str):
-        raise DataError(f"its run lengths are a {type(counts).__name__}, not a string or a list")
-    if _sum_of_runs(counts) != height * width:
+def _compressed(runs: _RunLengths, height: int, width: int) -> str:
+    """Run lengths as compressed text."""
+    counts, size = runs.counts, [height, width]
+    if runs.size != (height, width):
+        rows, columns = runs.size
+        raise DataError(f"its mask is for an image of {columns}x{rows} (width x height), not {width}x{height}")
+    total = _sum_of_runs(counts) if isinstance(counts, str) else sum(counts)
+    if total != height * width or (isinstance(counts, list) and min(counts) < 0):
         raise DataError(f"its run lengths do not add up to the {height * width} pixels of the image")
-    return counts
+    if isinstance(counts, str):
+        return counts
+    return counts_text(coco_masks.frPyObjects({"size": size, "counts": counts}, height, width)["counts"])
 
 
 def _sum_of_runs(counts: str) -> int:
@@ -93,42 +110,24 @@ def _sum_of_runs(counts: str) -> int:
     return sum(runs) if shift == 0 else -1
 
 
-def _polygon(part: object, height: int, width: int) -> list[float]:
-    if not isinstance(part, Sequence) or isinstance(part, str) or not all(isinstance(v, int | float) for v in part):
-        raise DataError(f"a polygon must be a list of numbers: {str(part)[:60]}")
-    numbers = [float(value) for value in part]
+def _polygon(numbers: list[float], height: int, width: int) -> list[float]:
+    """The polygon, with corners just outside the image moved to its border."""
     if len(numbers) < 6 or len(numbers) % 2:
-        raise DataError(f"a polygon of {len(numbers)} numbers; it needs three corners or more, x and y each")
-    for value, limit, axis in zip(
-        numbers, [width, height] * (len(numbers) // 2), "xy" * (len(numbers) // 2), strict=True
-    ):
+        raise DataError(f"a polygon of {len(numbers)} numbers; it needs at least three corners, x and y each")
+    limits = [width, height] * (len(numbers) // 2)
+    for number, (value, limit) in enumerate(zip(numbers, limits, strict=True)):
         if not -_TOLERANCE <= value <= limit + _TOLERANCE:
-            raise DataError(f"a corner at {axis}={value:g} lies outside the image of {width}x{height}")
-    return [
-        min(max(value, 0.0), float(limit))
-        for value, limit in zip(numbers, [width, height] * (len(numbers) // 2), strict=True)
-    ]
+            raise DataError(f"a corner at {'xy'[number % 2]}={value:g} lies outside the image of {width}x{height}")
+    return [min(max(value, 0.0), float(limit)) for value, limit in zip(numbers, limits, strict=True)]
 
 
-def _box(bbox: object, height: int, width: int) -> tuple[float, float, float, float] | None:
-    if bbox is None:
-        return None
-    match bbox:
-        case [int() | float() as x, int() | float() as y, int() | float() as w, int() | float() as h]:
-            if not (w > 0 and h > 0):
-                raise DataError(f"its box {bbox} has no area")
-            # Written so that a NaN is outside.
-            inside = x >= -_TOLERANCE and y >= -_TOLERANCE
-            if not (inside and x + w <= width + _TOLERANCE and y + h <= height + _TOLERANCE):
-                raise DataError(f"its box {bbox} lies outside the image of {width}x{height}")
-            return float(x), float(y), float(w), float(h)
-    raise DataError(f"its box must be x, y, width, height: {str(bbox)[:60]}")
-
-
-def _number(entry: Entry, key: str) -> float | None:
-    value = entry.get(key)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise DataError(f"its {key} is {value!r}, must be a number of at least 0")
-    return float(value)
+def _check_box(box: tuple[float, float, float, float], height: int, width: int) -> None:
+    x, y, box_width, box_height = box
+    shown = f"its box [{', '.join(f'{value:g}' for value in box)}]"
+    # A NaN fails every comparison, so each of these says what must hold.
+    if not (x >= -_TOLERANCE and y >= -_TOLERANCE and math.isfinite(box_width + box_height)):
+        raise DataError(f"{shown} lies outside the image of {width}x{height}")
+    if not (box_width > 0 and box_height > 0):
+        raise DataError(f"{shown} has no area")
+    if not (x + box_width <= width + _TOLERANCE and y + box_height <= height + _TOLERANCE):
+        raise DataError(f"{shown} lies outside the image of {width}x{height}")

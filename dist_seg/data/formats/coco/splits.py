@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dist_seg.data.formats.coco.index import CocoIndex, index_annotations
+from dist_seg.data.formats.coco.annotation_file import AnnotationFile, scan_annotations
 from dist_seg.errors import DataError
 
 _PART = re.compile(r"\w[\w-]*")
@@ -50,7 +50,7 @@ def found_splits(root: Path, kind: str) -> list[CocoSplit]:
             raise DataError(f"{file}: its images are neither in {root / part} nor in {root / 'images' / part}")
         found.append(CocoSplit(name=split_name(part), annotations=file, images=images))
     if not found:
-        raise DataError(f"{root}: no annotations/{kind}_NAME.json; give each part with --split")
+        raise DataError(f"{root}: no annotations/{kind}_NAME.json; give each split with --split")
     check_split_names(folder, [split.name for split in found])
     return found
 
@@ -58,16 +58,16 @@ def found_splits(root: Path, kind: str) -> list[CocoSplit]:
 def check_split_names(folder: Path, names: Sequence[str]) -> None:
     """Raises `DataError` where several parts would be one split."""
     if len(set(names)) < len(names):
-        raise DataError(f"{folder}: several files for one split ({', '.join(names)}); give each part with --split")
+        raise DataError(f"{folder}: several files for one split ({', '.join(names)}); give each split with --split")
 
 
-def index_splits(splits: Sequence[CocoSplit]) -> tuple[CocoIndex, ...]:
-    """Go through the files once. Raises `DataError` for missing images, and for files with different categories."""
+def scan_splits(splits: Sequence[CocoSplit]) -> tuple[AnnotationFile, ...]:
+    """Read each annotation file once. Raises `DataError` for missing images and for differing categories."""
     for split in splits:
         if not split.images.is_dir():
             raise DataError(f"{split.images}: no such folder; the images of split {split.name} should lie there")
-    indexes = tuple(index_annotations(split.annotations) for split in splits)
-    for index in indexes:
-        if index.categories != indexes[0].categories:
-            raise DataError(f"{index.file}: has other categories than {indexes[0].file}; they must be the same")
-    return indexes
+    files = tuple(scan_annotations(split.annotations) for split in splits)
+    for file in files:
+        if file.categories != files[0].categories:
+            raise DataError(f"has other categories than {files[0].file}; they must be the same", where=file.file)
+    return files

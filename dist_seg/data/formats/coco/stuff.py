@@ -12,13 +12,14 @@ from typing import Literal
 
 from dist_seg.data.codecs.class_ids import IGNORE_INDEX
 from dist_seg.data.formats.coco.splits import check_split_names, images_of, split_name
-from dist_seg.data.raw.classes import ClassTable, read_class_ids, read_classes
+from dist_seg.data.raw.classes import ClassTable, read_classes
 from dist_seg.data.raw.images import read_file
-from dist_seg.data.raw.listing import pair_files, pair_ref, read_pair
-from dist_seg.data.raw.meaning import Meaning
-from dist_seg.data.raw.source import RawReading, RawSample, SampleRef, check_classes
+from dist_seg.data.raw.listing import PairFolders
+from dist_seg.data.raw.mask_source import MaskSource
+from dist_seg.data.raw.source import RawReading, check_classes
 from dist_seg.errors import DataError
-from dist_seg.masks.palette import Rgb, default_palette
+from dist_seg.masks.palette import default_palette
+from dist_seg.runtime.documents import convert
 
 Numbering = Literal["stuffthingmaps", "category-ids"]
 
@@ -55,50 +56,14 @@ COCO_STUFF_LABELS: Mapping[int, str] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class CocoStuffPart:
-    """A split with its two folders."""
-
+class _Category:
+    id: int
     name: str
-    images: Path
-    masks: Path
 
 
 @dataclass(frozen=True, kw_only=True)
-class CocoStuffSource:
-    """Made by `open_coco_stuff`."""
-
-    parts: tuple[CocoStuffPart, ...]
-    classes: ClassTable
-    reading: RawReading = RawReading()
-    notes: tuple[str, ...] = ()
-    """What the user should see before packing."""
-    ignore_index: int = IGNORE_INDEX
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.classes.names
-
-    @property
-    def palette(self) -> tuple[Rgb, ...]:
-        return self.classes.palette
-
-    @property
-    def meaning(self) -> Meaning:
-        """For a later run."""
-        return self.classes.meaning
-
-    def samples(self) -> Sequence[SampleRef]:
-        version = self.classes.version
-        refs = []
-        for part in self.parts:
-            pairs, _ = pair_files(part.images, part.masks, keep_lone=self.reading.skip_bad)
-            refs += [pair_ref(pair, part.name, version) for pair in pairs]
-        return refs
-
-    def load(self, sample: SampleRef) -> RawSample:
-        image, mask_file = read_pair(sample)
-        mask = read_class_ids(mask_file, sample.mask_where, self.classes, self.reading.max_pixels)
-        return RawSample(image=image, mask=mask)
+class _CategoryFile:
+    categories: list[_Category]
 
 
 def open_coco_stuff(
@@ -108,17 +73,17 @@ def open_coco_stuff(
     numbering: Numbering,
     categories: Path | None = None,
     reading: RawReading = RawReading(),
-) -> CocoStuffSource:
+) -> MaskSource:
     """The data set below `root`, or the given parts: split, folder of images, folder of masks, each.
 
     numbering: what the masks' numbers are. categories: a JSON file of COCO's, or lines of `number name`, in whose order
     of ids the classes come; None takes the 171 labels that COCO-Stuff's masks have. Raises `DataError`.
     """
     note = f"classes from {categories}" if categories else "the classes are COCO-Stuff's (--categories gives others)"
-    found = [CocoStuffPart(name=name, images=images, masks=masks) for name, images, masks in parts]
+    folders = tuple(PairFolders(images=images, masks=masks, split=split) for split, images, masks in parts)
     names = _read_categories(categories) if categories else COCO_STUFF_LABELS
-    return CocoStuffSource(
-        parts=tuple(found or _found_parts(root)),
+    return MaskSource(
+        folders=folders or _found_folders(root),
         classes=_table(names, numbering, str(categories)),
         reading=reading,
         notes=(note,),
@@ -136,6 +101,7 @@ def _table(names: Mapping[int, str], numbering: Numbering, where: str) -> ClassT
         names=tuple(names[number] for number in ids),
         palette=default_palette(len(ids)),
         values={unlabelled: IGNORE_INDEX, **{number - shift: i for i, number in enumerate(ids)}},
+        grey_only=True,
     )
 
 
@@ -148,39 +114,30 @@ def _read_categories(path: Path) -> Mapping[int, str]:
         return {number: table.names[i] for number, i in table.values.items() if i != IGNORE_INDEX and number != 0}
     try:
         document = json.loads(read_file(path))
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error})") from error
-    match document:
-        case {"categories": [*entries]}:
-            names = dict(_category(entry, path) for entry in entries)
-        case _:
-            raise DataError(f"{path}: has no list of categories")
-    if len(names) < len(entries):
-        raise DataError(f"{path}: a category's id stands there twice")
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"not JSON ({error})", where=path) from error
+    categories = convert(document, _CategoryFile, str(path)).categories
+    names = {category.id: category.name for category in categories}
+    if len(names) < len(categories):
+        raise DataError("two categories have the same id", where=path)
     check_classes(list(names.values()), str(path))
     return names
 
 
-def _category(entry: object, path: Path) -> tuple[int, str]:
-    match entry:
-        case {"id": int(number), "name": str(name)}:
-            return number, name
-    raise DataError(f"{path}: a category without an integer id or a name: {str(entry)[:80]}")
-
-
-def _found_parts(root: Path) -> list[CocoStuffPart]:
+def _found_folders(root: Path) -> tuple[PairFolders, ...]:
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
-    parts = []
+    found = []
     for parent in (root / name for name in _MASK_FOLDERS):
         for masks in sorted(parent.iterdir()) if parent.is_dir() else []:
             images = images_of(root, masks.name)
             if masks.is_dir() and images is not None and images != masks:
-                parts.append(CocoStuffPart(name=split_name(masks.name), images=images, masks=masks))
-    if not parts:
+                found.append((split_name(masks.name), images, masks))
+    if not found:
         raise DataError(
-            f"{root}: no masks in {', '.join(f'{name}/NAME' for name in _MASK_FOLDERS)} with images in NAME or "
-            "images/NAME; give each part with --split"
+            f"no masks in {', '.join(f'{name}/NAME' for name in _MASK_FOLDERS)} with images in NAME or images/NAME; "
+            "give each split with --split",
+            where=root,
         )
-    check_split_names(root, [part.name for part in parts])
-    return parts
+    check_split_names(root, [split for split, _, _ in found])
+    return tuple(PairFolders(images=images, masks=masks, split=split) for split, images, masks in found)

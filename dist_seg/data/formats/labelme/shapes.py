@@ -11,13 +11,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
+from typing import Annotated
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from dist_seg.data.raw.images import read_file
 from dist_seg.errors import DataError
+from dist_seg.runtime.documents import convert
 
 _TOLERANCE = 1.0
 """Pixels by which a point may lie outside the image: labelling tools round."""
@@ -51,26 +54,42 @@ class LabelmeFile:
     """The image's own bytes in base64, where the file holds them."""
 
 
+_Side = Annotated[int, msgspec.Meta(ge=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Document:
+    """The fields of a file that are read, by LabelMe's names."""
+
+    shapes: list[object]
+    imagePath: str  # noqa: N815
+    imageData: str | None = None  # noqa: N815
+    imageHeight: _Side | None = None  # noqa: N815
+    imageWidth: _Side | None = None  # noqa: N815
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ShapeEntry:
+    label: str
+    points: list[Point]
+    shape_type: str | None = None
+
+
 def read_labelme(path: Path) -> LabelmeFile:
-    """Raises `DataError` naming the file, and the shape at fault, for what is no file of LabelMe's."""
+    """Raises `DataError` naming the file, and the shape at fault, if this is no file of LabelMe's."""
     try:
         document = json.loads(read_file(path).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON ({error})") from error
-    match document:
-        case {"shapes": [*entries], "imagePath": str(image_path), **others}:
-            pass
-        case _:
-            raise DataError(f"{path}: has no list of shapes or no imagePath; is it a file of LabelMe's?")
-    image_data = others.get("imageData")
-    if not isinstance(image_data, str | None):
-        raise DataError(f"{path}: its imageData is a {type(image_data).__name__}, must be text or null")
+        raise DataError(f"not JSON ({error})", where=path) from error
+    if not isinstance(document, dict) or not document.keys() >= {"shapes", "imagePath"}:
+        raise DataError("has no list of shapes or no imagePath; is it a file of LabelMe's?", where=path)
+    contents = convert(document, _Document, str(path))
     return LabelmeFile(
-        height=_side(others.get("imageHeight"), "imageHeight", path),
-        width=_side(others.get("imageWidth"), "imageWidth", path),
-        shapes=tuple(_shape(entry, f"{path}: shape {number}") for number, entry in enumerate(entries, 1)),
-        image_path=PureWindowsPath(image_path).as_posix(),
-        image_data=image_data,
+        height=contents.imageHeight or 0,
+        width=contents.imageWidth or 0,
+        shapes=tuple(_shape(entry, f"{path}: shape {number}") for number, entry in enumerate(contents.shapes, 1)),
+        image_path=PureWindowsPath(contents.imagePath).as_posix(),
+        image_data=contents.imageData,
     )
 
 
@@ -130,23 +149,9 @@ def _draw(draw: ImageDraw.ImageDraw, shape: Shape, class_id: int, named: str) ->
 
 
 def _shape(entry: object, where: str) -> Shape:
-    match entry:
-        case {"label": str(label), "points": [*points], **others}:
-            kind = others.get("shape_type") or "polygon"  # files of LabelMe's first versions have none
-            return Shape(label=label, kind=str(kind), points=tuple(_point(point, where) for point in points))
-    raise DataError(f"{where}: has no label or no list of points: {str(entry)[:80]}")
-
-
-def _point(point: object, where: str) -> Point:
-    match point:
-        case [int() | float() as x, int() | float() as y] if abs(x) < _FAR and abs(y) < _FAR:  # which a NaN is not
-            return float(x), float(y)
-    raise DataError(f"{where}: a point must be two finite numbers, x and y: {str(point)[:80]}")
-
-
-def _side(value: object, name: str, path: Path) -> int:
-    if value is None:
-        return 0
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise DataError(f"{path}: its {name} is {value!r}, must be a number of pixels")
-    return value
+    shape = convert(entry, _ShapeEntry, where)
+    for x, y in shape.points:
+        if not (abs(x) < _FAR and abs(y) < _FAR):  # a NaN is not
+            raise DataError(f"its point ({x:g}, {y:g}) must be two finite numbers", where=where)
+    # Files of LabelMe's first versions have no type.
+    return Shape(label=shape.label, kind=shape.shape_type or "polygon", points=tuple(shape.points))

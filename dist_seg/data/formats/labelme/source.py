@@ -14,7 +14,7 @@ from dist_seg.data.codecs.class_ids import IGNORE_INDEX
 from dist_seg.data.formats.labelme.shapes import LabelmeFile, draw_shapes, embedded_image, read_labelme
 from dist_seg.data.raw.classes import IGNORED_NAMES, text_lines
 from dist_seg.data.raw.images import IMAGE_SUFFIXES, check_image, read_file
-from dist_seg.data.raw.listing import check_no_fault, fault_ref, file_version, files_below, refuse_faults
+from dist_seg.data.raw.listing import Pair, files_below, listed_refs, refuse_faults
 from dist_seg.data.raw.meaning import Meaning
 from dist_seg.data.raw.source import RawReading, RawSample, SampleRef, check_classes
 from dist_seg.data.raw.splitting import Dividing, Division, divide
@@ -40,24 +40,12 @@ class LabelmeClasses:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listed:
-    """A JSON file with its image, or something that cannot be used."""
-
-    stem: str
-    file: Path
-    image: Path | None = None
-    """Where its imagePath points to."""
-    embedded: bool = False
-    """The image is in the file itself."""
-    fault: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
 class LabelmeSource:
     """Made by `open_labelme`."""
 
-    listed: tuple[tuple[str, Listed], ...] = field(repr=False)
-    """Every file with its split. Not sent to worker processes, which need none of them."""
+    listed: tuple[tuple[str, Pair], ...] = field(repr=False)
+    """The split of every JSON file, which is the mask of a pair; the image is the same file if it is embedded. Not sent
+    to worker processes, which do not need them."""
     classes: LabelmeClasses
     division: Division
     reading: RawReading = RawReading()
@@ -86,12 +74,10 @@ class LabelmeSource:
         }
 
     def samples(self) -> Sequence[SampleRef]:
-        if not self.reading.skip_bad:
-            refuse_faults([item.fault for _, item in self.listed if item.fault], "the files")
-        return [self._sample(split, item) for split, item in self.listed]
+        version = f"{sorted(self.classes.ids.items())} {self.classes.unlabelled}"
+        return listed_refs(self.listed, self.reading, version, "the files")
 
     def load(self, sample: SampleRef) -> RawSample:
-        check_no_fault(sample)
         file, max_pixels = read_labelme(Path(sample.mask_where)), self.reading.max_pixels
         if file.height * file.width > max_pixels:
             raise DataError(
@@ -107,22 +93,6 @@ class LabelmeSource:
 
     def _name(self, class_id: int) -> str | None:
         return None if class_id == IGNORE_INDEX else self.class_names[class_id]
-
-    def _sample(self, split: str, item: Listed) -> SampleRef:
-        if item.fault:
-            return fault_ref(item.fault, split, item.fault)
-        image = item.file if item.embedded or item.image is None else item.image
-        num_bytes, version = file_version(*{image, item.file})
-        meaning = f"{sorted(self.classes.ids.items())} {self.classes.unlabelled}"
-        return SampleRef(
-            key=item.stem,
-            split=split,
-            where=str(image),
-            mask_where=str(item.file),
-            num_bytes=num_bytes,
-            version=f"{version} {meaning}",
-            portable_version=meaning,
-        )
 
 
 def open_labelme(
@@ -148,32 +118,40 @@ def open_labelme(
     files = [path for path in paths if path.suffix.lower() == ".json"]
     if not files:
         raise DataError(f"{root}: holds no JSON files; is this a folder of LabelMe's?")
-    listed, labels = _read_all(root, files, progress)
-    listed += _lone_images(root, paths, listed)
-    stems = [item.stem for item in listed]
+    found = _read_all(root, files, progress)
+    pairs, labels = [*found.pairs, *_lone_images(root, paths, found.images)], found.labels
+    stems = [pair.stem for pair in pairs]
     division = divide(root, stems, dividing)
     classes = classes or _labels_file(root)
     if not (classes or labels):
-        refuse_faults([item.fault for item in listed if item.fault], "the files")
+        refuse_faults([pair.fault for pair in pairs if pair.fault], "the files")
         raise DataError(f"{root}: no file has a shape, so that there are no classes")
     first, others = (sorted(part) for part in (labels & {*_BACKGROUND_LABELS}, labels - {*_BACKGROUND_LABELS}))
     listed_labels = _read_labels(classes) if classes else [*first, *others]
     table = _class_table(listed_labels, labels, unlabelled, str(classes or root))
-    found = f"no {_LABELS_NAMES[0]}: classes found in the shapes: {', '.join(table.names)}"
+    note = f"no {_LABELS_NAMES[0]}: classes found in the shapes: {', '.join(table.names)}"
     return LabelmeSource(
-        listed=tuple(zip(division.splits(stems), listed, strict=True)),
+        listed=tuple(zip(division.splits(stems), pairs, strict=True)),
         division=division,
         classes=table,
         reading=reading,
-        notes=(f"classes from {classes}" if classes else found,),
+        notes=(f"classes from {classes}" if classes else note,),
     )
 
 
-def _read_all(
-    root: Path, files: Sequence[Path], progress: Callable[[int, int], None] | None
-) -> tuple[list[Listed], set[str]]:
-    """The files, and the labels in them."""
-    listed: list[Listed] = []
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What the files list."""
+
+    pairs: Sequence[Pair]
+    images: Set[Path]
+    """The paths that they name, also in files that embed their image."""
+    labels: Set[str]
+
+
+def _read_all(root: Path, files: Sequence[Path], progress: Callable[[int, int], None] | None) -> _Found:
+    pairs: list[Pair] = []
+    images: set[Path] = set()
     labels: set[str] = set()
     file_of: dict[str, Path] = {}
     for number, file in enumerate(files, 1):
@@ -182,15 +160,16 @@ def _read_all(
             contents = read_labelme(file)
             image = _image_path(root, file, contents)
             if not contents.image_data and (other := file_of.setdefault(os.path.abspath(image), file)) != file:
-                raise DataError(f"{file}: is of {image}, as is {other}; an image must have one file")
+                raise DataError(f"is of {image}, as is {other}; an image must have one file", where=file)
         except (DataError, StorageError) as error:
-            listed.append(Listed(stem=stem, file=file, fault=str(error)))
+            pairs.append(Pair(stem=stem, image=None, mask=file, fault=str(error)))
         else:
-            listed.append(Listed(stem=stem, file=file, image=image, embedded=contents.image_data is not None))
+            pairs.append(Pair(stem=stem, image=image if contents.image_data is None else file, mask=file))
+            images.add(image)
             labels.update(shape.label for shape in contents.shapes)
         if progress:
             progress(number, len(files))
-    return listed, labels
+    return _Found(pairs=pairs, images=images, labels=labels)
 
 
 def _image_path(root: Path, file: Path, contents: LabelmeFile) -> Path:
@@ -206,14 +185,18 @@ def _image_path(root: Path, file: Path, contents: LabelmeFile) -> Path:
     return path
 
 
-def _lone_images(root: Path, paths: Iterable[Path], listed: Iterable[Listed]) -> list[Listed]:
-    """The images that no file is of."""
-    known = {unicodedata.normalize("NFC", os.path.abspath(item.image)) for item in listed if item.image}
-    images = (path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
+def _lone_images(root: Path, paths: Iterable[Path], images: Set[Path]) -> list[Pair]:
+    """The images that no file names."""
+    known = {unicodedata.normalize("NFC", os.path.abspath(image)) for image in images}
     return [
-        Listed(stem=path.relative_to(root).as_posix(), file=path, fault=f"{path}: no JSON file is of this image")
-        for path in images
-        if unicodedata.normalize("NFC", os.path.abspath(path)) not in known
+        Pair(
+            stem=path.relative_to(root).as_posix(),
+            image=path,
+            mask=None,
+            fault=f"{path}: no JSON file is of this image",
+        )
+        for path in paths
+        if path.suffix.lower() in IMAGE_SUFFIXES and unicodedata.normalize("NFC", os.path.abspath(path)) not in known
     ]
 
 

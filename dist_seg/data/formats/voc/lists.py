@@ -6,7 +6,7 @@ augmented data set (SBD) have them: `/JPEGImages/2007_000032.jpg /SegmentationCl
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from dist_seg.data.raw.classes import text_lines
@@ -26,16 +26,6 @@ class VocFiles:
     masks_name: str
     images: Mapping[str, Path]
     masks: Mapping[str, Path]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ListedPair:
-    """A line of a list."""
-
-    line: int
-    pair: Pair
-    fault: str
-    """Why it cannot be used, with file and line; empty for one that can."""
 
 
 def voc_files(root: Path, masks_name: str) -> VocFiles:
@@ -59,41 +49,44 @@ def voc_files(root: Path, masks_name: str) -> VocFiles:
     )
 
 
-def read_list(file: Path, files: VocFiles) -> list[ListedPair]:
-    """The lines of a list, with the files that they name. Raises `DataError` for a list that cannot be read."""
-    found: list[ListedPair] = []
+def read_list(file: Path, files: VocFiles) -> list[Pair]:
+    """The pair of each line, with its fault. Raises `DataError` for a list that cannot be read."""
+    found: list[Pair] = []
     lines: dict[str, int] = {}
     for line, text in text_lines(file, "image"):
-        pair, fault = _pair(text, files)
+        pair = _pair(text, files)
+        fault = pair.fault
         if not fault and pair.stem in lines:
             fault = f"{pair.stem!r} stands in line {lines[pair.stem]} already"
         lines.setdefault(pair.stem, line)
-        found.append(ListedPair(line=line, pair=pair, fault=f"{file}:{line}: {fault}" if fault else ""))
+        found.append(replace(pair, fault=f"{file}:{line}: {fault}" if fault else ""))
     return found
 
 
-def _pair(text: str, files: VocFiles) -> tuple[Pair, str]:
-    """The files of a line, and what is wrong with it."""
+def _pair(text: str, files: VocFiles) -> Pair:
+    """The pair of a line; its fault is without file and line."""
     words = text.split()
     if len(words) == 2 and all(PurePosixPath(word).suffix.lower() in IMAGE_SUFFIXES for word in words):
         return _pair_of_paths(words, files)
     name = text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
     stem = unicodedata.normalize("NFC", name)
-    pair = Pair(stem=stem, image=files.images.get(stem), mask=files.masks.get(stem))
-    if pair.image is None:
-        return pair, f"there is no image {IMAGES_NAME}/{name} of any kind ({', '.join(sorted(IMAGE_SUFFIXES))})"
-    if pair.mask is None:
-        return pair, f"there is no mask {files.masks_name}/{name} of any kind"
-    return pair, ""
+    image, mask = files.images.get(stem), files.masks.get(stem)
+    fault = ""
+    if image is None:
+        fault = f"there is no image {IMAGES_NAME}/{name} of any kind ({', '.join(sorted(IMAGE_SUFFIXES))})"
+    elif mask is None:
+        fault = f"there is no mask {files.masks_name}/{name} of any kind"
+    return Pair(stem=stem, image=image, mask=mask, fault=fault)
 
 
-def _pair_of_paths(words: Sequence[str], files: VocFiles) -> tuple[Pair, str]:
+def _pair_of_paths(words: Sequence[str], files: VocFiles) -> Pair:
     image, mask = (word.removeprefix("/") for word in words)
     stem = PurePosixPath(image).with_suffix("").as_posix().removeprefix(f"{IMAGES_NAME}/")
-    pair = Pair(stem=stem, image=files.root / image, mask=files.root / mask)
-    for name in (image, mask):
-        if leads_out(name):
-            return pair, f"{name!r} leads out of {files.root}"
-        if not (files.root / name).is_file():
-            return pair, f"there is no file {files.root / name}"
-    return pair, ""
+    fault = _fault_of_path(image, files.root) or _fault_of_path(mask, files.root)
+    return Pair(stem=stem, image=files.root / image, mask=files.root / mask, fault=fault)
+
+
+def _fault_of_path(name: str, root: Path) -> str:
+    if leads_out(name):
+        return f"{name!r} leads out of {root}"
+    return "" if (root / name).is_file() else f"there is no file {root / name}"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from dist_seg.data.codecs.class_ids import IGNORE_INDEX
 from dist_seg.data.formats.voc.labels import VocClasses, read_voc_classes, voc_classes
-from dist_seg.data.formats.voc.lists import LISTS_NAME, ListedPair, read_list, voc_files
-from dist_seg.data.raw.listing import fault_ref, pair_ref, read_pair, refuse_faults
+from dist_seg.data.formats.voc.lists import LISTS_NAME, read_list, voc_files
+from dist_seg.data.raw.listing import Pair, listed_refs, read_pair
 from dist_seg.data.raw.meaning import Meaning
 from dist_seg.data.raw.palettes import common_colors
 from dist_seg.data.raw.source import RawReading, RawSample, SampleRef
@@ -30,8 +30,8 @@ _SPLITS = {"train": "train", "val": "val", "validation": "val"}
 class VocSource:
     """Made by `open_voc`."""
 
-    listed: tuple[tuple[str, ListedPair], ...] = field(repr=False)
-    """Every line of the lists with its split. Not sent to worker processes, which need none of them."""
+    listed: tuple[tuple[str, Pair], ...] = field(repr=False)
+    """The split and pair of every line in the lists. Not sent to worker processes, which do not need them."""
     classes: VocClasses
     division: Division | None = None
     """None where the lists say the splits."""
@@ -58,13 +58,7 @@ class VocSource:
         return {**self.classes.numbers.meaning, **(self.classes.colors.meaning if self.classes.colors else {})}
 
     def samples(self) -> Sequence[SampleRef]:
-        if not self.reading.skip_bad:
-            refuse_faults([line.fault for _, line in self.listed if line.fault], "the list")
-        version = self.classes.version
-        return [
-            fault_ref(line.fault, split, line.fault) if line.fault else pair_ref(line.pair, split, version)
-            for split, line in self.listed
-        ]
+        return listed_refs(self.listed, self.reading, self.classes.version, "the list")
 
     def load(self, sample: SampleRef) -> RawSample:
         image, mask_file = read_pair(sample)
@@ -99,23 +93,23 @@ def open_voc(
                 f"{root}: its lists say which image is in which split, so that --val, --group-by and --split have no "
                 "effect; leave them out"
             )
-        listed = [(name, line) for name, file in chosen for line in read_list(file, files)]
+        listed = [(name, pair) for name, file in chosen for pair in read_list(file, files)]
         unused = [name for name, file in lists.items() if file not in [chosen_file for _, chosen_file in chosen]]
         if unused and not parts:
             notes.append(f"lists that are not packed: {', '.join(unused)} (--list NAME LIST packs them)")
         notes += _overlaps(listed)
     else:
         (only,) = lists.values()
-        lines = read_list(only, files)
-        stems = [line.pair.stem for line in lines]
+        pairs = read_list(only, files)
+        stems = [pair.stem for pair in pairs]
         division = divide(only, stems, dividing)
-        listed = list(zip(division.splits(stems), lines, strict=True))
+        listed = list(zip(division.splits(stems), pairs, strict=True))
     if classes is None and (root / _LABEL_MAP_NAME).is_file():
         classes = root / _LABEL_MAP_NAME
     notes.append(f"classes from {classes}" if classes else "the classes are those of Pascal VOC")
     table = read_voc_classes(classes) if classes else voc_classes()
     if classes and not table.palette_by_colors:
-        paths = {line.pair.mask: None for _, line in listed if line.pair.mask}
+        paths = {pair.mask: None for _, pair in listed if pair.mask}
         table = replace(table, index_colors=common_colors(paths, _LABEL_MAP_ADVICE))
     return VocSource(
         listed=tuple(listed),
@@ -139,10 +133,10 @@ def _chosen(folder: Path, lists: Mapping[str, Path], parts: Sequence[tuple[str, 
     return found
 
 
-def _overlaps(listed: Sequence[tuple[str, ListedPair]]) -> list[str]:
+def _overlaps(listed: Sequence[tuple[str, Pair]]) -> list[str]:
     """What is said of images that are in two splits."""
     stems: dict[str, set[str]] = {}
-    for split, line in listed:
-        stems.setdefault(split, set()).add(line.pair.stem)
+    for split, pair in listed:
+        stems.setdefault(split, set()).add(pair.stem)
     counts = ((a, b, len(stems[a] & stems[b])) for a, b in combinations(stems, 2))
     return [f"{count} images are in {a} and in {b}" for a, b, count in counts if count]

@@ -61,7 +61,7 @@ def test_the_table_with_a_further_column_is_read_as_well(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("names", "header", "message"),
     [
-        (["a"] * 150, "Idx\tName", r"objectInfo150\.txt: class '0.1' stands there twice"),
+        (["a"] * 150, "Idx\tName", r"objectInfo150\.txt: class '0.1' is listed twice"),
         ([f"a{i}" for i in range(149)], "Idx\tRatio\tTrain\tVal\tName", r"must have the lines 1 to 150.*has 149"),
         (["a"], "Idx;Name", r"objectInfo150\.txt: not a table of the columns"),
     ],

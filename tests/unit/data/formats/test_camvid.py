@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from dist_seg.data.formats.camvid import CamvidSource
-from dist_seg.data.raw.source import RawReading
+from dist_seg.data.raw.source import RawReading, load_sample
 from dist_seg.errors import DataError
 
 from ..raw_data import picture
@@ -57,7 +57,7 @@ def test_an_image_without_a_mask_is_named_or_a_bad_sample(tmp_path: Path) -> Non
         CamvidSource(root=tmp_path).samples()
     source = CamvidSource(root=tmp_path, reading=RawReading(skip_bad=True))
     with pytest.raises(DataError, match=r"train/b\.png: has no mask"):
-        source.load(source.samples()[1])
+        load_sample(source, source.samples()[1])
 
 
 def test_another_folder_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dist_seg.data.codecs.headers import MAX_PIXELS
-from dist_seg.data.formats.folder import FolderSource, open_folder
+from dist_seg.data.formats.folder import open_folder
 from dist_seg.data.packing.append import append, open_for_append
 from dist_seg.data.packing.folder import record_file
 from dist_seg.data.packing.options import PackOptions
@@ -17,6 +17,7 @@ from dist_seg.data.packing.pack import pack
 from dist_seg.data.packing.records import read_records
 from dist_seg.data.raw.found_numbers import find_numbers
 from dist_seg.data.raw.listing import Pair
+from dist_seg.data.raw.mask_source import MaskSource
 from dist_seg.data.raw.source import RawReading
 from dist_seg.data.raw.splitting import Dividing
 from dist_seg.errors import DataError, StorageError, UserError
@@ -24,11 +25,11 @@ from dist_seg.errors import DataError, StorageError, UserError
 from ..raw_data import picture, write_pair
 
 
-def _open(root: Path, *, dividing: Dividing = Dividing(val=0.0), **options: object) -> FolderSource:
+def _open(root: Path, *, dividing: Dividing = Dividing(val=0.0), **options: object) -> MaskSource:
     return open_folder(root / "images", root / "masks", dividing=dividing, **options)  # type: ignore[arg-type]
 
 
-def _splits(source: FolderSource) -> dict[str, str]:
+def _splits(source: MaskSource) -> dict[str, str]:
     return {ref.key: ref.split for ref in source.samples()}
 
 
@@ -125,7 +126,9 @@ def test_a_missing_mask_and_a_missing_image_are_named(tmp_path: Path) -> None:
 def test_names_that_never_match_say_what_is_there(tmp_path: Path) -> None:
     write_pair(tmp_path, "a")
     (tmp_path / "masks" / "a.png").rename(tmp_path / "masks" / "a_mask.png")
-    with pytest.raises(DataError, match=r"its image's name up to the suffix, here are such as .*a_mask\.png"):
+    with pytest.raises(
+        DataError, match=r"its image's name up to the suffix, but the masks are named like .*a_mask\.png"
+    ):
         _open(tmp_path)
 
 
@@ -306,7 +309,7 @@ class TestWhat255Is:
         pack(_open(root / "first", classes=root / "classes.txt"), root / "out")
         return root / "out"
 
-    def _more(self, root: Path, out: Path, *numbers: int, classes: str = "bg\nthing\n") -> FolderSource:
+    def _more(self, root: Path, out: Path, *numbers: int, classes: str = "bg\nthing\n") -> MaskSource:
         (root / "more.txt").write_text(classes)
         write_pair(root / "more", "b", _row(*numbers))
         return _open(root / "more", classes=root / "more.txt", before=read_records(record_file(out)).options or {})

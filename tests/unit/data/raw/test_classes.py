@@ -57,7 +57,7 @@ def test_a_number_without_a_class_is_named_with_its_place(tmp_path: Path, value:
         ("", "names no class"),
         ("# nothing\n", "names no class"),
         ("void\n", "0 classes"),
-        ("a\na\n", "'a' stands there twice"),
+        ("a\na\n", "'a' is listed twice"),
         ("1 a\n1 b\n", r"classes\.txt:2: class number 1 stands there twice"),
         ("1 car\n2 bus\nvoid\n", r"classes\.txt:3: 'void' has no number, and line 1, '1 car', has one"),
         ("id name\n0 car\n1 bus\n", r"classes\.txt:1: 'id name' has no number, and line 2, '0 car', has one"),

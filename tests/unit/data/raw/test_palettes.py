@@ -7,11 +7,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from dist_seg.data.formats.folder import FolderSource, open_folder
+from dist_seg.data.formats.folder import open_folder
 from dist_seg.data.formats.voc.source import open_voc
 from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.raw.images import RawMask
+from dist_seg.data.raw.mask_source import MaskSource
 from dist_seg.data.raw.palettes import IndexColors, common_colors
 from dist_seg.data.raw.source import RawReading
 from dist_seg.data.raw.splitting import Dividing
@@ -27,7 +28,7 @@ def _flat(*colors: tuple[int, int, int]) -> list[int]:
     return [channel for color in colors for channel in color]
 
 
-def _folder(root: Path, *palettes: list[int], classes: str = "") -> FolderSource:
+def _folder(root: Path, *palettes: list[int], classes: str = "") -> MaskSource:
     for number, palette in enumerate(palettes):
         write_pair(root, f"{number}", _INDICES, palette=palette)
     if classes:

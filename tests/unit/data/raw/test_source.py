@@ -1,18 +1,22 @@
 """A reader of the user's own, by its dotted path."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
-from dist_seg.data.raw.source import load_source
-from dist_seg.errors import DataError, UserError
+from dist_seg.data.raw.source import RawSample, SampleRef, StrayAnnotationsError, load_sample, load_source
+from dist_seg.errors import DataError, StorageError, UserError
 
 _READER = """
 from dataclasses import dataclass
 import numpy as np
-from dist_seg.data.raw.source import RawSample, SampleRef
+from dist_seg.data.codecs.object_layers import RawObject
+from dist_seg.data.raw.source import RawInstances, RawSample, SampleRef, StrayAnnotationsError
+from dist_seg.errors import DataError
+from dist_seg.masks.rle import encode_masks
 from dist_seg.data.raw.images import encode_image
 
 @dataclass
@@ -50,6 +54,27 @@ class Unlisted(Stripes):
 def unlisted():
     return Unlisted(2)
 
+class Squares:
+    task = "instance"
+    class_names = ("square",)
+    category_ids = (7,)
+    palette = ((255, 0, 0),)
+    ignore_index = 255
+
+    def samples(self):
+        return [SampleRef(key=k, split="train", where=k, payload=k.encode()) for k in ("good", "stray", "bad")]
+
+    def load(self, sample):
+        match sample.payload:
+            case b"stray":
+                raise StrayAnnotationsError("two annotations of no image", 2)
+            case b"bad":
+                raise DataError("bad is bad")
+        (rle, _), = encode_masks(np.eye(8, dtype=bool)[None])
+        square = RawObject(id=1, class_id=0, crowd=False, rle=rle)
+        image = encode_image(np.zeros((8, 8), np.uint8), "png")
+        return RawInstances(image=image, objects=(square,), height=8, width=8, image_id=1, file_name="good.png")
+
 def one_way():
     return OneWay(2)
 """
@@ -67,14 +92,54 @@ def test_is_packed_like_the_built_in_ones(module: str, tmp_path: Path) -> None:
     assert result.manifest.splits["train"].class_pixels == (96, 96)
 
 
+def test_a_reader_of_instances_needs_nothing_but_what_its_protocol_says(module: str, tmp_path: Path) -> None:
+    result = pack(load_source(f"{module}:Squares"), tmp_path / "out", PackOptions(skip_bad=True))
+    split = result.manifest.splits["train"]
+    assert (split.num_samples, split.skipped_samples) == (1, 1)
+    assert split.objects is not None and split.objects.skipped_annotations == 2
+
+
+class TestLoadSample:
+    """What is wrong with a sample, by the kinds of error."""
+
+    def test_a_listed_fault_is_never_loaded(self) -> None:
+        class Source:
+            def load(self, sample: SampleRef) -> RawSample:
+                raise AssertionError
+
+        ref = SampleRef(key="a", split="train", where="a.png", fault="a.png: is broken")
+        with pytest.raises(DataError, match=r"a\.png: is broken"):
+            load_sample(Source(), ref)
+        with pytest.raises(StrayAnnotationsError) as caught:
+            load_sample(Source(), replace(ref, stray_annotations=3))
+        assert caught.value.count == 3
+
+    def test_a_file_that_cannot_be_read_is_a_storage_error(self) -> None:
+        class Source:
+            def load(self, sample: SampleRef) -> RawSample:
+                raise OSError(5, "input/output error")
+
+        with pytest.raises(StorageError, match=r"a\.png: cannot be read: input/output error"):
+            load_sample(Source(), SampleRef(key="a", split="train", where="a.png"))
+
+    def test_an_error_of_the_reader_itself_names_the_sample(self) -> None:
+        class Source:
+            def load(self, sample: SampleRef) -> RawSample:
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError) as caught:
+            load_sample(Source(), SampleRef(key="a", split="train", where="a.png"))
+        assert caught.value.__notes__ == ["The data set's reader failed on a.png."]
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("stripes_reader", "write it as package.module:function"),
+        ("stripes_reader", "is not of the form package.module:function"),
         ("no_such_package:f", "cannot import no_such_package"),
-        ("stripes_reader:nothing", "has no function nothing"),
-        ("stripes_reader:broken", "a int, lacks class_names"),
-        ("stripes_reader:unlisted", "a Unlisted, lacks category_ids"),
+        ("stripes_reader:nothing", "stripes_reader has no nothing"),
+        ("stripes_reader:broken", "returned a int, which lacks class_names"),
+        ("stripes_reader:unlisted", "returned a Unlisted, which lacks category_ids"),
     ],
 )
 def test_a_path_that_is_wrong_is_explained(module: str, path: str, message: str) -> None:
@@ -85,7 +150,7 @@ def test_a_path_that_is_wrong_is_explained(module: str, path: str, message: str)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["1", "2"], r"takes \(count='2'\) and was given \['1', '2'\]: too many positional arguments"),
+        (["1", "2"], r"takes \(count='2'\), but was given \['1', '2'\]: too many positional arguments"),
         (["three"], r"called with \['three'\], failed at .*stripes_reader\.py:\d+: ValueError: invalid literal"),
     ],
 )

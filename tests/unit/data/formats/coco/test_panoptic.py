@@ -121,9 +121,9 @@ class TestDataSet:
             ([_annotation(segments=[(5, 7), (5, 3)])], r"image 1 .*: segment 5 is listed twice"),
             (
                 [_annotation(segments=[(0, 7)])],
-                r"a segment needs an id from 1 to 16777215 and a category_id: \{'id': 0",
+                r"a segment has the id 0; it must be from 1 to 16777215",
             ),
-            ([_annotation(segments_info="x")], r"has no file_name or no list of segments_info"),
+            ([_annotation(segments_info="x")], r"segments_info is 'x': expected array"),
             ([_annotation(file_name="2.png")], r"there is no file .*panoptic_train2017/2\.png"),
             ([_annotation(file_name="../1.png")], r"its PNG lies outside the folder of PNGs: '\.\./1\.png'"),
         ],
@@ -177,7 +177,7 @@ class TestDataSet:
         assert before.version.split()[-1] != after.version.split()[-1]
 
     def test_without_annotations_it_says_what_it_looks_for(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match=r"no annotations/panoptic_NAME\.json; give each part with --split"):
+        with pytest.raises(DataError, match=r"no annotations/panoptic_NAME\.json; give each split with --split"):
             open_coco_panoptic(tmp_path)
         with pytest.raises(DataError, match="no such folder"):
             open_coco_panoptic(tmp_path / "x")

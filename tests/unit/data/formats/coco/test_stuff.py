@@ -8,9 +8,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from dist_seg.data.formats.coco.stuff import COCO_STUFF_LABELS, CocoStuffSource, Numbering, open_coco_stuff
+from dist_seg.data.formats.coco.stuff import COCO_STUFF_LABELS, Numbering, open_coco_stuff
 from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
+from dist_seg.data.raw.mask_source import MaskSource
 from dist_seg.data.raw.source import RawReading
 from dist_seg.errors import DataError
 
@@ -22,7 +23,7 @@ def _write(root: Path, mask: NDArray[np.generic], *, masks: str = "annotations",
     write_image(root / masks / f"{stem}.png", mask)
 
 
-def _mask(source: CocoStuffSource) -> list[list[int]]:
+def _mask(source: MaskSource) -> list[list[int]]:
     (sample,) = source.samples()
     return source.load(sample).mask.tolist()
 
@@ -81,10 +82,14 @@ class TestCategories:
         ("name", "text", "message"),
         [
             ("c.json", "{", r"c\.json: not JSON"),
-            ("c.json", "[]", r"c\.json: has no list of categories"),
-            ("c.json", '{"categories": [{"id": 1}]}', r"c\.json: a category without an integer id or a name"),
-            ("c.json", '{"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}', "id stands there twice"),
-            ("c.json", '{"categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]}', "'a' stands there twice"),
+            ("c.json", "[]", r"c\.json: the document: expected object"),
+            ("c.json", '{"categories": [{"id": 1}]}', r"c\.json: categories\[0\]\.name is missing"),
+            (
+                "c.json",
+                '{"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}',
+                "two categories have the same id",
+            ),
+            ("c.json", '{"categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]}', "'a' is listed twice"),
             (
                 "c.json",
                 '{"categories": [{"id": 256, "name": "a"}]}',
@@ -116,13 +121,13 @@ class TestDataSet:
         for masks in ("annotations", "semantic"):
             _write(tmp_path, np.ones((2, 3), np.uint8), masks=masks)
         with pytest.raises(
-            DataError, match=r"several files for one split \(train, train\); give each part with --split"
+            DataError, match=r"several files for one split \(train, train\); give each split with --split"
         ):
             open_coco_stuff(tmp_path, numbering="category-ids")
 
     def test_parts_may_be_given(self, tmp_path: Path) -> None:
         _write(tmp_path, np.full((2, 3), 5, np.uint8), masks="maps")
-        with pytest.raises(DataError, match=r"no masks in annotations/NAME, .*; give each part with --split"):
+        with pytest.raises(DataError, match=r"no masks in annotations/NAME, .*; give each split with --split"):
             open_coco_stuff(tmp_path, numbering="category-ids")
         part = ("dev", tmp_path / "images/train2017", tmp_path / "maps/train2017")
         source = open_coco_stuff(tmp_path, [part], numbering="category-ids")

@@ -248,7 +248,7 @@ class TestClasses:
     def test_a_label_that_comes_twice_is_refused(self, tmp_path: Path) -> None:
         _write(tmp_path, "a", _shape("cat"))
         (tmp_path / "labels.txt").write_text("cat\ncat\n")
-        with pytest.raises(DataError, match=r"labels\.txt: class 'cat' stands there twice"):
+        with pytest.raises(DataError, match=r"labels\.txt: class 'cat' is listed twice"):
             _open(tmp_path)
 
     def test_no_shape_anywhere_is_refused(self, tmp_path: Path) -> None:
@@ -265,6 +265,13 @@ class TestClasses:
         _write(tmp_path, "a", _shape("cat"))
         versions = {_open(tmp_path, unlabelled=way).samples()[0].version for way in ("background", "ignore")}
         assert len(versions) == 2
+
+    def test_the_version_has_the_image_before_the_file_in_every_process(self, tmp_path: Path) -> None:
+        for stem in "abcdefgh":  # a set of two paths has either order
+            _write(tmp_path, stem, _shape("cat"))
+        for sample in _open(tmp_path).samples():
+            files = (Path(sample.where), Path(sample.mask_where))
+            assert sample.version.startswith(" ".join(f"{f.stat().st_size}@{f.stat().st_mtime_ns}" for f in files))
 
 
 class TestImages:
@@ -353,17 +360,26 @@ class TestDataSet:
             ({"imagePath": "C:\\data\\x.png"}, r"a\.json: there is no file .*x\.png"),
             ({"imagePath": "/etc/x.png"}, r"a\.json: its imagePath '/etc/x\.png' leads out of"),
             ({"imagePath": "b.png"}, r"b\.json: is of .*b\.png, as is .*a\.json; an image must have one file"),
-            ({"imagePath": None}, r"a\.json: has no list of shapes or no imagePath; is it a file of LabelMe's"),
-            ({"shapes": {}}, r"a\.json: has no list of shapes"),
-            ({"shapes": [{"label": 3, "points": []}]}, r"a\.json: shape 1: has no label or no list of points"),
-            ({"shapes": [_shape(points=[[1, 2, 3]])]}, r"a\.json: shape 1: a point must be two finite numbers"),
-            ({"shapes": [_shape(points=[[1, float("nan")]])]}, r"a\.json: shape 1: a point must be two finite numbers"),
-            ({"shapes": [_shape(points=[[1, 10**400]])]}, r"a\.json: shape 1: a point must be two finite numbers"),
+            ({"imagePath": None}, r"a\.json: imagePath is None: expected str"),
+            ({"shapes": {}}, r"a\.json: shapes is \{\}: expected array"),
+            ({"shapes": [{"label": 3, "points": []}]}, r"a\.json: shape 1: label is 3: expected str"),
+            (
+                {"shapes": [_shape(points=[[1, 2, 3]])]},
+                r"a\.json: shape 1: points\[0\] is \[1, 2, 3\]: expected array of length 2",
+            ),
+            (
+                {"shapes": [_shape(points=[[1, float("nan")]])]},
+                r"a\.json: shape 1: its point \(1, nan\) must be two finite numbers",
+            ),
+            (
+                {"shapes": [_shape(points=[[1, 10**400]])]},
+                r"a\.json: shape 1: points\[0\]\[1\] is 10+: number out of range",
+            ),
             ({"imagePath": "b.png\0"}, r"a\.json: its imagePath 'b\.png\\x00' leads out of"),
-            ({"imageHeight": 0}, r"a\.json: its imageHeight is 0, must be a number of pixels"),
-            ({"imageWidth": "30"}, r"a\.json: its imageWidth is '30', must be"),
-            ({"imageWidth": -3}, r"a\.json: its imageWidth is -3, must be"),
-            ({"imageData": 7}, r"a\.json: its imageData is a int, must be text or null"),
+            ({"imageHeight": 0}, r"a\.json: imageHeight is 0: expected int >= 1"),
+            ({"imageWidth": "30"}, r"a\.json: imageWidth is '30': expected int"),
+            ({"imageWidth": -3}, r"a\.json: imageWidth is -3: expected int >= 1"),
+            ({"imageData": 7}, r"a\.json: imageData is 7: expected str \| null"),
         ],
     )
     def test_a_file_at_fault_is_named_or_left_out(

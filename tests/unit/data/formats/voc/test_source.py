@@ -271,7 +271,7 @@ class TestLabelMaps:
             ("a:0,0,0::\nb:::\n", r"labelmap\.txt:2: 'b:::'; write"),
             ("a:0,0,0::\nb\n", r"labelmap\.txt:2: 'b'; write 'name:R,G,B::'"),
             ("a:0,0,0::\nb:0,0,0::\n", r"labelmap\.txt:2: colour 0,0,0 stands there twice"),
-            ("a:0,0,0::\na:1,0,0::\n", r"labelmap\.txt: class 'a' stands there twice"),
+            ("a:0,0,0::\na:1,0,0::\n", r"labelmap\.txt: class 'a' is listed twice"),
         ],
     )
     def test_a_map_that_cannot_be_read_is_named_with_its_line(self, tmp_path: Path, text: str, message: str) -> None:

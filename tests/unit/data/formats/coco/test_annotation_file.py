@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dist_seg.data.formats.coco.index import CocoIndex, index_annotations
+from dist_seg.data.formats.coco.annotation_file import AnnotationFile, scan_annotations
 from dist_seg.errors import DataError, StorageError
 
 _SIMPLE: dict[str, list[dict[str, object]]] = {
@@ -17,7 +17,7 @@ _SIMPLE: dict[str, list[dict[str, object]]] = {
 }
 
 
-def _read(file: Path, index: CocoIndex) -> dict[str, list[object]]:
+def _read(file: Path, index: AnnotationFile) -> dict[str, list[object]]:
     """The annotations of each image, read from where the index says that they are."""
     data = file.read_bytes()
     return {
@@ -25,9 +25,9 @@ def _read(file: Path, index: CocoIndex) -> dict[str, list[object]]:
     }
 
 
-def _indexed(file: Path, text: str | bytes) -> CocoIndex:
+def _indexed(file: Path, text: str | bytes) -> AnnotationFile:
     file.write_bytes(text.encode() if isinstance(text, str) else text)
-    return index_annotations(file)
+    return scan_annotations(file)
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -117,7 +117,7 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"a\.json: cannot be read: No such file"):
-        index_annotations(tmp_path / "a.json")
+        scan_annotations(tmp_path / "a.json")
 
 
 @pytest.mark.parametrize("name", ["images", "annotations", "categories"])

@@ -14,15 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dist_seg.data.raw.listing import leads_out
 from dist_seg.errors import DataError, StorageError
+from dist_seg.runtime.documents import convert
 
-Entry = Mapping[str, object]
 Span = tuple[int, int]
 """Where an entry begins and ends in its file, in bytes."""
 
@@ -45,8 +44,8 @@ class ImageEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CocoIndex:
-    """One annotation file."""
+class AnnotationFile:
+    """What one annotation file lists, and where in the file. Made by `scan_annotations`."""
 
     file: Path
     categories: Mapping[int, str]
@@ -79,7 +78,7 @@ class CocoIndex:
             begin = last
 
 
-def index_annotations(file: Path) -> CocoIndex:
+def scan_annotations(file: Path) -> AnnotationFile:
     """Go through the file. Raises `DataError` naming it for one that is no annotations of instances."""
     with opened(file) as data:
         try:
@@ -90,7 +89,7 @@ def index_annotations(file: Path) -> CocoIndex:
             raise DataError(f"{file}: not JSON ({error})") from error
         if missing := [name for name in _LISTS if name not in found]:
             raise DataError(f"{file}: has no list of {missing[0]}; is it an annotation file of COCO?")
-        return scan.index()
+        return scan.result()
 
 
 @contextmanager
@@ -107,6 +106,19 @@ def opened(file: Path) -> Iterator[mmap.mmap]:
         yield data
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Category:
+    id: int
+    name: str
+    isthing: object = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Image:
+    id: int
+    file_name: str
+
+
 class _Scan:
     """Gathers what a file lists, entry by entry."""
 
@@ -116,6 +128,7 @@ class _Scan:
         self._things: set[int] = set()
         self._images: dict[int, tuple[str, Span]] = {}
         self._file_names: dict[str, int] = {}
+        self._num_images = 0
         self._faults: list[str] = []
         self._ids, self._image_ids, self._spans = array("q"), array("q"), array("q")
         self._has_id = bytearray()
@@ -131,50 +144,57 @@ class _Scan:
                 self._add_category(json.loads(self._data[begin:end]))
 
     def _add_category(self, entry: object) -> None:
-        match entry:
-            case {"id": int(number), "name": str(name), **others} if _is_id(number):
-                if number in self._categories:
-                    raise DataError(f"{self._file}: categories has the id {number} twice")
-                self._categories[number] = name
-                if others.get("isthing"):
-                    self._things.add(number)
-            case _:
-                raise DataError(f"{self._file}: an entry of categories has no integer id or no name: {_shown(entry)}")
+        category = convert(entry, _Category, f"{self._file}: entry {len(self._categories) + 1} of categories")
+        if not _is_id(category.id):
+            raise DataError(f"categories has the id {category.id}, which is out of range", where=self._file)
+        if category.id in self._categories:
+            raise DataError(f"categories has the id {category.id} twice", where=self._file)
+        self._categories[category.id] = category.name
+        if category.isthing:
+            self._things.add(category.id)
 
     def _add_image(self, entry: object, span: Span) -> None:
-        match entry:
-            case {"id": int(number), "file_name": str(file_name)} if _is_id(number):
-                fault = None
-                if number in self._images:
-                    fault = f"images has the id {number} twice, for {self._images[number][0]} and {file_name}"
-                elif file_name in self._file_names:
-                    fault = f"image {number} is {file_name}, and so is image {self._file_names[file_name]}"
-                elif not PurePosixPath(file_name).name:
-                    fault = f"image {number} has no name of a file: {file_name!r}"
-                elif leads_out(file_name):
-                    fault = f"image {number} lies outside the folder of its images: {file_name!r}"
-                if fault:
-                    self._faults.append(f"{self._file}: {fault}")
-                    return
-                self._file_names[file_name] = number
-                self._images[number] = file_name, span
-            case _:
-                fault = f"an entry of images has no integer id or no file_name: {_shown(entry)}"
-                self._faults.append(f"{self._file}: {fault}")
+        self._num_images += 1
+        try:
+            image = convert(entry, _Image, f"{self._file}: entry {self._num_images} of images")
+        except DataError as error:
+            self._faults.append(str(error))
+            return
+        fault = self._fault_of(image)
+        if fault:
+            self._faults.append(f"{self._file}: {fault}")
+            return
+        self._file_names[image.file_name] = image.id
+        self._images[image.id] = image.file_name, span
+
+    def _fault_of(self, image: "_Image") -> str:
+        """Why an image cannot be used; empty if it can."""
+        number, file_name = image.id, image.file_name
+        if not _is_id(number):
+            return f"images has the id {number}, which is out of range"
+        if number in self._images:
+            return f"images has the id {number} twice, for {self._images[number][0]} and {file_name}"
+        if file_name in self._file_names:
+            return f"image {number} is {file_name}, and so is image {self._file_names[file_name]}"
+        if not PurePosixPath(file_name).name:
+            return f"image {number} has no name of a file: {file_name!r}"
+        if leads_out(file_name):
+            return f"image {number} lies outside the folder of its images: {file_name!r}"
+        return ""
 
     def _add_annotation(self, entry: object, begin: int, end: int) -> None:
-        fields = cast(Entry, entry) if isinstance(entry, dict) else {}
-        number, image = fields.get("id"), fields.get("image_id")
-        if not _is_id(image):
-            named = f"annotation {number}" if _is_id(number) else "an entry of annotations"
-            self._homeless.append(f"{named} has no integer image_id: {_shown(entry)}")
+        fields = entry if isinstance(entry, dict) else {}
+        number, image = _as_id(fields.get("id")), _as_id(fields.get("image_id"))
+        if image is None:
+            named = "an entry of annotations" if number is None else f"annotation {number}"
+            self._homeless.append(f"{named} has no integer image_id: {json.dumps(entry)[:80]}")
             return
-        self._has_id.append(_is_id(number))
-        self._ids.append(cast(int, number) if _is_id(number) else 0)
-        self._image_ids.append(cast(int, image))
+        self._has_id.append(number is not None)
+        self._ids.append(number or 0)
+        self._image_ids.append(image)
         self._spans.extend((begin, end))
 
-    def index(self) -> CocoIndex:
+    def result(self) -> AnnotationFile:
         ids, image_ids = np.frombuffer(self._ids, np.int64), np.frombuffer(self._image_ids, np.int64)
         is_repeated = _repeated(ids, np.frombuffer(self._has_id, np.bool_))
         known = np.array([*self._images], np.int64)
@@ -185,7 +205,7 @@ class _Scan:
             there = known[by_id][np.minimum(places, len(known) - 1)] == image_ids
             places = by_id[np.minimum(places, len(known) - 1)]
         order = np.flatnonzero(there)[np.argsort(places[there], kind="stable")]
-        return CocoIndex(
+        return AnnotationFile(
             file=self._file,
             categories=self._categories,
             things=frozenset(self._things),
@@ -219,12 +239,12 @@ def _repeated(ids: NDArray[np.int64], has_id: NDArray[np.bool_]) -> NDArray[np.b
     return repeated
 
 
-def _is_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and -_MAX_ID <= value < _MAX_ID
+def _is_id(number: int) -> bool:
+    return -_MAX_ID <= number < _MAX_ID
 
 
-def _shown(entry: object) -> str:
-    return json.dumps(entry)[:80]
+def _as_id(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and _is_id(value) else None
 
 
 def _walk(text: str, add: Callable[[str, object, int, int], None]) -> frozenset[str]:
