@@ -1,4 +1,4 @@
-"""Where checkpoints lie: a local folder, or a folder of an object store. Each has its own way to all or nothing."""
+"""Where checkpoints are stored: in a local folder or in a folder of an object store, each committed as a whole."""
 
 import json
 import os
@@ -15,45 +15,45 @@ from dist_seg.storage.files import path_errors, sync_folder, write_whole
 from dist_seg.storage.object_store import ObjectStorage, open_writable
 
 COMMIT_NAME = "checksums.json"
-"""Of every other file its checksum. Written last: without it there is no checkpoint."""
+"""Holds the checksum of every other file. Written last: without it there is no checkpoint."""
 Files = Iterable[tuple[str, Iterable[bytes | memoryview]]]
-"""Names and contents, in pieces, one after the other."""
+"""Names and contents, one file after the other, each content in pieces."""
 
 
 class CheckpointBackend(Protocol):
-    """Named groups of files, each committed as a whole, and small texts beside them.
+    """Stores named groups of files, each committed as a whole, and small texts beside them.
 
-    Whatever goes wrong is raised as CheckpointError or OSError, with the path or object.
+    All failures are raised as CheckpointError or OSError, with the path or object.
     """
 
     @property
     def url(self) -> str: ...
 
     def names(self) -> list[str]:
-        """The committed groups."""
+        """Names of the committed groups."""
         ...
 
     def commit(self, name: str, files: Files) -> None:
-        """Writes a group with its checksums; a reader sees all of it or nothing. One of that name is replaced."""
+        """Writes a group with its checksums; a reader sees all of it or nothing. Replaces a group of the same name."""
         ...
 
     def remove(self, name: str) -> None:
-        """Deletes a group; one that is half deleted is not seen any more."""
+        """Deletes a group. A half deleted group is no longer listed."""
         ...
 
     def set_aside(self, names: Sequence[str]) -> str:
-        """Moves groups to where `names` does not see them, and returns where that is."""
+        """Moves groups to a folder that `names` does not list, and returns that folder."""
         ...
 
     def read_text(self, name: str) -> str | None:
-        """A small file beside the groups; None where there is none."""
+        """A small file beside the groups; None if it does not exist."""
         ...
 
     def write_text(self, name: str, text: str) -> None: ...
 
 
 class LocalBackend:
-    """A folder. A group is written under another name, made durable, and committed by one rename."""
+    """A local folder. A group is written under a temporary name, synchronised to disk, and committed by one rename."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -73,7 +73,7 @@ class LocalBackend:
         try:
             temporary.mkdir()
             _write_all(temporary, files)
-            if final.exists():  # Renamed first, as a half deleted one must not look whole.
+            if final.exists():  # Renamed first: a half deleted group must not look whole.
                 final.rename(self._root / f".deleted-{name}-{os.getpid()}")
             temporary.rename(final)
             sync_folder(self._root)
@@ -82,7 +82,7 @@ class LocalBackend:
             raise
 
     def remove(self, name: str) -> None:
-        # Renamed first: a folder that is half deleted must not look like a checkpoint.
+        # Renamed first: a half deleted folder must not look like a checkpoint.
         doomed = self._root / f".deleted-{name}-{os.getpid()}"
         with path_errors(self._root / name, "cannot be deleted", CheckpointError):
             (self._root / name).rename(doomed)
@@ -111,18 +111,18 @@ class LocalBackend:
 
 
 def _write_all(folder: Path, files: Files) -> None:
-    """Writes a group's files and its checksums; on disk when it returns."""
+    """Writes a group's files and its checksums. All are on disk when it returns."""
     checksums: dict[str, str] = {}
     descriptors: list[int] = []
     try:
         for name, pieces in files:
-            descriptors.append(_created(folder / name))
+            descriptors.append(_create(folder / name))
             checksum = Checksum()
             write_uncached(descriptors[-1], _summed(pieces, checksum))
             checksums[name] = checksum.text
-        descriptors.append(_created(folder / COMMIT_NAME))
-        write_uncached(descriptors[-1], [_document(checksums)])
-        for descriptor in descriptors:  # At the end: what was written first is on its way by then.
+        descriptors.append(_create(folder / COMMIT_NAME))
+        write_uncached(descriptors[-1], [_checksums_text(checksums)])
+        for descriptor in descriptors:  # At the end: the first files are mostly on disk by then.
             os.fsync(descriptor)
     finally:
         for descriptor in descriptors:
@@ -130,16 +130,16 @@ def _write_all(folder: Path, files: Files) -> None:
     sync_folder(folder)
 
 
-def _created(file: Path) -> int:
+def _create(file: Path) -> int:
     return os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
 
 
-def _document(checksums: dict[str, str]) -> bytes:
+def _checksums_text(checksums: dict[str, str]) -> bytes:
     return json.dumps(checksums, indent=1).encode()
 
 
 class ObjectStoreBackend:
-    """A folder of an object store, which knows no rename: the checksums are put last, and are the commit."""
+    """A folder of an object store. There is no rename, so the checksums are uploaded last and commit the group."""
 
     def __init__(self, url: str) -> None:
         self._storage: ObjectStorage = open_writable(url)
@@ -163,7 +163,7 @@ class ObjectStoreBackend:
                 checksum = Checksum()
                 self._storage.write(f"{name}/{file}", _summed(pieces, checksum))
                 checksums[file] = checksum.text
-            self._storage.write(f"{name}/{COMMIT_NAME}", [_document(checksums)])
+            self._storage.write(f"{name}/{COMMIT_NAME}", [_checksums_text(checksums)])
 
     def remove(self, name: str) -> None:
         files = self._groups().get(name, [])
@@ -191,7 +191,7 @@ class ObjectStoreBackend:
             self._storage.write(name, [text.encode()])
 
     def _groups(self) -> dict[str, list[str]]:
-        """The files of every folder directly under the root, by its name."""
+        """Files of every folder directly under the root, by folder name."""
         groups: dict[str, list[str]] = {}
         with checkpoint_errors():
             for path in self._storage.list_below():
@@ -209,7 +209,7 @@ def _summed(pieces: Iterable[bytes | memoryview], checksum: Checksum) -> Iterato
 
 @contextmanager
 def checkpoint_errors() -> Iterator[None]:
-    """Raises the storage's errors, which name the object, as CheckpointError."""
+    """Turns the storage's errors, which name the object, into CheckpointError."""
     try:
         yield
     except (DataError, StorageError) as error:

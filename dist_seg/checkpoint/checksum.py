@@ -1,7 +1,7 @@
-"""Checksums of a checkpoint's files: they tell damage, and are no protection against those who mean harm.
+"""Checksums of a checkpoint's files. They detect damage; they do not protect against an attacker.
 
-A checkpoint is written on the cores that train, so its checksums must cost next to nothing: XXH3 takes a ninth of what
-SHA-256 takes with the processor's own instructions for it.
+A checkpoint is written on the cores that train, so its checksums must cost next to nothing: XXH3 takes a ninth of the
+time of SHA-256 with the processor's own instructions for it.
 """
 
 import hashlib
@@ -16,12 +16,12 @@ class _Hash(Protocol):
 
 
 class Checksum:
-    """Of all that it has been given; of the kind that is written now, or of that of a text in `checksums.json`."""
+    """The checksum of all bytes given to `update`: XXH3, or of the kind of a text in `checksums.json`."""
 
     _PREFIX = "xxh3_128:"
 
     def __init__(self, like: str = _PREFIX) -> None:
-        # Without a prefix it is SHA-256, as checkpoints had it before.
+        # A text without a prefix is SHA-256, from an earlier version.
         self._prefix = self._PREFIX if like.startswith(self._PREFIX) else ""
         self._hash: _Hash = xxhash.xxh3_128() if self._prefix else hashlib.sha256()
 
@@ -30,5 +30,5 @@ class Checksum:
 
     @property
     def text(self) -> str:
-        """As it stands in `checksums.json`."""
+        """As written in `checksums.json`."""
         return self._prefix + self._hash.hexdigest()

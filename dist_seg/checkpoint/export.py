@@ -1,4 +1,4 @@
-"""A checkpoint's weights as one safetensors file that is read without this project."""
+"""Exports a checkpoint's weights as one safetensors file, which other tools read without this project."""
 
 import json
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from dist_seg.runtime.documents import convert
 from dist_seg.storage.files import write_whole
 
 EXPORT_VERSION = 1
-"""Of the metadata that an exported file carries."""
+"""Version of the metadata in an exported file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,16 +23,16 @@ class _Train:
 
 @dataclass(frozen=True, kw_only=True)
 class _Config:
-    """What the choice of the weights takes of a checkpoint's configuration."""
+    """The part of a checkpoint's configuration that the choice of weights needs."""
 
     train: _Train
 
 
 def export_weights(location: str, out: Path, weights: Literal["ema", "raw"] | None, config_yaml: str) -> str:
-    """Writes weights and buffers by their names in the model; returns which, `ema` or `raw`.
+    """Writes weights and buffers by their names in the model; returns which were written, `ema` or `raw`.
 
-    weights: None takes the moving average where one was kept. Raises CheckpointError for a checkpoint that is not
-    whole, UserError where the file cannot be written.
+    weights: None takes the moving average if one was kept. Raises CheckpointError for a checkpoint that is not whole,
+    UserError if the file cannot be written.
     """
     meta = load_meta(location)
     config = convert(meta.config, _Config, location, error=CheckpointError)
@@ -43,7 +43,7 @@ def export_weights(location: str, out: Path, weights: Literal["ema", "raw"] | No
 
 
 def _metadata(meta: CheckpointMeta, weights: str, config_yaml: str) -> dict[str, str]:
-    """The format knows texts only: what is more stands as JSON."""
+    """Metadata of the file. The format allows only texts, so other values are written as JSON."""
     kept = {key: json.dumps(value) for key, value in meta.manifest.items() if key not in ("hash", "task")}
     return {
         "format": "pt",

@@ -1,8 +1,8 @@
-"""One committed checkpoint, read from a local folder or an object store; nothing is trusted before its checksum holds.
+"""Reads one committed checkpoint from a local folder or an object store. No file is used before its checksum matches.
 
     step-00001000/model.safetensors, ema.safetensors, optimizer.safetensors, meta.json, checksums.json
 
-Nothing is ever unpickled, and no file is opened but those five.
+Nothing is ever unpickled, and no other file is opened.
 """
 
 import logging
@@ -24,27 +24,27 @@ from dist_seg.storage.object_store import Storage, is_remote, open_storage
 
 _log = logging.getLogger(__name__)
 STEP_NAME = re.compile(r"step-(\d{8,})")
-"""What the folder of a checkpoint is called in a store."""
+"""Name of a checkpoint's folder in a store."""
 TENSOR_FILES = ("model", "ema", "optimizer")
 _META_NAME = "meta.json"
 _FILES = (*(f"{name}.safetensors" for name in TENSOR_FILES), _META_NAME)
 
 
 def checkpoint_exists(location: str | Path) -> bool:
-    """Whether a committed checkpoint lies there. Raises CheckpointError where that cannot be told."""
+    """Whether there is a committed checkpoint. Raises CheckpointError if the storage cannot be read."""
     with checkpoint_errors():
         return open_storage(location).exists(COMMIT_NAME)
 
 
 def verify_checkpoint(location: str | Path, tensor_files: Sequence[str] = TENSOR_FILES) -> None:
-    """Reads every byte of a checkpoint. Raises CheckpointError that names the file that does not match its checksum."""
+    """Reads every byte of a checkpoint. Raises CheckpointError naming the file that does not match its checksum."""
     folder = _Folder(location)
     for name in [*(f"{name}.safetensors" for name in tensor_files), _META_NAME]:
         folder.check(name)
 
 
 def damages(location: str | Path) -> list[str]:
-    """Everything that is wrong with a checkpoint, every byte read; empty for a whole one."""
+    """All faults of a checkpoint, found by reading every byte; empty for a whole one."""
     try:
         folder = _Folder(location)
     except CheckpointError as error:
@@ -65,8 +65,8 @@ def damages(location: str | Path) -> list[str]:
 
 
 def glance(location: str | Path) -> tuple[int, float, str]:
-    """A checkpoint's bytes, when it was committed (Unix time), and what is wrong with it as far as names, lengths and
-    headers tell; the text is empty where nothing is."""
+    """A checkpoint's size in bytes, the time of its commit (Unix time), and the first fault that names, lengths and
+    headers show; an empty text if there is none."""
     num_bytes, committed_s = 0, 0.0
     try:
         folder = _Folder(location)
@@ -83,13 +83,13 @@ def glance(location: str | Path) -> tuple[int, float, str]:
 
 
 def tensor_infos(location: str | Path, name: str) -> dict[str, TensorInfo]:
-    """Names, types and shapes of one of `TENSOR_FILES`, from its header alone."""
+    """Names, types and shapes of the tensors in one of `TENSOR_FILES`, read from its header."""
     with checkpoint_errors():
         return read_header(open_storage(location), f"{name}.safetensors")[0]
 
 
 def load_checkpoint(location: str | Path) -> TrainingState:
-    """A whole checkpoint, its checksums verified. Raises CheckpointError that names the file at fault."""
+    """Loads a whole checkpoint and verifies its checksums. Raises CheckpointError naming the faulty file."""
     folder = _Folder(location)
     meta = _parsed_meta(location, folder.verified(_META_NAME))
     tensors = {name: folder.tensors(name) for name in TENSOR_FILES}
@@ -97,12 +97,12 @@ def load_checkpoint(location: str | Path) -> TrainingState:
 
 
 def load_meta(location: str | Path) -> CheckpointMeta:
-    """A checkpoint's description without its tensors."""
+    """Loads a checkpoint's description, without its tensors and without verifying its checksum."""
     return _parsed_meta(location, _read(open_storage(location), _META_NAME))
 
 
 def load_weights(location: str | Path, weights: str) -> dict[str, torch.Tensor]:
-    """A checkpoint's model state: `raw`, or `ema` with the average in place of every tensor that has one."""
+    """Loads a checkpoint's model state: `raw`, or `ema`, where tensors with a moving average are replaced by it."""
     folder = _Folder(location)
     folder.check(_META_NAME)
     average = folder.tensors("ema") if weights == "ema" else {}
@@ -112,7 +112,7 @@ def load_weights(location: str | Path, weights: str) -> dict[str, torch.Tensor]:
 
 
 class _Folder:
-    """The files of one checkpoint, each read against its checksum; one that does not match is read anew once.
+    """The files of one checkpoint. Each is compared with its checksum, and read a second time if it does not match.
 
     Raises CheckpointError for checksums that cannot be those of a checkpoint.
     """
@@ -126,28 +126,28 @@ class _Folder:
         if strangers:
             raise CheckpointError(
                 f"names {strangers[0]!r}, which is no file of a checkpoint; it is damaged or was not written by "
-                "dist-seg. Nothing of it was read",
+                "dist-seg. No other file was read",
                 where=self._where(COMMIT_NAME),
             )
 
     def check(self, name: str) -> None:
-        """Reads a file piece by piece; only its checksum is kept."""
+        """Verifies a file, read in pieces that are not kept."""
         self._matching(name, lambda: self._checksum(name, None))
 
     def verified(self, name: str) -> bytearray:
-        """A file's content."""
+        """A file's verified content."""
         content = bytearray()
         self._matching(name, lambda: self._checksum(name, content))
         return content
 
     def tensors(self, name: str) -> dict[str, torch.Tensor]:
-        """Those of one of `TENSOR_FILES`."""
+        """The verified tensors of one of `TENSOR_FILES`."""
         file = f"{name}.safetensors"
         if self._local is None:
             return decoded(self.verified(file), self._where(file))
         self.check(file)
         try:
-            return load_file(self._local / file)  # Mapped, not read: no second copy is held.
+            return load_file(self._local / file)  # Memory-mapped, so no second copy is held.
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{self._where(file)}: unreadable tensors: {error}") from error
 
@@ -161,11 +161,11 @@ class _Folder:
             if checksum == self._checksums.get(name):
                 return
             if attempt == "first":
-                _log.warning("%s: its content does not match %s; read anew", self._where(name), COMMIT_NAME)
+                _log.warning("%s: its content does not match %s; reading it again", self._where(name), COMMIT_NAME)
         raise CheckpointError(f"{self._where(name)}: its content does not match {COMMIT_NAME}; it is damaged")
 
     def _checksum(self, name: str, content: bytearray | None) -> str:
-        """The checksum of a file, which is read into `content` where that is given."""
+        """Computes the checksum of a file, and fills `content` with its bytes if given."""
         checksum, size = Checksum(self._checksums.get(name, "")), self.storage.size(name)
         if content is not None:
             content[:] = bytes(size)
@@ -186,7 +186,7 @@ def _parsed_meta(location: str | Path, text: bytes | bytearray) -> CheckpointMet
     meta = CheckpointMeta.parse(text, where)
     named = STEP_NAME.fullmatch(url.rsplit("/", 1)[-1])
     if named and int(named.group(1)) != meta.step:
-        raise CheckpointError(f"is of step {meta.step}, and not of the step that its folder is named by", where=where)
+        raise CheckpointError(f"is of step {meta.step}, but its folder is named after another step", where=where)
     return meta
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint holds: one canonical form, whatever engine and number of ranks wrote it."""
+"""What a checkpoint holds: one canonical form for every engine and number of ranks."""
 
 import dataclasses
 import json
@@ -15,12 +15,12 @@ from dist_seg.runtime.documents import convert, decode
 FORMAT_VERSION = 1
 Count = Annotated[int, msgspec.Meta(ge=0)]
 _BLOCK_BYTES = 64 * 2**20
-"""Of host memory that is taken at once for snapshots."""
+"""Host memory is allocated in blocks of this size for snapshots."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointMeta:
-    """Everything but tensors; JSON-ready."""
+    """Everything in a checkpoint except tensors; JSON-ready."""
 
     step: Count
     """Optimiser steps done, skipped ones included."""
@@ -30,21 +30,21 @@ class CheckpointMeta:
     """`hash`, `task`, `class_names`, `palette` and `ignore_index` of the training data."""
     world_size: Count
     bad_samples: Mapping[str, str] = field(default_factory=dict)
-    """Key of every training sample that could not be decoded, and why."""
+    """Keys of training samples that could not be decoded, each with the reason."""
     bad_shards: Mapping[str, str] = field(default_factory=dict)
-    """Name of every training shard whose samples are replaced, and why."""
+    """Names of training shards whose samples are replaced, each with the reason."""
     nonfinite_in_a_row: Count = 0
     loss_scale: float = 1.0
-    """The factor on the loss under fp16, else 1."""
+    """Factor on the loss under fp16; otherwise 1."""
     loss_scale_good_steps: int = 0
-    """Steps since it last changed."""
+    """Steps since the loss scale last changed."""
     origin: str = ""
-    """The checkpoint outside the run's own folder that training began from, if it did."""
+    """The checkpoint outside the run's own folder that the training started from; empty if there was none."""
     format_version: int = FORMAT_VERSION
 
     @classmethod
     def parse(cls, text: bytes | bytearray, where: str) -> Self:
-        """Reads what `to_json` wrote. Raises CheckpointError that names the file and the field for anything else."""
+        """Reads what `to_json` wrote. Raises CheckpointError naming the file and the field for anything else."""
         content = decode(bytes(text), dict[str, object], where, error=CheckpointError)
         version = content.get("format_version")
         if version != FORMAT_VERSION:
@@ -69,25 +69,26 @@ class TrainingState:
     model: Mapping[str, torch.Tensor]
     """Weights and buffers."""
     ema: Mapping[str, torch.Tensor]
-    """Empty where none is kept."""
+    """Moving averages of weights; empty if none are kept."""
     optimizer: Mapping[str, torch.Tensor]
-    """Moments, by `PARAMETER/MOMENT`."""
+    """Optimizer moments, by `PARAMETER/MOMENT`."""
 
 
 class SnapshotBuffers:
-    """Host memory that snapshots are taken into, kept from one to the next: the page faults of fresh memory cost
+    """Host memory for snapshots. It is kept from one snapshot to the next, as the page faults of fresh memory cost
     several times the copy.
 
-    A snapshot is overwritten by the next one of the same part; whoever takes one must be done with the last.
+    A snapshot is overwritten by the next one of the same part, so finish with one before taking the next.
     """
 
     def __init__(self) -> None:
         self._parts: dict[str, _Part] = {}
 
     def snapshot(self, part: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Copies on the CPU, in the default memory layout, of tensors that may be gone or changed afterwards.
+        """Copies tensors to the CPU, in the default memory layout; the originals may be freed or changed afterwards.
 
-        They lie side by side, in the order of a file. part: such as `model`; each has memory of its own.
+        The copies lie side by side in memory, in the order of a file. part: such as `model`; each part has its own
+        memory.
         """
         held = self._parts.setdefault(part, _Part())
         taken: dict[str, torch.Tensor] = {}
@@ -97,18 +98,18 @@ class SnapshotBuffers:
             on_gpu = on_gpu or tensor.is_cuda
         if on_gpu:
             torch.cuda.synchronize()
-        if taken.keys() != held.views.keys():  # Another model: what is left of the one before is given back.
+        if taken.keys() != held.views.keys():  # Another model: the memory of the previous one is freed.
             del self._parts[part]
         return taken
 
 
 class _Part:
-    """Views by name, in blocks of memory that each hold elements of one width: so all are aligned without gaps."""
+    """Views by name into blocks of memory. A block holds elements of one width, so all are aligned without gaps."""
 
     def __init__(self) -> None:
         self.views: dict[str, torch.Tensor] = {}
         self._free: dict[int, torch.Tensor] = {}
-        """By width in bytes, what is left of the newest block."""
+        """The unused rest of the newest block, by element width in bytes."""
 
     def copy_of(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         view = self.views.get(name)
@@ -121,7 +122,7 @@ class _Part:
         num_bytes = tensor.numel() * width
         free = self._free.get(width)
         if free is None or len(free) < num_bytes:
-            # Page-locked where there is a GPU: the copies then run at the bus's full speed, one behind the other.
+            # Page-locked if there is a GPU: the copies then run one after the other at the full speed of the bus.
             free = torch.empty(max(num_bytes, _BLOCK_BYTES), dtype=torch.uint8, pin_memory=tensor.is_cuda)
         self._free[width] = free[num_bytes:]
         return free[:num_bytes].view(tensor.dtype).view(tensor.shape)

@@ -1,8 +1,8 @@
-"""The checkpoints of a run, in a local folder or an object store: saved, chosen, scored, kept and deleted.
+"""The checkpoints of a run, in a local folder or an object store: saving, choosing, scoring, keeping and deleting them.
 
     checkpoints/step-00001000/...   checkpoints/scores.json   checkpoints/superseded-1/step-...
 
-Where they lie and how one is committed: `checkpoint.backends`. What one holds: `checkpoint.reading`.
+`checkpoint.backends` says where they are stored and how one is committed, `checkpoint.reading` what one contains.
 """
 
 import json
@@ -25,7 +25,7 @@ _SCORES_NAME = "scores.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Retention:
-    """Which checkpoints stay: the newest `keep_last`, the best, and those at multiples of `keep_every_steps`."""
+    """Which checkpoints are kept: the newest `keep_last`, the best, and those at multiples of `keep_every_steps`."""
 
     keep_last: int
     keep_best: bool
@@ -50,7 +50,7 @@ class CheckpointStore:
         return self._backend.url
 
     def steps(self) -> list[int]:
-        """Steps of the committed checkpoints, rising. Raises CheckpointError where they cannot be listed."""
+        """Steps of the committed checkpoints, ascending. Raises CheckpointError if they cannot be listed."""
         matches = [STEP_NAME.fullmatch(name) for name in self._backend.names()]
         return sorted(int(match.group(1)) for match in matches if match)
 
@@ -59,19 +59,19 @@ class CheckpointStore:
         return f"{self.root}/{_name(step)}"
 
     def holds(self, location: str) -> bool:
-        """Whether a path or URL is that of a checkpoint of this store."""
+        """Whether a path or URL names a checkpoint of this store."""
         parent, _, name = open_storage(location).url.rpartition("/")
         return parent == self.root and STEP_NAME.fullmatch(name) is not None
 
     def save(self, state: TrainingState) -> str:
-        """Writes a checkpoint and commits it. Raises CheckpointError with the cause; older ones stay as they were."""
+        """Writes and commits a checkpoint. Raises CheckpointError with the cause; older checkpoints are not touched."""
         final = self.path(state.meta.step)
         try:
             self._backend.commit(_name(state.meta.step), _contents(state))
         except OSError as error:
             raise CheckpointError(
                 f"{final}: the checkpoint could not be written: {error.strerror or error}. Earlier checkpoints are "
-                "whole; free space or mend the folder's permissions, then start the same command again"
+                "whole; free disk space or fix the folder's permissions, then run the same command again"
             ) from error
         except CheckpointError as error:
             raise CheckpointError(
@@ -80,10 +80,10 @@ class CheckpointStore:
         return final
 
     def begin_at(self, step: int) -> list[int]:
-        """Sets checkpoints and scores beyond `step` aside, in `superseded-N/`: another history begins here.
+        """Sets checkpoints and scores after `step` aside in `superseded-N/`, because a different history starts here.
 
-        Returns their steps. Nothing is deleted, and neither retention nor `best_step` sees them any more. Raises
-        CheckpointError where that is not possible.
+        Returns their steps. Nothing is deleted; retention and `best_step` no longer see them. Raises CheckpointError
+        if that is not possible.
         """
         beyond = [other for other in self.steps() if other > step]
         scores = self.scores()
@@ -94,9 +94,9 @@ class CheckpointStore:
         return beyond
 
     def record_score(self, step: int, score: float) -> None:
-        """Remembers how the weights of a step scored, for `best_step` and so that no evaluation is done twice.
+        """Records the score of a step's weights, for `best_step` and so that no evaluation is repeated.
 
-        Raises CheckpointError where it cannot be written.
+        Raises CheckpointError if it cannot be written.
         """
         self._write_scores({**self.scores(), step: score})
 
@@ -116,13 +116,13 @@ class CheckpointStore:
             raise CheckpointError(reason, where=where) from error
 
     def best_step(self) -> int | None:
-        """The step with the highest score among the checkpoints that are there."""
+        """The step with the highest score among the existing checkpoints."""
         there = set(self.steps())
         scores = {step: score for step, score in self.scores().items() if step in there and score == score}
         return max(scores, key=lambda step: scores[step]) if scores else None
 
     def superfluous(self, retention: Retention) -> list[int]:
-        """The steps that the policy does not keep."""
+        """Steps that the policy does not keep."""
         steps = self.steps()
         kept = set(steps[-retention.keep_last :])
         if retention.keep_best and (best := self.best_step()) is not None:
@@ -132,28 +132,28 @@ class CheckpointStore:
         return [step for step in steps if step not in kept]
 
     def prune(self, retention: Retention) -> list[int]:
-        """Deletes what the policy does not keep; returns the deleted steps. Raises CheckpointError where it cannot."""
+        """Deletes what the policy does not keep; returns the deleted steps. Raises CheckpointError if it cannot."""
         deleted = self.superfluous(retention)
         for step in deleted:
             self._backend.remove(_name(step))
         return deleted
 
     def newest_whole(self) -> str | None:
-        """The path or URL of the newest checkpoint whose checksums hold, or None where there is no checkpoint.
+        """The path or URL of the newest checkpoint whose checksums match, or None if there is no checkpoint.
 
-        Damaged ones are named in the log and passed over. Raises CheckpointError where all are damaged.
+        Damaged ones are named in the log and skipped. Raises CheckpointError if all are damaged.
         """
         steps = self.steps()
         for step in reversed(steps):
             try:
                 verify_checkpoint(self.path(step))
             except CheckpointError as error:
-                _log.warning("passed over: %s", error)
+                _log.warning("skipped a damaged checkpoint: %s", error)
             else:
                 return self.path(step)
         if steps:
             raise CheckpointError(
-                f"{self.root}: none of its {len(steps)} checkpoints is whole; restore one, or start anew with --fresh"
+                f"{self.root}: none of its {len(steps)} checkpoints is whole; restore one, or start again with --fresh"
             )
         return None
 

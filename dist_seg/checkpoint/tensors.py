@@ -1,6 +1,6 @@
-"""The safetensors format, written straight from the tensors' memory, and its header read without the tensors.
+"""Writes the safetensors format straight from the tensors' memory, and reads a header without the tensors.
 
-A file is 8 bytes of length, little-endian, a JSON header of that length, and the tensors' bytes without gaps.
+A file is the header's length (8 bytes, little-endian), a JSON header, and the tensors' bytes without gaps.
 """
 
 import json
@@ -16,7 +16,7 @@ from dist_seg.runtime.documents import convert, decode
 from dist_seg.storage.object_store import Storage
 
 PIECE_BYTES = 16 * 2**20
-"""Of what is summed or read at once: large enough that the interpreter's lock is asked for rarely."""
+"""Size of the pieces that are read and checksummed: large, so that the interpreter's lock is rarely taken."""
 _MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
 _NAMES: Mapping[torch.dtype, str] = {
@@ -35,42 +35,42 @@ _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 
 _METADATA = "__metadata__"
-"""The one key of a header that is no tensor's name."""
+"""The only key of a header that is not a tensor's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
-    """A tensor as it stands in a header."""
+    """A tensor's entry in a header."""
 
     dtype: str
     shape: tuple[Count, ...]
     data_offsets: tuple[Count, Count]
-    """Where its bytes begin and end, counted from the header's end."""
+    """Offsets of the begin and end of its bytes from the end of the header."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorInfo:
-    """What a header says of one tensor."""
+    """Type, shape and position of one tensor in a file."""
 
     dtype: str
-    """As in the format: F32, BF16, I64."""
+    """Name in the format: F32, BF16, I64."""
     shape: tuple[int, ...]
     begin: int
-    """Where its bytes begin, counted from the header's end."""
+    """Offset of its bytes from the end of the header."""
     num_bytes: int
 
 
 def _in_file_order(tensors: Mapping[str, torch.Tensor]) -> list[str]:
-    """The names as their tensors lie in a file: wide elements first, so that each is aligned to its own size."""
+    """The names in the order of a file: wide elements first, so that each tensor is aligned to its element size."""
     return sorted(tensors, key=lambda name: -tensors[name].element_size())
 
 
 def encoded(
     tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
 ) -> Iterator[bytes | memoryview]:
-    """The bytes of a file with these CPU tensors, in pieces; nothing is copied but small tensors that lie apart.
+    """The bytes of a file with these CPU tensors, in pieces. Only small tensors that are apart in memory are copied.
 
-    metadata: texts that stand in the header. Raises CheckpointError for a dtype that is not kept.
+    metadata: texts for the header. Raises CheckpointError for a dtype that the format does not support.
     """
     names = _in_file_order(tensors)
     yield (_header({name: tensors[name] for name in names}, metadata))
@@ -78,9 +78,9 @@ def encoded(
 
 
 def read_header(storage: Storage, name: str) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    """What a file's header says of its tensors, and its metadata, checked against the file's length.
+    """The tensors that a file's header lists, checked against the file's length, and its metadata.
 
-    Raises CheckpointError that names the file for a header that no such file has.
+    Raises CheckpointError naming the file if the header is not valid.
     """
     where, size = f"{storage.url}/{name}", storage.size(name)
     length = _header_length(storage.read_range(name, 0, min(8, size)), size, where)
@@ -88,9 +88,9 @@ def read_header(storage: Storage, name: str) -> tuple[dict[str, TensorInfo], dic
 
 
 def decoded(content: bytearray, where: str) -> dict[str, torch.Tensor]:
-    """The tensors of a file's content, which they go on using as their memory.
+    """The tensors of a file's content. They use it as their memory.
 
-    where: the file, for errors. Raises CheckpointError for content that is no such file.
+    where: the file, for errors. Raises CheckpointError if the content is not valid.
     """
     length = _header_length(content[:8], len(content), where)
     infos, _ = _parsed(bytes(content[8 : 8 + length]), len(content), where)
@@ -108,14 +108,14 @@ def _header_length(first: bytes | bytearray, size: int, where: str) -> int:
     length = int.from_bytes(first, "little")
     if len(first) < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
         raise CheckpointError(
-            f"{where}: unreadable tensors: its header would be {length} bytes long, the file has {size}; this is no "
+            f"{where}: unreadable tensors: its header would be {length} bytes long, the file has {size}; this is not a "
             "safetensors file"
         )
     return length
 
 
 def _parsed(header: bytes, size: int, where: str) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    """Tensors and metadata of a header; the tensors fill the rest of the file without gap and overlap."""
+    """Parses a header into tensors and metadata, and checks that the tensors fill the file without gap or overlap."""
     problem = f"{where}: unreadable tensors: not the header of a safetensors file"
     content = decode(header, dict[str, object], problem, error=CheckpointError)
     metadata = convert(content.pop(_METADATA, {}), dict[str, str], problem, error=CheckpointError)
@@ -124,7 +124,9 @@ def _parsed(header: bytes, size: int, where: str) -> tuple[dict[str, TensorInfo]
     end = 0
     for name, info in sorted(infos.items(), key=lambda item: (item[1].begin, item[1].num_bytes)):
         if info.begin != end:
-            raise CheckpointError(f"{name} begins at {info.begin}, what lies before it ends at {end}", where=problem)
+            raise CheckpointError(
+                f"{name} begins at byte {info.begin}, the tensors before it end at byte {end}", where=problem
+            )
         end += info.num_bytes
     if end != size - 8 - len(header):
         reason = f"its tensors take {end} bytes, the file has {size - 8 - len(header)} for them"
@@ -148,7 +150,7 @@ def _header(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | N
     offset = 0
     for name, tensor in tensors.items():
         if tensor.dtype not in _NAMES:
-            raise CheckpointError(f"{name}: a checkpoint keeps no tensors of type {tensor.dtype}")
+            raise CheckpointError(f"a checkpoint cannot store tensors of type {tensor.dtype}", where=name)
         end = offset + tensor.numel() * tensor.element_size()
         content[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
         offset = end
@@ -162,7 +164,7 @@ def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _gathered(tensors: Iterable[torch.Tensor]) -> Iterator[bytes | memoryview]:
-    """The bytes of one tensor after the other, in pieces; neighbours in one block of memory are taken as one."""
+    """The bytes of the tensors, one after the other, in pieces. Neighbours in memory are joined into one run."""
     run: torch.Tensor | None = None
     apart = bytearray()
     for following in tensors:
@@ -188,7 +190,7 @@ def _joined(run: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
 
 
 def _cut(run: torch.Tensor, apart: bytearray) -> Iterator[bytes | memoryview]:
-    """A run in pieces. apart: where runs too small to be worth a piece of their own gather."""
+    """The pieces of a run. apart: collects runs that are too small for a piece of their own."""
     view = run.numpy().data
     if len(view) + len(apart) <= PIECE_BYTES // 16:
         apart += view

@@ -1,4 +1,4 @@
-"""Saving beside the training: the loop waits for the copy of the tensors, not for the disk."""
+"""Saves checkpoints beside the training: the loop waits for the copy of the tensors, not for the disk."""
 
 import logging
 import time
@@ -14,25 +14,25 @@ _log = logging.getLogger(__name__)
 
 
 class SaveListener(Protocol):
-    """What is told of saves, in the thread that calls the writer."""
+    """Is told about saves, in the thread that calls the writer."""
 
     def saved(self, step: int, path: str, stall_s: float, write_s: float) -> None:
-        """A state is whole on storage; the caller waited `stall_s` for it."""
+        """A checkpoint is complete on storage; the caller waited `stall_s` for it."""
         ...
 
     def failed(self, step: int, reason: str) -> None: ...
 
 
 class CheckpointWriter:
-    """Writes the states it is given one after the other in a thread of its own; lives on rank 0."""
+    """Writes states one after the other in its own thread. Only rank 0 has one."""
 
     def __init__(
         self, store: CheckpointStore, retention: Retention, listener: SaveListener, last_step: int | None = None
     ) -> None:
-        """last_step: the step that is on disk already, if training goes on from one of this store."""
+        """last_step: the step that is already on disk, if the training resumes from a checkpoint of this store."""
         self._store, self._retention, self._listener = store, retention, listener
-        # At the usual priority: a thread with a lower one, put off while it holds the interpreter's lock, has the
-        # training wait for it.
+        # At normal priority: a thread of lower priority may be preempted while it holds the interpreter's lock, and the
+        # training then waits for it.
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._buffers = SnapshotBuffers()
         self._pending: Future[tuple[str, float]] | None = None
@@ -41,10 +41,10 @@ class CheckpointWriter:
         self._failure: CheckpointError | None = None
 
     def save(self, take_state: Callable[[SnapshotBuffers], TrainingState]) -> float:
-        """Copies the state and has it written; returns the seconds that the caller waited.
+        """Copies the state, starts to write it and returns the seconds that the caller waited.
 
-        Waits for the save before, if that is still under way: at most one copy is held, in the buffers that
-        `take_state` gets. Raises CheckpointError if the save before has failed, after this one is under way.
+        Waits for the previous save if it is still running: at most one copy is held, in the buffers that `take_state`
+        gets. Raises CheckpointError if the previous save failed, once this one is running.
         """
         begin = time.perf_counter()
         before = self._ended()
@@ -58,21 +58,21 @@ class CheckpointWriter:
 
     @property
     def is_writing(self) -> bool:
-        """Whether a save is under way."""
+        """Whether a save is running."""
         return self._pending is not None and not self._pending.done()
 
     @property
     def last_step(self) -> int | None:
-        """The newest step that was saved, whole or under way."""
+        """The newest step that was saved or is being saved."""
         return self._pending_step if self._pending is not None else self._last_step
 
     @property
     def failure(self) -> CheckpointError | None:
-        """Why the newest save has failed, if it has; None again once a later one is whole."""
+        """The error of the newest save, if it failed; None again after a later one succeeds."""
         return self._failure
 
     def record_score(self, step: int, score: float) -> None:
-        """Has the score of a step remembered, after the saves before, and prunes by it."""
+        """Records the score of a step after all running saves, then prunes old checkpoints."""
         self.wait()
         try:
             self._store.record_score(step, score)
@@ -82,27 +82,27 @@ class CheckpointWriter:
         self._prune()
 
     def poll(self) -> None:
-        """Reports a save that has finished; raises CheckpointError if it failed."""
+        """Reports a finished save; raises CheckpointError if it failed."""
         if self._pending is not None and self._pending.done():
             self.wait()
 
     def wait(self) -> None:
-        """Waits until everything handed over is on disk; raises CheckpointError if it is not."""
+        """Waits until all saves are on disk; raises CheckpointError if one failed."""
         failure = self._ended()
         if failure is not None:
             raise failure
 
     def close(self) -> None:
-        """Waits, without raising: used when the run is failing for another reason."""
+        """Waits without raising, for a run that is ending because of another error."""
         try:
             self.wait()
-        except Exception as error:  # Not swallowed: said here, where the run is ending for a reason of its own.
+        except Exception as error:  # Not swallowed: logged here, as the run ends with its own error.
             _log.error("%s", error)
         finally:
             self._executor.shutdown(wait=True)
 
     def _ended(self) -> CheckpointError | None:
-        """Waits for the save under way, and tells of its end; the error of one that failed."""
+        """Waits for the running save and reports its end; returns the error if it failed."""
         if self._pending is None:
             return None
         pending, self._pending = self._pending, None

@@ -1,6 +1,7 @@
-"""Objects by name in a local folder or an object store: what shards, manifests and checkpoints are read through.
+"""Objects by name in a local folder or an object store: shards, manifests and checkpoints are read through this.
 
-Both implementations may be pickled, used from several threads and carried across a fork: what is open is opened again.
+Both implementations can be pickled, used from several threads and inherited by a fork: the copy opens its own files and
+connections.
 """
 
 import errno
@@ -32,7 +33,7 @@ _S3_HINT = (
     "write s3://BUCKET/FOLDER, with AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY set "
     "(AWS_SKIP_SIGNATURE=true for a public bucket; AWS_ENDPOINT for a store that is not Amazon's)"
 )
-_GS_HINT = "write gs://BUCKET/FOLDER, with GOOGLE_SERVICE_ACCOUNT set to the file of a key, or gcloud's login"
+_GS_HINT = "write gs://BUCKET/FOLDER, with GOOGLE_SERVICE_ACCOUNT set to a key file, or a gcloud login"
 _AZ_HINT = "write az://CONTAINER/FOLDER, with AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY set"
 _HTTP_HINT = "write https://HOST/FOLDER"
 _HINTS = {
@@ -45,29 +46,29 @@ _HINTS = {
     "http": _HTTP_HINT,
     "https": _HTTP_HINT,
 }
-"""For every scheme of a remote store, what opening it takes."""
+"""How to write the URL of every remote scheme, and what opening it needs."""
 _MAX_OPEN_FILES = 64
 _BODY_ERROR = "response body"
-"""What obstore says of an answer that broke off in its body; it has no class of its own for that."""
-# Of an upload: large objects go in pieces of this size, each with its own retries, and so many at once.
+"""In obstore's message for a response that broke off in its body; it has no exception class for that."""
+# Large objects are uploaded in pieces of this size, each with its own retries, and this many at once.
 _UPLOAD_PIECE_BYTES = 16 * 2**20
 _UPLOADS_AT_ONCE = 4
 _NOT_WRITTEN = "cannot be written"
 RETRY_S = 180.0
-"""A storage that fails in a way that may pass is tried again for so long, unless the caller says otherwise."""
+"""How long temporary faults are retried by default."""
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.1, 10.0
 _REFUSED = re.compile(r"status code: 4(?!08|29)")
 _ENDLESS = 1_000_000
-"""Retries, where the time is what bounds them."""
-# Faults of a disk or a network file system that may pass. The rest (no permission, a folder) will not.
-_PASSING_ERRORS = frozenset({errno.EIO, errno.ESTALE, errno.EINTR, errno.EAGAIN, errno.ETIMEDOUT, errno.EBUSY})
+"""Most retries: never reached, as `retry_s` ends them first."""
+# Faults of a disk or a network file system that may pass. Others (no permission, a folder) stay.
+_TEMPORARY_ERRORS = frozenset({errno.EIO, errno.ESTALE, errno.EINTR, errno.EAGAIN, errno.ETIMEDOUT, errno.EBUSY})
 
 
 class Storage(Protocol):
     """Objects under one root, by names relative to it.
 
     Every method raises `MissingObjectError` for a missing object, `StorageError` for one that cannot be read, and
-    `UnreachableError` once the time for retries is over; all name it.
+    `UnreachableError` once the time for retries is over. Each names the object.
     """
 
     @property
@@ -80,7 +81,7 @@ class Storage(Protocol):
         ...
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes from `offset`. Raises `DataError` where the object ends before."""
+        """Exactly `length` bytes from `offset`. Raises `DataError` if the object ends earlier."""
         ...
 
     def exists(self, name: str) -> bool: ...
@@ -94,17 +95,17 @@ class Storage(Protocol):
         ...
 
     def list(self) -> list[str]:
-        """The sorted names of the objects that lie directly under the root. HTTP servers cannot: `StorageError`."""
+        """Sorted names of the objects directly under the root. `StorageError` for an HTTP server, which cannot list."""
         ...
 
 
 def open_storage(root: str | Path, *, retry_s: float = RETRY_S) -> Storage:
     """The storage at a local folder or at an `s3://`, `gs://`, `az://` or `http(s)://` URL.
 
-    retry_s: for how long a fault that may pass (a server that is away or overloaded, a stale file handle) is met by
-    trying again, with growing delays.
+    retry_s: how long a temporary fault (a server that is down or overloaded, a stale file handle) is retried, with
+    growing delays.
 
-    Reads nothing yet. Raises `DataError` for a scheme that is not known.
+    Reads nothing yet. Raises `DataError` for an unknown scheme.
     """
     text = str(root)
     scheme = urlsplit(text).scheme if "://" in text else ""
@@ -124,7 +125,7 @@ def is_remote(root: str | Path) -> bool:
 
 
 def open_writable(url: str) -> "ObjectStorage":
-    """The object store at a URL, to be written to. Raises `DataError` for anything else."""
+    """The object store at a URL, for writing. Raises `DataError` for a URL that cannot be written to."""
     scheme = urlsplit(url).scheme
     if scheme not in WRITABLE_STORES:
         known = ", ".join(f"{name}://" for name in WRITABLE_STORES)
@@ -133,7 +134,7 @@ def open_writable(url: str) -> "ObjectStorage":
 
 
 class _OpenFile:
-    """A file descriptor that closes when its last user lets go of it."""
+    """A file descriptor that is closed once nothing refers to it."""
 
     def __init__(self, path: Path) -> None:
         self._fd = -1
@@ -160,7 +161,7 @@ class _OpenFile:
 
 
 class LocalStorage:
-    """A local folder. Ranges are read with `pread` on descriptors that stay open, up to a number."""
+    """A local folder. Ranges are read with `pread`; the last `_MAX_OPEN_FILES` files stay open."""
 
     def __init__(self, root: str | Path, retry_s: float = RETRY_S) -> None:
         self._root, self._retry_s = Path(root).expanduser().absolute(), retry_s
@@ -234,7 +235,7 @@ class LocalStorage:
                     self._open_files.pop(name, None)
                 if isinstance(error, FileNotFoundError) and not self._is_away():
                     raise MissingObjectError("no such file", where=path) from error
-                if error.errno not in (*_PASSING_ERRORS, errno.ENOENT):
+                if error.errno not in (*_TEMPORARY_ERRORS, errno.ENOENT):
                     raise StorageError(f"cannot be read: {error.strerror or error}", where=path) from error
                 delay_s = next(delays, None)
                 if delay_s is None:
@@ -245,7 +246,7 @@ class LocalStorage:
             time.sleep(delay_s)
 
     def _is_away(self) -> bool:
-        """The whole folder was there and is not any more: a mount that is lost, not a file."""
+        """Whether the whole folder was there earlier and is gone: a lost mount, not a missing file."""
         return self._was_there and not self._root.is_dir()
 
 
@@ -302,11 +303,11 @@ class ObjectStorage:
         return sorted(str(entry["path"]) for entry in found)
 
     def list_below(self) -> "Sequence[str]":
-        """The names of all objects under the root, those in folders too."""
+        """Names of all objects under the root, including those in folders."""
         return self._guarded("", lambda store: [str(entry["path"]) for page in store.list() for entry in page])
 
     def write(self, name: str, pieces: Iterable[bytes | memoryview]) -> None:
-        """Puts an object, whole or not at all. A large one goes up as it comes and is never held as a whole."""
+        """Uploads an object, whole or not at all. A large one is uploaded in pieces and never held in memory whole."""
         rest = iter(pieces)
         head = _first_bytes(rest, _UPLOAD_PIECE_BYTES)
         if len(head) < _UPLOAD_PIECE_BYTES:
@@ -317,15 +318,15 @@ class ObjectStorage:
             name,
             lambda store: store.put(name, content, chunk_size=_UPLOAD_PIECE_BYTES, max_concurrency=_UPLOADS_AT_ONCE),
             _NOT_WRITTEN,
-            again=False,  # The content has been used up.
+            again=False,  # The pieces are used up.
         )
 
     def copy(self, source: str, target: str) -> None:
-        """Inside the store; nothing is downloaded."""
+        """Copies an object inside the store; nothing is downloaded."""
         self._guarded(source, lambda store: store.copy(source, target), "cannot be copied")
 
     def delete(self, names: Sequence[str]) -> None:
-        """Those that are there."""
+        """Deletes objects; missing ones are ignored."""
         if names:
             self._guarded(names[0], lambda store: store.delete(list(names)), "cannot be deleted")
 
@@ -364,8 +365,10 @@ class ObjectStorage:
     def _guarded(
         self, name: str, work: "Callable[[ObjectStore], T]", problem: str = "cannot be read", *, again: bool = True
     ) -> T:
-        """Does the work, with errors that name the object. again: it may be done anew where obstore does not do so
-        itself: an answer that breaks off in its body."""
+        """Does the work; errors name the object.
+
+        again: repeat it when a response breaks off in its body, which obstore does not repeat itself.
+        """
         store = self._opened()
         from obstore.exceptions import BaseError, GenericError, PermissionDeniedError, UnauthenticatedError
 
@@ -381,7 +384,7 @@ class ObjectStorage:
             except (BaseError, OSError, ValueError) as error:
                 delay_s = next(delays, None) if again and _BODY_ERROR in str(error) else None
                 if delay_s is None:
-                    # obstore has no class of its own for what it gave up. It does not try again after an answer of 4xx.
+                    # obstore has no exception class for giving up. It does not retry after a response of 4xx.
                     is_refused = _REFUSED.search(_first_line(error)) is not None
                     kind = UnreachableError if isinstance(error, GenericError) and not is_refused else StorageError
                     raise kind(f"{problem}: {_first_line(error)}", where=where) from error
@@ -389,7 +392,7 @@ class ObjectStorage:
 
 
 def _first_bytes(pieces: Iterator[bytes | memoryview], least: int) -> bytes:
-    """Takes pieces until there are so many bytes, or no more pieces."""
+    """Takes pieces until there are at least `least` bytes, or no more pieces."""
     taken = bytearray()
     while len(taken) < least and (piece := next(pieces, None)) is not None:
         taken += piece
@@ -397,10 +400,10 @@ def _first_bytes(pieces: Iterator[bytes | memoryview], least: int) -> bytes:
 
 
 def _delays(retry_s: float) -> Iterator[float]:
-    """Growing delays in seconds, until `retry_s` have passed; not in step with those of other processes."""
-    end, longest, chance = time.monotonic() + retry_s, _FIRST_DELAY_S, random.Random()
+    """Growing delays in seconds until `retry_s` have passed; random, so that processes do not retry in step."""
+    end, longest, rng = time.monotonic() + retry_s, _FIRST_DELAY_S, random.Random()
     while (left := end - time.monotonic()) > 0:
-        yield min(left, chance.uniform(longest / 2, longest))
+        yield min(left, rng.uniform(longest / 2, longest))
         longest = min(2 * longest, _LONGEST_DELAY_S)
 
 

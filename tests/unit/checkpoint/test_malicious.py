@@ -85,7 +85,7 @@ def test_checksums_of_a_strange_file_are_refused_before_anything_is_read(locatio
     ("change", "message"),
     [
         ({"format_version": 99}, "checkpoint format 99, this version reads 1"),
-        ({"step": 2}, "is of step 2, and not of the step that its folder is named by"),
+        ({"step": 2}, "is of step 2, but its folder is named after another step"),
         ({"step": "/etc/passwd"}, "step is '/etc/passwd'"),
         ({"step": -1}, "step is -1"),
         ({"step": True}, "step is True"),

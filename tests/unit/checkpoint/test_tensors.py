@@ -112,7 +112,7 @@ def test_parts_of_a_snapshot_do_not_share_memory() -> None:
 
 
 def test_a_type_that_is_not_kept_is_named() -> None:
-    with pytest.raises(CheckpointError, match=r"weight: a checkpoint keeps no tensors of type torch\.complex64"):
+    with pytest.raises(CheckpointError, match=r"weight: a checkpoint cannot store tensors of type torch\.complex64"):
         joined({"weight": torch.zeros(2, dtype=torch.complex64)})
 
 
