@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""One rank of `dist-seg train`, for launchers that start a script in every process:
+"""Runs one rank of `dist-seg train`, for launchers that start a script in every process:
 
     deepspeed --num_gpus 4 launch/train.py configs/coco_mask_rcnn.yaml engine.name=deepspeed
     deepspeed --hostfile hosts launch/train.py configs/coco_mask_rcnn.yaml engine.name=deepspeed
     torchrun --nproc-per-node 4 launch/train.py configs/coco_mask_rcnn.yaml
 
-Arguments are those of `dist-seg train`. How the run ended stands in `outcome.json` of the run folder, too.
+The arguments are those of `dist-seg train`. The run folder's `outcome.json` also records how the run ended.
 """
 
 import os
@@ -15,7 +15,7 @@ from dist_seg.cli.main import main
 
 
 def rank_arguments(arguments: list[str]) -> list[str]:
-    """Without `--local_rank=N`, which DeepSpeed's launcher adds; it sets LOCAL_RANK as well."""
+    """The arguments without `--local_rank=N`, which DeepSpeed's launcher adds besides setting LOCAL_RANK."""
     return [text for text in arguments if not text.startswith(("--local_rank=", "--local-rank="))]
 
 

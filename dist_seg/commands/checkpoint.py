@@ -1,4 +1,4 @@
-"""`dist-seg checkpoint`: what checkpoints there are, what is in one, whether it is whole; delete and export."""
+"""`dist-seg checkpoint`: lists, shows, verifies, deletes and exports checkpoints."""
 
 import argparse
 import dataclasses
@@ -22,21 +22,22 @@ from dist_seg.checkpoint.store import CheckpointStore, Retention
 from dist_seg.config.load import to_yaml
 from dist_seg.errors import CheckpointError, ConfigError
 from dist_seg.runs.folder import RunFolder, config_of_checkpoint, open_run_folder, picked
+from dist_seg.runtime.plural import count_of
 from dist_seg.runtime.progress_bar import duration
 from dist_seg.storage.object_store import is_remote
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Target:
-    """What RUN on the command line stands for: the checkpoints of a run, of a folder or URL, or one checkpoint."""
+    """What RUN means on the command line: the checkpoints of a run, of a folder or URL, or a single checkpoint."""
 
     text: str
     run: RunFolder | None = None
     store: CheckpointStore | None = None
-    """None where `text` is one checkpoint."""
+    """None if `text` is a single checkpoint."""
 
     def location(self, which: str) -> str:
-        """The checkpoint that `best`, `last` or a step names; the only one where `text` is one."""
+        """The checkpoint that `best`, `last` or a step names; always the same if `text` is a single checkpoint."""
         return self.text if self.store is None else picked(self.store, which, self.text)
 
     def locations(self) -> list[str]:
@@ -44,12 +45,12 @@ class _Target:
             return [self.text]
         found = [self.store.path(step) for step in self.store.steps()]
         if not found:
-            raise CheckpointError(f"{self.text}: no checkpoint lies there; give a run, or the folder of checkpoints")
+            raise CheckpointError(f"{self.text}: contains no checkpoint; give a run, or a folder of checkpoints")
         return found
 
     @contextmanager
     def unused(self) -> Iterator[None]:
-        """Raises CheckpointError while a process trains in the run, which deletes checkpoints itself."""
+        """Raises CheckpointError if a process is training in the run: it deletes checkpoints itself."""
         with self.run.locked() if self.run is not None else nullcontext():
             yield
 
@@ -121,7 +122,7 @@ def _rows(target: _Target) -> list[_Row]:
 def _step_of(location: str) -> int | None:
     try:
         return load_meta(location).step
-    except CheckpointError:  # What is wrong stands in the row.
+    except CheckpointError:  # The row names the problem.
         return None
 
 
@@ -134,12 +135,12 @@ def run_show(options: argparse.Namespace) -> int:
         f"checkpoint    {location}",
         f"step          {meta.step}",
         f"format        {meta.format_version}",
-        f"world size    {meta.world_size} (it restores at any)",
+        f"world size    {meta.world_size} (you can resume at any)",
         f"data          {meta.manifest.get('task')}, manifest {meta.manifest.get('hash')}",
         f"classes       {', '.join(map(str, names)) if isinstance(names, list) else '-'}",
         f"bad samples   {len(meta.bad_samples)}",
         *(f"              {key}: {reason}" for key, reason in meta.bad_samples.items()),
-        f"began from    {meta.origin or 'the start'}",
+        f"started from  {meta.origin or 'step 0'}",
         "",
         "config",
         *(f"  {line}" for line in to_yaml(config_of_checkpoint(location)).splitlines()),
@@ -156,13 +157,13 @@ def run_show(options: argparse.Namespace) -> int:
 
 
 def run_verify(options: argparse.Namespace) -> int:
-    """The command `checkpoint verify`: 1 if anything is wrong."""
+    """The command `checkpoint verify`. Returns 1 if anything is damaged."""
     target = _target(options.run_dir)
     locations = target.locations() if options.checkpoint is None else [target.location(options.checkpoint)]
     problems = [problem for location in locations for problem in damages(location)]
     for problem in problems:
         print(problem)
-    print(f"{len(locations)} checkpoints read, {len(problems)} problems")
+    print(f"{count_of(len(locations), 'checkpoint')} read, {count_of(len(problems), 'problem')}")
     return 1 if problems else 0
 
 
@@ -173,8 +174,8 @@ def run_prune(options: argparse.Namespace) -> int:
             raise ConfigError(f"{name} {value}: must be at least {least}")
     target = _target(options.run_dir)
     if target.store is None:
-        raise CheckpointError(f"{target.text}: is one checkpoint; give the run or the folder that it lies in")
-    target.locations()  # A wrong path is no folder with nothing to delete.
+        raise CheckpointError(f"{target.text}: is a single checkpoint; give the run, or the folder that contains it")
+    target.locations()  # Raises for a wrong path, which would look like a folder with nothing to delete.
     retention = Retention(keep_last=options.keep_last, keep_best=options.keep_best, keep_every_steps=options.keep_every)
     if options.dry_run:
         steps = target.store.superfluous(retention)

@@ -119,7 +119,7 @@ def test_ls_lists_a_folder_of_checkpoints_without_its_run(run_dir: Path, command
 def test_a_place_without_checkpoints_is_an_error(tmp_path: Path, command: Run) -> None:
     for action in (["ls"], ["verify"], ["prune", "--keep-last", "1"]):
         code, text = command(action[0], tmp_path, *action[1:])
-        assert code == 2 and f"{tmp_path}: no checkpoint lies there" in text
+        assert code == 2 and f"{tmp_path}: contains no checkpoint" in text
 
 
 def test_show_names_data_configuration_and_tensors(run_dir: Path, command: Run) -> None:

@@ -155,7 +155,7 @@ def test_a_stopped_run_is_audited_and_its_checkpoint_listed_shown_and_verified(n
         "audit": f"{STOPPED_AT} steps compared\nbatches agree\nweights agree to the bit",
         "checkpoint ls": "whole",
         "checkpoint show": f"step          {STOPPED_AT}\n",
-        "checkpoint verify": "1 checkpoints read, 0 problems",
+        "checkpoint verify": "1 checkpoint read, 0 problems",
     }.items():
         runs = [run, BEFORE / "expected" / name] if command == "audit" else [run]
         result = dist_seg(*command.split(), *runs, cwd=tmp_path)
