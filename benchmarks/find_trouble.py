@@ -29,7 +29,7 @@ from dist_seg.data.inspection.table import SampleTable
 from dist_seg.data.inspection.trouble import find_trouble
 from dist_seg.data.shards.manifest import Manifest
 from dist_seg.data.shards.manifest_parsing import load_manifest
-from dist_seg.data.shards.opened import open_data, shard_index
+from dist_seg.data.shards.opened import open_data, read_unchecked_sidecar
 from dist_seg.storage.object_store import open_storage
 
 _FOLDS = 5
@@ -52,7 +52,7 @@ def main() -> None:
     manifest = load_manifest(storage)
     members, views = [], []
     for shard in manifest.split(options.split).shards:
-        sidecar = shard_index(storage, shard)
+        sidecar = read_unchecked_sidecar(storage, shard)
         for index in range(sidecar.num_samples):
             members.append(read_members(storage, shard, sidecar, index))
             views.append(view_sample(members[-1], manifest, sidecar.height(index), sidecar.width(index)))

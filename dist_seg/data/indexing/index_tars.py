@@ -18,8 +18,8 @@ from dist_seg.data.indexing.state import (
     IndexedTar,
     finish,
     place,
-    read_sidecar,
     settle,
+    sidecar_of,
     stage,
     unfinished_folder,
     unfinished_records,
@@ -31,7 +31,7 @@ from dist_seg.data.packing.totals import manifest_of
 from dist_seg.data.packing.unique_keys import KeysOf, check_unique_keys
 from dist_seg.data.shards.manifest import Manifest, ShardInfo
 from dist_seg.data.shards.manifest_parsing import check_name, parse_manifest
-from dist_seg.data.shards.names import INDEX_NAME, MANIFEST_NAME
+from dist_seg.data.shards.names import INDEX_RECORD_NAME, MANIFEST_NAME
 from dist_seg.data.shards.sidecar import SUFFIX
 from dist_seg.errors import DataError, UserError
 from dist_seg.masks.palette import default_palette
@@ -150,7 +150,7 @@ def _refuse_other_data(root: Path) -> tuple[PackedShard, ...]:
     else:
         if not all(shard.indexed for split in manifest.splits.values() for shard in split.shards):
             raise DataError(f"{root}: holds a data set that was packed or merged, with an index of its own")
-    return read_records(root / INDEX_NAME).shards
+    return read_records(root / INDEX_RECORD_NAME).shards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +233,7 @@ def _counted(record: PackedShard, num_classes: int, ignored: int) -> PackedShard
 def _check_keys(root: Path, tars: Sequence[IndexedTar], records: Sequence[PackedShard]) -> None:
     check_unique_keys(
         [
-            KeysOf(split=record.split, where=str(tar.path), load=partial(read_sidecar, root, tar, record))
+            KeysOf(split=record.split, where=str(tar.path), load=partial(sidecar_of, root, tar, record))
             for tar, record in zip(tars, records, strict=True)
             if record.info.samples
         ],

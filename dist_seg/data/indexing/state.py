@@ -13,7 +13,7 @@ from dist_seg.data.packing.own_files import file_sha256
 from dist_seg.data.packing.records import PackedShard, read_records, records_text
 from dist_seg.data.shards.counts import Counts
 from dist_seg.data.shards.manifest import Manifest
-from dist_seg.data.shards.names import INDEX_NAME, MANIFEST_NAME
+from dist_seg.data.shards.names import INDEX_RECORD_NAME, MANIFEST_NAME
 from dist_seg.data.shards.sidecar import Sidecar
 from dist_seg.data.shards.writer import dali_index
 from dist_seg.errors import DataError, StorageError
@@ -54,7 +54,7 @@ def unfinished_folder(root: Path) -> Iterator[None]:
     folder = root / _UNFINISHED_NAME
     with path_errors(folder, kind=DataError):
         folder.mkdir(exist_ok=True)
-        for name in (INDEX_NAME, MANIFEST_NAME):  # halves of them, from indexing that was cut off
+        for name in (INDEX_RECORD_NAME, MANIFEST_NAME):  # halves of them, from indexing that was cut off
             for path in root.glob(f"{name}{PARTIAL_MARK}*"):
                 path.unlink()
     try:
@@ -108,7 +108,7 @@ def settle(root: Path, tar: IndexedTar, record: PackedShard, num_classes: int) -
     """The record of an index that notes so many classes, which is staged where it is not there."""
     if not record.info.samples:
         return record
-    sidecar = read_sidecar(root, tar, record).with_classes(num_classes)
+    sidecar = sidecar_of(root, tar, record).with_classes(num_classes)
     data = sidecar.to_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
     if sha256 != record.info.sidecar_sha256:
@@ -118,7 +118,7 @@ def settle(root: Path, tar: IndexedTar, record: PackedShard, num_classes: int) -
     return replace(record, info=info)
 
 
-def read_sidecar(root: Path, tar: IndexedTar, record: PackedShard) -> Sidecar:
+def sidecar_of(root: Path, tar: IndexedTar, record: PackedShard) -> Sidecar:
     """The tar's index, wherever it lies."""
     staged, beside = tar.staged(root)[1], tar.beside[1]
     path = staged if file_sha256(staged) == record.info.sidecar_sha256 else beside
@@ -139,7 +139,7 @@ def place(root: Path, tars: Sequence[IndexedTar], records: Sequence[PackedShard]
 
 def finish(root: Path, earlier: Sequence[PackedShard], records: Sequence[PackedShard], manifest: Manifest) -> None:
     """Write records and manifest, and remove what is left of tars that are gone."""
-    with atomic_write(root / INDEX_NAME) as file:
+    with atomic_write(root / INDEX_RECORD_NAME) as file:
         file.write(records_text(records))
     with atomic_write(root / MANIFEST_NAME) as file:
         file.write(manifest.to_json().encode())

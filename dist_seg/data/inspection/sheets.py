@@ -69,7 +69,7 @@ def draw_sample(data: OpenedData, split: str, shard: ShardInfo, index: int) -> S
 
     Raises `DataError` for one that is damaged or cannot be decoded.
     """
-    manifest, sidecar = data.manifest, data.index(shard)
+    manifest, sidecar = data.manifest, data.sidecar(shard)
     key, height, width = sidecar.key(index), sidecar.height(index), sidecar.width(index)
     members = read_members(data.storage, shard, sidecar, index)
     try:

@@ -108,7 +108,7 @@ def inspect(
     for name, part in chosen.items():
         sizes: Counter[tuple[int, int]] = Counter()
         for shard in part.shards:
-            sidecar = data.index(shard)
+            sidecar = data.sidecar(shard)
             sizes.update(zip(sidecar.heights.tolist(), sidecar.widths.tolist(), strict=True))
             done += 1
             if progress:

@@ -22,7 +22,7 @@ from dist_seg.data.packing.totals import joined_splits, manifest_of
 from dist_seg.data.packing.unique_keys import KeysOf, check_one_split, check_unique_keys
 from dist_seg.data.raw.meaning import MEANING, check_same_meaning, recorded_meaning
 from dist_seg.data.shards.manifest import FORMAT_VERSION, Manifest, ShardInfo, Split, check_same_kind
-from dist_seg.data.shards.names import INDEX_NAME, MANIFEST_NAME, RECORD_NAME, shard_name
+from dist_seg.data.shards.names import INDEX_RECORD_NAME, MANIFEST_NAME, RECORD_NAME, shard_name
 from dist_seg.errors import DataError, UserError
 from dist_seg.runtime.progress_bar import OnProgress
 from dist_seg.storage.object_store import open_storage
@@ -159,7 +159,7 @@ def _transfer_shard(out: Path, shard: _Shard) -> Transfer:
         raise DataError(f"{path}: has {size} bytes, {info.bytes} were packed; pack or copy it again")
     link_or_copy(shard.folder / info.index_name, out / merged.index_name, info.index_sha256)
     link_or_copy(shard.folder / info.sidecar_name, out / merged.sidecar_name, info.sidecar_sha256)
-    is_of_others = (shard.folder / INDEX_NAME).exists()
+    is_of_others = (shard.folder / INDEX_RECORD_NAME).exists()
     return link_or_copy(path, out / merged.name, info.sha256, may_change=is_of_others)
 
 

@@ -2,16 +2,14 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dist_seg.data.raw.source import SampleRef
 from dist_seg.data.shards.manifest import FORMAT_VERSION
-from dist_seg.data.shards.names import shard_key, shard_name
+from dist_seg.data.shards.names import SPLIT_NAME, shard_key, shard_name
 from dist_seg.errors import DataError
 
-_SPLIT_NAME = re.compile(r"\w[\w-]*", re.ASCII)
 _TAR_OVERHEAD = 2048  # headers and padding of a sample's two members, about
 
 
@@ -49,7 +47,7 @@ def samples_by_key(samples: Sequence[SampleRef]) -> dict[str, dict[str, SampleRe
     """The samples by split and key in shards. Raises `DataError` as `plan_shards` does."""
     by_split: dict[str, dict[str, SampleRef]] = {}
     for sample in samples:
-        if not _SPLIT_NAME.fullmatch(sample.split):
+        if not SPLIT_NAME.fullmatch(sample.split):
             raise DataError(f"{sample.where}: split {sample.split!r} must be of letters, digits, _ and -")
         if not sample.key:
             raise DataError(f"{sample.where}: has an empty key")

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dist_seg.data.shards.names import group_names
 from dist_seg.errors import DataError, UserError
 
 DEFAULT_VAL = 0.1
@@ -127,6 +126,27 @@ def divide(images: Path, stems: Sequence[str], dividing: Dividing = Dividing()) 
     )
     division.splits(stems)
     return division
+
+
+def group_names(stems: Sequence[str], group_by: str | None, setting: str = "group_by") -> list[str]:
+    """The group of each stem: what the regular expression's parentheses caught, or all that it matched.
+
+    Without an expression every stem is its own group. Raises `UserError` for a bad expression and `DataError` for a
+    stem that it does not match.
+    """
+    if group_by is None:
+        return list(stems)
+    try:
+        pattern = re.compile(group_by)
+    except re.error as error:
+        raise UserError(f"{setting} {group_by!r} is no regular expression: {error}") from error
+    groups = []
+    for stem in stems:
+        match = pattern.search(stem)
+        if match is None:
+            raise DataError(f"{setting} {group_by!r} does not match {stem!r}; every file must belong to a group")
+        groups.append("/".join(part or "" for part in match.groups()) if pattern.groups else match.group())
+    return groups
 
 
 def validation_cutoff(groups: Sequence[str], fraction: float) -> float:

@@ -36,7 +36,7 @@ def find_bad_shards(storage: Storage, shards: Iterable[ShardInfo]) -> dict[str, 
         return {shard.name: reason for shard, reason in zip(listed, reasons, strict=True) if reason is not None}
 
 
-def read_index(storage: Storage, shard: ShardInfo) -> Sidecar:
+def read_sidecar(storage: Storage, shard: ShardInfo) -> Sidecar:
     """The index of a shard, checked. Raises BadShardError for one that is not as it was packed."""
     try:
         data = storage.read(shard.sidecar_name)
@@ -98,7 +98,7 @@ def _why_unusable(storage: Storage, shard: ShardInfo) -> str | None:
     if other_length is not None:
         return other_length
     try:
-        read_index(storage, shard)
+        read_sidecar(storage, shard)
     except BadShardError as error:
         return error.reason
     return None

@@ -3,13 +3,11 @@
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
-
-from dist_seg.errors import DataError, UserError
+from collections.abc import Iterable
 
 RECORD_NAME = "pack.json"
 """In a finished data set: the record of every shard, for a later run."""
-INDEX_NAME = "index.dist-seg.json"
+INDEX_RECORD_NAME = "index.dist-seg.json"
 """The same of tars that others wrote and that were indexed. `index.json` is the list of shards of WebDataset's wids."""
 _MAX_KEY_BYTES = 90  # a tar's header has 100 bytes for a name, of which ".seg.png" takes 8
 _NOT_IN_KEYS = re.compile(r"[^\w+=@,()-]")
@@ -38,24 +36,3 @@ def shard_key(key: str) -> str:
         return escaped
     digest = hashlib.sha256(escaped.encode()).hexdigest()[:16]
     return escaped.encode()[: _MAX_KEY_BYTES - 17].decode(errors="ignore") + "-" + digest
-
-
-def group_names(stems: Sequence[str], group_by: str | None, setting: str = "group_by") -> list[str]:
-    """The group of each stem: what the regular expression's parentheses caught, or all that it matched.
-
-    Without an expression every stem is its own group. Raises `UserError` for a bad expression and `DataError` for a
-    stem that it does not match.
-    """
-    if group_by is None:
-        return list(stems)
-    try:
-        pattern = re.compile(group_by)
-    except re.error as error:
-        raise UserError(f"{setting} {group_by!r} is no regular expression: {error}") from error
-    groups = []
-    for stem in stems:
-        match = pattern.search(stem)
-        if match is None:
-            raise DataError(f"{setting} {group_by!r} does not match {stem!r}; every file must belong to a group")
-        groups.append("/".join(part or "" for part in match.groups()) if pattern.groups else match.group())
-    return groups

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dist_seg.data.shards.manifest import Manifest, ShardInfo, Split
 from dist_seg.data.shards.manifest_parsing import parse_manifest, recorded_hash
-from dist_seg.data.shards.names import INDEX_NAME, MANIFEST_NAME, RECORD_NAME
+from dist_seg.data.shards.names import INDEX_RECORD_NAME, MANIFEST_NAME, RECORD_NAME
 from dist_seg.data.shards.object_counts import ShardObjects, object_counts
 from dist_seg.data.shards.sidecar import INSTANCE_ROLES, Sidecar, crc32c
 from dist_seg.data.shards.tar_headers import PassingHeaders
@@ -224,7 +224,7 @@ def _class_differences(manifest: Manifest, split: Split) -> Iterator[str]:
 def _extra_files(storage: Storage, manifest: Manifest) -> list[Problem]:
     if storage.url.startswith(("http://", "https://")):
         return []
-    known = {MANIFEST_NAME, RECORD_NAME, INDEX_NAME}
+    known = {MANIFEST_NAME, RECORD_NAME, INDEX_RECORD_NAME}
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
     for shard in shards:
         known |= {shard.name, shard.index_name, shard.sidecar_name}

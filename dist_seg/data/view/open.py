@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_seg.config.schema import DataConfig
-from dist_seg.data.shards.bad_shards import BadShardError, read_index
+from dist_seg.data.raw.splitting import group_names
+from dist_seg.data.shards.bad_shards import BadShardError, read_sidecar
 from dist_seg.data.shards.manifest_parsing import load_manifest
-from dist_seg.data.shards.names import group_names
 from dist_seg.data.view.data_view import DataView, SplitView, whole_view
 from dist_seg.data.view.mix import united
 from dist_seg.data.view.reader import ShardReader
@@ -98,7 +98,7 @@ def _index_facts(packed: DataView, data: DataConfig) -> IndexFacts:
     split = packed.split(data.train_split)
 
     def groups_of(shard: int) -> NDArray[np.int64]:
-        keys = read_index(packed.storage, split.shards[shard]).keys()
+        keys = read_sidecar(packed.storage, split.shards[shard]).keys()
         return group_hashes(group_names(keys, data.fold_by, "data.fold_by"))
 
     no_groups = np.empty(0, np.int64)

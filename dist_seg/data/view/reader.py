@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from dist_seg.data.codecs.encoded import BadSample, EncodedSample
 from dist_seg.data.codecs.headers import MAX_PIXELS, UndecodableError
 from dist_seg.data.codecs.targets import read_sample, target_kind
-from dist_seg.data.shards.bad_shards import BadShardError, read_index, why_other_length
-from dist_seg.data.shards.opened import MAX_INDEX_BYTES, IndexCache
+from dist_seg.data.shards.bad_shards import BadShardError, read_sidecar, why_other_length
+from dist_seg.data.shards.opened import MAX_SIDECAR_BYTES, SidecarCache
 from dist_seg.data.shards.sidecar import Member, Sidecar, crc32c
 from dist_seg.data.view.data_view import DataView, dataset_of
 from dist_seg.data.view.taxonomy import target_classes
@@ -65,7 +65,7 @@ class ShardReader:
     def _reset(self) -> None:
         self._changes: dict[int, str | None] = {}
         self._unreadable: set[int] = set()
-        self._indexes: IndexCache[int, _Index] = IndexCache(MAX_INDEX_BYTES)
+        self._indexes: SidecarCache[int, _Index] = SidecarCache(MAX_SIDECAR_BYTES)
 
     def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in vars(self).items() if name not in _NOT_PICKLED}
@@ -173,7 +173,7 @@ class ShardReader:
             change = why_other_length(self._storage, info)
             if change is None:
                 # Read anew: one that was packed again has another index, too.
-                change = _damage(read_index(self._storage, info), lambda members: self._read_members(shard, members))
+                change = _damage(read_sidecar(self._storage, info), lambda members: self._read_members(shard, members))
             self._changes[shard] = change
         return self._changes[shard]
 
@@ -200,7 +200,7 @@ class ShardReader:
         return self._indexes.get(shard, lambda: self._read_index(shard))
 
     def _read_index(self, shard: int) -> "_Index":
-        sidecar = read_index(self._storage, self._shards[shard])
+        sidecar = read_sidecar(self._storage, self._shards[shard])
         chosen = None if self._selection is None else self._selection.indices(shard)
         return _Index(sidecar=sidecar, chosen=chosen)
 

@@ -56,7 +56,7 @@ def with_owners(data: OpenedData, finding: Finding) -> Finding:
 
 def _suspect(data: OpenedData, place: Place) -> _Suspect:
     shard = data.manifest.split(place.split).shards[place.shard]
-    sidecar = data.index(shard)
+    sidecar = data.sidecar(shard)
     height, width = sidecar.height(place.index), sidecar.width(place.index)
     view = view_sample(
         read_members(data.storage, shard, sidecar, place.index), data.manifest, height, width, data.max_pixels

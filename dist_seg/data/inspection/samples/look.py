@@ -14,7 +14,7 @@ from dist_seg.data.inspection.samples.measures import MEASURES, measure
 from dist_seg.data.inspection.workers import Workers
 from dist_seg.data.shards.counts import spread_samples
 from dist_seg.data.shards.manifest import Manifest, ShardInfo, Split
-from dist_seg.data.shards.opened import OpenedData, shard_index
+from dist_seg.data.shards.opened import OpenedData, read_unchecked_sidecar
 from dist_seg.errors import DataError
 from dist_seg.storage.object_store import Storage
 
@@ -107,7 +107,7 @@ def _look(job: _Job) -> Looked:
     # glibc gives memory back to the system at every turn until it has seen a block of this size come and go: taking it
     # anew, page by page, would be a quarter of the work.
     np.empty(_KEPT_BYTES, np.uint8)
-    sidecar = shard_index(job.storage, job.shard)
+    sidecar = read_unchecked_sidecar(job.storage, job.shard)
     sidecar.check(job.shard.samples, job.shard.bytes, f"{job.storage.url}/{job.shard.sidecar_name}")
     keys, records, unreadable = [], [], []
     surface, num_fits = np.zeros((2 * REACH + 1, 2 * REACH + 1)), 0

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_seg.data.raw.splitting import Dividing, check_divided_groups, divide, validation_cutoff
-from dist_seg.data.shards.names import group_names
+from dist_seg.data.raw.splitting import Dividing, check_divided_groups, divide, group_names, validation_cutoff
 from dist_seg.errors import DataError, UserError
 
 _groups = st.lists(st.text("abcdefg", min_size=1, max_size=2), min_size=2, max_size=200).filter(

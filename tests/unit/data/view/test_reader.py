@@ -106,7 +106,7 @@ def test_indexes_beyond_the_limit_are_dropped_the_longest_unused_first(
     many_shards: PackedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = Sidecar.parse(many_shards.storage.read("train-000010.samples")).num_bytes
-    monkeypatch.setattr(reader_module, "MAX_INDEX_BYTES", 3 * size)
+    monkeypatch.setattr(reader_module, "MAX_SIDECAR_BYTES", 3 * size)
     storage = FaultyStorage(many_shards.storage.url)
     reader = _reader(many_shards, storage)
     for shard in (10, 11, 12, 10, 13):  # 11 has to go
@@ -122,7 +122,7 @@ def test_indexes_beyond_the_limit_are_dropped_the_longest_unused_first(
 def test_an_index_larger_than_the_limit_is_kept_while_it_is_read(
     data: PackedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader_module, "MAX_INDEX_BYTES", 1)
+    monkeypatch.setattr(reader_module, "MAX_SIDECAR_BYTES", 1)
     storage = FaultyStorage(data.storage.url)
     reader = _reader(data, storage)
     for index in range(5):

@@ -165,7 +165,7 @@ def test_dividing_by_group_holds_no_keys(synthetic_shards: Path, monkeypatch: py
         def keys(self) -> list[str]:
             return [f"{self.name}/{'a-long-folder' * 20}/{i % 10}/{i}" for i in range(100)]
 
-    monkeypatch.setattr(run_data, "read_index", Index)
+    monkeypatch.setattr(run_data, "read_sidecar", Index)
     tracemalloc.start()
     found = viewed(many, DataConfig(folds=5, fold=0, fold_by=r"^(.*)/\d+$"))
     _, most = tracemalloc.get_traced_memory()

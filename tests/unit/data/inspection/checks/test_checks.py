@@ -23,7 +23,7 @@ from dist_seg.data.inspection.trouble import Trouble, find_trouble
 from dist_seg.data.inspection.workers import Workers
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.shards.manifest_parsing import load_manifest
-from dist_seg.data.shards.opened import open_data, shard_index
+from dist_seg.data.shards.opened import open_data, read_unchecked_sidecar
 from dist_seg.errors import DataError
 from dist_seg.storage.object_store import open_storage
 from tests.loader_cases import scene_sample, write_dataset
@@ -223,7 +223,7 @@ class TestObjects:
         storage = open_storage(tmp_path / "out")
         manifest = load_manifest(storage)
         (shard,) = manifest.split("train").shards
-        sidecar = shard_index(storage, shard)
+        sidecar = read_unchecked_sidecar(storage, shard)
         image, target, text = decoded.read_members(storage, shard, sidecar, 0)
         document = json.loads(text)
         document["annotations"][0]["segmentation"]["counts"] = rle
