@@ -77,10 +77,11 @@ def record_text(shard: PackedShard) -> bytes:
 
 
 def _plain(shard: PackedShard) -> dict[str, object]:
-    fields = asdict(shard)
-    if shard.info.class_samples is not None:
-        fields["info"]["class_samples"] = list(shard.info.class_samples)
-    return fields
+    fields, classes = asdict(shard), shard.info.class_samples
+    indexed = fields["info"].pop("indexed")
+    # A field of earlier versions, always null; without it, packing again would change the bytes of the file.
+    info = {**fields["info"], "class_samples": None if classes is None else list(classes), "dataset": None}
+    return {**fields, "info": {**info, "indexed": indexed}}
 
 
 def read_records(path: Path) -> RecordDocument:
