@@ -1,15 +1,16 @@
-"""What a checkpoint costs the training, against blocking `torch.save` of the same state, two ranks on two cores.
+"""What does a checkpoint cost the training, compared with a blocking `torch.save` of the same state?
 
     python benchmarks/checkpoint.py [--rounds 9] [--steps 10] [--folder DIR] [--json FILE]
 
-DeepLabV3+ of 40 M parameters with AdamW under DDP (gloo, one thread a rank). A round is five blocks of the same steps,
-in an order that turns: plain; plain again; a save as training does it, at the block's begin; a blocking `torch.save`
-with fsync on rank 0 while rank 1 waits; and `dd` writing as many bytes beside the steps, past the page cache. The
-save's stall is what the loop waits for the copy; its whole extra is how much longer its block takes than the mean of
-the plain ones, with the wait for a write that outlasts the block. `bare_write` is what `dd` adds to its block: the part
-of the extra that is the disk's, which a virtual machine pays for with its cores. All as shares of the round's
-`torch.save`: median and spread over the rounds. The first save, which also takes the memory for the copies, is told
-apart. `noise` is what the two plain blocks of a round differ by, in the same unit.
+Two ranks on two cores. The model is a DeepLabV3+ with 40 M parameters, trained with AdamW under DDP (gloo, one thread
+per rank). A round has five blocks of the same steps, in rotating order: plain; plain again; a save as training does it,
+at the start of the block; a blocking `torch.save` with fsync on rank 0 while rank 1 waits; and `dd` writing as many
+bytes during the steps, past the page cache. The stall of the save is the time that the loop waits for the copy. Its
+whole extra is how much longer its block takes than the mean of the plain ones, including the wait for a write that
+outlasts the block. `bare_write` is what `dd` adds to its block: the part of the extra that is due to the disk, which
+costs a virtual machine time on its cores. All are shares of the round's `torch.save`: median and spread over the
+rounds. The first save, which also allocates the memory for the copies, is reported separately. `noise` is the
+difference between a round's two plain blocks, in the same unit.
 """
 
 import argparse
@@ -45,7 +46,7 @@ _KINDS = ("plain", "save", "plain again", "torch.save", "bare write")
 
 @dataclass(frozen=True, kw_only=True)
 class _Listener:
-    """Fails the benchmark with the save."""
+    """Fails the benchmark if the save fails."""
 
     def saved(self, step: int, path: str, stall_s: float, write_s: float) -> None:
         pass
@@ -71,7 +72,7 @@ def main() -> None:
 
 
 class _Bench:
-    """One rank's model, and the blocks that it goes through with the others."""
+    """One rank's model, and the blocks that it runs together with the other rank."""
 
     def __init__(self, rank: int, folder: Path, steps: int) -> None:
         self._is_main, self._folder, self._steps = rank == 0, folder, steps
@@ -95,7 +96,7 @@ class _Bench:
         self._number = 0
 
     def block(self, kind: str) -> tuple[float, float]:
-        """Seconds of a block, and of them those that its save held the loop up."""
+        """Seconds of a block, and the seconds for which its save stalled the loop."""
         dist.barrier()
         begin, stall_s = time.perf_counter(), 0.0
         if kind == "save" and self._is_main:
@@ -138,7 +139,7 @@ class _Bench:
 
 
 def _bare_write(folder: Path) -> "subprocess.Popen[bytes]":
-    """A process that writes as many bytes as the blocking save has left."""
+    """A process that writes as many bytes as the blocking save wrote."""
     block = 4 * 2**20
     count = (folder / "blocking.pt").stat().st_size // block
     options = [f"of={folder / 'bare'}", f"bs={block}", f"count={count}", "oflag=direct", "conv=fsync", "status=none"]
@@ -175,7 +176,7 @@ def _figures(bench: _Bench, table: list[dict[str, tuple[float, float]]], first_s
     plain = [(row["plain"][0] + row["plain again"][0]) / 2 for row in table]
 
     def shares(seconds: list[float]) -> dict[str, float]:
-        """Of the round's `torch.save`."""
+        """Times as shares of the round's `torch.save`."""
         return _spread([some / whole for some, whole in zip(seconds, blocking, strict=True)])
 
     def beyond_plain(kind: str) -> list[float]:

@@ -1,4 +1,4 @@
-"""How long `dist-seg COMMAND --help` takes, as a whole process, beside a Python that does nothing.
+"""How long does `dist-seg COMMAND --help` take as a whole process, compared with a Python that does nothing?
 
 python -m benchmarks.cli_help [--runs 7]
 """

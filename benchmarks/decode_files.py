@@ -1,4 +1,4 @@
-"""Decodes the pictures whose paths come on standard input, with Pillow and nothing else: the peer of `pack.py`."""
+"""Decodes the images whose paths come on standard input, with Pillow and nothing else: the peer of `pack.py`."""
 
 import sys
 

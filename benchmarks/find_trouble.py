@@ -1,10 +1,10 @@
-"""How well `dist-seg inspect` finds faulty masks, and what looking costs against a bare decode of the same images.
+"""How well does `dist-seg inspect` find faulty masks, and what does it cost compared with a bare decode of the images?
 
     python benchmarks/find_trouble.py data/camvid --split val [--turns 5]
 
-Masks of a packed data set are shifted, turned and exchanged, a fifth of them at a time so that every mask is faulty
-once; counted is how many of the faulty ones are named, and how many of the others. The peer of the cost, in the same
-run and in turns, is Pillow that decodes the same images and masks from memory; both in one process.
+Masks of a packed data set are shifted, rotated and exchanged, a fifth of them at a time, until every mask was faulty
+once. The result is how many of the faulty masks are named, and how many of the others. The cost is compared, in the
+same run and in turns, with Pillow decoding the same images and masks from memory; both run in one process.
 """
 
 import argparse
@@ -124,7 +124,7 @@ def _measured(view: SampleView) -> Measured:
 
 
 def _shifted(view: SampleView, down: int, right: int) -> SampleView:
-    """The mask moved; what comes in is not known."""
+    """The mask moved; the pixels that come in are unknown."""
     _, height, width = view.layers.shape
     moved = np.full_like(view.layers, UNKNOWN if (view.layers == UNKNOWN).any() else 0)
     moved[:, max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)] = view.layers[
@@ -161,7 +161,7 @@ def _named(manifest: Manifest, measured: Sequence[Measured]) -> list[tuple[str, 
 
 
 def _cost(shards: str, split: str, members: Sequence[list[bytes]], turns: int) -> dict[str, float]:
-    """Seconds a thousand images."""
+    """Seconds per thousand images."""
     ratios, ours, peers = [], [], []
     for _ in range(turns):
         started = time.perf_counter()

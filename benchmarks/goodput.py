@@ -1,13 +1,13 @@
-"""How much of its time does a run train that is killed again and again, and how much should it by the formula?
+"""How much of its time does a run train if it is killed again and again, and how much does the formula predict?
 
     python benchmarks/goodput.py [--minutes 10] [--mtbf 120] [--json FILE]
 
-Trains the synthetic recipe on two processes with `checkpoint.interval_steps=auto`. Every process of it is killed
-(SIGKILL) at random times, a failure every `--mtbf` seconds on average (exponential, as the formula has it), and the
-same command is started again at once. Useful time is what the steps that stand would take without saves: their wall
-times of training, less what saves slowed them down. The formula is Daly's (2006) with what was measured in this
-very run: the interval, the cost of a save, the time from a kill to the first step after it, and the failures that
-there were. Prints both, and what the rest of the time went to.
+Trains the synthetic recipe on two processes with `checkpoint.interval_steps=auto`. All its processes are killed
+(SIGKILL) at random times, on average every `--mtbf` seconds (exponentially distributed, as the formula assumes), and
+the same command is started again at once. Useful time is the time that the steps which were not repeated would take
+without saves: their wall time of training, minus the time by which saves slowed them. The formula is Daly's (2006),
+with values measured in the same run: the interval, the cost of a save, the time from a kill to the first step after it,
+and the number of failures. Prints both, and what the rest of the time was spent on.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from dist_seg.telemetry.jsonl import Record, read_log, without_superseded
 
 @dataclass(frozen=True, kw_only=True)
 class Times:
-    """Wall-clock times of `time.time`."""
+    """Wall-clock times, as from `time.time`."""
 
     begin: float
     end: float
@@ -80,7 +80,7 @@ def _train(run: Path, folder: Path, options: argparse.Namespace) -> Times:
         while time.time() < end:
             with (folder / "output.txt").open("ab") as output:
                 process = subprocess.Popen([*command, "--nproc", str(options.nproc)], stdout=output, stderr=output)
-            # Failures do not wait for the end of a start-up.
+            # A failure can also hit a start-up.
             failure = min(end, time.time() + chance.expovariate(1 / options.mtbf))
             while time.time() < failure:
                 if process.poll() is not None:
@@ -97,7 +97,7 @@ def _train(run: Path, folder: Path, options: argparse.Namespace) -> Times:
 
 
 def _kill(root: int) -> None:
-    """A process and all that it has started: held first, so that none starts another meanwhile."""
+    """Kills a process and all its descendants. They are stopped first, so that none starts another in the meantime."""
     children: dict[int, list[int]] = defaultdict(list)
     os.kill(root, signal.SIGSTOP)
     for status in Path("/proc").glob("[0-9]*/stat"):
@@ -132,7 +132,7 @@ def _figures(log: Sequence[Record], times: Times, mtbf_s: float) -> dict[str, ob
     restart_s = statistics.mean(restarts_s) if restarts_s else 0.0
     failures = len(times.kills)
     expected = expected_goodput(interval_s, cost_s, restart_s, (wall_s - first_start_s) / max(1, failures))
-    # The run begins with a start-up that no failure has caused.
+    # The first start-up was not caused by a failure.
     expected *= 1 - first_start_s / wall_s
     account = time_account(log)
     return {
@@ -160,7 +160,7 @@ def _figures(log: Sequence[Record], times: Times, mtbf_s: float) -> dict[str, ob
 
 
 def _first_step(steps: Sequence[Record], after: float) -> float:
-    """When the first step after a time began; the end of the run's last step where there is none."""
+    """Start of the first step after a given time; the end of the run's last step if there is none."""
     for record in steps:
         assert isinstance(record.event, StepDone)
         if record.time_s - record.event.step_s > after:
@@ -169,7 +169,7 @@ def _first_step(steps: Sequence[Record], after: float) -> float:
 
 
 def _restarts_s(steps: Sequence[Record], times: Times) -> list[float]:
-    """From every kill to the first step after it, or to the next kill."""
+    """Seconds from every kill to the first step after it, or to the next kill."""
     found = []
     for kill, following in zip(times.kills, [*times.kills[1:], times.end], strict=True):
         began = _first_step(steps, kill)

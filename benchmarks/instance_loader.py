@@ -1,23 +1,24 @@
-"""Does DALI feed a trainer of instances faster than a well-tuned torch DataLoader, on the same cores?
+"""Does DALI feed an instance trainer faster than a well-tuned torch DataLoader, on the same cores?
 
     python benchmarks/instance_loader.py ../shared/data/coco100            # about seven minutes
     python benchmarks/instance_loader.py ../shared/data/nuclei --crop 256 --pairs 3
 
-All read the same shards in the same order and make the same micro-batches of square crops, with what each object's
-pixels are, its box and its label: once scaled by 0.5 to 2, mirrored and with jitter of brightness, contrast, saturation
-and hue, and once with large-scale jitter (0.1 to 2 of an image as large as the crop) and no colours.
-There are three torch peers:
+All loaders read the same shards in the same order and make the same micro-batches of square crops, with the pixels, the
+box and the label of every object. There are two recipes: one scales by 0.5 to 2, mirrors, and jitters brightness,
+contrast, saturation and hue; the other is large-scale jitter (0.1 to 2 of an image as large as the crop) without
+colours. There are three torch peers:
 
 - `torchvision`: what a careful user writes with torchvision's v2 functionals. The layers of object ids go through the
-  geometry and become one mask an object after it, its box taken from them, as in torchvision's own tutorial and for its
-  Mask R-CNN. Tuned: libjpeg-turbo by way of `torchvision.io`, crop before resize, images in uint8, one thread a worker,
-  persistent workers, whole micro-batches made by the worker, normalised on arrival. The target is set by it.
-- `torchvision ids`: the same without masks. Layers of ids are what is handed over, and boxes go through the geometry by
-  themselves, which is cheaper and looser: a box that was cut keeps sides that its object no longer reaches.
-- `torch`: `data.loader=torch`, this project's own loader for where DALI is not installed. PIL decodes, and all after
-  that is the code that the DALI loader runs on the CPU.
+  geometry. Then each object becomes a mask of its own, and its box is computed from the mask, as in torchvision's own
+  tutorial and for its Mask R-CNN. Tuned: libjpeg-turbo through `torchvision.io`, crop before resize, images in uint8,
+  one thread per worker, persistent workers, whole micro-batches made by the worker, normalised on arrival. The target
+  is set against this peer.
+- `torchvision ids`: the same without masks. It hands over layers of ids, and boxes go through the geometry separately.
+  That is cheaper and less exact: a box that was cut keeps sides that its object no longer reaches.
+- `torch`: `data.loader=torch`, this project's own loader for machines without DALI. PIL decodes; the rest is the code
+  that the DALI loader runs on the CPU.
 
-Then where the time goes: milliseconds of one core a sample, for each part of the DALI loader.
+Also prints where the time goes: milliseconds of one core per sample, for each part of the DALI loader.
 """
 
 import argparse
@@ -73,7 +74,7 @@ Sample = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class TorchvisionObjects(Dataset[tuple[Tensor, list[Tensor], Tensor, Tensor]]):
-    """A micro-batch an item: images (B, 3, H, W) as bytes, masks or ids of each, all boxes and all labels."""
+    """One micro-batch per item: images (B, 3, H, W) as bytes, their masks or ids, all boxes and all labels."""
 
     def __init__(self, fetcher: TrainFetcher, augment: AugmentConfig, *, makes_masks: bool) -> None:
         self._fetcher, self._augment, self._makes_masks = fetcher, augment, makes_masks
@@ -103,7 +104,7 @@ class TorchvisionObjects(Dataset[tuple[Tensor, list[Tensor], Tensor, Tensor]]):
 
 
 def objects_of(ids: Tensor, annotations: ImageAnnotations) -> tuple[Tensor, Tensor, Tensor]:
-    """Masks (N, H, W), boxes and labels of the objects that are to be seen."""
+    """Masks (N, H, W), boxes and labels of the visible objects."""
     known = annotations.objects
     there = torch.bincount(ids.flatten(), minlength=len(known) + 1)[1:].nonzero().squeeze(1)
     layers = torch.tensor([o.layer for o in known], dtype=torch.int64)[there]
@@ -113,7 +114,7 @@ def objects_of(ids: Tensor, annotations: ImageAnnotations) -> tuple[Tensor, Tens
 
 
 def moved_boxes(annotations: ImageAnnotations, t: SampleTransform) -> tuple[Tensor, Tensor]:
-    """Boxes and labels of the annotated boxes that reach into the crop."""
+    """Boxes and labels of the annotated boxes that overlap the crop."""
     y, x, h, w = t.roi
     corners = torch.tensor([o.bbox for o in annotations.objects]).reshape(-1, 4)
     labels = torch.tensor([o.class_id for o in annotations.objects], dtype=torch.int64)
@@ -186,7 +187,7 @@ class Bench:
 
 
 class Clock:
-    """Adds up the time of all of this process's threads, by part."""
+    """Adds up the time of all threads of this process, by part."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -199,7 +200,7 @@ class Clock:
 
 
 def breakdown(bench: Bench, batches: int) -> dict[str, float]:
-    """Milliseconds of one core a sample, by part of the DALI loader on the CPU."""
+    """Milliseconds of one core per sample, by part of the DALI loader on the CPU."""
     recipe = make_recipe(bench.data, bench.augment, bench.crop, bench.view)
     cpu = torch.device("cpu")
     graph = DaliGraph(recipe, max_batch=MICRO_BATCH, num_threads=1, device=cpu, depth=1, places=False)
@@ -208,7 +209,7 @@ def breakdown(bench: Bench, batches: int) -> dict[str, float]:
         with clock.part("read and parse"):
             fetched = [fetcher.fetch(planned) for planned in fetcher.planned((step, 0))]
         samples = drawn_samples(fetched)
-        with clock.part("decode"):  # and place, which is taken off below
+        with clock.part("decode"):  # including placement, which is subtracted below
             graph.start(samples)
             graph.take(samples)
         decoded = list(decode_reference(samples, recipe))
@@ -234,7 +235,7 @@ def breakdown(bench: Bench, batches: int) -> dict[str, float]:
 def compare(
     root: Path, *, crop: int, pairs: int, seconds: float, num_threads: int
 ) -> tuple[dict[str, Result], dict[str, dict[str, float]]]:
-    """Results and where the time goes, by recipe, printed as they come."""
+    """Results and the breakdown of time by recipe, printed as they are measured."""
     results: dict[str, Result] = {}
     parts: dict[str, dict[str, float]] = {}
     for recipe, (augment, data) in recipes(crop).items():

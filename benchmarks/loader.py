@@ -3,20 +3,21 @@
     python benchmarks/loader.py ../shared/data/camvid            # about seven minutes
     python benchmarks/loader.py ../shared/data/camvid --pairs 3 --seconds 3 --hue-deg 0
 
-All read the same shards in the same order and make the same micro-batches of 288x384 crops: random scale 0.5 to 2,
-crop, mirror, jitter of brightness, contrast, saturation and hue, normalised float32 images with int64 targets; once
+All loaders read the same shards in the same order and make the same micro-batches of 288x384 crops: random scale 0.5 to
+2, crop, mirror, jitter of brightness, contrast, saturation and hue, normalised float32 images with int64 targets; once
 without and once with a rotation of up to 10 degrees. There are two torch peers:
 
-- `torchvision`: what a careful user writes with torchvision's v2 functionals. Tuned: libjpeg-turbo by way of
-  `torchvision.io`, crop before resize, everything in uint8 (its AVX2 resize), one thread a worker, persistent workers,
-  whole micro-batches made by the worker and handed over as bytes, normalised on arrival. Its jitter is four passes over
-  the picture, one for each `adjust_*`, of which hue is the dearest. The target is set by it.
-- `torch`: `data.loader=torch`, this project's own loader for where DALI is not installed. PIL decodes, and all after
-  that is the code that the DALI loader runs on the CPU, the jitter as one affine map of RGB included. The ratio to it
-  is what is left when all but the decoding costs both the same: DALI's in threads against PIL's in worker processes.
+- `torchvision`: what a careful user writes with torchvision's v2 functionals. Tuned: libjpeg-turbo through
+  `torchvision.io`, crop before resize, everything in uint8 (its AVX2 resize), one thread per worker, persistent
+  workers, whole micro-batches made by the worker and handed over as bytes, normalised on arrival. Its jitter makes four
+  passes over the image, one for each `adjust_*`, and hue is the most expensive one. The target is set against this
+  peer.
+- `torch`: `data.loader=torch`, this project's own loader for machines without DALI. PIL decodes; the rest is the code
+  that the DALI loader runs on the CPU, including the jitter as one affine map of RGB. The ratio to it therefore
+  compares only the decoding: DALI's in threads with PIL's in worker processes.
 
-So the ratio to `torchvision` holds for a user who comes from there, and a good part of it is the cheaper jitter and
-geometry, not DALI (`--hue-deg 0` shows what hue has to do with it); the ratio to `torch` is DALI's own.
+So the ratio to `torchvision` is right for users who come from there, but much of it is due to cheaper jitter and
+geometry, not to DALI (`--hue-deg 0` shows how much is due to hue). The ratio to `torch` is DALI's own.
 """
 
 import argparse
@@ -62,7 +63,7 @@ Units = Iterator[tuple[int, int]]
 
 
 class TorchvisionDataset(Dataset[tuple[Tensor, Tensor]]):
-    """A micro-batch an item, as bytes: images (B, 3, H, W) and masks (B, H, W)."""
+    """One micro-batch per item, as bytes: images (B, 3, H, W) and masks (B, H, W)."""
 
     def __init__(self, fetcher: TrainFetcher, augment: AugmentConfig, ignore_index: int) -> None:
         self._fetcher, self._augment, self._ignore_index = fetcher, augment, ignore_index
@@ -97,9 +98,9 @@ class TorchvisionDataset(Dataset[tuple[Tensor, Tensor]]):
         return functional.pad(image, sides, fill=[124, 116, 104]), functional.pad(mask, sides, fill=self._ignore_index)
 
     def _rotated(self, image: Tensor, mask: Tensor, key: str) -> tuple[Tensor, Tensor]:
-        """Resized, so that the crop is covered, rotated about its middle and cropped: what users compose."""
+        """Resized so that the crop is covered, rotated about its centre and cropped, as users compose it."""
         angle = ROTATE_DEG * (2 * float(generator("angle", key).random()) - 1)
-        # What has to be there for the crop to be covered at the largest angle.
+        # The size that covers the crop at the largest angle.
         sine, cosine = math.sin(math.radians(ROTATE_DEG)), math.cos(math.radians(ROTATE_DEG))
         size = [round(CROP[0] * cosine + CROP[1] * sine), round(CROP[1] * cosine + CROP[0] * sine)]
         image = functional.resize(image, size, antialias=True)
@@ -158,7 +159,7 @@ def batches_of(name: str, augment: AugmentConfig, root: Path, num_threads: int) 
 
 
 def compare(root: Path, *, pairs: int, seconds: float, num_threads: int, hue_deg: float) -> dict[str, Result]:
-    """The results by recipe and loader, printed as they come."""
+    """Results by recipe and loader, printed as they are measured."""
     results: dict[str, Result] = {}
     for recipe, augment in recipes(hue_deg).items():
         print(f"\n{recipe}: {pairs} turns of {seconds:g} s, {num_threads} threads or workers")

@@ -1,7 +1,8 @@
-"""What the benchmarks of loaders share: peers' jitter, a loader's rate, and loaders that take turns.
+"""What the loader benchmarks share: the peers' jitter, the rate of a loader, and loaders that take turns.
 
-They take turns so that other work on the machine hits all of them. A ratio is the median over the turns. Beside a rate
-stands what a sample costs, in milliseconds of a core over all threads and workers: other work changes that little.
+Loaders take turns so that other work on the machine affects all of them. A ratio is the median over the turns. Beside
+each rate stands the cost of a sample in milliseconds of one core, over all threads and workers, which other work
+changes little.
 """
 
 import multiprocessing
@@ -26,7 +27,7 @@ Batches = Generator[Batch, None, None]
 
 
 class Result(TypedDict):
-    """Of one loader with one recipe, over the turns."""
+    """One loader with one recipe, over the turns."""
 
     samples_per_s: list[float]
     core_ms_a_sample: list[float]
@@ -40,7 +41,7 @@ def as_tensor(data: bytes) -> Tensor:
 
 
 def jittered(image: Tensor, key: str, hue_deg: float) -> Tensor:
-    """(3, H, W) uint8 with torchvision's jitter: a pass for each `adjust_*`, of which hue is the dearest."""
+    """(3, H, W) uint8 with torchvision's jitter: one pass for each `adjust_*`, of which hue is the most expensive."""
     brightness, contrast, saturation, hue = 2 * generator("jitter", key).random(4) - 1
     image = functional.adjust_brightness(image, 1 + JITTER * brightness)
     image = functional.adjust_contrast(image, 1 + JITTER * contrast)
@@ -49,9 +50,9 @@ def jittered(image: Tensor, key: str, hue_deg: float) -> Tensor:
 
 
 def rate(batches: Batches, seconds: float) -> tuple[float, float]:
-    """Samples a second of one loader, after it has warmed up, and milliseconds of a core that each costs."""
+    """Samples per second of one warmed-up loader, and milliseconds of one core that each sample costs."""
     try:
-        for _ in range(3 * PREFETCH):  # workers started, what was made ahead used up
+        for _ in range(3 * PREFETCH):  # start the workers and use up what they prefetched
             next(batches)
         start, core_start, count = time.perf_counter(), _core_seconds(), 0
         while (elapsed := time.perf_counter() - start) < seconds:
@@ -62,7 +63,7 @@ def rate(batches: Batches, seconds: float) -> tuple[float, float]:
 
 
 def _core_seconds() -> float:
-    """Of this process and of its workers, up to now."""
+    """CPU seconds of this process and its workers so far."""
     ticks = 0
     for worker in multiprocessing.active_children():
         # After the name in brackets, which may hold spaces: user and system time are the 12th and 13th field.
@@ -72,7 +73,7 @@ def _core_seconds() -> float:
 
 
 def take_turns(loaders: Mapping[str, Callable[[], Batches]], *, pairs: int, seconds: float) -> dict[str, Result]:
-    """Every loader's samples a second, turn by turn and printed, and the ratio of `dali` to it within each turn."""
+    """Samples per second of every loader, printed turn by turn, and the ratio of `dali` to it within each turn."""
     measured: dict[str, list[tuple[float, float]]] = {name: [] for name in loaders}
     for turn in range(pairs):
         for name in loaders if turn % 2 else reversed(list(loaders)):
@@ -101,6 +102,6 @@ def take_turns(loaders: Mapping[str, Callable[[], Batches]], *, pairs: int, seco
 
 
 def ratio(result: Result) -> str:
-    """How many times faster DALI is, with its spread over the turns."""
+    """How many times faster DALI is, with the spread over the turns."""
     low, high = result["dali_ratio_min"], result["dali_ratio_max"]
     return f"{result['dali_ratio_median']:.2f} times as fast ({low:.2f} to {high:.2f})"

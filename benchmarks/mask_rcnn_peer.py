@@ -1,22 +1,22 @@
-"""What does a plain torchvision Mask R-CNN script reach on a COCO data set in the same minutes, with the same encoder?
+"""What does a plain torchvision Mask R-CNN script reach on a COCO data set in the same time, with the same encoder?
 
     python benchmarks/mask_rcnn_peer.py ../shared/data/nuclei --minutes 75
 
-The script that a careful user writes in an afternoon: torchvision's MaskRCNN on timm's EfficientNet-Lite0 with ImageNet
-weights and an FPN, anchors for small objects, frozen batch norm, a DataLoader with scale jitter, crop, mirror and
-colour jitter by torchvision's v2 transforms, AdamW with a one-cycle schedule, gradient clipping. Scored by pycocotools
-at the images' own size, ten thresholds, up to 500 detections an image, with the weights of the last step. The number to
-beat by `configs/nuclei_mask_rcnn.yaml`.
+This is the script that a careful user writes in an afternoon: torchvision's MaskRCNN on timm's EfficientNet-Lite0 with
+ImageNet weights and an FPN, anchors for small objects, frozen batch norm, a DataLoader with scale jitter, crop, mirror
+and colour jitter by torchvision's v2 transforms, AdamW with a one-cycle schedule, and gradient clipping. pycocotools
+scores the weights of the last step at the images' own size, with ten thresholds and up to 500 detections per image. It
+is the number that `configs/nuclei_mask_rcnn.yaml` has to beat.
 
-The schedule needs the number of steps before it starts: they are fitted to the minutes by steps measured first. With
-`--steps` they are given, so that other work on the machine costs time and not steps.
+The schedule needs the number of steps before the training starts, so a few steps are measured first and the number is
+chosen for the given minutes. With `--steps` you give the number yourself; then other work on the machine costs time,
+not steps.
 """
 
 import argparse
 import json
 import time
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import timm
@@ -78,7 +78,8 @@ class CocoCrops(Dataset[tuple[Tensor, Target]]):
             "masks": tv_tensors.Mask(torch.from_numpy(np.array(masks, dtype=np.uint8).reshape(-1, *size))),
             "labels": torch.ones(len(boxes), dtype=torch.int64),
         }
-        return cast(tuple[Tensor, Target], self.transform(image, target))
+        moved: tuple[Tensor, Target] = self.transform(image, target)
+        return moved
 
 
 class Backbone(nn.Module):
@@ -99,11 +100,12 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         features = self.body(images)[-4:]
-        return cast(dict[str, Tensor], self.fpn({str(i): feature for i, feature in enumerate(features)}))
+        pyramid: dict[str, Tensor] = self.fpn({str(i): feature for i, feature in enumerate(features)})
+        return pyramid
 
 
 def freeze_norms(net: nn.Module) -> nn.Module:
-    """Batch norm with fixed statistics, as detection networks have it; timm's also hold the activation."""
+    """Batch norm with fixed statistics, as in detection networks; timm's layers also contain the activation."""
     for name, child in net.named_children():
         if isinstance(child, timm.layers.BatchNormAct2d):
             frozen = FrozenBatchNorm2d(child.num_features, eps=child.eps)
@@ -135,7 +137,7 @@ def build_model() -> MaskRCNN:
 
 
 def train(root: Path, options: argparse.Namespace) -> tuple[MaskRCNN, int, float]:
-    """The model, its steps, and the seconds of training."""
+    """The trained model, its number of steps, and the seconds that the training took."""
     dataset = CocoCrops(root, "train")
     loader = DataLoader(
         dataset,

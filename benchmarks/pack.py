@@ -1,15 +1,16 @@
-"""What does packing cost over reading the files at all: against a plain `tar` and one decode of every picture?
+"""What does packing cost, compared with a plain `tar` of the files and with decoding every image once?
 
     python benchmarks/pack.py ../shared/data/camvid [--rounds 7] [--workers 2]      # about four minutes
 
-Packing is `dist_seg.data.packing.pack` of the CamVid layout with all its checks: every image and mask decoded, class
-ids checked and counted, masks encoded, checksums, indexes, files synced to the disk. The peers are what nobody can do
-without: `tar` of the same files into one file, synced as well, and one decode by the same library (Pillow) of every
-picture, or of the images without the masks, in one process or in as many as packing has, which know nothing but Pillow.
-All start their processes within the time. They take turns, so that other work on the machine hits all of them; a
-ratio is of one round, and their median and range are printed. Core seconds are over all processes.
+Packing is `dist_seg.data.packing.pack` of the CamVid layout with all its checks: it decodes every image and mask,
+checks and counts class ids, encodes masks, writes checksums and indexes, and syncs files to the disk. The peers are the
+work that nobody can avoid: `tar` of the same files into one file, also synced, and decoding every image and mask (or
+only the images) once with the same library (Pillow), in one process or in as many as packing uses, which import nothing
+but Pillow. The time to start their processes counts for all. They take turns, so that other work on the machine affects
+all of them. A ratio is computed within one round; median and range of the rounds are printed. Core seconds are over all
+processes.
 
-Then where packing's time goes: milliseconds of one core a sample, for each of its parts.
+Also prints where packing's time goes: milliseconds of one core per sample, for each of its parts.
 """
 
 import argparse
@@ -54,7 +55,7 @@ def main() -> None:
     samples = source.samples()
     images = [sample.where for sample in samples]
     pictures = images + [sample.mask_where for sample in samples]
-    _decode(pictures, options.workers)  # all find the files in the page cache
+    _decode(pictures, options.workers)  # puts the files into the page cache for all
     rounds: list[dict[str, tuple[float, float]]] = []
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder)
@@ -111,7 +112,7 @@ def _decode(pictures: list[str], workers: int) -> None:
 
 
 def _spent(work: Callable[[], None]) -> tuple[float, float]:
-    """Seconds, and seconds of cores over all processes."""
+    """Wall seconds, and CPU seconds over all processes."""
     begin, core_begin = time.perf_counter(), _core_seconds()
     work()
     return time.perf_counter() - begin, _core_seconds() - core_begin
@@ -127,7 +128,7 @@ def _core_s(rounds: list[dict[str, tuple[float, float]]], name: str) -> float:
 
 
 def _parts(source: CamvidSource, samples: list[SampleRef]) -> dict[str, float]:
-    """What the steps of packing a sample cost by themselves."""
+    """The cost of each step of packing a sample."""
     pairs = [read_pair(sample) for sample in samples]
     masks = [source.load(sample).mask for sample in samples]
     ids = [checked_class_ids(mask, "", len(source.class_names), source.ignore_index) for mask in masks]

@@ -1,9 +1,9 @@
-"""What the plan of a very large data set costs a rank: memory, and the time to find any step's batch.
+"""What does the plan of a very large data set cost a rank: memory, and the time to find the batch of any step?
 
     python benchmarks/plan.py [--samples 10000000] [--shards 10000] [--classes 19] [--by-class]
 
-The peer in the same run is the usual way: a shuffled list of all sample numbers (numpy's permutation, as a
-DistributedSampler holds it), made anew for every epoch.
+The peer in the same run is the usual way: a shuffled list of all sample numbers (numpy's permutation, as in a
+DistributedSampler), made again for every epoch.
 """
 
 import argparse

@@ -1,14 +1,14 @@
-"""From a kill to the next new step, and the start-up against bare imports and model build, side by side.
+"""How long does a run take from a kill to its next new step? How does its start-up compare with a bare script's?
 
     python -m benchmarks.restart [--repeats 5] [--folder DIR] [--json FILE]
 
 Packs the synthetic data set, trains `configs/synthetic.yaml` on two ranks with a checkpoint every 5 steps, kills every
-process with SIGKILL a few steps beyond a checkpoint, and starts the same command again, over and over. Two times are
-taken from the kill: to the end of the restart's first step, and to that of the first step that had not been trained
-before. After each restart comes the peer, so that the two share what else the machine does: a bare script under
-torchrun that imports torch, torchvision, timm and DALI (where it is installed), builds the same model and makes a
-group of two. Both start-ups count from the start of rank 0's process, ours until it is ready for its first step with
-the checkpoint taken up. Median, smallest and largest of the repeats; parts are medians.
+process with SIGKILL a few steps after a checkpoint, and starts the same command again, several times. Two times are
+measured from the kill: to the end of the first step after the restart, and to the end of the first step that had not
+been trained before. The peer runs after each restart, so that both see the same load on the machine: a bare script
+under torchrun that imports torch, torchvision, timm and DALI (if it is installed), builds the same model and forms a
+group of two. Both start-ups count from the start of rank 0's process; ours ends when the checkpoint is loaded and the
+first step can begin. Prints median, smallest and largest of the repeats; for parts, the medians.
 """
 
 import argparse
@@ -50,7 +50,7 @@ dist.destroy_process_group()
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Restart:
-    """Seconds from one kill on."""
+    """Seconds since a kill."""
 
     first_step_s: float
     new_step_s: float
@@ -84,7 +84,7 @@ def _measure(folder: Path, repeats: int) -> dict[str, object]:
     process = _train(folder)
     try:
         for round_number in range(repeats + 1):
-            if round_number:  # The first start is no restart.
+            if round_number:  # The first start is not a restart.
                 restarts.append(_follow(process, folder / "run", killed_s, dying_s, last_step))
             _beyond_a_checkpoint(process, folder / "run")
             dying_s = _kill(process)
@@ -92,7 +92,7 @@ def _measure(folder: Path, repeats: int) -> dict[str, object]:
             if round_number:
                 peers.append(_peer_s(peer))
             if round_number < repeats:
-                # The peer has run since the kill, which counts as if it had not.
+                # The peer has run since the kill; its time is not counted.
                 killed_s = time.time() - dying_s
                 process = _train(folder)
     finally:
@@ -126,7 +126,7 @@ def _train(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> float:
-    """Kills a launcher and all that it has started; the seconds until none of them is left."""
+    """Kills a launcher and all its descendants; returns the seconds until none of them is left."""
     family = _with_descendants(process.pid)
     begin_s = time.monotonic()
     for pid in family:
@@ -151,7 +151,7 @@ def _with_descendants(root: int) -> list[int]:
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields behind the name of a process; empty where it is gone."""
+    """The fields after the name of a process; empty if the process has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -163,7 +163,7 @@ def _state(pid: int) -> str:
 
 
 def _last_start(run: Path) -> list[Record]:
-    """The records from the last start on; none before the first."""
+    """The records since the last start; none before the first."""
     records = read_log(run)
     starts = [at for at, record in enumerate(records) if isinstance(record.event, RunStarted)]
     return records[starts[-1] :] if starts else []
@@ -174,7 +174,7 @@ def _last_step(run: Path) -> int:
 
 
 def _beyond_a_checkpoint(process: "subprocess.Popen[bytes]", run: Path) -> None:
-    """Waits until this start has trained some steps after a whole checkpoint of its own."""
+    """Waits until this start has trained some steps beyond a checkpoint that it has committed itself."""
     deadline = time.monotonic() + _LIMIT_S
     while True:
         saved = [r.event.step for r in _last_start(run) if isinstance(r.event, CheckpointSaved)]
@@ -184,7 +184,7 @@ def _beyond_a_checkpoint(process: "subprocess.Popen[bytes]", run: Path) -> None:
 
 
 def _follow(process: "subprocess.Popen[bytes]", run: Path, killed_s: float, dying_s: float, last_step: int) -> _Restart:
-    """Waits for the first step of a restart that is new, and takes the times from the log."""
+    """Waits for the first new step of a restart, and reads the times from the log."""
     deadline = time.monotonic() + _LIMIT_S
     while True:
         records = _last_start(run)

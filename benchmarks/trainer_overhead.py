@@ -1,12 +1,12 @@
-"""Host time that the trainer adds to a step, against a bare loop with the same batch from memory.
+"""How much host time does the trainer add to a step, compared with a bare loop on the same batch from memory?
 
     python benchmarks/trainer_overhead.py [--model tiny|recipe] [--pairs 7]
 
 Both train the same network with the same optimiser in the same process, in alternating blocks of steps. The bare loop
-is forward, loss, backward, optimiser. The trainer does the same and all it is there for: seeding, running statistics,
-clipping, moving average, finite check, account of time, and every sink (JSON lines, Prometheus, TensorBoard,
-progress). One rank: what ranks wait for each other, checkpoints and digests of the weights are not in it. Prints the
-added milliseconds a step and the ratio, median and spread of the pairs.
+does forward, loss, backward and optimiser. The trainer does the same and all its other work: seeding, running
+statistics, clipping, moving average, finite check, time account, and every sink (JSON lines, Prometheus, TensorBoard,
+progress). There is one rank, so waiting for other ranks is not included; neither are checkpoints and digests of the
+weights. Prints the milliseconds added per step and the ratio: median and spread of the pairs.
 """
 
 import argparse
@@ -49,7 +49,7 @@ _CLASSES = 11
 
 
 def one_convolution(config: ModelConfig, num_classes: int) -> nn.Module:
-    """The smallest network there is: nothing but host time remains of its step."""
+    """The smallest possible network: only host time remains of its step."""
     return nn.Conv2d(3, num_classes, 1)
 
 
@@ -144,7 +144,7 @@ def _trainer_block(config: Config, folder: Path, block: int) -> Callable[[], flo
         marks.append(time.perf_counter())
 
     class PausedError(Exception):
-        """Ends a block of steps between two of them."""
+        """Ends a block between two steps."""
 
     progress = Progress()
 

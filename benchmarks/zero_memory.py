@@ -1,20 +1,21 @@
-"""What a rank holds for its training under ZeRO, stages 0 to 3 at 1, 2 and 4 ranks, beside the formula of `--dry-run`.
+"""What does a rank hold for training under ZeRO, stages 0 to 3 at 1, 2 and 4 ranks, compared with `--dry-run`?
 
     python -m benchmarks.zero_memory [--stages 0 1 2 3] [--ranks 1 2 4] [--micro-batches 1] [--json FILE]
 
-32 linear layers of 1024x1024 without a bias (128 MiB of weights) on a batch of one row: next to no activations. AdamW,
-DeepSpeed over gloo, every combination in processes of its own. Counted are the storages of live tensors, each once,
-that were not there before the model was made, at three points of the last step:
+The model is 32 linear layers of 1024x1024 without bias (128 MiB of weights), on a batch of one row, so activations are
+negligible. The optimiser is AdamW; DeepSpeed runs over gloo, with separate processes for every combination. The
+benchmark counts the storages of live tensors, each once, that did not exist before the model was made, at three points
+of the last step:
 
-- backward: after a micro-batch's backward pass, when the gradients live where it leaves them; the largest of a step's;
-- update: inside the step, just before AdamW moves the weights;
-- step: after the step, when weights, masters and moments remain, and what DeepSpeed keeps of the gradients.
+- backward: after a micro-batch's backward pass, when the gradients live where it leaves them; the largest of a step;
+- update: inside the step, just before AdamW updates the weights;
+- step: after the step, when weights, masters, moments and the gradients that DeepSpeed keeps remain.
 
-The formula (`dist_seg/capacity/estimate.py`) counts weights, gradients, masters and moments together, so it is compared
-with the largest of the three. With their defaults of 500 M elements, DeepSpeed's buckets would outweigh the model; here
-they have 1 M (4 MiB), and what remains of them is part of the measured figures. RSS is the growth of the process after
-the step and at its peak during the last step: it includes AdamW's intermediate results, which no tensor count sees. The
-figures are those of the rank that holds most.
+The formula of `--dry-run` (`dist_seg/capacity/estimate.py`) counts weights, gradients, masters and moments together, so
+it is compared with the largest of the three. With their defaults of 500 M elements, DeepSpeed's buckets would outweigh
+the model; here they have 1 M (4 MiB), and what remains of them is part of the measured figures. RSS is the growth of
+the process after the step and at its peak during the last step: it includes AdamW's intermediate results, which no
+tensor count sees. The figures are those of the rank that holds most.
 """
 
 import argparse
@@ -25,7 +26,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -56,7 +56,7 @@ _BUCKETS = {
 
 @dataclass(frozen=True, kw_only=True)
 class _Row:
-    """MiB of the rank that holds most."""
+    """MiB on the rank that holds most."""
 
     stage: int
     ranks: int
@@ -110,10 +110,10 @@ def _config(buckets: Path, stage: int, lanes: int) -> Config:
 
 
 class _Watched(torch.optim.AdamW):
-    """Looks around before each update."""
+    """Takes a measurement before each update."""
 
     def __init__(self, parameters: list[nn.Parameter], look: Callable[[], None]) -> None:
-        super().__init__([{"params": parameters, "base_lr": 1e-4}])  # As `build_optimizer` has it.
+        super().__init__([{"params": parameters, "base_lr": 1e-4}])  # As in `build_optimizer`.
         self._look = look
 
     def step(self, closure: object = None) -> None:  # type: ignore[override]  # No closure is ever given.
@@ -129,7 +129,7 @@ def _rank(rank: int, folder: str, stage: int, ranks: int, micro_batches: int) ->
     world = World(rank=rank, size=ranks, local_rank=rank, local_size=ranks)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=ranks)
     config = _config(buckets, stage, ranks * micro_batches)
-    # A small model first: libraries are then loaded, and gloo's connections made.
+    # A small model first, so that libraries are loaded and gloo's connections are open.
     _train(config, world, layers=1, side=8, micro_batches=micro_batches)
     figures = _train(config, world, layers=_LAYERS, side=_SIDE, micro_batches=micro_batches)
     Path(folder, f"{rank}.json").write_text(json.dumps(figures))
@@ -164,11 +164,13 @@ def _train(config: Config, world: World, *, layers: int, side: int, micro_batche
     )
     inputs = torch.randn(1, side)
     for _ in range(_STEPS):
-        Path("/proc/self/clear_refs").write_text("5")  # The peak of RSS begins anew.
+        Path("/proc/self/clear_refs").write_text("5")  # Resets the peak of RSS.
         figures["backward"] = 0.0
         for number in range(micro_batches):
             last = number == micro_batches - 1
-            loss = cast(torch.Tensor, strategy.forward(inputs, last=last)).square().mean()
+            outputs = strategy.forward(inputs, last=last)
+            assert isinstance(outputs, torch.Tensor)
+            loss = outputs.square().mean()
             strategy.backward(loss, last=last)
             loss = loss.detach()
             figures["backward"] = max(figures["backward"], held())
@@ -180,16 +182,16 @@ def _train(config: Config, world: World, *, layers: int, side: int, micro_batche
 
 
 def _storages() -> dict[int, int]:
-    """Bytes of the storages of all live tensors, by where they lie."""
+    """Bytes of the storages of all live tensors, by their device."""
     tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
-    # A gradient that nothing in Python has asked for yet is an object only once it is.
+    # A gradient becomes a Python object only once it is asked for.
     tensors += [tensor.grad for tensor in tensors if tensor.is_leaf and tensor.grad is not None]
     storages = [tensor.untyped_storage() for tensor in tensors]
     return {storage.data_ptr(): storage.nbytes() for storage in storages if storage.nbytes()}
 
 
 def _give_freed_memory_back() -> None:
-    """Else glibc keeps what is freed for later, and RSS says nothing of what is in use."""
+    """Returns freed memory to the system. Otherwise glibc keeps it, and RSS does not show what is in use."""
     m_mmap_threshold = -3
     ctypes.CDLL(None).mallopt(m_mmap_threshold, _MIB)
 
