@@ -1,10 +1,11 @@
-"""A bootstrap interval for COCO's average precision: how far it would differ on other images.
+"""A bootstrap interval for COCO's average precision (AP): how far it would differ on other images.
 
-The evaluator does not say which detections it matched with which objects. They are matched here again, image by image,
-and the AP of every resample follows from the matches without evaluating it anew.
+The evaluator does not say which detections it matched with which objects. This module repeats the matching image by
+image, and computes the AP of every resample from the matches.
 
-In arrays B is the resamples, T the IoU thresholds, I the images, N the detections of one class in all images by falling
-score, M those of them that found an object; D the detections and G the objects of one class in one image.
+Letters after the names of arrays: B resamples, T IoU thresholds, I images in the order of their keys, N detections of
+one class in all images by falling score, M those of them that found an object; D detections and G objects of one class
+in one image.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,13 +32,13 @@ class ClassMatches:
     """The detections of one class that has objects other than crowds."""
 
     images: NDArray[np.int64]
-    """(N,) where each detection's image stands in the order of keys."""
+    """(N,) index in I of each detection's image."""
     hits: NDArray[np.bool_]
-    """(T, N) it found an object that counts."""
+    """(T, N) whether the detection found an object that is not a crowd."""
     counted: NDArray[np.bool_]
-    """(T, N) it is right or wrong; what lies in a crowd is neither."""
+    """(T, N) whether the detection counts as right or wrong; inside a crowd it is neither."""
     objects: NDArray[np.int64]
-    """(I,) objects to be found in each image."""
+    """(I,) number of objects to find in each image."""
 
 
 def ap_interval(
@@ -62,9 +63,9 @@ def ap_interval(
 
 
 def average_precision(matches: Sequence[ClassMatches], times_BI: NDArray[np.int64]) -> NDArray[np.float64]:
-    """COCO's AP (B,) of resamples that hold image i `times_BI[b, i]` times; NaN for a resample without objects.
+    """COCO's AP (B,) of the resamples that hold image i `times_BI[b, i]` times; NaN for a resample without objects.
 
-    Equal to the evaluation of copied images, whose detections of equal score are ordered as their images are.
+    It equals an evaluation of copied images in which detections of equal score keep the order of their images.
     """
     sums_B = np.zeros(len(times_BI))
     present_B = np.zeros(len(times_BI), dtype=np.int64)
@@ -80,9 +81,9 @@ def average_precision(matches: Sequence[ClassMatches], times_BI: NDArray[np.int6
 
 
 def _class_precision(match: ClassMatches, times_BI: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The AP (B,) of one class: the mean over thresholds and recall levels of the best precision from there on.
+    """The AP (B,) of one class: mean over thresholds and recall levels of the best precision at that recall or above.
 
-    Only detections that found an object raise precision and recall, so the curve's corners are theirs.
+    Only detections that found an object raise the precision and the recall, so the curve has its corners there.
     """
     objects_B1 = np.maximum(times_BI @ match.objects, 1)[:, None]
     times_BN = times_BI[:, match.images]
@@ -102,14 +103,14 @@ def _class_precision(match: ClassMatches, times_BI: NDArray[np.float64]) -> NDAr
 
 
 def match_images(images: Sequence[ImageInstances], overlaps: Overlaps, *, max_detections: int) -> list[ClassMatches]:
-    """The matches of every class that has objects, by class id.
+    """The matches of every class that has objects, in the order of class ids.
 
-    overlaps: of these images, for at least `max_detections` detections each.
+    overlaps: those of these images, with at least `max_detections` detections per image and class.
     """
     ordered = sorted(images, key=lambda image: image.key)
     keys = [image.key for image in ordered]
-    crowds = [_by_class((thing.class_id, thing.crowd) for thing in image.truth_by_class) for image in ordered]
-    scores = [_by_class((thing.class_id, thing.score) for thing in image.predictions) for image in ordered]
+    crowds = [_by_class((instance.class_id, instance.crowd) for instance in image.truth_by_class) for image in ordered]
+    scores = [_by_class((instance.class_id, instance.score) for instance in image.predictions) for image in ordered]
     classes = {class_id for found in crowds for class_id, flags in found.items() if not all(flags)}
     matches = []
     for class_id in sorted(classes):
@@ -151,10 +152,10 @@ def _match_class(
 def match_detections(
     overlap_DG: NDArray[np.float64], crowd_G: NDArray[np.bool_]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """COCO's greedy matching in one image: which detections are matched, and which of these to a crowd; (T, D) each.
+    """COCO's greedy matching in one image: which detections are matched, and which of them with a crowd; (T, D) each.
 
-    overlap_DG: detections by falling score; no objects (D, 0) where either is missing. A detection takes the free
-    object that it overlaps most (of equals the last), only else a crowd, which stays free.
+    overlap_DG: detections by falling score; (D, 0) without objects. A detection is matched with the free object that it
+    overlaps most (the last of equals). If no object is left it is matched with a crowd, which stays free.
     """
     matched_TD, ignored_TD = _none(len(overlap_DG)), _none(len(overlap_DG))
     if not overlap_DG.size:

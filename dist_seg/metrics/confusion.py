@@ -1,7 +1,7 @@
 """Exact semantic metrics from one integer confusion matrix.
 
-C is the number of classes; in every matrix rows are the truth and columns the prediction. Sums of integers do not
-depend on their order, so the numbers are the same on any number of ranks.
+C is the number of classes. The rows of every matrix are the truth, the columns the prediction. Sums of integers do not
+depend on their order, so the scores are the same on any number of ranks.
 """
 
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ PixelCounts = NDArray[np.int64] | NDArray[np.float64]
 def confusion_matrix(
     prediction: torch.Tensor, truth: torch.Tensor, num_classes: int, ignore_index: int
 ) -> torch.Tensor:
-    """Counts of (truth, prediction) pairs: (C, C) int64, on the tensors' device.
+    """The number of pixels for each pair of truth and prediction: (C, C) int64, on the tensors' device.
 
-    prediction, truth: integer class ids of equal shape; pixels whose truth is `ignore_index` are left out. Raises
-    ValueError for shapes that differ and for class ids outside [0, C).
+    prediction, truth: integer class ids of equal shape, on one device. Pixels whose truth is `ignore_index` are left
+    out. Raises ValueError if the shapes differ or if a class id is outside [0, C).
     """
     if prediction.shape != truth.shape:
         raise ValueError(f"prediction {tuple(prediction.shape)} and truth {tuple(truth.shape)} differ in shape")
@@ -45,25 +45,27 @@ def confusion_matrix(
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationScores:
-    """Scores of a confusion matrix. Per-class tuples hold None for a class absent from truth and prediction."""
+    """Scores in [0, 1] of a confusion matrix. In tuples, by class id, None stands for a class in neither truth nor
+    prediction."""
 
     pixel_accuracy: float
     mean_accuracy: float
-    """Mean over the classes that the truth has."""
+    """Mean of `class_accuracy` over the classes in the truth."""
     miou: float
-    """Mean over the classes that truth or prediction has."""
+    """Mean IoU over the classes in truth or prediction."""
     frequency_weighted_iou: float
+    """Mean of the IoUs, weighted by the classes' pixels in the truth."""
     mean_dice: float
     iou: tuple[float | None, ...]
     dice: tuple[float | None, ...]
     class_accuracy: tuple[float | None, ...]
-    """Recall of each class; None where the truth lacks it."""
+    """Recall of each class; None for a class that is not in the truth."""
     absent: tuple[int, ...]
-    """Classes left out of the means, by id."""
+    """Ids of the classes in neither truth nor prediction; the means leave them out."""
 
 
 def segmentation_scores(matrix: NDArray[np.int64]) -> SegmentationScores:
-    """All scores of a (C, C) confusion matrix; NaN for means over nothing."""
+    """The scores of a (C, C) confusion matrix; means over no class are NaN."""
     counts = matrix.astype(np.int64)
     hits, truth, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
     union = truth + predicted - hits
@@ -91,13 +93,13 @@ def segmentation_scores(matrix: NDArray[np.int64]) -> SegmentationScores:
 
 
 def intersection_and_union(matrices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Per image and class, (N, C) each, of (N, C, C) confusion matrices."""
+    """Pixels in the intersection and in the union of each class, (N, C) each, from N confusion matrices (N, C, C)."""
     hits = np.diagonal(matrices, axis1=1, axis2=2)
     return hits, matrices.sum(axis=2) + matrices.sum(axis=1) - hits
 
 
 def mean_iou(intersection: PixelCounts, union: PixelCounts) -> NDArray[np.float64]:
-    """Over the last axis (classes), classes of empty union left out; NaN where none is left."""
+    """The mean IoU over the last axis, the classes; those with an empty union are left out. NaN if none is left."""
     present = union > 0
     iou = np.where(present, intersection / np.maximum(union, 1), 0.0)
     counted = present.sum(axis=-1)

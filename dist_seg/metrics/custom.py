@@ -1,4 +1,4 @@
-"""Metrics of the user's own, exact at any number of ranks because all they keep is a sum."""
+"""The user's own metrics. They are exact at any number of ranks because all they keep is a sum over images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
@@ -15,42 +15,47 @@ _SETTING = "eval.metrics"
 
 @runtime_checkable
 class AdditiveMetric(Protocol):
-    """What the function at a dotted path of `eval.metrics` returns."""
+    """What a function named in `eval.metrics` must return."""
 
     def of_image(self, prediction: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-        """One image's contribution, a 1-D tensor of a fixed length; integers are summed exactly.
+        """One image's contribution: a 1-D tensor of a fixed length. Integers are summed exactly.
 
-        prediction, truth: (H, W) int64 class ids of the image's own size; the truth has the ignore index.
+        prediction, truth: int64 class ids (H, W) at the image's own size; the truth may hold the ignore index. Labels
+        that may overlap come as bool and uint8 (K, H, W), instances as maps of classes with 0 for the background.
         """
         ...
 
     def result(self, total: torch.Tensor) -> Mapping[str, float]:
-        """Numbers by name, from the sum over all images, in double precision or int64."""
+        """The metric's numbers by name; total: the sum of all images' contributions, float64 or int64."""
         ...
 
 
 def build_metrics(paths: Sequence[str], class_names: tuple[str, ...], ignore_index: int) -> list[AdditiveMetric]:
-    """Calls the function at each dotted path with class names and ignore index. Raises ConfigError that names it."""
+    """Calls the function at each dotted path with the class names and the ignore index.
+
+    Raises ConfigError, which names the path, if there is no such function or if it does not return a metric.
+    """
     return [_build(path, class_names, ignore_index) for path in paths]
 
 
 def _build(path: str, class_names: tuple[str, ...], ignore_index: int) -> AdditiveMetric:
     metric = import_function(path, _SETTING)(class_names, ignore_index)
-    if isinstance(metric, AdditiveMetric):
-        return metric
-    missing = next(name for name in ("of_image", "result") if not hasattr(metric, name))
-    raise ConfigError(f"{_SETTING}: {path} returned a {type(metric).__name__}, which has no method {missing}()")
+    for method in ("of_image", "result"):
+        if not callable(getattr(metric, method, None)):
+            raise ConfigError(f"{_SETTING}: {path} returned a {type(metric).__name__}, which has no method {method}()")
+    assert isinstance(metric, AdditiveMetric)
+    return metric
 
 
 class MetricSums:
-    """The sums of several metrics over the images of a rank."""
+    """The sums of several metrics over the images of one rank."""
 
     def __init__(self, metrics: Sequence[AdditiveMetric]) -> None:
         self._metrics = metrics
         self._sums: list[torch.Tensor | None] = [None] * len(metrics)
 
     def update(self, prediction: torch.Tensor, truth: torch.Tensor) -> None:
-        """As `AdditiveMetric.of_image`."""
+        """Adds one image; shapes as in `AdditiveMetric.of_image`."""
         for i, metric in enumerate(self._metrics):
             part = metric.of_image(prediction, truth).detach().cpu()
             part = part.double() if part.is_floating_point() else part.long()
@@ -58,7 +63,7 @@ class MetricSums:
             self._sums[i] = part if before is None else before + part
 
     def reduce(self) -> dict[str, float]:
-        """All metrics' numbers over the images of all ranks. A collective; a metric without any image has none."""
+        """The numbers of all metrics over the images of all ranks; without images there are none. A collective."""
         numbers: dict[str, float] = {}
         for metric, own in zip(self._metrics, self._sums, strict=True):
             own_form = None if own is None else [len(own), own.is_floating_point()]

@@ -1,4 +1,7 @@
-"""What instance metrics are made of: true and predicted objects by image, gathered from all ranks as run lengths."""
+"""The annotated and the predicted objects of an image, as run lengths.
+
+They are gathered from all ranks for COCO's metrics, and painted into one map of classes for the IoU of classes.
+"""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -14,17 +17,17 @@ from dist_seg.masks.rle import boxes_and_areas, decode_mask
 from dist_seg.runtime.documents import convert
 
 PIECE_BYTES = 16 * 1024 * 1024
-"""What one collective of `gather_images` carries for a rank, at most."""
+"""Most bytes that one collective of `gather_images` carries for a rank."""
 
 BACKGROUND = 0
 IGNORED = 255
-"""What `class_map` holds where no object is, and in a crowd."""
+"""The values of `class_map` without an object and in a crowd."""
 
 Box = tuple[float, float, float, float]
 """x, y, width, height in pixels."""
 
 _Row = tuple[str, int, int, list[tuple[int, bool, float, Box, str]], list[tuple[int, float, Box, str]]]
-"""An `ImageInstances` for the way between ranks: its fields in their order."""
+"""The fields of an `ImageInstances` in their order, to be sent between ranks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +47,11 @@ class TrueInstance:
     """An annotated object."""
 
     class_id: int
-    """From 0; negative for a crowd of every class."""
+    """From 0; negative for a crowd that stands for every class."""
     crowd: bool
-    """A region of many objects, not told apart: what is found in it counts neither for nor against."""
+    """A region of many objects that are not separated: detections in it count as neither right nor wrong."""
     area: float
-    """In pixels, as annotated: small, medium and large objects are told apart by it."""
+    """In pixels, as annotated. It decides whether the object is small, medium or large."""
     bbox: Box
     rle: str
     """COCO's compressed run lengths for the image's size."""
@@ -56,45 +59,48 @@ class TrueInstance:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageInstances:
-    """An image's objects and what a model makes of it."""
+    """An image's annotated objects, and those that a model predicts."""
 
     key: str
     height: int
     width: int
     truth: tuple[TrueInstance, ...]
     predictions: tuple[ScoredInstance, ...]
-    """Of equal scores the earlier is taken for the better one."""
+    """If scores are equal, the earlier prediction ranks higher."""
 
     @property
     def truth_by_class(self) -> list[TrueInstance]:
-        """The truth, with a crowd of every class as one of each class that was predicted; of others it says nothing."""
+        """The truth, with a crowd of every class replaced by one crowd for each predicted class.
+
+        For the other classes a crowd makes no difference.
+        """
         predicted = sorted({found.class_id for found in self.predictions})
         return [
-            replace(thing, class_id=class_id)
-            for thing in self.truth
-            for class_id in (predicted if thing.class_id < 0 else [thing.class_id])
+            replace(instance, class_id=class_id)
+            for instance in self.truth
+            for class_id in (predicted if instance.class_id < 0 else [instance.class_id])
         ]
 
 
 def class_map(
     image: ImageInstances, which: Literal["truth", "predictions"], num_classes: int, score_threshold: float = 0.5
 ) -> NDArray[np.uint8]:
-    """Class ids (height, width): 0 is the background, class c of the instances is c + 1; 255, in the truth, crowds.
+    """The instances painted into one map (height, width): 0 is the background, c + 1 class c, and 255 a crowd.
 
-    Where predictions overlap, the one with the highest score is on top (of equals the first); those with a score below
-    the threshold are left out. Where true objects overlap, the one with the smallest mask is on top.
+    Predictions below the threshold are left out. If predictions overlap, the one with the highest score is on top (the
+    first of equals); if annotated objects overlap, the one with the smallest mask.
     """
     assert num_classes < IGNORED
     if which == "truth":
-        # Not by the area as annotated, which may be anything.
-        pixels = boxes_and_areas([thing.rle for thing in image.truth], image.height, image.width)[1]
+        # The annotated area may be wrong, so the pixels are counted.
+        pixels = boxes_and_areas([instance.rle for instance in image.truth], image.height, image.width)[1]
         ordered = [image.truth[index] for index in np.argsort(-pixels, kind="stable")]
-        layers = [(IGNORED if thing.crowd else thing.class_id + 1, thing.rle) for thing in ordered]
+        layers = [(IGNORED if instance.crowd else instance.class_id + 1, instance.rle) for instance in ordered]
     else:
-        kept = [thing for thing in image.predictions if thing.score >= score_threshold]
-        best_first = sorted(kept, key=lambda thing: -thing.score)
-        layers = [(thing.class_id + 1, thing.rle) for thing in reversed(best_first)]
-    painted = np.full((image.height, image.width), BACKGROUND, dtype=np.uint8, order="F")  # as decoded masks lie
+        kept = [instance for instance in image.predictions if instance.score >= score_threshold]
+        best_first = sorted(kept, key=lambda instance: -instance.score)
+        layers = [(instance.class_id + 1, instance.rle) for instance in reversed(best_first)]
+    painted = np.full((image.height, image.width), BACKGROUND, dtype=np.uint8, order="F")  # the layout of decoded masks
     for value, rle in layers:
         assert 0 < value <= num_classes or value == IGNORED
         np.copyto(painted, np.uint8(value), where=decode_mask(rle, image.height, image.width))
@@ -102,10 +108,9 @@ def class_map(
 
 
 def gather_images(own: Sequence[ImageInstances], *, piece_bytes: int = PIECE_BYTES) -> list[ImageInstances]:
-    """The images of all ranks, sorted by key, on every rank. A collective, also for a rank without images.
+    """The images of all ranks, sorted by key, on every rank. A collective, which a rank without images joins too.
 
-    It goes in pieces of at most `piece_bytes` a rank, or one image where that alone is larger. No two images may have
-    one key.
+    Each collective carries at most `piece_bytes` per rank, or one image if that is larger. Keys must be unique.
     """
     pieces = list(_pieces(own, piece_bytes))
     rounds = max(convert(gather_json(len(pieces)), list[int], "pieces of images"))
@@ -141,7 +146,7 @@ def _to_row(image: ImageInstances) -> _Row:
 
 
 def _as_floats(box: Box) -> Box:
-    """Plain floats: a box may hold those of NumPy, which json does not write."""
+    """Plain floats, because json does not write NumPy's float32."""
     x, y, width, height = box
     return float(x), float(y), float(width), float(height)
 

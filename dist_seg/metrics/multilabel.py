@@ -1,6 +1,6 @@
-"""Exact metrics of labels that may overlap: for every label its four counts, summed as integers.
+"""Exact metrics of labels that may overlap, from four integer counts per label.
 
-K is the number of labels. Sums of integers do not depend on their order, so the numbers are the same on any number of
+K is the number of labels. Sums of integers do not depend on their order, so the scores are the same on any number of
 ranks.
 """
 
@@ -12,45 +12,45 @@ from numpy.typing import NDArray
 
 
 def label_counts(prediction: torch.Tensor, truth: torch.Tensor, ignore_index: int) -> torch.Tensor:
-    """(K, 4) int64: true positives, false positives, false negatives, true negatives of each label.
+    """(K, 4) int64: true positives, false positives, false negatives and true negatives of each label, in pixels.
 
-    prediction: (K, H, W) bool. truth: (K, H, W) integers, 1 where the label is; pixels of `ignore_index` are left out
-    of that label's counts. Raises ValueError for shapes that differ.
+    prediction: (K, H, W) bool. truth: (K, H, W) integers, 1 where the label is present; where it holds `ignore_index`
+    the pixel is left out of that label's counts. Raises ValueError if the shapes differ.
     """
     if prediction.shape != truth.shape:
         raise ValueError(f"prediction {tuple(prediction.shape)} and truth {tuple(truth.shape)} differ in shape")
-    there, valid = truth == 1, truth != ignore_index
+    present, valid = truth == 1, truth != ignore_index
     found = prediction & valid
-    hits = (found & there).flatten(1).sum(dim=1)
-    predicted, positive, counted = (x.flatten(1).sum(dim=1) for x in (found, there, valid))
+    hits = (found & present).flatten(1).sum(dim=1)
+    predicted, positive, counted = (x.flatten(1).sum(dim=1) for x in (found, present, valid))
     return torch.stack([hits, predicted - hits, positive - hits, counted - predicted - positive + hits], dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MultiLabelScores:
-    """Scores of the counts of K labels. By label, None for one that is absent from truth and prediction."""
+    """Scores in [0, 1] of K labels. In tuples, by label, None stands for a label in neither truth nor prediction."""
 
     iou: tuple[float | None, ...]
     dice: tuple[float | None, ...]
     class_accuracy: tuple[float | None, ...]
-    """Recall; None where the truth lacks the label."""
+    """Recall of each label; None for a label that is not in the truth."""
     precision: tuple[float | None, ...]
-    """None where nothing was predicted."""
+    """None for a label that was not predicted."""
     miou: float
     mean_dice: float
-    """Means over the labels that truth or prediction has."""
+    """Means over the labels in truth or prediction."""
     mean_accuracy: float
-    """Mean over the labels that the truth has."""
+    """Mean of `class_accuracy` over the labels in the truth."""
     pixel_accuracy: float
-    """Share of the answers, one for every pixel and label, that are right."""
+    """Share of the pairs of pixel and label that are predicted right."""
     frequency_weighted_iou: float
-    """Mean of the IoUs, weighted with the labels' true pixels."""
+    """Mean of the IoUs, weighted by the labels' pixels in the truth."""
     absent: tuple[int, ...]
-    """Labels left out of the means, by their places."""
+    """Indices of the labels in neither truth nor prediction; the means leave them out."""
 
 
 def multilabel_scores(counts: NDArray[np.int64]) -> MultiLabelScores:
-    """All scores of (K, 4) counts; NaN for means over nothing."""
+    """The scores of counts (K, 4), see `label_counts`; means over no label are NaN."""
     hits, false_positives, false_negatives, rest = (counts[:, i].astype(np.int64) for i in range(4))
     truth, predicted = hits + false_negatives, hits + false_positives
     union = truth + false_positives
@@ -75,5 +75,5 @@ def multilabel_scores(counts: NDArray[np.int64]) -> MultiLabelScores:
 
 
 def _mean(values: tuple[float | None, ...]) -> float:
-    there = [value for value in values if value is not None]
-    return float(np.mean(there)) if there else float("nan")
+    defined = [value for value in values if value is not None]
+    return float(np.mean(defined)) if defined else float("nan")

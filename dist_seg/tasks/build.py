@@ -1,4 +1,4 @@
-"""From a configuration to its task."""
+"""Builds the task that a configuration names."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from dist_seg.tasks.task import Task
 
 
 def build_task(config: Config, classes: ClassInfo, class_pixels: Sequence[int] = ()) -> Task:
-    """The task that `config.task` names."""
+    """The task of `config.task`. class_pixels: pixels of every class in the training split; semantic training only."""
     match config.task:
         case "semantic":
             return SemanticTask(config, classes, class_pixels)
@@ -21,4 +21,4 @@ def build_task(config: Config, classes: ClassInfo, class_pixels: Sequence[int] =
         case "instance":
             return InstanceTask(config, classes)
         case "auto":
-            raise ConfigError("task=auto: it must be settled by the data first")
+            raise ConfigError("task=auto: the task must be chosen from the data before it is built")

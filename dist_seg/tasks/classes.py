@@ -1,4 +1,4 @@
-"""The classes that a task is about, from a data set or a checkpoint."""
+"""The classes of a task, taken from a data set or a checkpoint."""
 
 from dataclasses import dataclass
 
@@ -8,16 +8,17 @@ from dist_seg.data.view.taxonomy import align_classes
 
 @dataclass(frozen=True, kw_only=True)
 class ClassInfo:
-    """What a model must know of its data's classes; kept in every checkpoint."""
+    """The classes that a model predicts; every checkpoint keeps them."""
 
     names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     ignore_index: int
     category_ids: tuple[int, ...] | None = None
-    """Of instances: each class's id in results in COCO's format."""
+    """Instances only: the id of each class in COCO's results; None to number the classes from 1."""
 
 
 def class_info(view: DataView) -> ClassInfo:
+    """The classes of a run's data."""
     return ClassInfo(
         names=view.class_names,
         palette=view.palette,
@@ -27,12 +28,12 @@ def class_info(view: DataView) -> ClassInfo:
 
 
 def with_classes(view: DataView, classes: ClassInfo) -> DataView:
-    """The data with a model's classes in the model's order. It may lack some; it must not have others."""
+    """The data with its classes in a model's order. It may lack some of them, but must not have other classes."""
     return align_classes(view, classes.names, classes.palette, classes.category_ids, classes.ignore_index)
 
 
 def manifest_meta(view: DataView) -> dict[str, object]:
-    """What a checkpoint keeps of the training data's view."""
+    """What a checkpoint records about the training data; JSON-ready."""
     return {
         "hash": view.hash,
         "task": view.task,

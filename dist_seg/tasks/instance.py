@@ -1,4 +1,4 @@
-"""Instance segmentation: every object by itself, with a class, a score, a box and a mask."""
+"""Instance segmentation: a class, a score, a box and a mask for every object."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -117,24 +117,24 @@ class InstanceTask:
 
     def draw(self, image_HWC: NDArray[np.uint8], prediction: Prediction, batch: Batch) -> Drawing:
         """Draws the predicted objects that also count in the map of classes."""
-        least, num_classes = self._config.eval.merge_threshold, len(self._classes.names)
+        min_score, num_classes = self._config.eval.merge_threshold, len(self._classes.names)
         assert not isinstance(prediction, torch.Tensor)
         image = image_instances(batch.keys[0], batch.annotations[0], prediction[0])
         truth = [
             DrawnObject(
-                box=thing.bbox,
-                rle=thing.rle,
-                label=self._label(thing.class_id, "crowd" if thing.crowd else ""),
-                ignored=thing.crowd,
+                box=instance.bbox,
+                rle=instance.rle,
+                label=self._label(instance.class_id, "crowd" if instance.crowd else ""),
+                ignored=instance.crowd,
             )
-            for thing in image.truth
+            for instance in image.truth
         ]
         return Drawing(
             truth=draw_objects(image_HWC, truth),
-            prediction=self.draw_instances(image_HWC, [p for p in image.predictions if p.score >= least]),
+            prediction=self.draw_instances(image_HWC, [p for p in image.predictions if p.score >= min_score]),
             errors=class_errors(
                 class_map(image, "truth", num_classes),
-                class_map(image, "predictions", num_classes, least),
+                class_map(image, "predictions", num_classes, min_score),
                 IGNORED,
             ),
         )
@@ -145,8 +145,10 @@ class InstanceTask:
         return draw_objects(
             image_HWC,
             [
-                DrawnObject(box=thing.bbox, rle=thing.rle, label=self._label(thing.class_id, f"{thing.score:.2f}"))
-                for thing in instances
+                DrawnObject(
+                    box=instance.bbox, rle=instance.rle, label=self._label(instance.class_id, f"{instance.score:.2f}")
+                )
+                for instance in instances
             ],
         )
 
@@ -184,7 +186,7 @@ class InstanceMetric:
             self._images.append(image)
 
     def reduce(self) -> EvalResult:
-        of_map = self._map.reduce()
+        map_result = self._map.reduce()
         images = gather_images(self._images)
         # On one rank only: it takes seconds if images have hundreds of objects.
         scored = convert(on_main(lambda: asdict(self._score(images))), _Scored, "instance scores")
@@ -195,19 +197,19 @@ class InstanceMetric:
         }
         by_name = {f"mask_ap/{name}": ap for name, ap in class_ap.items() if ap is not None}
         return EvalResult(
-            headline={**headline, **of_map.headline, **by_name},
+            headline={**headline, **map_result.headline, **by_name},
             score_name="mask_ap",
-            document={**document, **of_map.document},
-            images=of_map.images,
+            document={**document, **map_result.document},
+            images=map_result.images,
         )
 
     def _score(self, images: Sequence[ImageInstances]) -> _Scored:
-        most = head_sizes(self._config.mask_rcnn).detections_per_image
-        scores = score_images(images, self._classes.names, max_detections=most)
+        max_detections = head_sizes(self._config.mask_rcnn).detections_per_image
+        scores = score_images(images, self._classes.names, max_detections=max_detections)
         interval = ap_interval(
             images,
             scores.mask_overlaps,
-            max_detections=most,
+            max_detections=max_detections,
             num_resamples=self._config.eval.bootstrap_samples,
             seed=self._config.train.seed,
         )

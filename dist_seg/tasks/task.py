@@ -1,4 +1,4 @@
-"""What differs between kinds of training, and nothing else."""
+"""The protocol of a task: everything that differs between semantic, multi-label and instance segmentation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +15,12 @@ from dist_seg.metrics.instances import ScoredInstance
 from dist_seg.tasks.classes import ClassInfo
 
 ModelOutput = torch.Tensor | Mapping[str, torch.Tensor]
-"""What a network gives in training: logits, or the losses that it computes itself."""
+"""What a network returns in training: logits, or losses that it computes itself, by name."""
 Forward = Callable[..., ModelOutput]
-"""The network's forward pass as the engine runs it: images, normalised, and whatever else the network takes."""
+"""The network's forward pass as the engine runs it. It takes normalised images, and the network's other arguments."""
 Prediction = torch.Tensor | Sequence[Sequence[ScoredInstance]]
-"""Of some images: class ids (N, H, W), or each image's instances, the surest first."""
+"""Predictions for N images: class ids (N, H, W) int64, labels (N, K, H, W) bool, or each image's instances by falling
+score."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +52,16 @@ def class_errors(truth: NDArray[np.integer], prediction: NDArray[np.integer], ig
 
 @dataclass(frozen=True, kw_only=True)
 class EvalResult:
-    """An evaluation's outcome, the same on every rank."""
+    """The result of an evaluation, the same on every rank."""
 
     headline: Mapping[str, float]
-    """Numbers for curves and metrics; `miou` is among them."""
+    """Numbers by name for curves and telemetry, `miou` among them."""
     score_name: str
-    """Which of them tells the best checkpoint; higher is better."""
+    """The number that decides which checkpoint is best; higher is better."""
     document: Mapping[str, object]
-    """Everything, JSON-ready: what `result.json` holds."""
+    """All numbers, JSON-ready, for `result.json`."""
     images: int
+    """Number of scored images."""
 
     @property
     def score(self) -> float:
@@ -67,39 +69,45 @@ class EvalResult:
 
 
 class Metric(Protocol):
-    """Collects predictions on one rank and reduces them over all."""
+    """Collects predictions on one rank and reduces them over all ranks."""
 
-    def update(self, prediction: Prediction, batch: Batch) -> None: ...
+    def update(self, prediction: Prediction, batch: Batch) -> None:
+        """Adds a batch's predictions, and the samples that the batch could not load."""
+        ...
 
     def reduce(self) -> EvalResult:
-        """A collective: every rank calls it once, also one that saw no image."""
+        """The scores over all ranks. A collective: every rank calls it once, even without images."""
         ...
 
 
 class Task(Protocol):
-    """Everything the engine needs to know of a kind of segmentation."""
+    """What the engine needs to know about a kind of segmentation."""
 
     @property
     def score_classes(self) -> ClassInfo:
-        """The classes of the confusion matrix: the data's own, and for instances the background before them."""
+        """The classes of the confusion matrix: the data's own; for instances the background comes first."""
         ...
 
-    def build_model(self) -> nn.Module: ...
+    def build_model(self) -> nn.Module:
+        """The network, with the weights that `model.weights` names or random ones. Raises UserError."""
+        ...
 
     def losses(self, forward: Forward, batch: Batch) -> Mapping[str, torch.Tensor]:
-        """Scalars by name; `loss` is the one that is trained, the mean over the micro-batch."""
+        """Scalars by name; `loss`, the mean over the micro-batch, is the one to minimise."""
         ...
 
     def blank_batch(self, device: torch.device) -> Batch:
-        """A micro-batch of the training's shape without any content, for warming up and for estimates."""
+        """A blank micro-batch with the shape of training, for warming up and for estimates."""
         ...
 
     def predict(self, model: nn.Module, images: torch.Tensor, size: Sequence[int]) -> Prediction:
-        """What `Metric.update` takes, at `size` (height, width)."""
+        """Predictions for normalised images (N, C, H, W), at `size` (height, width), as `Metric.update` takes them."""
         ...
 
     def draw(self, image_HWC: NDArray[np.uint8], prediction: Prediction, batch: Batch) -> Drawing:
-        """The only image of an evaluation's batch; image_HWC: as it is in its file."""
+        """Draws the only image of an evaluation's batch. image_HWC: its pixels (H, W, 3) before normalisation."""
         ...
 
-    def metric(self) -> Metric: ...
+    def metric(self) -> Metric:
+        """A new metric. Raises ConfigError for an entry of `eval.metrics` that cannot be used."""
+        ...

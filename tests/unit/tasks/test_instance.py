@@ -11,6 +11,7 @@ from dist_seg.config.schema import AugmentConfig, Config, EvalConfig, MaskRcnnCo
 from dist_seg.data.codecs.annotations import ImageAnnotations, ObjectAnnotation
 from dist_seg.data.codecs.encoded import BadSample
 from dist_seg.data.loading.batch import Batch
+from dist_seg.errors import ConfigError
 from dist_seg.masks.rle import decode_mask, encode_masks
 from dist_seg.metrics.instances import ImageInstances, ScoredInstance
 from dist_seg.models.mask_rcnn.detections import Detections
@@ -238,3 +239,8 @@ def test_losses_keep_double_precision() -> None:
     parts = {"one": torch.tensor(1.0, dtype=torch.float64), "tiny": torch.tensor(1e-12, dtype=torch.float64)}
     loss = task().losses(lambda *inputs: parts, task().blank_batch(torch.device("cpu")))["loss"]
     assert float(loss) == 1.0 + 1e-12
+
+
+def test_a_network_that_returns_no_losses_in_training_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model\.name: auto: .*must return its losses by name.*returned a Tensor"):
+        task().losses(lambda *inputs: torch.zeros(()), task().blank_batch(torch.device("cpu")))
