@@ -58,8 +58,8 @@ class _Listener:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=10, help="of a block")
-    parser.add_argument("--folder", type=Path, default=None, help="where to write (a temporary folder)")
+    parser.add_argument("--steps", type=int, default=10, help="steps per block (%(default)s)")
+    parser.add_argument("--folder", type=Path, default=None, help="folder for the checkpoints (a temporary one)")
     parser.add_argument("--json", type=Path, default=None, help="write the figures here")
     options = parser.parse_args()
     keep_freed_memory()  # The variable that torch reads is inherited.

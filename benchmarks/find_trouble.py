@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shards")
     parser.add_argument("--split", default="val")
-    parser.add_argument("--turns", type=int, default=5, help="of the cost; 0 for none")
+    parser.add_argument("--turns", type=int, default=5, help="turns of the cost measurement; 0 skips it")
     parser.add_argument("--json", type=Path, default=None, help="write the figures here")
     options = parser.parse_args()
     storage = open_storage(options.shards)
@@ -58,8 +58,8 @@ def main() -> None:
             views.append(view_sample(members[-1], manifest, sidecar.height(index), sidecar.width(index)))
     clean = [_measured(view) for view in views]
     figures: dict[str, object] = {"samples": len(views)}
-    print(f"{len(views)} masks of {options.split}; as they are: {_kinds(manifest, clean) or 'nothing found'}")
-    print(f"{'fault':24s}{'named':>8s}{'of':>6s}  {'as what it is':>14s}{'others named':>14s}")
+    print(f"{len(views)} masks of {options.split}; unchanged: {_kinds(manifest, clean) or 'nothing found'}")
+    print(f"{'fault':24s}{'named':>8s}{'of':>6s}  {'correctly':>14s}{'others named':>14s}")
     for name, fault in _faults().items():
         figures[name] = _rates(manifest, views, clean, name, fault)
     for pixels in (2, 4, 8, 16):

@@ -48,8 +48,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--mtbf", type=float, default=120.0, help="mean seconds between failures (%(default)s)")
     parser.add_argument("--nproc", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0, help="of the times of failure")
-    parser.add_argument("--keep", type=Path, default=None, help="leave the run's folder here, to look at")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the times of failure")
+    parser.add_argument("--keep", type=Path, default=None, help="keep the run folder here")
     parser.add_argument("--json", type=Path, default=None, help="write the figures here")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -243,20 +243,20 @@ def compare(
         print(f"\n{recipe}, crops of {crop}: {pairs} turns of {seconds:g} s, {num_threads} threads or workers")
         loaders = {name: partial(bench.batches, name, num_threads) for name in LOADERS}
         found = take_turns(loaders, pairs=pairs, seconds=seconds)
-        print(f"against torchvision with a mask an object: {ratio(found['torchvision'])} (target: {TARGET})")
+        print(f"against torchvision with one mask per object: {ratio(found['torchvision'])} (target: {TARGET})")
         parts[recipe] = breakdown(bench, 40)
         listed = ", ".join(f"{name} {ms:.2f}" for name, ms in parts[recipe].items())
-        print(f"ms of one core a sample: {listed}; in all {sum(parts[recipe].values()):.2f}")
+        print(f"ms of one core per sample: {listed}; total {sum(parts[recipe].values()):.2f}")
         results |= {f"{recipe}/{name}": result for name, result in found.items()}
     return results, parts
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="the raw folder, as COCO has it, with a training split")
+    parser.add_argument("data", type=Path, help="raw folder in COCO layout, with a training split")
     parser.add_argument("--crop", type=int, default=512, help="side of the crops")
     parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of every measurement")
+    parser.add_argument("--seconds", type=float, default=5.0, help="seconds per measurement")
     parser.add_argument("--num-threads", type=int, default=2, help="DALI's threads, torch's workers")
     args = parser.parse_args()
     torch.set_num_threads(1)  # the cores are the loaders'

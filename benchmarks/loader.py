@@ -176,8 +176,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("camvid", type=Path, help="the raw CamVid folder")
     parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of every measurement")
-    parser.add_argument("--hue-deg", type=float, default=18.0, help="0 leaves hue, torchvision's dearest jitter, out")
+    parser.add_argument("--seconds", type=float, default=5.0, help="seconds per measurement")
+    parser.add_argument(
+        "--hue-deg", type=float, default=18.0, help="0 turns off hue, torchvision's most expensive jitter"
+    )
     parser.add_argument("--num-threads", type=int, default=2, help="DALI's threads, torch's workers")
     args = parser.parse_args()
     torch.set_num_threads(1)  # the cores are the loaders'

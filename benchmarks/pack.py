@@ -80,7 +80,7 @@ def main() -> None:
             f"{_core_s(rounds, name):.2f} core seconds"
         )
     parts = _parts(source, samples[:200])
-    print("milliseconds of one core a sample: " + ", ".join(f"{name} {ms:.2f}" for name, ms in parts.items()))
+    print("milliseconds of one core per sample: " + ", ".join(f"{name} {ms:.2f}" for name, ms in parts.items()))
     if options.json:
         options.json.write_text(json.dumps({"rounds": rounds, "ratios": ratios, "parts_ms": parts}, indent=1) + "\n")
 

@@ -63,7 +63,7 @@ def main() -> None:
         f"{figures['seek_ms_99th']:.3f} ms 99th percentile, {figures['seek_ms_max']:.3f} ms worst of {_SEEKS}, "
         "over 100 epochs"
     )
-    print(f"  (shuffling a list of all samples  {figures['peer_epoch_ms']:8.1f} ms an epoch)")
+    print(f"  (shuffling a list of all samples  {figures['peer_epoch_ms']:8.1f} ms per epoch)")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
 

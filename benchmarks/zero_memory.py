@@ -76,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--stages", type=int, nargs="+", default=[0, 1, 2, 3])
-    parser.add_argument("--micro-batches", type=int, default=1, help="of a rank's step")
+    parser.add_argument("--micro-batches", type=int, default=1, help="micro-batches per rank and step")
     parser.add_argument("--json", type=Path, default=None, help="write the figures here")
     options = parser.parse_args()
     print("MiB    stage  ranks  backward  update    step  largest  formula  ratio   RSS: step    peak", flush=True)

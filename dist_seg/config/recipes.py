@@ -6,7 +6,7 @@ from dist_seg.errors import ConfigError
 
 
 def recipe_path(name: str) -> Path:
-    """A file of `configs/`: beside the package in a checkout, inside it when installed."""
+    """A file of `configs/`, which is next to the package in a checkout and inside it once installed."""
     found = _find(name)
     if found is None:
         raise ConfigError(f"{name}: no such configuration comes with dist-seg")

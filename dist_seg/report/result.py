@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 
 Score = float | None
-"""None where it is not defined, such as the IoU of a class that does not occur."""
+"""None if it is not defined, such as the IoU of a class that does not occur."""
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -110,7 +110,7 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassRow:
-    """One class in the table; None where the score is not defined."""
+    """One class in the table; None if the score is not defined."""
 
     name: str
     color: str
