@@ -21,8 +21,8 @@ from dist_seg.data.view.data_view import DataView, dataset_of
 from dist_seg.data.view.reader import ShardReader
 from dist_seg.distributed.world import World
 from dist_seg.errors import DataError
-from dist_seg.models.mask_rcnn.head_sizes import PAPER, SMALL, fitted_anchor_sizes, fitted_detections, with_head_sizes
-from dist_seg.models.norm import settled_norm
+from dist_seg.models.mask_rcnn.head_sizes import PAPER, SMALL, choose_anchor_sizes, choose_detections, with_head_sizes
+from dist_seg.models.norm import resolve_norm
 
 Section = TypeVar("Section", DataConfig, AugmentConfig, MaskRcnnConfig, TrainConfig, CheckpointConfig)
 
@@ -200,7 +200,7 @@ def _fitted_model(config: Config) -> ModelConfig:
     if weights == "auto":
         fits = name in ("deeplabv3plus", "mask_rcnn") and model.encoder == "tf_efficientnet_lite0"
         weights = f"package:{_LITE0_WEIGHTS}" if fits and importlib.util.find_spec(_LITE0_WEIGHTS) else None
-    return dataclasses.replace(model, name=name, weights=weights, norm=settled_norm(model.norm, config.task, weights))
+    return dataclasses.replace(model, name=name, weights=weights, norm=resolve_norm(model.norm, config.task, weights))
 
 
 def _fitted_heads(config: Config, facts: DataFacts, factor: float, *, on_gpu: bool) -> MaskRcnnConfig:
@@ -213,13 +213,13 @@ def _fitted_heads(config: Config, facts: DataFacts, factor: float, *, on_gpu: bo
     if facts.objects is not None:
         sizes = dataclasses.replace(
             sizes,
-            anchor_sizes=fitted_anchor_sizes(
+            anchor_sizes=choose_anchor_sizes(
                 facts.objects.sides,
                 scale=factor,
                 scale_min=augment.scale_min,
                 scale_max=augment.scale_max,
                 canvas=max(augment.crop_height, augment.crop_width),
             ),
-            detections_per_image=fitted_detections(facts.objects.max_objects, most_proposals=heads.rpn_post_nms_eval),
+            detections_per_image=choose_detections(facts.objects.max_objects, most_proposals=heads.rpn_post_nms_eval),
         )
     return with_head_sizes(heads, sizes)

@@ -10,7 +10,7 @@ from dist_seg.config.schema import Config
 from dist_seg.data.view.data_view import DataView
 from dist_seg.distributed.world import World
 from dist_seg.errors import ConfigError
-from dist_seg.models.norm import settled_norm
+from dist_seg.models.norm import resolve_norm
 from dist_seg.runtime.machine import peak_memory
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
 from dist_seg.runtime.rng import seed_of
@@ -51,8 +51,8 @@ def measure(config: Config, view: DataView, world: World) -> Measured:
 
 def _measure(config: Config, view: DataView, world: World) -> Measured:
     # One rank measures while the others wait: synchronised norms would wait for them in turn.
-    settled = settled_norm(config.model.norm, config.task, config.model.weights)
-    norm = "batch" if settled == "sync" else settled
+    resolved = resolve_norm(config.model.norm, config.task, config.model.weights)
+    norm = "batch" if resolved == "sync" else resolved
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, norm=norm))
     task = build_task(config, class_info(view), view.split(config.data.train_split).class_pixels)
     precision = resolve_precision(config.train.precision, world.device)

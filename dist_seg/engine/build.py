@@ -25,7 +25,7 @@ from dist_seg.engine.strategies.deepspeed_settings import deepspeed_settings
 from dist_seg.engine.strategies.loss_scale import LossScale
 from dist_seg.engine.strategies.strategy import Strategy, check_all_used
 from dist_seg.errors import CheckpointError, ConfigError
-from dist_seg.models.norm import settled_norm
+from dist_seg.models.norm import resolve_norm
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
 from dist_seg.runtime.rng import seed_of
 from dist_seg.runtime.startup import StartUp
@@ -53,7 +53,7 @@ def build_trainee(
     """A collective. Raises CheckpointError for a checkpoint that cannot be taken up, ConfigError for a model that
     cannot be trained."""
     if checkpoint is not None:  # It holds all weights: a lost file of pretrained ones must not stand in the way.
-        norm = settled_norm(config.model.norm, config.task, config.model.weights)
+        norm = resolve_norm(config.model.norm, config.task, config.model.weights)
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=None, norm=norm))
     classes = class_info(view)
     task = build_task(config, classes, view.split(config.data.train_split).class_pixels)

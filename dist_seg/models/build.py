@@ -10,7 +10,7 @@ from dist_seg.models.decoders.deeplab import DeepLabV3Plus, check_model
 from dist_seg.models.encoder import build_encoder, build_pyramid_encoder
 from dist_seg.models.mask_rcnn.model import MaskRCNN
 from dist_seg.models.mask_rcnn.weights import load_detector_weights
-from dist_seg.models.norm import settled_norm
+from dist_seg.models.norm import resolve_norm
 from dist_seg.models.weights import load_encoder_weights
 from dist_seg.runtime.dotted_path import import_function
 
@@ -25,7 +25,7 @@ def build_model(cfg: ModelConfig, num_classes: int, *, overlapping: bool = False
     match cfg.name:
         case "auto" | "deeplabv3plus":
             check_model(cfg, num_classes, min_classes=1 if overlapping else 2)
-            norm = settled_norm(cfg.norm, "semantic", cfg.weights)
+            norm = resolve_norm(cfg.norm, "semantic", cfg.weights)
             encoder = build_encoder(cfg.encoder, cfg.output_stride, norm, cfg.frozen_stages, in_channels)
             if cfg.weights is not None:
                 load_encoder_weights(encoder, cfg.weights)
@@ -46,7 +46,7 @@ def build_instance_model(
     """
     match cfg.name:
         case "auto" | "mask_rcnn":
-            norm = settled_norm(cfg.norm, "instance", cfg.weights)
+            norm = resolve_norm(cfg.norm, "instance", cfg.weights)
             encoder = build_pyramid_encoder(cfg.encoder, norm, cfg.frozen_stages, in_channels)
             model = MaskRCNN(encoder, heads, num_classes)
             if cfg.weights is not None:

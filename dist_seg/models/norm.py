@@ -21,7 +21,7 @@ _MAX_GROUPS = 32
 _MIN_GROUP_CHANNELS = 8
 
 
-def settled_norm(
+def resolve_norm(
     kind: Literal["auto"] | NormKind,
     task: Literal["auto", "semantic", "multilabel", "instance"],
     weights: str | None,

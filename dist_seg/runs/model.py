@@ -13,7 +13,7 @@ from dist_seg.config.checks import check_config
 from dist_seg.config.load import config_from_tree, parse_config, to_tree
 from dist_seg.config.schema import Config
 from dist_seg.errors import CheckpointError
-from dist_seg.models.norm import settled_norm
+from dist_seg.models.norm import resolve_norm
 from dist_seg.runtime.precision import dtype_of, resolve_precision
 from dist_seg.tasks.build import build_task
 from dist_seg.tasks.classes import ClassInfo
@@ -54,8 +54,8 @@ def load_trained(
     )
     # The encoder's ImageNet weights would be overwritten at once, and their file may not be here.
     # Synchronised batch norm differs from plain one in training only, and cannot be built without a GPU.
-    settled = settled_norm(config.model.norm, config.task, config.model.weights)
-    norm = "batch" if settled == "sync" else settled
+    resolved = resolve_norm(config.model.norm, config.task, config.model.weights)
+    norm = "batch" if resolved == "sync" else resolved
     blank = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=None, norm=norm))
     task = build_task(blank, classes)
     precision = resolve_precision(config.train.precision, device)

@@ -42,7 +42,7 @@ def with_head_sizes(cfg: MaskRcnnConfig, default: HeadSizes) -> MaskRcnnConfig:
     return dataclasses.replace(cfg, **dataclasses.asdict(head_sizes(cfg, default)))
 
 
-def fitted_anchor_sizes(
+def choose_anchor_sizes(
     sides: Sequence[float], *, scale: float, scale_min: float, scale_max: float, canvas: float
 ) -> tuple[float, ...]:
     """Five anchor sizes in whole pixels, one octave apart, that cover the data's objects; the paper's without objects.
@@ -73,7 +73,7 @@ def fitted_anchor_sizes(
     return tuple(finest * 2**level for level in range(_NUM_LEVELS))
 
 
-def fitted_detections(most_objects: int, *, most_proposals: int) -> int:
+def choose_detections(most_objects: int, *, most_proposals: int) -> int:
     """Detections per image: a third more than the most objects in an image, in hundreds; at least the paper's 100.
 
     most_proposals: proposals per image in evaluation, the upper limit, because every detection comes from a proposal.

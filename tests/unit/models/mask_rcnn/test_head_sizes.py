@@ -10,8 +10,8 @@ from dist_seg.config.schema import MaskRcnnConfig
 from dist_seg.models.mask_rcnn.head_sizes import (
     PAPER,
     SMALL,
-    fitted_anchor_sizes,
-    fitted_detections,
+    choose_anchor_sizes,
+    choose_detections,
     head_sizes,
     with_head_sizes,
 )
@@ -20,7 +20,7 @@ from dist_seg.models.mask_rcnn.head_sizes import (
 def anchors(
     *sides: float, scale: float = 1.0, scale_min: float = 1.0, scale_max: float = 1.0, canvas: float = 2048
 ) -> tuple[float, ...]:
-    return fitted_anchor_sizes(sides, scale=scale, scale_min=scale_min, scale_max=scale_max, canvas=canvas)
+    return choose_anchor_sizes(sides, scale=scale, scale_min=scale_min, scale_max=scale_max, canvas=canvas)
 
 
 @pytest.mark.parametrize("sides", [(), (0.0, 0.0)])
@@ -64,7 +64,7 @@ def test_no_object_is_larger_than_the_crop() -> None:
 def test_anchors_rise_by_octaves_and_cover_what_five_octaves_can(
     sides: list[float], scale: float, scale_min: float, jitter: float, canvas: int
 ) -> None:
-    found = fitted_anchor_sizes(sides, scale=scale, scale_min=scale_min, scale_max=scale_min * jitter, canvas=canvas)
+    found = choose_anchor_sizes(sides, scale=scale, scale_min=scale_min, scale_max=scale_min * jitter, canvas=canvas)
     assert len(found) == 5 and found[0] >= 8
     assert all(after == 2 * before for before, after in pairwise(found))
     objects = [side * scale for side in sides if side > 0]
@@ -80,11 +80,11 @@ def test_anchors_rise_by_octaves_and_cover_what_five_octaves_can(
     ("most_objects", "expected"), [(0, 100), (42, 100), (75, 100), (76, 200), (375, 500), (32767, 1000)]
 )
 def test_detections_leave_room_above_the_most_objects(most_objects: int, expected: int) -> None:
-    assert fitted_detections(most_objects, most_proposals=1000) == expected
+    assert choose_detections(most_objects, most_proposals=1000) == expected
 
 
 def test_few_proposals_do_not_lower_the_detections_below_the_papers() -> None:
-    assert fitted_detections(500, most_proposals=20) == 100
+    assert choose_detections(500, most_proposals=20) == 100
 
 
 def test_what_is_set_is_kept_and_the_rest_is_the_default() -> None:
