@@ -89,8 +89,8 @@ def build_encoder(
     strides = [stride for _, stride, _ in feature_levels(net)]
     if LOW_LEVEL_STRIDE not in strides or strides[-1] != output_stride:
         raise ConfigError(
-            f"model.encoder: {name} has features at strides {strides}; it needs {LOW_LEVEL_STRIDE} for the "
-            f"low-level skip and, last, model.output_stride {output_stride}; {_SUITABLE}"
+            f"model.encoder: {name} has features at strides {strides}; the low-level skip needs {LOW_LEVEL_STRIDE}, "
+            f"and the last must be model.output_stride {output_stride}; {_SUITABLE}"
         )
     return Encoder(name, net, norm, frozen_stages, (LOW_LEVEL_STRIDE, output_stride), in_channels)
 

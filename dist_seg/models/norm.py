@@ -1,8 +1,8 @@
 """The four kinds of normalisation that a network can have.
 
-batch: BatchNorm. sync: SyncBatchNorm (GPU only). group: GroupNorm, which does not depend on the batch and keeps no
-statistics. frozen: BatchNorm that always applies its running statistics and never changes them; its weight and bias are
-trained. All but group are `_BatchNorm` modules, which is how the engine finds their running statistics.
+batch: BatchNorm. sync: SyncBatchNorm (GPU only). group: GroupNorm (Wu and He 2018), which does not depend on the batch
+and keeps no statistics. frozen: BatchNorm that always applies its running statistics and never changes them; its weight
+and bias are trained. All but group are `_BatchNorm` modules, which is how the engine finds their running statistics.
 """
 
 from collections.abc import Iterator

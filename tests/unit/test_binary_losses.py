@@ -1,4 +1,4 @@
-"""Losses of labels that may overlap: against torch's own on the valid pairs, and at their ends."""
+"""Losses for labels that may overlap, checked against torch's own on the valid pairs and at their limits."""
 
 import math
 
@@ -58,7 +58,7 @@ def test_dice_is_the_mean_over_the_labels_that_are_there() -> None:
 
 
 def test_labels_that_overlap_can_all_be_learnt() -> None:
-    """What a softmax could not: both labels sure at one pixel."""
+    """A softmax could not be certain of both labels at one pixel."""
     targets = torch.ones(1, 2, 3, 3, dtype=torch.uint8)
     loss = build_binary_loss(LossConfig(dice=1.0), IGNORE)
     assert loss(torch.full((1, 2, 3, 3), 20.0), targets)["loss"].item() == pytest.approx(0.0, abs=1e-6)

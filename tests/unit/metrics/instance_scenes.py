@@ -52,7 +52,7 @@ def scene(
     max_predictions: int = 40,
     num_scores: int = 9,
 ) -> ImageInstances:
-    """Objects of all sizes with some crowds; predictions near them, copies and others; few scores, so many ties."""
+    """Objects of all sizes, some of them crowds, and predictions near them and elsewhere; few scores, so many ties."""
     size = (int(random.integers(120, 180)), int(random.integers(120, 200)))
     truth, drawn = [], []
     for _ in range(int(random.integers(0, max_objects + 1))):

@@ -1,4 +1,4 @@
-"""The oracle of instance metrics: pycocotools alone, on all images in one process."""
+"""The oracle for instance metrics: pycocotools on all images in one process."""
 
 import contextlib
 import io
@@ -13,7 +13,7 @@ from dist_seg.metrics.instances import ImageInstances
 
 
 def evaluated(images: Sequence[ImageInstances], num_classes: int, iou_type: str, max_detections: int) -> COCOeval:
-    """After `accumulate()`. Results go through `loadRes`, masks without their boxes, whose area it would take."""
+    """The evaluation after `accumulate()`. Masks go through `loadRes` without boxes, whose area it would use."""
     ordered = sorted(images, key=lambda image: image.key)
     things = [(i, image, thing) for i, image in enumerate(ordered, 1) for thing in image.truth]
     found = [(i, image, thing) for i, image in enumerate(ordered, 1) for thing in image.predictions]
@@ -57,7 +57,7 @@ def evaluated(images: Sequence[ImageInstances], num_classes: int, iou_type: str,
 def summary(
     images: Sequence[ImageInstances], num_classes: int, iou_type: str, max_detections: int
 ) -> dict[str, object]:
-    """In the form of `CocoScores.document`, with the classes' numbers by id."""
+    """The scores in the form of `CocoScores.document`, with class ids as names."""
     evaluation = evaluated(images, num_classes, iou_type, max_detections)
     precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
     sizes = enumerate(["", "_small", "_medium", "_large"])
@@ -77,7 +77,7 @@ def mean(values: NDArray[np.float64]) -> float | None:
 
 
 def differences(found: object, expected: object, where: str = "") -> list[str]:
-    """What differs by more than 1e-9 in two documents."""
+    """The entries of two documents that differ by more than 1e-9."""
     if isinstance(found, dict) and isinstance(expected, dict):
         if found.keys() != expected.keys():
             return [f"{where}: {sorted(found)} instead of {sorted(expected)}"]

@@ -1,4 +1,4 @@
-"""The matches behind AP, and the interval: equal to the evaluator's own numbers on the images that a resample holds."""
+"""The matches behind the AP, and its interval: equal to the evaluator's own numbers on the images of a resample."""
 
 import math
 from dataclasses import replace
@@ -19,7 +19,7 @@ CASES = [(0, 6, 3, 40, 100), (1, 5, 1, 150, 500), (2, 4, 2, 150, 20), (3, 8, 6, 
 
 
 def resampled_ap(images: list[ImageInstances], limit: int, times_BI: NDArray[np.int64]) -> NDArray[np.float64]:
-    """images by key."""
+    """The AP of each resample; images: in the order of their keys."""
     scores = score_images(images, [str(c) for c in range(9)], max_detections=limit)
     return average_precision(match_images(images, scores.mask_overlaps, max_detections=limit), times_BI)
 
@@ -99,7 +99,7 @@ def test_interval_of_equal_images_is_a_point() -> None:
 
 
 def test_interval_agrees_with_the_normal_approximation() -> None:
-    # What is not found is scored last, so that AP is, but for the recall levels, the part of images that are right.
+    # Wrong detections have the lowest scores, so the AP is about the share of images that are right.
     found = np.random.default_rng(1).random(300) < 0.6
     images = [one_object(f"{i:03d}", 0.9 if hit else 0.1, found=bool(hit)) for i, hit in enumerate(found)]
     low, high = interval(images, num_resamples=1000)

@@ -25,7 +25,7 @@ def image(
 
 
 def scored(*images: ImageInstances, num_classes: int = 1, max_detections: int = 100) -> CocoScores:
-    """Of masks; boxes of rectangles have the same numbers."""
+    """The scores of masks; the boxes of rectangles have the same."""
     names = [str(c) for c in range(num_classes)]
     scores = score_images(images, names, max_detections=max_detections)
     assert differences(scores.bbox.document(names), scores.segm.document(names)) == []
@@ -123,7 +123,7 @@ def test_order_of_images_does_not_matter_even_with_ties() -> None:
 
 
 CASES = [
-    # (seed, images, classes, predictions an image, limit)
+    # (seed, images, classes, predictions per image, limit)
     (0, 6, 3, 40, 100),
     (1, 6, 3, 40, 500),
     (2, 4, 1, 150, 100),  # more predictions than the limit

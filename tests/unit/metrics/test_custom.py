@@ -1,4 +1,4 @@
-"""Metrics of the user's own: summed over images, and refused where they are none."""
+"""The user's own metrics: summed over images, and refused if they are not metrics."""
 
 from collections.abc import Mapping
 
@@ -16,7 +16,7 @@ CLASSES = ClassInfo(names=("road", "sky"), palette=((0, 0, 0), (255, 255, 255)),
 
 
 class WrongPixels:
-    """Wrong pixels an image, in the mean."""
+    """The mean number of wrong pixels per image."""
 
     def __init__(self, class_names: tuple[str, ...], ignore_index: int) -> None:
         assert class_names == CLASSES.names

@@ -1,4 +1,4 @@
-"""Counts of labels that overlap, against an independent count, and the scores that they give."""
+"""The counts of labels that overlap, checked against an independent count, and the scores that follow."""
 
 import math
 

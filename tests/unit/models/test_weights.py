@@ -69,7 +69,7 @@ def test_a_weight_is_not_taken_for_a_bias_of_the_same_shape(
 
 
 def _renamed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """With other names, of which only the last part is the same."""
+    """The same tensors under other names; only the last part of each name is kept."""
     return {f"tensor{i}.{name.rpartition('.')[2]}": tensor for i, (name, tensor) in enumerate(tensors.items())}
 
 
@@ -151,7 +151,7 @@ def test_efficientnet_lite0_package_is_matched_in_order() -> None:
 
 
 class TestOtherChannels:
-    """The first convolution of RGB, against its definition: a sum over channels."""
+    """Checks the adapted first convolution against its definition, a sum over channels."""
 
     @pytest.mark.parametrize("in_channels", [1, 2, 4, 6])
     @pytest.mark.parametrize("renamed", [False, True], ids=["by name", "in order"])

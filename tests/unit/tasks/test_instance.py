@@ -59,7 +59,7 @@ def annotated(image: ImageInstances) -> ImageAnnotations:
 
 
 def batch_of(images: Sequence[ImageInstances], bad: tuple[BadSample, ...] = ()) -> Batch:
-    """What the evaluation's loader gives; pixels are not looked at any more."""
+    """A batch as the evaluation's loader returns it; its pixels are not used."""
     return Batch(
         images=torch.zeros(len(images), 3, 1, 1),
         targets=torch.zeros(len(images), 1, 1, 1, dtype=torch.int32),

@@ -1,4 +1,4 @@
-"""The semantic task: what it takes from a network."""
+"""The semantic task: which outputs of a network it accepts."""
 
 import pytest
 import torch

@@ -53,7 +53,7 @@ def ignoring(objects: Objects, *indices: int) -> Objects:
 
 
 def rectangles(objects: Objects, height: int, width: int, num_layers: int = 1) -> Tensor:
-    """Id layers (L, H, W) int32 in which every object fills its box, the later over the earlier."""
+    """Id layers (L, H, W) int32 in which every object fills its box; later objects cover earlier ones."""
     layers = torch.zeros(num_layers, height, width, dtype=torch.int32)
     for box, layer, identity in zip(objects.boxes.long().tolist(), objects.layers, objects.ids, strict=True):
         x1, y1, x2, y2 = box
@@ -71,7 +71,7 @@ def scattered(count: int, size: int, seed: int = 0) -> Objects:
 
 
 def operators_of(work: Callable[[], object]) -> int:
-    """How many operators of torch `work` calls, inner ones included."""
+    """The number of torch operators that `work` calls, nested ones included."""
     work()
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
         work()

@@ -1,4 +1,4 @@
-"""What Mask R-CNN's open sizes become."""
+"""The sizes that are chosen where the configuration leaves them null."""
 
 from itertools import pairwise
 
@@ -46,7 +46,7 @@ def test_anchors_follow_the_scale_of_the_pictures_and_their_jitter() -> None:
     assert anchors(10, 20, scale=1.5) == anchors(15, 30)
     # Drawn from [1/4, 4], the middle half is [1/2, 2].
     assert anchors(20, 40, scale_min=0.25, scale_max=4.0) == anchors(10, 80)
-    # Enlarged only: the evaluation still sees them as they are.
+    # Augmentation only enlarges, but the evaluation sees the objects at their own size.
     assert anchors(20, 1000, scale_min=2.0, scale_max=2.0, canvas=9999) == anchors(20, 2000, canvas=9999)
 
 

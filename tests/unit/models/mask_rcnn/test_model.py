@@ -122,7 +122,7 @@ def test_nothing_above_the_threshold_gives_empty_detections() -> None:
 
 
 class _AsTensors(nn.Module):
-    """What an export takes: the detections of a single image as a tuple."""
+    """Returns the detections of a single image as a tuple, as an export needs them."""
 
     def __init__(self, model: MaskRCNN) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ def pyramid(dtype: torch.dtype = torch.float64) -> list[Tensor]:
 
 
 def regions(count: int) -> Tensor:
-    """Of all sizes, up to the edges of the image."""
+    """Boxes of all sizes, up to the edges of the image."""
     corners = torch.rand(count, 2, 2, dtype=torch.float64).pow(2) * torch.tensor(SIZE[::-1], dtype=torch.float64)
     corners = torch.where(torch.rand(count, 2, 1) < 0.1, torch.tensor(SIZE[::-1], dtype=torch.float64), corners)
     return torch.cat([corners.amin(1), corners.amax(1)], dim=1)
@@ -27,7 +27,7 @@ def regions(count: int) -> Tensor:
 def test_values_and_gradients_are_those_of_torchvision(size: int) -> None:
     ours, theirs = pyramid(), pyramid()
     boxes = [regions(200), regions(100)]
-    # Every level is read from.
+    # Every level is read.
     boxes[0][:4] = torch.tensor([[0, 0, 5, 5], [0, 0, 128, 128], [0, 0, 192, 128], [190, 126, 192, 128]])
     pooled = PyramidRoIAlign(size)(ours, boxes, SIZE)
     reference = MultiScaleRoIAlign(["0", "1", "2", "3"], size, 2)

@@ -17,8 +17,8 @@ NUM_CLASSES = 2
 
 
 def heads_of(cfg: MaskRcnnConfig = SMALL, *, class_logits: list[float] | None = None) -> RoIHeads:
-    """Heads that give every region the same logits, by default equal ones, leave boxes as they are, and give 0 as the
-    logit of every mask cell."""
+    """Heads that return the same class logits for every region, by default zeros, do not move boxes, and return 0 as
+    the logit of every mask cell."""
     heads = RoIHeads(cfg, NUM_CLASSES)
     predictors = (heads.box_predictor.cls_score, heads.box_predictor.bbox_pred, heads.mask_predictor.mask_fcn_logits)
     for layer in predictors:

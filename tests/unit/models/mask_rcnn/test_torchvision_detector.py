@@ -21,7 +21,7 @@ SIZE = (128, 160)
 
 @pytest.fixture(scope="module")
 def reference() -> nn.Module:
-    """A network with random weights whose batch norms hold the moments of noise, so that its features are of size 1."""
+    """A network with random weights whose batch norms hold the moments of noise, so that its features are about 1."""
     torch.manual_seed(0)
     net: nn.Module = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=7)
     for module in net.modules():
@@ -101,7 +101,7 @@ def test_losses_agree(reference: nn.Module, weights: Path) -> None:
     }
     for ours, theirs in names.items():
         torch.testing.assert_close(losses[ours], expected[theirs], rtol=1e-4, atol=1e-6)
-    # torchvision looks masks up half a pixel off.
+    # torchvision samples masks half a pixel off.
     torch.testing.assert_close(losses["mask"], expected["loss_mask"], rtol=0.05, atol=0)
 
 
