@@ -160,6 +160,14 @@ def test_instances_are_trained_without_a_file_of_settings(instance_shards: Path,
     assert all(value is not None for value in fitted["mask_rcnn"].values())
     checkpoint = json.loads((run / "checkpoints" / "step-00000002" / "meta.json").read_text())
     assert checkpoint["config"]["mask_rcnn"] == fitted["mask_rcnn"]
+    for arguments in (
+        ["train", f"data.shards={instance_shards}", f"run.dir={tmp_path / 'other'}", *small, "eval.flip=true"],
+        ["eval", str(run), "eval.flip=true"],
+    ):
+        refused = dist_seg(*arguments, cwd=tmp_path)
+        assert refused.returncode == 2
+        assert "eval.flip=true: has no effect on instances; set eval.flip=false" in refused.stderr
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("nproc", [None, 3])

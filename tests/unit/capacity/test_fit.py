@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from dist_seg.capacity.estimate import estimate
-from dist_seg.capacity.fit import DataFacts, fill_from, fit_sizes, fit_steps
+from dist_seg.capacity.fit import DataFacts, data_facts, fill_from, fit_sizes, fit_steps
 from dist_seg.capacity.measure import Measured, measure
 from dist_seg.config.schema import CheckpointConfig, Config, DataConfig, MaskRcnnConfig, ModelConfig, TrainConfig
-from dist_seg.data.shards.manifest import Manifest, ObjectCounts, Split
-from dist_seg.data.view.data_view import whole_view
+from dist_seg.data.shards.manifest import Manifest, ObjectCounts, ShardInfo, Split
+from dist_seg.data.view.data_view import DataView, whole_view
+from dist_seg.data.view.mix import united
+from dist_seg.data.view.reader import SampleInfo
 from dist_seg.distributed.world import World
 from dist_seg.errors import ConfigError
 from dist_seg.models.mask_rcnn.head_sizes import PAPER, SMALL, head_sizes
@@ -99,6 +101,33 @@ def test_a_micro_batch_beyond_the_memory_is_an_error_that_names_what_to_lower(mo
     )
     with pytest.raises(ConfigError, match=r"train\.micro_batch=4 crops of 256x256"):
         measure(config, whole_view(LocalStorage(Path("unread")), manifest), World())
+
+
+def test_a_mix_of_very_many_data_sets_is_judged_by_one_image_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Sizes:
+        """Images of data set number n are n pixels high."""
+
+        def __init__(self, view: DataView, split: str) -> None:
+            self._shards, self.shard_samples = view.split(split).shards, view.split(split).shard_samples
+
+        def shard_name(self, shard: int) -> str:
+            return self._shards[shard].name
+
+        def info(self, shard: int, index: int) -> SampleInfo:
+            return SampleInfo(key="", height=1 + shard, width=7)
+
+    monkeypatch.setattr("dist_seg.capacity.fit.ShardReader", Sizes)
+    shard = ShardInfo(name="0.tar", bytes=1, sha256="", samples=3, index_sha256="", sidecar_sha256="")
+    alone = whole_view(
+        LocalStorage(Path("unread")),
+        Manifest(
+            class_names=("a",),
+            palette=((0, 0, 0),),
+            splits={"train": Split(shards=(shard,), class_pixels=(1,), ignored_pixels=0)},
+        ),
+    )
+    found = data_facts(united({f"d{i}": alone for i in range(201)}), "train")
+    assert (found.num_train, found.height, found.width) == (603, 101, 7)
 
 
 def test_the_lite0_weights_are_taken_where_they_fit() -> None:

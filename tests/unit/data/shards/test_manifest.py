@@ -141,18 +141,21 @@ def test_a_shard_outside_the_folder_is_refused(name: str) -> None:
         parse_manifest(_changed(("splits", "train", "shards", 0, "name"), name), "m")
 
 
+_SPLIT = json.loads(_manifest().to_json())["splits"]["train"]
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
         (("format_version",), 99, "format_version is 99"),
-        (("format_version",), "1", "format_version is '1', must be of type int"),
+        (("format_version",), "1", "format_version is '1': expected int, got str"),
         (("task",), "depth", "task is 'depth'"),
         (("class_names",), ["a", "a"], "different names"),
         (("class_names", 1), 3, r"class_names\[1\] is 3"),
         (("palette",), [[0, 0, 0]], "as many colours"),
         (("palette", 1), [0, 0, 256], r"palette\[1\]"),
         (("ignore_index",), 1, "ignore_index is 1"),
-        (("splits",), [], "splits must be a JSON object"),
+        (("splits",), [], r"splits is \[\]: expected object, got array"),
         (("splits", "train", "class_pixels"), [1], r"splits\.train\.class_pixels must be 2 counts"),
         (("splits", "train", "shards", 0, "samples"), -1, r"shards\[0\]\.samples is -1"),
         (("splits", "train", "shards", 0, "bytes"), True, r"shards\[0\]\.bytes is True"),
@@ -163,12 +166,12 @@ def test_a_shard_outside_the_folder_is_refused(name: str) -> None:
         (("splits", "train", "ignored_pixels"), 10**30, r"ignored_pixels is 10{30}, must lie between"),
         (("splits", "train", "class_pixels"), [1, 10**30], r"class_pixels must be 2 counts between 0 and"),
         (("splits", "train", "class_pixels"), [1, -1], r"class_pixels must be 2 counts between 0 and"),
-        (("splits",), {"../../x": {}}, r"splits has the name '\.\./\.\./x'"),
+        (("splits",), {"../../x": _SPLIT}, r"splits has the name '\.\./\.\./x'"),
         (("splits", "train", "shards", 0, "sha256"), None, r"shards\[0\]\.sha256 is None"),
         (
             ("splits", "train", "shards", 0, "class_samples"),
             3,
-            r"shards\[0\]\.class_samples is 3, must be of type list",
+            r"shards\[0\]\.class_samples is 3: must be a list of counts",
         ),
         (
             ("splits", "train", "shards", 0, "class_samples"),
@@ -180,13 +183,21 @@ def test_a_shard_outside_the_folder_is_refused(name: str) -> None:
             [],
             r"shards\[0\]\.class_samples must be 2 counts .* got 0",
         ),
-        (("splits", "train", "shards", 0, "class_samples"), [1, -1], r"shards\[0\]\.class_samples must be 2 counts"),
+        (
+            ("splits", "train", "shards", 0, "class_samples"),
+            [1, -1],
+            r"shards\[0\]\.class_samples is \[1, -1\]: must be counts between 0 and .* number 1 is -1",
+        ),
         (
             ("splits", "train", "shards", 0, "class_samples"),
             [1, 10**30],
-            r"shards\[0\]\.class_samples must be 2 counts",
+            r"shards\[0\]\.class_samples is .*: must be counts between 0 and .* number 1 is 10{30}",
         ),
-        (("splits", "train", "shards", 0, "class_samples"), [1, True], r"shards\[0\]\.class_samples\[1\] is True"),
+        (
+            ("splits", "train", "shards", 0, "class_samples"),
+            [1, True],
+            r"shards\[0\]\.class_samples .* number 1 is True",
+        ),
         (("splits", "train", "shards", 0, "class_samples"), [1, 4], r"class_samples has 4 samples of a class, of 3"),
     ],
 )
@@ -199,6 +210,33 @@ def test_a_missing_key_is_named() -> None:
     document = json.loads(_manifest().to_json())
     del document["splits"]["train"]["ignored_pixels"]
     with pytest.raises(DataError, match=r"splits\.train\.ignored_pixels is missing"):
+        parse_manifest(json.dumps(document).encode(), "m")
+
+
+@pytest.mark.parametrize("key", ["format_version", "task", "class_names", "palette", "ignore_index", "splits"])
+def test_every_key_of_the_document_must_be_there(key: str) -> None:
+    document = json.loads(_manifest().to_json())
+    del document[key]
+    with pytest.raises(DataError, match=f"m: {key} is missing"):
+        parse_manifest(json.dumps(document).encode(), "m")
+
+
+def test_instances_and_arrays_need_their_own_keys() -> None:
+    document = json.loads(_manifest().to_json())
+    document["task"] = "instance"
+    with pytest.raises(DataError, match="category_ids is missing"):
+        parse_manifest(json.dumps(document).encode(), "m")
+    document["category_ids"] = [1, 2]
+    with pytest.raises(DataError, match=r"splits\.train\.objects is missing"):
+        parse_manifest(json.dumps(document).encode(), "m")
+    document = {**json.loads(_manifest().to_json()), "image": {"dtype": "uint16", "channels": 3}}
+    with pytest.raises(DataError, match=r"splits\.train\.channels is missing"):
+        parse_manifest(json.dumps(document).encode(), "m")
+    document["image"]["channels"] = 0
+    with pytest.raises(DataError, match="image is 0 channels of uint16, must be 1 to 256"):
+        parse_manifest(json.dumps(document).encode(), "m")
+    document["image"]["dtype"] = "float32"
+    with pytest.raises(DataError, match=r"image\.dtype is 'float32'"):
         parse_manifest(json.dumps(document).encode(), "m")
 
 
