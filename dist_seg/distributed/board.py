@@ -1,8 +1,8 @@
-"""What ranks tell each other outside of collectives: where each one is, and what has gone wrong first.
+"""What ranks tell each other outside of collectives: the position of each rank, and the first thing that went wrong.
 
-It lies in the store through which the ranks have met, read and written over a connection of its own: a call never waits
-for one of the process group. Under torchrun the store lives in the launcher's process, as long as the launch; elsewhere
-in rank 0's.
+The board is in the store through which the ranks met. It has a connection of its own, so a call never waits for one of
+the process group. Under torchrun the store is in the launcher's process and lives as long as the launch; otherwise it
+is in rank 0's process.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from typing import Literal
 from torch._C._distributed_c10d import Store
 
 from dist_seg.distributed.collectives import barrier
-from dist_seg.distributed.position import Position, described
+from dist_seg.distributed.position import Position, describe
 from dist_seg.distributed.rendezvous import Start
 from dist_seg.distributed.world import World
 from dist_seg.runtime.documents import decode
@@ -25,82 +25,82 @@ _WHERE = "the ranks' store"
 
 @dataclass(frozen=True, kw_only=True)
 class FirstCause:
-    """What ended a run, in the words of the rank that was the first to tell."""
+    """What ended a run, as told by the first rank that reported it."""
 
     kind: Literal["error", "stuck", "lost"]
-    """error: a rank has raised; stuck: others waited for it in vain; lost: it has ended without a word."""
+    """error: a rank raised; stuck: others waited for it in vain; lost: it exited without reporting anything."""
     ranks: tuple[int, ...]
-    """Whose fault it is; empty where that cannot be told."""
+    """The ranks at fault; empty if unknown."""
     text: str
     trace: str = ""
-    """The traceback, where there is one."""
+    """The traceback, if there is one."""
 
     @property
-    def words(self) -> str:
+    def message(self) -> str:
         named = self.kind != "error" or self.text.startswith(f"rank {self.ranks[0]} ")
         return self.text if named else f"rank {self.ranks[0]}: {self.text}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankPosition:
-    """Where a rank was when it last told."""
+    """Where a rank was when it last reported."""
 
     beat: int
-    """Rises as long as the rank lives."""
+    """Rises with every report, as long as the rank lives."""
     step: int
     phase: str
     collectives: int
     ended: bool
-    """The rank has left in order."""
+    """The rank left in order."""
 
     @property
-    def words(self) -> str:
-        return described(self.phase, self.step)
+    def description(self) -> str:
+        return describe(self.phase, self.step)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _FinalError:
-    """An error that every further start would meet again."""
+    """An error that every restart would meet again."""
 
     starts_before: int
     text: str
 
 
 class Board:
-    """One start of the ranks. Every method but `open_board` may be called from any thread, and raises RuntimeError
-    (torch's DistError is one) where the store does not answer any more."""
+    """The board of one start of the ranks. Its methods may be called from any thread, and raise RuntimeError (torch's
+    DistError is one) if the store no longer answers."""
 
     def __init__(self, store: Store, *, world: World, start: Start) -> None:
         self._store, self._world, self._prefix = store, world, f"{start.name}/board"
         self._outlives_ranks = start.in_launcher
         self._beats = 0
         self.starts_before = start.number - 1
-        """How often this launch has started its ranks before, for whatever reason: torchrun does not count the
-        restarts that it makes because machines have come or gone."""
+        """How often this launch started its ranks before, for any reason: torchrun does not count the restarts that it
+        makes when machines join or leave."""
 
     @property
     def lives_here(self) -> bool:
-        """The store ends with this process."""
+        """Whether the store ends with this process."""
         return self._world.is_main and not self._outlives_ranks
 
     def tell(self, position: Position, *, ended: bool = False) -> None:
         self._beats += 1
-        told = RankPosition(
+        report = RankPosition(
             beat=self._beats,
             step=position.step,
             phase=position.phase,
             collectives=position.collectives,
             ended=ended,
         )
-        self._store.set(f"{self._prefix}/position/{self._world.rank}", _encoded(told))
+        self._store.set(f"{self._prefix}/position/{self._world.rank}", _encoded(report))
 
     def positions(self) -> list[RankPosition]:
-        """Of all ranks, in their order."""
+        """The positions of all ranks, by rank."""
         keys = [f"{self._prefix}/position/{rank}" for rank in range(self._world.size)]
         return [decode(value, RankPosition, _WHERE) for value in self._store.multi_get(keys)]
 
     def publish(self, cause: FirstCause) -> FirstCause:
-        """Tells a cause to all ranks; returns the first one that any rank has told."""
+        """Tells a cause to all ranks; returns the first cause that any rank told."""
         told = self._store.compare_set(f"{self._prefix}/cause", "", _encoded(cause))
         return decode(told, FirstCause, _WHERE)
 
@@ -109,11 +109,11 @@ class Board:
         return decode(self._store.get(key), FirstCause, _WHERE) if self._store.check([key]) else None
 
     def end_for_good(self, text: str) -> None:
-        """Whatever starts the ranks again within this launch, `final_error` tells them that it is of no use."""
+        """Makes `final_error` return this text to all later starts within this launch."""
         self._store.compare_set(_FINAL, "", _encoded(_FinalError(starts_before=self.starts_before, text=text)))
 
     def final_error(self) -> str | None:
-        """What an earlier start was ended by for good; not what a peer of this one has met a moment ago."""
+        """The error that ended an earlier start for good; not one that a peer of this start just met."""
         told = decode(self._store.get(_FINAL), _FinalError, _WHERE) if self._store.check([_FINAL]) else None
         return told.text if told is not None and told.starts_before < self.starts_before else None
 
@@ -123,7 +123,7 @@ def _encoded(document: RankPosition | FirstCause | _FinalError) -> str:
 
 
 def open_board(world: World, start: Start, position: Position) -> Board:
-    """The board of all ranks, with a position of every one on it. A collective; needs the process group."""
+    """Opens the board of all ranks; every rank has reported a position. A collective; needs the process group."""
     board = Board(start.connection(), world=world, start=start)
     board.tell(position)
     barrier()
@@ -131,12 +131,12 @@ def open_board(world: World, start: Start, position: Position) -> Board:
 
 
 def behind(positions: Sequence[RankPosition]) -> tuple[int, ...]:
-    """The ranks that have not entered the collective that others are in."""
+    """Ranks that have not entered the collective that others are in."""
     most = max(position.collectives for position in positions)
     return tuple(rank for rank, position in enumerate(positions) if position.collectives < most)
 
 
 def silent(before: Sequence[RankPosition], after: Sequence[RankPosition]) -> tuple[int, ...]:
-    """The ranks that have told nothing between two looks at the board, although they have not left in order."""
+    """Ranks that reported nothing between two looks at the board and did not leave in order."""
     pairs = enumerate(zip(before, after, strict=True))
     return tuple(rank for rank, (old, new) in pairs if new.beat == old.beat and not new.ended)

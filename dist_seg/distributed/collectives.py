@@ -1,4 +1,4 @@
-"""Collectives that are also right for a single process. Every rank must call them in the same order."""
+"""Collectives that also work for a single process. Every rank must call them in the same order."""
 
 import json
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def rank() -> int:
 
 
 def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
-    """The element-wise sum over all ranks, in place; any shape, one dtype and device type on all of them."""
+    """The element-wise sum over all ranks, in place. Any shape; the same dtype and device type on all ranks."""
     if dist.is_initialized():
         with HERE.collective():
             dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
@@ -33,7 +33,7 @@ def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def gather_json(value: object) -> list[object]:
-    """Every rank's JSON-ready value, in the order of the ranks, on every rank. No pickle is involved."""
+    """Every rank's JSON-ready value, by rank, on every rank. Nothing is pickled."""
     if not dist.is_initialized():
         return [json.loads(json.dumps(value))]
     payload = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
@@ -49,7 +49,7 @@ def gather_json(value: object) -> list[object]:
 
 
 def broadcast_json(value: object) -> object:
-    """Rank 0's JSON-ready value, on every rank. Unlike gathered ones it may be large: it is held once at a time."""
+    """Rank 0's JSON-ready value, on every rank. It may be large, as each rank holds it only once."""
     text = json.dumps(value).encode() if rank() == 0 else b""
     if not dist.is_initialized():
         return json.loads(text)
@@ -63,7 +63,7 @@ def broadcast_json(value: object) -> object:
 
 
 def on_main(work: Callable[[], object]) -> object:
-    """Does the work on rank 0 and gives its JSON-ready result to every rank; all ranks raise what it raises."""
+    """Does the work on rank 0 and returns its JSON-ready result on every rank; all ranks raise what it raises."""
     own: dict[str, object] = {}
     failure: Exception | None = None
     if rank() == 0:
@@ -79,7 +79,7 @@ def on_main(work: Callable[[], object]) -> object:
 
 
 def on_every_rank(work: Callable[[], Result]) -> Result:
-    """Does the work on every rank; if it fails on some, all ranks raise the first one's error. A collective."""
+    """Does the work on every rank; if some fail, all ranks raise the first failing rank's error. A collective."""
     failure: Exception | None = None
     results: list[Result] = []
     try:
@@ -91,7 +91,7 @@ def on_every_rank(work: Callable[[], Result]) -> Result:
 
 
 def raise_if_any(failure: Exception | None) -> None:
-    """All ranks raise the failure of the first rank that gives one. A collective."""
+    """All ranks raise the failure of the first rank that has one. A collective."""
     own = None if failure is None else asdict(_Failure.of(failure))
     for number, report in enumerate(convert(gather_json(own), list[_Failure | None], _WHERE)):
         if report is not None:
@@ -102,7 +102,7 @@ def raise_if_any(failure: Exception | None) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Failure:
-    """What the other ranks are told of an error."""
+    """An error as it is told to the other ranks."""
 
     text: str
     is_users: bool
@@ -115,14 +115,14 @@ class _Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class _Outcome:
-    """What became of rank 0's work."""
+    """The result of rank 0's work, or its failure."""
 
     result: object = None
     failure: _Failure | None = None
 
 
 def _shared(failure: Exception | None, text: str, *, is_users: bool) -> Exception:
-    """What to raise on this rank: its own error, to be traced if it is a bug; elsewhere the failing rank's words."""
+    """What this rank raises: its own error, with the traceback if it is a bug, or the failing rank's message."""
     if not is_users:
         return failure or RunFailedError(text)
     error = failure if isinstance(failure, UserError) else UserError(text)
@@ -131,7 +131,7 @@ def _shared(failure: Exception | None, text: str, *, is_users: bool) -> Exceptio
 
 
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:
-    """The ranks' (n, k) tensors one below the other, in the order of the ranks, on every rank; n may differ."""
+    """The ranks' (n, k) tensors, concatenated by rank along n, on every rank; n may differ."""
     counts = torch.zeros(world_size(), dtype=torch.int64)
     counts[rank()] = len(rows)
     sum_over_ranks(counts)
@@ -142,7 +142,7 @@ def gather_rows(rows: torch.Tensor) -> torch.Tensor:
 
 
 def barrier() -> None:
-    """Waits until every rank is here."""
+    """Waits until every rank has called it."""
     if dist.is_initialized():
         # A reduction on the CPU, because dist.barrier() would occupy a GPU that may not be this rank's.
         sum_over_ranks(torch.zeros(1))

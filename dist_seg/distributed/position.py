@@ -1,4 +1,4 @@
-"""Where this process is in its training, for the watchdogs of all ranks to read (see `distributed/watchdog.py`)."""
+"""The position of this process in its training. The watchdogs of all ranks read it (see `distributed/watchdog.py`)."""
 
 import threading
 import time
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-def described(phase: str, step: int) -> str:
-    """A phase after so many steps, for messages."""
+def describe(phase: str, step: int) -> str:
+    """A phase and its step, for messages. step: number of steps done before it."""
     if phase == "startup":
         return "the start-up"
     return f"{phase} after step {step}" if phase in ("evaluation", "checkpoint") else f"{phase} of step {step + 1}"
@@ -16,27 +16,27 @@ def described(phase: str, step: int) -> str:
 class Position:
     """Step and phase of the main thread, and whether it waits for other ranks.
 
-    Written by the main thread alone, read by the watchdog's. Every rank takes the same path of collectives, so the one
-    that has entered fewer than the others is the one they wait for.
+    Only the main thread writes it; the watchdog's thread reads it. Every rank takes the same path of collectives, so
+    the others wait for the rank that has entered the fewest.
     """
 
     def __init__(self) -> None:
         self.step, self.phase = 0, "startup"
         self.collectives = 0
-        """How many this rank has entered."""
+        """Number of collectives that this rank has entered."""
         self.ending = False
-        """A collective has failed, or the run has: the process is on its way to its own end."""
+        """A collective or the run has failed, and the process is about to end by itself."""
         self._waiting_since: float | None = None
 
     def at(self, phase: str, step: int | None = None) -> None:
-        """The phase that begins now, by the names that the account of time has; step: steps done before it."""
+        """Sets the phase that begins now, named as in the time account. step: number of steps done before it."""
         self.phase = phase
         if step is not None:
             self.step = step
 
     @contextmanager
     def collective(self) -> Iterator[None]:
-        """What is done inside waits for the other ranks. One inside another counts as one."""
+        """Marks that the body waits for the other ranks. Nested collectives count as one."""
         if self._waiting_since is not None or threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -53,14 +53,15 @@ class Position:
 
     @property
     def waited_s(self) -> float:
-        """How long this rank has been waiting for others; 0 where it does not."""
+        """How long this rank has been waiting for others; 0 if it does not wait."""
         since = self._waiting_since
         return 0.0 if since is None else time.monotonic() - since
 
     @property
-    def words(self) -> str:
-        return described(self.phase, self.step)
+    def description(self) -> str:
+        return describe(self.phase, self.step)
 
 
-# One for the process, as torch's process group is: collectives are called from everywhere without a handle.
+# One per process, like torch's process group: collectives are called from everywhere without a handle, and the
+# watchdog needs the position of exactly this process.
 HERE = Position()

@@ -1,4 +1,4 @@
-"""torch's process group, from the first rank's coming to the last thread's end."""
+"""Opens torch's process group, and closes it so that none of its threads is left."""
 
 import gc
 import importlib
@@ -17,17 +17,17 @@ from dist_seg.distributed.world import World
 
 @contextmanager
 def process_group(world: World, timeout_s: float, *, single: bool = False) -> Iterator[Start | None]:
-    """The process group of all ranks while the context lasts, and the start that it belongs to. A single process has no
-    start, and a group only with `single`.
+    """The process group of all ranks while the context lasts; yields the start that it belongs to.
 
-    CPU tensors travel over gloo, CUDA tensors over NCCL, in one group: flags never wait for the device.
+    A single process has no start (None), and a group only with `single`. In one group, CPU tensors travel over gloo and
+    CUDA tensors over NCCL, so flags never wait for the device.
     """
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
     if world.size == 1 and not single:
         yield None
         return
-    # DDP imports it, and its functions keep whatever group there is by then as their default, for good.
+    # DDP imports this module, whose functions keep the group that exists at that time as their default for ever.
     importlib.import_module("torch.distributed.nn.functional")
     backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
     start = meet(world, timeout_s) if world.size > 1 else None
@@ -47,7 +47,7 @@ def process_group(world: World, timeout_s: float, *, single: bool = False) -> It
 
 
 def _let_go(error: BaseException) -> None:
-    """Clears the frames of an error, and of those behind it, of what they hold."""
+    """Clears the frames of an error and of its causes, so that they hold no tensors."""
     behind: BaseException | None = error
     while behind is not None:
         traceback.clear_frames(behind.__traceback__)

@@ -1,8 +1,8 @@
 """How the ranks of one start find each other in a store that may outlive them.
 
 torchrun keeps one store for the whole launch, and torch writes the addresses of a process group under the same keys at
-every start: a rank that is faster than its peer reads the address of a dead one. And torchrun's count of restarts stays
-as it is when it restarts because machines have come or gone. So the ranks agree on a name of their start first.
+every start: a rank that is faster than its peer would read the address of a dead one. torchrun's count of restarts
+does not help, as it does not rise when machines join or leave. So the ranks first agree on a name for their start.
 """
 
 import json
@@ -26,12 +26,12 @@ _OFFER = "dist_seg/offer"
 
 @dataclass(frozen=True, kw_only=True)
 class _Offer:
-    """What rank 0 offers to the others."""
+    """The name that rank 0 offers to the others."""
 
     name: str
     number: int
     heard: dict[str, str]
-    """By rank, the nonce of each that it has heard of."""
+    """The nonce of each rank that rank 0 has heard from, by rank."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,19 +40,19 @@ class Start:
 
     name: str
     number: int
-    """Counted from 1 within the launch; always 1 where the store ends with the ranks."""
+    """Counted from 1 within the launch; always 1 if the store ends with the ranks."""
     store: Store
-    """For torch's process group alone, which waits in it."""
+    """Only for torch's process group, which blocks on it."""
     in_launcher: bool
-    """The store is the launcher's and outlives the ranks; else it is rank 0's."""
+    """The store is in the launcher and outlives the ranks; otherwise it is in rank 0."""
 
     def connection(self) -> TCPStore:
-        """Another connection to the whole store, which no other user of it holds up."""
+        """Another connection to the whole store, which no other user blocks."""
         return _client(timedelta(seconds=_ANSWER_S))
 
 
 def meet(world: World, timeout_s: float) -> Start:
-    """Waits for all ranks of this start. Raises RunFailedError that names those that do not come in time."""
+    """Waits for all ranks of this start. Raises RunFailedError naming those that do not arrive in time."""
     timeout = timedelta(seconds=timeout_s)
     in_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     store = _host(timeout) if world.is_main and not in_launcher else _client(timeout)
@@ -84,12 +84,12 @@ def _agreed(rank: int) -> str:
 
 
 def _offer(store: TCPStore, world: World, deadline: float) -> tuple[str, int]:
-    """Rank 0 names the start to all whose word it has, until all have agreed to that name."""
+    """Rank 0 offers a name to all ranks that it has heard from, until all have agreed to it."""
     number = store.add(_STARTS, 1)
     name = f"dist_seg/start-{number}-{uuid.uuid4().hex[:8]}"
     offered: dict[str, str] = {}
     while True:
-        # What an earlier start has left may be among them: its rank of that number will not agree.
+        # This may include nonces of an earlier start: those ranks will not agree.
         heard = {str(rank): _get(store, _hello(rank)) for rank in range(world.size)}
         if heard != offered:
             store.set(_OFFER, json.dumps(asdict(_Offer(name=name, number=number, heard=heard))))
@@ -97,18 +97,18 @@ def _offer(store: TCPStore, world: World, deadline: float) -> tuple[str, int]:
         missing = [rank for rank in range(1, world.size) if _get(store, _agreed(rank)) != name]
         if not missing:
             return name, number
-        _wait(deadline, f"ranks {missing} have not come")
+        _wait(deadline, f"ranks {missing} have not arrived")
 
 
 def _accept(store: TCPStore, world: World, nonce: str, deadline: float) -> tuple[str, int]:
-    """Another rank takes the name that is offered to itself, and not to one of its number in an earlier start."""
+    """Another rank takes a name that is offered to itself, not to the rank of its number in an earlier start."""
     while True:
         text = _get(store, _OFFER)
         offer = decode(text, _Offer, "the ranks' store") if text else None
         if offer is not None and offer.heard.get(str(world.rank)) == nonce:
             store.set(_agreed(world.rank), offer.name)
             return offer.name, offer.number
-        _wait(deadline, "rank 0 has not come")
+        _wait(deadline, "rank 0 has not arrived")
 
 
 def _get(store: TCPStore, key: str) -> str:
@@ -117,5 +117,5 @@ def _get(store: TCPStore, key: str) -> str:
 
 def _wait(deadline: float, problem: str) -> None:
     if time.monotonic() > deadline:
-        raise RunFailedError(f"the process group does not come together: {problem} within train.timeout_s")
+        raise RunFailedError(f"the process group could not be formed: {problem} within train.timeout_s")
     time.sleep(_POLL_S)

@@ -1,8 +1,8 @@
-"""A thread of every rank that ends all of them when one fails or gets stuck, and tells which one was the first.
+"""A thread on every rank that ends all ranks when one fails or gets stuck, and reports which was the first.
 
-What breaks a rank inside a step cannot be reduced over ranks first, because its peers wait for it in a collective. It
-writes the cause on the board (`distributed/board.py`) and ends. The others are told by their broken collective, or
-they are ended from here: by the second thread, or, where some code holds the interpreter's lock, by a timer of C.
+When a rank breaks inside a step, its peers are already waiting for it in a collective, so the failure cannot be reduced
+over ranks. The rank writes the cause on the board (`distributed/board.py`) and ends. The others notice by their broken
+collective, or are ended from here: by this thread or, if some code holds the interpreter's lock, by a timer in C.
 """
 
 import faulthandler
@@ -26,76 +26,76 @@ from dist_seg.errors import RunFailedError, UserError
 _log = logging.getLogger(__name__)
 
 GROUP_MARGIN_S = 15.0
-"""The process group's own timeout is to be this much longer than the watchdog's, which tells more."""
+"""The process group's own timeout is this much longer than the watchdog's, whose message says more."""
 _POLL_S = 0.5
-# A rank that holds the interpreter's lock cannot be told to end: its peers have, and the launcher still waits for it.
+# A rank whose interpreter's lock is held cannot be told to end. Its peers have ended; the launcher waits for it.
 _LOCKED_MARGIN_S = 5.0
-# What a rank is left to notice by itself, in its collective, that a peer is gone.
+# Time for a rank to notice by itself, in its collective, that a peer is gone.
 _GRACE_S = 5.0
-# What it is left on its way out, with a checkpoint that is being written, before it is ended from here.
+# Time for a rank to end by itself, with a checkpoint that is being written, before it is ended from here.
 _ENDING_S = 120.0
 _LAST_WORDS_S = 20.0
-_STDERR = 2  # What Python calls so may be something without a descriptor.
-_OF_PEERS = ("gloo/", "NCCL", "Connection closed by peer", "Connection reset by peer")
+_STDERR = 2  # sys.stderr may have no file descriptor.
+_PEER_ERRORS = ("gloo/", "NCCL", "Connection closed by peer", "Connection reset by peer")
 
 
 class Watchdog:
-    """Watches until it is closed. Without a board (a single process) it has nothing to watch."""
+    """Watches the ranks until it is closed. Without a board (a single process) it does nothing."""
 
     def __init__(self, board: Board | None, *, world: World, timeout_s: float, poll_s: float = _POLL_S) -> None:
         self._board, self._world, self._timeout_s, self._poll_s = board, world, timeout_s, poll_s
         self._closed = threading.Event()
         self._cause: FirstCause | None = None
         self.last_words: Callable[[FirstCause], None] = lambda cause: None
-        """Called before the thread ends the process."""
+        """Called just before the thread ends the process."""
         if board is not None:
-            self._set_timer()  # Before the thread's first turn: by then some code may hold the interpreter's lock.
+            self._set_timer()  # Before the thread first runs: by then some code may hold the interpreter's lock.
             self._thread = threading.Thread(target=self._watch, name="dist-seg-watchdog", daemon=True)
             self._thread.start()
 
     @property
     def restarts(self) -> int:
-        """How often the launcher has started the ranks before."""
+        """How often the launcher started the ranks before."""
         return max(self._world.restarts, self._board.starts_before if self._board else 0)
 
     def check_worth_starting(self) -> None:
         """Raises the user's error that an earlier start of this launch met before its first step.
 
-        Launchers restart on any failure, and such a one comes again.
+        Launchers restart after any failure, but such an error would only come again.
         """
         text = self._board.final_error() if self._board else None
         if text is not None:
-            error = UserError(f"{text}\n(found at the first start; to start the ranks again cannot mend it)")
+            error = UserError(f"{text}\n(found at the first start; restarting the ranks cannot fix it)")
             error.shared = True
             raise error
 
     def cause_of(self, error: BaseException) -> FirstCause | None:
-        """What ended the run, if it was not this rank's own error that did; tells the others of one that did.
+        """What ended the run, or None if it was this rank's own error, which is then told to the others.
 
-        The same answer however often it is asked.
+        Every call returns the same answer.
         """
         if self._board is None:
             return None
         HERE.ending = True
-        own = FirstCause(kind="error", ranks=(self._world.rank,), text=_words(error), trace=_trace(error))
+        own = FirstCause(kind="error", ranks=(self._world.rank,), text=_message(error), trace=_trace(error))
         from_peers = _is_from_peers(error)
         try:
             if self._cause is None:
                 self._cause = self._found(self._board, own.text) if from_peers else self._board.publish(own)
                 if from_peers:
                     self._log_cause(self._cause)
-        except RuntimeError:  # The store is gone, and rank 0 with it, or the launcher of its machine.
+        except RuntimeError:  # The store is gone, with rank 0 or with the launcher on its machine.
             self._cause = _LOST_STORE if from_peers else own
         return self._cause if from_peers else None
 
     def reports_for_all(self, cause: FirstCause | None) -> bool:
-        """Whether this rank writes down how the run has ended: rank 0, or where that one cannot, the next."""
+        """Whether this rank records how the run ended: rank 0 or, if that is stuck or lost, the next one."""
         cannot = cause.ranks if cause is not None and cause.kind != "error" else ()
         able = [rank for rank in range(self._world.size) if rank not in cannot]
         return self._world.is_main or (bool(able) and self._world.rank == able[0])
 
     def close(self, error: BaseException | None = None) -> None:
-        """Ends the watch in order."""
+        """Stops watching, in order."""
         if self._board is None:
             return
         self._closed.set()
@@ -108,7 +108,7 @@ class Watchdog:
             if self._board.lives_here:
                 self._wait_for_others(self._board, _LAST_WORDS_S if error is None else _GRACE_S)
         except RuntimeError:
-            pass  # The store is gone: nobody is left to be told.
+            pass  # The store is gone: nobody is left to tell.
         if error is not None:
             # A process group whose peers are gone may never let go of this process.
             faulthandler.dump_traceback_later(_LAST_WORDS_S + _GRACE_S, exit=True, file=_STDERR)
@@ -130,11 +130,11 @@ class Watchdog:
                 return
 
     def _set_timer(self) -> None:
-        """Ends this process from C, with its stacks, unless it is set again in time."""
+        """Sets a timer in C that dumps the stacks and ends this process, unless it is set again in time."""
         faulthandler.dump_traceback_later(self._timeout_s + _LOCKED_MARGIN_S, exit=True, file=_STDERR)
 
     def _found(self, board: Board, text: str) -> FirstCause:
-        """The cause of a collective that has failed: what a peer has told, or which peer says nothing any more."""
+        """Why a collective failed: the cause that a peer told, or the peer that no longer reports."""
         before = board.positions()
         deadline = time.monotonic() + 4 * self._poll_s
         while time.monotonic() < deadline:
@@ -144,20 +144,20 @@ class Watchdog:
             time.sleep(self._poll_s / 4)
         lost = silent(before, board.positions())
         if lost:
-            where = "; ".join(f"rank {rank} in {before[rank].words}" for rank in lost)
-            text = f"ended without a word: {where}. It was killed from outside, or by the system for want of memory"
+            where = "; ".join(f"rank {rank} in {before[rank].description}" for rank in lost)
+            text = f"exited without an error: {where}. It was killed from outside, or by the system when memory ran out"
             return board.publish(FirstCause(kind="lost", ranks=lost, text=text))
-        text = f"a collective failed on rank {self._world.rank} in {HERE.words}, while every rank lives: {text}"
+        text = f"a collective failed on rank {self._world.rank} in {HERE.description}, while every rank lives: {text}"
         return board.publish(FirstCause(kind="lost", ranks=(), text=text))
 
     def _stuck(self, board: Board, waited_s: float) -> FirstCause:
         positions = board.positions()
         late = behind(positions)
         rank, here = self._world.rank, positions[self._world.rank]
-        waited = f"rank {rank} waited {waited_s:.0f} s in a collective ({here.words})"
+        waited = f"rank {rank} waited {waited_s:.0f} s in a collective ({here.description})"
         if not late:
             return FirstCause(kind="stuck", ranks=(), text=f"{waited}, in which every rank had arrived")
-        doing = ", ".join(f"rank {number} in {positions[number].words}" for number in late)
+        doing = ", ".join(f"rank {number} in {positions[number].description}" for number in late)
         return FirstCause(
             kind="stuck",
             ranks=late,
@@ -165,7 +165,7 @@ class Watchdog:
         )
 
     def _end(self, cause: FirstCause) -> None:
-        """Ends this process, unless it ends by itself in time."""
+        """Ends this process unless it ends by itself in time."""
         noticed = time.monotonic()
         while cause.kind != "stuck":
             left_s = noticed + (_ENDING_S if HERE.ending else _GRACE_S) - time.monotonic()
@@ -177,14 +177,14 @@ class Watchdog:
         faulthandler.dump_traceback_later(_LAST_WORDS_S, exit=True, file=_STDERR)
         self._cause = cause
         self._log_cause(cause)
-        _log.error("this rank is ended in %s; the stacks of its threads:", HERE.words)
+        _log.error("ending this rank in %s; the stacks of its threads:", HERE.description)
         faulthandler.dump_traceback(file=_STDERR, all_threads=True)
         self.last_words(cause)
         self._leave()
 
     def _log_cause(self, cause: FirstCause) -> None:
-        if self.reports_for_all(cause):  # Else every rank would say the same.
-            _log.error("%s%s", cause.words, f"\n{cause.trace}" * bool(cause.trace))
+        if self.reports_for_all(cause):  # Otherwise every rank would log it.
+            _log.error("%s%s", cause.message, f"\n{cause.trace}" * bool(cause.trace))
 
     def _leave(self) -> None:
         assert self._board is not None
@@ -193,7 +193,7 @@ class Watchdog:
             if self._board.lives_here:  # The others must read the cause before the store ends with this process.
                 self._wait_for_others(self._board, _GRACE_S)
         except RuntimeError:
-            pass  # The store is gone: nobody is left to be told.
+            pass  # The store is gone: nobody is left to tell.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
@@ -209,16 +209,17 @@ class Watchdog:
 _LOST_STORE = FirstCause(
     kind="lost",
     ranks=(0,),
-    text="rank 0, or the launcher on its machine, ended without a word: the ranks' store does not answer any more",
+    text="rank 0, or the launcher on its machine, exited without an error: the ranks' store no longer answers",
 )
 
 
 @contextmanager
 def watched(world: World, start: Start | None, timeout_s: float, *, poll_s: float = _POLL_S) -> Iterator[Watchdog]:
-    """Watches over the ranks while the context lasts; enter it inside of the process group, with the start that this
-    gives. A collective.
+    """Watches the ranks while the context lasts. Enter it inside `process_group`, with the start that this yields.
 
-    An error that is but the consequence of another rank's becomes a RunFailedError that names the first cause.
+    A collective.
+
+    An error that is only the consequence of another rank's error becomes a RunFailedError naming the first cause.
     """
     board = open_board(world, start, HERE) if start is not None else None
     watchdog = Watchdog(board, world=world, timeout_s=timeout_s, poll_s=poll_s)
@@ -230,30 +231,30 @@ def watched(world: World, start: Start | None, timeout_s: float, *, poll_s: floa
         cause = watchdog.cause_of(error)
         if cause is None:
             raise
-        consequence = RunFailedError(cause.words)
+        consequence = RunFailedError(cause.message)
         consequence.shared = not watchdog.reports_for_all(cause)
         raise consequence from error
     finally:
         watchdog.close(failure)
 
 
-def _words(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     return str(error) if isinstance(error, UserError | RunFailedError) else f"{type(error).__name__}: {error}"
 
 
 def _trace(error: BaseException) -> str:
-    """The traceback of a bug, or of what lies behind a run that has failed for another reason."""
+    """The traceback of a bug, or of the cause of a run that failed for another reason."""
     shown = error.__cause__ if isinstance(error, UserError | RunFailedError) else error
     return "" if shown is None else "".join(traceback.format_exception(shown)).rstrip()
 
 
 def _is_from_peers(error: BaseException) -> bool:
-    """Whether a collective has failed under this rank, which is no cause of its own."""
+    """Whether the error comes from a failed collective, so that another rank is the cause."""
     behind_it: BaseException | None = error
     while behind_it is not None:
         if isinstance(behind_it, dist.DistError):
             return True
-        if isinstance(behind_it, RuntimeError) and any(name in str(behind_it) for name in _OF_PEERS):
+        if isinstance(behind_it, RuntimeError) and any(name in str(behind_it) for name in _PEER_ERRORS):
             return True
         behind_it = behind_it.__cause__ or behind_it.__context__
     return False

@@ -1,4 +1,4 @@
-"""Who this process is among the ranks, detected once and passed on."""
+"""Which rank this process is. Detected once and passed on."""
 
 import os
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ class World:
     local_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     restarts: int = 0
-    """How often the launcher has restarted the ranks."""
+    """How often the launcher restarted the ranks."""
 
     @property
     def is_main(self) -> bool:
@@ -27,7 +27,7 @@ class World:
 
 
 def detect_world() -> World:
-    """The world as the launcher's environment variables (torchrun's names) tell it; one process without them."""
+    """Reads the world from the launcher's environment variables (torchrun's names); without them, one process."""
     rank, size = _variable("RANK", 0), _variable("WORLD_SIZE", 1)
     local_rank, local_size = _variable("LOCAL_RANK", 0), _variable("LOCAL_WORLD_SIZE", size)
     device = torch.device("cpu")
@@ -35,7 +35,7 @@ def detect_world() -> World:
         if local_rank >= torch.cuda.device_count():
             raise UserError(
                 f"rank {rank} is number {local_rank} on its machine, which has {torch.cuda.device_count()} GPUs; "
-                "start at most one process a GPU, or hide the GPUs with CUDA_VISIBLE_DEVICES=''"
+                "start at most one process per GPU, or hide the GPUs with CUDA_VISIBLE_DEVICES=''"
             )
         device = torch.device("cuda", local_rank)
     return World(
@@ -59,7 +59,7 @@ def _variable(name: str, default: int) -> int:
 
 
 def tell_deepspeed(world: World) -> None:
-    """Sets what DeepSpeed reads from the environment, where its own launcher or torchrun has not."""
+    """Sets the environment variables that DeepSpeed reads, unless its launcher or torchrun has set them."""
     variables = {"RANK": world.rank, "LOCAL_RANK": world.local_rank, "WORLD_SIZE": world.size}
     for name, number in variables.items():
         os.environ.setdefault(name, str(number))
@@ -68,7 +68,10 @@ def tell_deepspeed(world: World) -> None:
 
 
 def set_threads(world: World, num_threads: int | None) -> int:
-    """Sets torch's CPU threads of this rank (None: the visible cores over the machine's ranks) and returns them."""
+    """Sets the number of torch's CPU threads, which is one for the whole process, and returns it.
+
+    num_threads: None divides the visible cores among the ranks on this machine.
+    """
     threads = num_threads or max(1, visible_cores() // world.local_size)
     torch.set_num_threads(threads)
     return threads

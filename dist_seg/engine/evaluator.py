@@ -55,7 +55,7 @@ def evaluate(
                 break
             for batch in group:
                 with (
-                    memory_explained(config, world, lambda: HERE.words),
+                    memory_explained(config, world, lambda: HERE.description),
                     autocast(precision, world.device),
                 ):
                     images = batch.images.to(dtype_of(precision))

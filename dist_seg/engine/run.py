@@ -133,7 +133,7 @@ def run_training(
     startup.done("other")
     emit(_run_started(config, world, view, plan, progress.step, startup))
     try:
-        with memory_explained(config, world, lambda: HERE.words):
+        with memory_explained(config, world, lambda: HERE.description):
             complete = trainer.run()
     finally:
         writer.close()

@@ -1,4 +1,4 @@
-"""Times of work on a device, taken without making the host wait for it."""
+"""Measures work on a device without making the host wait for it."""
 
 import time
 
@@ -9,7 +9,7 @@ Mark = float | torch.cuda.Event
 
 
 def mark(device: torch.device) -> Mark:
-    """Now, or on a GPU: when the work that has been handed to it so far will be done."""
+    """The current time; on a GPU, the time when the work queued so far will be done."""
     if device.type != "cuda":
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch is partly annotated
@@ -18,7 +18,7 @@ def mark(device: torch.device) -> Mark:
 
 
 def seconds_between(begin: Mark, end: Mark) -> float:
-    """Both of one device; on a GPU the host must have waited for the work before `end`."""
+    """Seconds between two marks of one device. On a GPU the host must already have waited for the work before `end`."""
     if isinstance(begin, torch.cuda.Event) and isinstance(end, torch.cuda.Event):
         return float(begin.elapsed_time(end)) / 1000
     assert isinstance(begin, float) and isinstance(end, float)

@@ -1,4 +1,4 @@
-"""JSON documents as typed values: msgspec checks them, and an error names the file and the field.
+"""Decodes JSON documents into typed values. msgspec checks them, and errors name the file and the field.
 
 A dataclass takes the fields that it knows and ignores others, so that a newer version may add some.
 """
@@ -18,28 +18,29 @@ T = TypeVar("T")
 
 _FIELD = re.compile(r"(?P<problem>.*?)(?: - at (?P<key>`key` in )?`\$(?P<path>.*)`)?", re.DOTALL)
 _Path = tuple[str | int | None, ...]
-"""From the document to a value in it: names of fields, keys and indices. None is a key that msgspec leaves out."""
+"""The way from the document to a value: names of fields, keys and indices. None is a key that msgspec does not name."""
 _MISSING = "is missing"
 _MOST_SHOWN = 60
-"""Characters of a value in an error."""
+"""Longest part of a value that an error shows, in characters."""
 
 Hook = Callable[[type, object], object]
-"""Builds a value of a type that msgspec does not know; raises ValueError or TypeError for one that cannot be built."""
+"""Builds a value of a type that msgspec does not know; raises ValueError or TypeError if it cannot."""
 
 
 def decode(
     data: bytes | str, kind: type[T], where: str, *, error: type[UserError] = DataError, hook: Hook | None = None
 ) -> T:
-    """The value of type `kind` that a JSON document holds.
+    """Decodes a JSON document into a value of type `kind`.
 
-    where: the file or URL that errors name. error: the exception to raise for a document that is not JSON, lacks a
-    field or has one of another type. hook: for fields of types that msgspec does not know.
+    where: the file or URL that errors name. error: the exception to raise if the document is not JSON, lacks a field or
+    has a field of another type. hook: builds fields of types that msgspec does not know.
     """
     try:
         return msgspec.json.decode(data, type=kind, dec_hook=hook)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
-    # Again without types, which tells the keys of mappings; and Python writes NaN and Infinity, which are no JSON.
+    # Again without types: the document shows the keys that msgspec does not name. And Python's json reads the NaN and
+    # Infinity that it writes, which msgspec refuses.
     try:
         document: object = json.loads(data)
     except (ValueError, RecursionError) as problem:
@@ -50,47 +51,47 @@ def decode(
 def convert(
     value: object, kind: type[T], where: str, *, error: type[UserError] = DataError, hook: Hook | None = None
 ) -> T:
-    """As `decode`, of a document that has been parsed already."""
+    """Like `decode`, for a document that is already parsed."""
     try:
         return msgspec.convert(value, kind, dec_hook=hook, str_keys=True)
     except msgspec.ValidationError as problem:
-        told = _told(problem)
-        path = _with_keys(copy.deepcopy(value), told.path, kind, hook) if None in told.path else told.path
-        name = _written(path) or "the document"
-        if told.is_of_key:
+        found = _parsed(problem)
+        path = _with_keys(copy.deepcopy(value), found.path, kind, hook) if None in found.path else found.path
+        name = _path_text(path) or "the document"
+        if found.is_of_key:
             name = f"the key {name}"
-        elif path and told.words != _MISSING:
+        elif path and found.text != _MISSING:
             name += f" is {repr(_at(value, path))[:_MOST_SHOWN]}"
-        colon = "" if told.words == _MISSING else ":"
-        raise error(f"{name}{colon} {told.words}", where=where) from problem
+        colon = "" if found.text == _MISSING else ":"
+        raise error(f"{name}{colon} {found.text}", where=where) from problem
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Told:
-    """What msgspec says of a value."""
+class _Problem:
+    """A problem that msgspec reports."""
 
-    words: str
+    text: str
     path: _Path
     is_of_key: bool
-    """What is wrong is the last key of the path, not what stands there."""
+    """The last key of the path is wrong, not the value there."""
 
 
-def _told(problem: msgspec.ValidationError) -> _Told:
+def _parsed(problem: msgspec.ValidationError) -> _Problem:
     match = _FIELD.fullmatch(str(problem))
     assert match is not None
     words = match["problem"].replace("`", "")
     steps = re.findall(r"\.([^.\[\]]+)|\[(\d+)\]|(\[\.\.\.\])", match["path"] or "")
     path: _Path = tuple(name or (None if unnamed else int(number)) for name, number, unnamed in steps)
     if missing := re.fullmatch(r"Object missing required field (\w+)", words):
-        return _Told(words=_MISSING, path=(*path, missing[1]), is_of_key=False)
+        return _Problem(text=_MISSING, path=(*path, missing[1]), is_of_key=False)
     is_of_key = match["key"] is not None
-    return _Told(words=words[:1].lower() + words[1:], path=(*path, None) if is_of_key else path, is_of_key=is_of_key)
+    return _Problem(text=words[:1].lower() + words[1:], path=(*path, None) if is_of_key else path, is_of_key=is_of_key)
 
 
 def _with_keys(value: object, path: _Path, kind: type, hook: Hook | None) -> _Path:
-    """The path with the keys of mappings in it: each is the first key that fails when it stands there alone.
+    """Fills in the keys that msgspec does not name: each is the first key that fails when it is the only one.
 
-    The value is changed on the way.
+    Changes the value.
     """
     while None in path:
         at = path.index(None)
@@ -103,15 +104,15 @@ def _with_keys(value: object, path: _Path, kind: type, hook: Hook | None) -> _Pa
             try:
                 msgspec.convert(value, kind, dec_hook=hook, str_keys=True)
             except msgspec.ValidationError as problem:
-                path = (*path[:at], key, *_told(problem).path[at + 1 :])
+                path = (*path[:at], key, *_parsed(problem).path[at + 1 :])
                 break
-        else:  # the fault is in how entries go together, not in one of them
+        else:  # the entries fail only together
             return path[:at]
     return path
 
 
 def _at(value: object, path: _Path) -> object:
-    """What stands at a path; None where there is nothing of the kind."""
+    """The value at a path; None if there is none."""
     for step in path:
         match value, step:
             case dict(), str() if step in value:
@@ -123,8 +124,8 @@ def _at(value: object, path: _Path) -> object:
     return value
 
 
-def _written(path: _Path) -> str:
-    """Such as `splits.train.shards[0]`; keys with dots or brackets stand in quotes: `files['a.json']`."""
+def _path_text(path: _Path) -> str:
+    """The path as text: `splits.train.shards[0]`; keys with dots or brackets are quoted: `files['a.json']`."""
     text = ""
     for step in path:
         is_plain = isinstance(step, str) and not re.search(r"[.\[\]'\s]|^$", step)

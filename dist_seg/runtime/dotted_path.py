@@ -1,4 +1,4 @@
-"""The user's own code, by dotted path."""
+"""Imports the user's own code by its dotted path."""
 
 import importlib
 from collections.abc import Callable
@@ -7,9 +7,9 @@ from dist_seg.errors import ConfigError
 
 
 def import_function(path: str, setting: str) -> Callable[..., object]:
-    """What lies at `my_package.module:name` (or `my_package.module.name`), to be called.
+    """The callable at `my_package.module:name` (or `my_package.module.name`).
 
-    Raises ConfigError that names the setting and the path where there is nothing that can be called.
+    Raises ConfigError naming the setting and the path if there is no such callable.
     """
     module_name, _, name = path.partition(":") if ":" in path else path.rpartition(".")
     if not module_name or not name:

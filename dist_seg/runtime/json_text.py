@@ -1,10 +1,10 @@
-"""JSON to be read by people that stays short: a list of numbers, of which there may be many, is one line."""
+"""JSON for people to read. It stays short, because a list of numbers, which may be long, is one line."""
 
 import json
 
 
 def json_text(value: object, *, ensure_ascii: bool = True, depth: int = 0) -> str:
-    """The text of a JSON-ready value; each level of objects and of other lists is indented by one blank more."""
+    """The text of a JSON-ready value. Objects and lists of other values are indented by one blank per level."""
 
     def block(brackets: str, lines: list[str]) -> str:
         begin, end = "\n" + " " * (depth + 1), "\n" + " " * depth

@@ -1,4 +1,4 @@
-"""What a launcher such as torchrun tells this process about its rank, read without torch."""
+"""The rank that a launcher such as torchrun gave this process, read without torch."""
 
 import os
 from dataclasses import dataclass
@@ -6,18 +6,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchedRank:
-    """This process among those that the launcher started."""
+    """This process among the processes that the launcher started."""
 
     rank: int
     local_rank: int
-    """Among the ranks of this machine."""
+    """The rank among those on this machine."""
     world_size: int
 
 
 def launched_rank() -> LaunchedRank | None:
-    """None for a process that no launcher started.
+    """The rank from the environment; None if no launcher started this process.
 
-    A variable that is no number counts as unset: `distributed.world.detect_world` refuses it once a command runs.
+    A variable that is not a number counts as unset; `distributed.world.detect_world` refuses it once a command runs.
     """
     if "RANK" not in os.environ:
         return None

@@ -1,4 +1,4 @@
-"""What the machine offers; imports nothing heavy."""
+"""Cores and memory of the machine. Imports nothing heavy."""
 
 import os
 import sys
@@ -6,16 +6,16 @@ import sys
 try:
     import resource
 except ModuleNotFoundError:  # not on Windows
-    resource = None  # type: ignore[assignment]  # what its absence is known by
+    resource = None  # type: ignore[assignment]  # stands for its absence
 
 
 def visible_cores() -> int:
-    """The cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def peak_memory() -> int:
-    """The most bytes of memory that this process has held so far; 0 where the system does not tell."""
+    """Peak memory of this process so far, in bytes; 0 if the system does not report it."""
     if resource is None:
         return 0
     # Linux counts in KiB, macOS in bytes.

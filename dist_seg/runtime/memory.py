@@ -1,8 +1,8 @@
-"""Memory of CPU training: freed blocks stay with the process.
+"""Memory settings for training on the CPU: the process keeps blocks that it has freed.
 
-glibc gives every block above 32 MB back to the kernel when it is freed, and a training step on the CPU frees and takes
-hundreds of them: the page faults then cost up to half of the step (4.4 to 6.4 images/s without them, EfficientNet-Lite0
-at 288x384, four images, two threads). What the process has taken once it keeps; its peak stays the same.
+glibc returns every freed block above 32 MB to the kernel, and a training step on the CPU frees and allocates hundreds
+of them. The page faults then cost up to half of the step (4.4 images/s with them, 6.4 without; EfficientNet-Lite0 at
+288x384, four images, two threads). The process keeps all memory that it once used; its peak does not change.
 """
 
 import ctypes
@@ -19,9 +19,9 @@ _TOP_PAD_BYTES = 256 * 2**20
 
 
 def keep_freed_memory() -> bool:
-    """Tells glibc to keep freed memory, and torch to ask for huge pages. False where there is no glibc.
+    """Makes glibc keep freed memory, and torch ask for huge pages. Returns False if there is no glibc.
 
-    To be called before the first tensor is made: torch reads its variable once.
+    Call it before the first tensor is created: torch reads its variable once.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if sys.platform != "linux":
@@ -33,11 +33,11 @@ def keep_freed_memory() -> bool:
     return all(mallopt(option, value) == 1 for option, value in settings)
 
 
-# torch's allocator for the CPU has no class of error of its own.
-_OF_CPU_ALLOCATOR = ("can't allocate memory", "not enough memory")
+# torch's CPU allocator has no exception class of its own.
+_CPU_ALLOCATOR_ERRORS = ("can't allocate memory", "not enough memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OF_CPU_ALLOCATOR)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _CPU_ALLOCATOR_ERRORS)

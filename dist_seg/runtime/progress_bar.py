@@ -1,4 +1,4 @@
-"""Progress of a command on standard error: a bar on a terminal, a log line now and then elsewhere."""
+"""Shows the progress of a command on standard error: a bar on a terminal, otherwise a log line now and then."""
 
 import logging
 import sys
@@ -20,7 +20,7 @@ _LINE_AT_LEAST_EVERY_S = 30.0
 
 
 OnProgress = Callable[[int, int], None]
-"""Is told how many samples, shards or bytes are done, and how many there are."""
+"""Called with the number of samples, shards or bytes done, and their total."""
 
 
 class ProgressDisplay:
@@ -51,11 +51,11 @@ class ProgressDisplay:
             self._bar.start()
 
     def advance(self, count: int = 1, text: str = "") -> None:
-        """`count` more units are done; `text` stands beside the bar."""
+        """Report `count` more units as done. `text` is shown beside the bar."""
         self.update(self._done + count, text)
 
     def update(self, done: int, text: str = "") -> None:
-        """`done` units are done in all."""
+        """Report that `done` units are done in total."""
         self._done, self._text = done, text
         now_s = self._clock()
         since_s = now_s - self._drawn_s
@@ -73,7 +73,7 @@ class ProgressDisplay:
         self._drawn_s, self._drawn_at = now_s, done
 
     def close(self) -> None:
-        """Leave the last state of the bar on the screen; of lines, one for work that has not been told of."""
+        """Leave the last state of the bar on the screen; without a terminal, log work that was not reported yet."""
         if self._bar is not None:
             self._draw(self._bar)
             self._bar.stop()
@@ -103,7 +103,7 @@ class ProgressDisplay:
 
 
 def progress(total: int, label: str, *, show: bool = True) -> ProgressDisplay:
-    """The display for a command's work; `show=False` (other ranks) gives one that keeps silent."""
+    """The display for a command's work. With `show=False`, for other ranks, it shows nothing."""
     return ProgressDisplay(total, label) if show else _Silent(total, label, terminal=False)
 
 
@@ -116,7 +116,7 @@ class _Silent(ProgressDisplay):
 
 
 def _drawn_bar() -> Progress:
-    # No refresh thread: it would take the interpreter from the training step at times of its own choosing.
+    # No refresh thread: it would interrupt the training step at any time.
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
@@ -130,7 +130,7 @@ def _drawn_bar() -> Progress:
 
 
 def duration(seconds: float) -> str:
-    """Such as 42 s, 3 min 05 s, 2 h 07 min, 3 d 04 h."""
+    """A duration as text: 42 s, 3 min 05 s, 2 h 07 min, 3 d 04 h."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"
@@ -142,7 +142,7 @@ def duration(seconds: float) -> str:
 
 
 class Bar:
-    """A progress display that begins when the total is known."""
+    """A progress display that starts once the total is known."""
 
     def __init__(self, label: str) -> None:
         self._label = label
@@ -155,7 +155,7 @@ class Bar:
         self.close()
 
     def close(self) -> None:
-        """Leave it as it is; it may be closed again."""
+        """Close the display. It may be closed again."""
         if self._display is not None:
             self._display.close()
 

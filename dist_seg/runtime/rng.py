@@ -1,4 +1,4 @@
-"""Counter-based randomness: every number is a pure function of a key, so nothing has to be saved, ordered or shared.
+"""Counter-based random numbers: each is a pure function of a key, so no state has to be saved, ordered or shared.
 
 A key is a sequence of integers and strings, such as ("augment", seed, epoch, sample key).
 """
@@ -16,13 +16,13 @@ _SHIFT = np.uint64(33)
 
 
 def _digest(key: tuple[int | str, ...], size: int) -> bytes:
-    # The type is part of the text, so that 1 and "1" differ; the length prefix keeps ("ab", "c") and ("a", "bc") apart.
+    # The type is part of the text, so that 1 and "1" differ; the length separates ("ab", "c") from ("a", "bc").
     text = "".join(f"{type(part).__name__[0]}{len(str(part))}:{part}" for part in key)
     return hashlib.blake2b(text.encode(), digest_size=size).digest()
 
 
 def seed_of(*key: int | str) -> int:
-    """A 63-bit non-negative integer for the key."""
+    """A non-negative 63-bit integer derived from the key."""
     return int.from_bytes(_digest(key, 8), "little") >> 1
 
 
@@ -34,16 +34,17 @@ def generator(*key: int | str) -> np.random.Generator:
 def keyed_permutation(
     positions: NDArray[np.int64], sizes: NDArray[np.int64] | int, *key: int | str, tweaks: NDArray[np.int64] | int = 0
 ) -> NDArray[np.int64]:
-    """Where random permutations send the positions, in O(1) memory a position.
+    """The images of positions under random permutations, in O(1) memory per position.
 
-    Position i goes through the permutation of [0, sizes[i]) that `key` and tweaks[i] name, whatever the others are. A
-    Feistel network over an even number of bits, walked along its cycle until it is back in range (Black and Rogaway
-    2002).
+    `key` and tweaks[i] choose the permutation of [0, sizes[i]) for position i; the other positions do not matter. A
+    permutation is a Feistel network over an even number of bits, repeated until the result is in range (cycle walking,
+    Black and Rogaway 2002).
+
     Raises IndexError for a position outside its range.
     """
     limits = np.broadcast_to(np.asarray(sizes, dtype=np.int64), positions.shape)
     if np.any((positions < 0) | (positions >= limits)):
-        raise IndexError("a position lies outside the range that is permuted")
+        raise IndexError("a position is outside the permuted range")
     halves = _half_bits(limits)
     masks = (np.uint64(1) << halves) - np.uint64(1)
     round_keys = np.frombuffer(_digest(("feistel", *key), 8 * _ROUNDS), dtype=np.uint64)
@@ -62,7 +63,7 @@ def keyed_permutation(
 
 
 def _half_bits(sizes: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Half the bits, rounded up, of the largest number below each size: its own, or a neighbour would move the others.
+    """Half the bits, rounded up, of the largest number below each size; by size, so that none affects another.
 
     Exact for sizes up to 2^53.
     """

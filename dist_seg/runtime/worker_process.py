@@ -1,4 +1,4 @@
-"""What every process that a command starts to share its work does first."""
+"""What a worker process does first, when a command starts it to share the work."""
 
 import multiprocessing
 import multiprocessing.connection
@@ -8,13 +8,13 @@ import threading
 
 
 def begin_worker() -> None:
-    """Leave Ctrl-C, which reaches the whole terminal, to the command's own process, and end with it."""
+    """Ignore Ctrl-C, which reaches all processes of the terminal, and end when the command's own process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
+    """Otherwise a worker whose parent was killed would wait for work for ever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])

@@ -107,8 +107,8 @@ class _Session:
 
         def last_words(cause: FirstCause) -> None:
             if watchdog.reports_for_all(cause):
-                _write_failure(folder, cause.words, EXIT_FAULT)
-            end(-1, "failed", cause.words)
+                _write_failure(folder, cause.message, EXIT_FAULT)
+            end(-1, "failed", cause.message)
 
         watchdog.last_words = last_words
         try:
@@ -144,7 +144,7 @@ def _newest_step(folder: RunFolder) -> int:
 def _reason(error: BaseException, watchdog: Watchdog) -> str:
     """Why the run has failed: this rank's own error, or the one of another rank that it follows from."""
     cause = watchdog.cause_of(error)
-    return f"{type(error).__name__}: {error}" if cause is None else cause.words
+    return f"{type(error).__name__}: {error}" if cause is None else cause.message
 
 
 def _write_failure(folder: RunFolder, reason: str, code: int) -> None:

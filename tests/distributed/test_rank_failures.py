@@ -88,7 +88,7 @@ def test_ranks_killed_in_a_step_and_in_an_evaluation_are_restarted_to_the_same_b
         assert training.ended() == 0, training.output
     starts = [record.event.step for record in read_log(run) if isinstance(record.event, RunStarted)]
     assert starts[0] == 0 and starts[1] in (4, 8, 12) and starts[2:] == [20], training.output
-    assert "ended without a word: rank 1" in training.output
+    assert "exited without an error: rank 1" in training.output
     assert_equal_bits(undisturbed, run, MAX_STEPS)
 
 

@@ -141,7 +141,7 @@ def test_a_rank_that_holds_the_interpreters_lock_from_the_start_is_ended_with_it
 
 
 @pytest.mark.parametrize(
-    ("victim", "words"), [(0, "the ranks' store does not answer any more"), (1, "ended without a word: rank 1")]
+    ("victim", "words"), [(0, "the ranks' store no longer answers"), (1, "exited without an error: rank 1")]
 )
 def test_a_killed_rank_ends_the_others_although_rank_0_keeps_the_store(victim: int, words: str, tmp_path: Path) -> None:
     with loose_ranks(f"{__name__}:sum_for_ever", 3, tmp_path) as ranks:
