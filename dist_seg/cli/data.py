@@ -1,9 +1,9 @@
-"""The options of `dist-seg merge`, `index`, `verify` and `inspect`: what is done with packed data."""
+"""The parsers of `dist-seg merge`, `index`, `verify` and `inspect`, which work on packed data."""
 
 import argparse
 from pathlib import Path
 
-from dist_seg.cli.options import Commands, at_least_one, command
+from dist_seg.cli.options import Commands, add_faults, add_workers, at_least_one, command
 
 
 def add_data(commands: Commands) -> None:
@@ -15,19 +15,19 @@ def add_data(commands: Commands) -> None:
 
 
 _MERGE_DETAILS = """\
-parts keep the names of their shards: the result is byte for byte what one machine would have packed. Shards of data
-sets are numbered anew. Nothing is deleted: OUT gets hard links, or copies on another file system, and the merged
-folders may go afterwards
+Shards of parts keep their names: the result is byte for byte what one machine would have packed. Shards of data sets
+get new numbers. merge deletes nothing: OUT gets hard links, or copies if it is on another file system. You may delete
+the merged folders afterwards.
 """
 
 
 def _add_merge(commands: Commands) -> None:
     parser = command(
-        commands, "merge", "merge the parts of a data set, or data sets of the same classes", _MERGE_DETAILS
+        commands, "merge", "merge the parts of a data set, or data sets with the same classes", _MERGE_DETAILS
     )
     parser.add_argument("out", metavar="OUT", help="new folder for the merged data set")
     parser.add_argument(
-        "folders", nargs="*", metavar="FOLDER", help="packed parts, or data sets (default: the parts that lie in OUT)"
+        "folders", nargs="*", metavar="FOLDER", help="packed parts, or data sets (default: the parts inside OUT)"
     )
     parser.set_defaults(run=_run_merge)
 
@@ -39,40 +39,42 @@ def _run_merge(options: argparse.Namespace, argv: list[str]) -> int:
 
 
 _INDEX_DETAILS = """\
-a sample is KEY.jpg, .jpeg or .png with KEY.seg.png, an 8-bit grey PNG of class ids, as the webdataset library groups
-them. Written are manifest.json, index.dist-seg.json, and beside each tar .idx and .samples; the tars are only read.
-Splits go by the names of tars and folders (train, val, test), classes by --classes or a classes.txt in FOLDER, else by
-the masks
+A sample is KEY.jpg, .jpeg or .png with KEY.seg.png, an 8-bit grey PNG of class ids. The webdataset library groups files
+in the same way. index writes manifest.json and index.dist-seg.json, and a .idx and a .samples file beside each tar. It
+only reads the tars. Splits follow the names of tars and folders (train, val, test). Classes come from --classes, from
+a classes.txt in FOLDER, or from the masks.
 """
 
 
 def _add_index(commands: Commands) -> None:
-    parser = command(
-        commands, "index", "make WebDataset tars that others wrote a data set, as they lie", _INDEX_DETAILS
-    )
-    parser.add_argument("folder", metavar="FOLDER", help="folder that holds the tars (sub-folders too)")
+    parser = command(commands, "index", "use existing WebDataset tars in place", _INDEX_DETAILS)
+    parser.add_argument("folder", metavar="FOLDER", help="folder of the tars, searched with its sub-folders")
     contents = parser.add_argument_group("contents")
     contents.add_argument(
-        "--classes", type=Path, metavar="FILE", help="class names, one a line, in the order of the ids; `11 void`"
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="class names, one per line, in the order of the ids; a line `11 void` names an ignored value",
     )
-    contents.add_argument("--ignore-index", type=int, metavar="N", help="number of pixels that do not count (255)")
+    contents.add_argument("--ignore-index", type=int, metavar="N", help="mask value of ignored pixels (default: 255)")
     contents.add_argument(
-        "--split", action="append", default=[], metavar="NAME=GLOB", help="tars of a split, such as train='tr-*.tar'"
+        "--split",
+        action="append",
+        default=[],
+        metavar="NAME=GLOB",
+        help="a split and its tars, such as train='tr-*.tar'; once for each split",
     )
     contents.add_argument(
-        "--image-suffix", action="append", metavar="TEXT", help="of the images (jpg, jpeg, png); may be repeated"
+        "--image-suffix",
+        action="append",
+        metavar="TEXT",
+        help="suffix of images; may be repeated (default: jpg, jpeg, png)",
     )
-    contents.add_argument("--mask-suffix", default="seg.png", metavar="TEXT", help="of the masks (%(default)s)")
     contents.add_argument(
-        "--workers", type=at_least_one, default=None, metavar="N", help="threads (default: the cores)"
+        "--mask-suffix", default="seg.png", metavar="TEXT", help="suffix of masks (default: %(default)s)"
     )
-    faults = parser.add_argument_group("faults")
-    faults.add_argument(
-        "--skip-bad", action="store_true", help="do not list samples that cannot be used, and count them"
-    )
-    faults.add_argument(
-        "--max-pixels", type=at_least_one, default=None, metavar="N", help="refuse images and masks with more pixels"
-    )
+    add_workers(contents, "threads (default: one per core)")
+    add_faults(parser, "leave unusable samples out of the index and count them")
     parser.set_defaults(run=_run_index)
 
 
@@ -95,12 +97,14 @@ def _run_verify(options: argparse.Namespace, argv: list[str]) -> int:
 
 
 _INSPECT_DETAILS = """\
-looked for: copies of images (re-encoded, scaled, cropped, mirrored) and frames of one video across splits and inside
-one, masks that are shifted, turned or of another image, masks with nothing in them, classes that a split lacks or one
-sample alone has, images unlike the rest, and of instances specks, slivers, objects that are there twice, and boxes and
-areas that contradict the masks
+inspect looks for
+  copies of images (re-encoded, scaled, cropped, mirrored) and frames of one video, across splits and within one
+  masks that are shifted, turned, empty, or belong to another image
+  classes that a split lacks, or that only one sample shows
+  images unlike the rest
+  instances: specks, slivers, duplicate objects, and boxes and areas that contradict the masks
 
-exit codes: 0 done, 1 with --strict when something is worse than a note, 2 something to mend in the call or the data
+exit codes: 0 done; 1 a finding worse than a note, with --strict; 2 something to fix in the command or the data
 """
 
 
@@ -108,36 +112,44 @@ def _add_inspect(commands: Commands) -> None:
     summary = "count classes and pixels, find leaks and faulty masks, and draw contact sheets"
     parser = command(commands, "inspect", summary, _INSPECT_DETAILS)
     parser.add_argument("shards", metavar="SHARDS", help="folder or URL that holds manifest.json")
-    parser.add_argument("--split", default=None, metavar="NAME", help="one split only, in all that follows (all)")
+    parser.add_argument("--split", default=None, metavar="NAME", help="inspect this split only (default: all)")
     looking = parser.add_argument_group("looking for trouble")
     looking.add_argument(
         "--look",
         type=int,
         default=100_000,
         metavar="N",
-        help="samples of each split to look at, evenly spread; 0: counts alone, nothing is decoded (%(default)s)",
+        help="samples to look at in each split, evenly spread; 0: count only, decode nothing (default: %(default)s)",
     )
-    looking.add_argument("--workers", type=int, default=None, metavar="N", help="processes (one for each core)")
+    looking.add_argument("--workers", type=int, default=None, metavar="N", help="processes (default: one per core)")
     looking.add_argument(
         "--max-pixels",
         type=at_least_one,
         default=None,
         metavar="N",
-        help="look at no images with more pixels, and name them (178956970)",
+        help="name images with more than N pixels instead of looking at them (default: 178956970)",
     )
-    looking.add_argument("--strict", action="store_true", help="exit 1 when something is worse than a note")
+    looking.add_argument("--strict", action="store_true", help="exit 1 if a finding is worse than a note")
     output = parser.add_argument_group("output")
     output.add_argument(
-        "--out", type=Path, default=Path("contact_sheet.png"), metavar="FILE", help="contact sheet (%(default)s)"
+        "--out",
+        type=Path,
+        default=Path("contact_sheet.png"),
+        metavar="FILE",
+        help="contact sheet (default: %(default)s)",
     )
     output.add_argument(
-        "--samples", type=int, default=16, metavar="N", help="images of each split on the sheet (%(default)s)"
+        "--samples", type=int, default=16, metavar="N", help="images of each split on the sheet (default: %(default)s)"
     )
     output.add_argument(
-        "--suspects", type=Path, default=None, metavar="FILE", help="sheet of what was found (suspects.png beside it)"
+        "--suspects",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="sheet of the suspects found (default: suspects.png beside the contact sheet)",
     )
     output.add_argument(
-        "--json", type=Path, default=None, metavar="FILE", help="write counts and findings as JSON, too"
+        "--json", type=Path, default=None, metavar="FILE", help="also write the counts and findings as JSON"
     )
     parser.set_defaults(run=_run_inspect)
 

@@ -23,3 +23,21 @@ def at_least_one(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text}: give a whole number of at least 1")
     return number
+
+
+def add_workers(group: argparse._ArgumentGroup, text: str) -> None:
+    """`--workers`, which is None unless given."""
+    group.add_argument("--workers", type=at_least_one, default=None, metavar="N", help=text)
+
+
+def add_faults(parser: argparse.ArgumentParser, skip_bad: str) -> None:
+    """What to do about samples that cannot be used. skip_bad: the help of `--skip-bad`."""
+    faults = parser.add_argument_group("faults")
+    faults.add_argument("--skip-bad", action="store_true", help=skip_bad)
+    faults.add_argument(
+        "--max-pixels",
+        type=at_least_one,
+        default=None,
+        metavar="N",
+        help="refuse images and masks with more than N pixels (default: 178956970)",
+    )

@@ -2,5 +2,7 @@
 
 
 def count_of(count: int, noun: str) -> str:
-    """`1 shard`, `2 shards`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    """`1 shard`, `2 shards`, `3 classes`."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count} {noun}{'es' if noun.endswith(('ss', 'x')) else 's'}"

@@ -112,7 +112,7 @@ class TestPackFolder:
     def test_skip_bad_leaves_every_kind_out_and_counts_it(self, spoilt: Path) -> None:
         result = dist_seg("pack", "folder", "images", "masks", "out", "--val", 0, "--skip-bad", cwd=spoilt)
         assert result.returncode == 0, result.stderr
-        assert "9 samples in 1 shards, 3 left out" in result.stdout
+        assert "9 samples in 1 shard, 3 left out" in result.stdout
         for name in ("p03.png: a mask in colours", "p05.png: cannot be decoded", "p07.png: has no mask"):
             assert name in result.stderr
 
@@ -200,7 +200,7 @@ class TestInstances:
         result = dist_seg(*command, "--skip-bad", cwd=tmp_path)
         assert result.returncode == 0, result.stderr
         assert "left out: annotations/instances_train2017.json: annotation 5 of 2.png" in result.stderr
-        assert "7 objects, at most 2 an image, 1 annotations left out" in result.stdout
+        assert "7 objects, at most 2 per image, 1 annotation left out" in result.stdout
         assert dist_seg("verify", "out", cwd=tmp_path).returncode == 0
         inspected = dist_seg("inspect", "out", "--json", "counts.json", cwd=tmp_path)
         assert inspected.returncode == 0, inspected.stderr
@@ -218,7 +218,7 @@ class TestInstances:
         result = dist_seg("pack", "instances", "images", "masks", "out", "--val", 0.4, cwd=raw)
         assert result.returncode == 0, result.stderr
         assert "every value but 0 is an object of the class 'object'" in result.stdout
-        assert "1 classes (object)" in result.stdout
+        assert "1 class (object)" in result.stdout
         assert set(_manifest(raw / "out")["splits"]) == {"train", "val"}
 
     def test_masks_of_object_ids_that_hold_classes(self, raw: Path) -> None:
@@ -227,7 +227,7 @@ class TestInstances:
         assert "give a file with lines of `number name` (--classes)" in _refused(*command, cwd=raw)
         result = dist_seg(*command, "--classes", "numbers", cwd=raw)
         assert result.returncode == 0, result.stderr
-        assert "12 objects, at most 1 an image, 12 crowds" in result.stdout
+        assert "12 objects, at most 1 per image, 12 crowds" in result.stdout
 
     def test_cityscapes(self, tmp_path: Path) -> None:
         frame = "train/aachen/aachen_000000_000019"
@@ -236,7 +236,7 @@ class TestInstances:
         result = dist_seg("pack", "cityscapes-instances", ".", "out", cwd=tmp_path)
         assert result.returncode == 0, result.stderr
         assert "8 classes (person, rider, car" in result.stdout
-        assert "1 samples in 1 shards; 1 objects" in result.stdout
+        assert "1 sample in 1 shard; 1 object" in result.stdout
 
     def test_a_reader_of_instances_of_one_s_own(self, tmp_path: Path) -> None:
         (tmp_path / "my_reader.py").write_text(_INSTANCE_READER)

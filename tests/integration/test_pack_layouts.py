@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dist_seg.runtime.plural import count_of
 from tests.integration.commands import dist_seg
 from tests.loader_cases import encode
 from tests.unit.data.format_trees import LAYOUTS, Sample
@@ -61,7 +62,7 @@ def test_a_layout_is_packed_and_verified(
     LAYOUTS[layout].write(tmp_path / "raw", samples)
     result = dist_seg("pack", *arguments, "out", "--workers", 1, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert words in result.stdout and "train    12 samples in 1 shards" in result.stdout
+    assert words in result.stdout and "train    12 samples in 1 shard" in result.stdout
     split = _manifest(tmp_path / "out")["splits"]["train"]
     counts = split["class_pixels"]
     assert isinstance(counts, list)
@@ -97,7 +98,7 @@ def test_what_cannot_be_packed_is_named_and_left_out_where_that_is_allowed(
     assert result.returncode == 0, result.stderr
     assert f"left out: {listed}" in result.stderr
     assert "left out: raw/SegmentationClass/p3.png: class id 77 at (x=6, y=5)" in result.stderr
-    assert "10 samples in 1 shards, 2 left out" in result.stdout
+    assert "10 samples in 1 shard, 2 left out" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -147,8 +148,8 @@ def test_names_of_files_that_are_not_utf8_are_packed_and_told(tmp_path: Path, la
     assert r"bad\udcff" in packed.stderr
     good = 1 if layout == "labelme" else 2
     left_out = 3 if layout == "labelme" else 2
-    assert f"{good} samples in 1 shards, {left_out} left out" in packed.stdout
+    assert f"{count_of(good, 'sample')} in 1 shard, {left_out} left out" in packed.stdout
     if layout in ("folder", "instances"):
         assert r"images/bad\udcff.json the first" in packed.stdout
     assert dist_seg("verify", "out", cwd=tmp_path).returncode == 0
-    assert "were there already" in dist_seg(*arguments, cwd=tmp_path).stdout
+    assert "1 shard was there already" in dist_seg(*arguments, cwd=tmp_path).stdout

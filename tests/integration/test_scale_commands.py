@@ -39,7 +39,7 @@ def test_parts_packed_at_the_same_time_are_merged_to_the_bytes_of_one_packing(tm
     ]
     said = [part.communicate(timeout=120)[0] for part in parts]
     assert [part.returncode for part in parts] == [0, 0, 0]
-    assert all("when all 3 parts are there: dist-seg merge out" in text for text in said)
+    assert all("once all 3 parts are packed: dist-seg merge out" in text for text in said)
     merged = _said("merge", "out", cwd=tmp_path)
     assert "16 samples in" in merged and "shards linked" in merged
     _said(*_SYNTHETIC, "whole", *_SIZES, "--train-images", 16, cwd=tmp_path)
