@@ -227,7 +227,15 @@ def _read(value: object, kind: object, source: str, key: str) -> object:
             return [_read(entry, get_args(option)[0], source, key) for entry in value]
         if origin is dict and isinstance(value, Mapping):
             return _with_names_as_text(value, f"{source}: {key}")
-    return _parse_value(value, f"{source}: {key}") if isinstance(value, str) and str not in kinds else value
+    return _unquoted(value) if isinstance(value, str) and str not in kinds else value
+
+
+def _unquoted(text: str) -> object:
+    """The number or list in quotes; the text itself if there is none."""
+    try:
+        return _load_yaml(text)
+    except yaml.YAMLError:
+        return text
 
 
 def _with_names_as_text(names: Mapping[object, object], where: str) -> Mapping[object, object]:

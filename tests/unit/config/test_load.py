@@ -71,6 +71,8 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
             "data.mean=[1, x]",
             "data.mean=[1, 'x']: expected list of float or null (Expected `float`, got `str` - at `$[1]`)",
         ),
+        ("optim.lr='abc: ['", "optim.lr='abc: [': expected float"),
+        (f"optim.lr={'9' * 400}", ": expected float"),
         ("checkpoint.interval_steps=often", "='often': expected int or Literal['auto'] or null"),
         ("train.seed=1.0", "train.seed=1.0: expected int"),
         ("train.seed=true", "train.seed=True: expected int"),
