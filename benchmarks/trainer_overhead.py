@@ -43,7 +43,7 @@ from dist_seg.tasks.classes import ClassInfo
 from dist_seg.tasks.semantic import SemanticTask
 from dist_seg.tasks.task import EvalResult
 from dist_seg.telemetry.build import build_sinks
-from dist_seg.telemetry.events import Event, RunStarted
+from dist_seg.telemetry.events import RunStarted
 
 _CLASSES = 11
 
@@ -128,20 +128,9 @@ def _trainer_block(config: Config, folder: Path, block: int) -> Callable[[], flo
     task, model, batch = _made(config)
     assert config.train.max_steps is not None
     world = World()
-    strategy = DdpStrategy(
-        model,
-        build_optimizer(config.optim, model),
-        world=world,
-        lanes=1,
-        clip_norm=config.optim.clip_norm,
-        compile=False,
-    )
-    telemetry = build_sinks(config.telemetry, folder, rank=0, local_rank=0)
-    marks: list[float] = []
-
-    def emit(event: Event) -> None:
-        telemetry.sink.emit(event)
-        marks.append(time.perf_counter())
+    optimizer = build_optimizer(config.optim, model)
+    strategy = DdpStrategy(model, optimizer, world=world, lanes=1, clip_norm=config.optim.clip_norm, compile=False)
+    emit = build_sinks(config.telemetry, folder, rank=0, local_rank=0).sink.emit
 
     class PausedError(Exception):
         """Ends a block between two steps."""
