@@ -62,12 +62,14 @@ def test_box_loss_is_the_smooth_l1_of_the_weighted_offsets_over_all_samples() ->
     assert loss.item() == pytest.approx((2.5 - 1 / 18) / 3)
 
 
-def test_a_region_in_an_ignored_object_is_not_background() -> None:
+def test_a_region_in_an_ignored_object_is_no_sample() -> None:
     objects = ignoring(objects_of([(16, 16, 48, 48), (0, 0, 12, 12)]), 0)
-    # The heads are certain of the objects' class: the proposal as background would cost 20 / 2 in the mean.
-    heads = heads_of(class_logits=[0.0, 20.0, 0.0])
-    losses = losses_of(heads, [boxes((18, 18, 46, 46))], [objects])
-    assert losses["classification"].item() == pytest.approx(0, abs=1e-6)
+    heads, sampled = heads_of(), []
+    heads.box_head.register_forward_hook(lambda module, inputs, output: sampled.append(len(output)))
+    losses_of(heads, [boxes((18, 18, 46, 46))], [objects])
+    losses_of(heads, [boxes((40, 0, 60, 12))], [objects])
+    # The other object's own box, and in the second case background.
+    assert sampled == [1, 2]
 
 
 def test_no_sample_gives_zero_with_a_graph() -> None:
