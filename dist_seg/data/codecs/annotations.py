@@ -1,6 +1,6 @@
-"""`KEY.json` of an instance sample: its objects in the fields of COCO's annotations, with the exact masks.
+"""`KEY.json` of an instance sample: its objects, with the fields of COCO's annotations and the exact masks.
 
-Object i of the list has the pixel id i + 1 in the layers of `KEY.inst.png`.
+Object i of the list has the pixel value i + 1 in the layers of `KEY.inst.png`.
 """
 
 import json
@@ -14,34 +14,35 @@ from dist_seg.masks.rle import boxes_and_areas
 
 MAX_LAYERS = 3
 MAX_OBJECTS = 32767
-"""Ids are 16-bit in the PNG, and signed 16-bit on their way through DALI."""
+"""Ids have 16 bits in the PNG, and become signed 16-bit integers inside DALI."""
 EVERY_CLASS = -1
-"""The class of a crowd that stands for every class: an object of a class that is ignored. Never in a shard."""
+"""Class of an object that matches every class, as a crowd. A run gives it to objects of ignored classes. Never in a
+shard."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectAnnotation:
-    """One object, as it was annotated."""
+    """One annotated object."""
 
     id: int
     """The annotation's id in the raw data set."""
     class_id: int
-    """From 0, in the order of the manifest's class names; or `EVERY_CLASS`."""
+    """Index into the class names, or `EVERY_CLASS`."""
     crowd: bool
-    """A region of many objects, not told apart: neither trained nor scored."""
+    """A region of many objects that were not separated. It is neither trained nor scored."""
     area: float
-    """In pixels; the annotation's own where it gives one. COCO's scores go by it and by the box, as they are in the raw
-    data set; everything else is measured at the mask."""
+    """Pixels: the area that the annotation gives, or else the mask's. COCO's scores use this area, and the box that the
+    annotation gives; everything else is measured on the mask."""
     bbox: tuple[float, float, float, float]
-    """x, y, width, height; the annotation's own where it gives one."""
+    """x, y, width, height: the box that the annotation gives, or else the mask's."""
     rle: str
     """The exact mask: COCO's compressed run lengths for the image's size."""
     pixels: int
-    """Of the exact mask; not written, as it follows from that."""
+    """Pixels of the exact mask. Not written, because it follows from the mask."""
     layer: int
     """The layer that holds the object's pixels."""
     hidden: int = 0
-    """Pixels that no layer had room for, because more objects overlap there than there are layers."""
+    """Pixels that are in no layer, because more objects overlap there than there are layers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,14 +51,14 @@ class ImageAnnotations:
 
     image_id: int
     file_name: str
-    """As the raw data set names it."""
+    """Name of the image in the raw data set."""
     height: int
     width: int
     objects: tuple[ObjectAnnotation, ...]
 
     @property
     def classes(self) -> tuple[int, ...]:
-        """Those of the objects, crowds apart."""
+        """Classes of the objects, without crowds."""
         return tuple(sorted({found.class_id for found in self.objects if not found.crowd}))
 
     def to_json(self) -> bytes:
@@ -82,7 +83,7 @@ class ImageAnnotations:
             ],
         }
         text = json.dumps(document, separators=(",", ":"), ensure_ascii=False)
-        return text.encode(errors="backslashreplace")  # of a file name that is not UTF-8: JSON's own escapes
+        return text.encode(errors="backslashreplace")  # a file name that is not UTF-8 gets JSON's own escapes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,7 +147,7 @@ def _decoded(data: bytes) -> _Document:
     try:
         return msgspec.json.decode(data, type=_Document)
     except msgspec.DecodeError:
-        # Python's decoder also reads what `to_json` may write: NaN, and the escapes of a file name that is not UTF-8.
+        # Python's decoder also reads NaN and the escapes of a file name that is not UTF-8: `to_json` may write both.
         return msgspec.convert(json.loads(data), _Document)
 
 
@@ -154,7 +155,7 @@ def check_annotations(annotations: ImageAnnotations, height: int, width: int) ->
     """Raises UndecodableError for annotations of an image of another size."""
     if (annotations.height, annotations.width) != (height, width):
         raise UndecodableError(
-            f"json: of an image of {annotations.width}x{annotations.height}, the image has {width}x{height}"
+            f"json: annotates an image of {annotations.width}x{annotations.height}, the image has {width}x{height}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Masks of class ids: one number a pixel, stored as `KEY.seg.png`, a grey 8-bit PNG of the image's size."""
+"""Masks of class ids: one number per pixel, stored as `KEY.seg.png`, a grey 8-bit PNG of the image's size."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -154,6 +154,6 @@ def checked_class_ids(
         y, x = np.unravel_index(int(wrong.argmax()), mask.shape)
         raise DataError(
             f"{where}: class id {mask[y, x]} at (x={x}, y={y}) ({int(wrong.sum())} such pixels); the data set has "
-            f"{num_classes} classes, 0 to {num_classes - 1}, and {ignore_index} for pixels that are ignored"
+            f"{num_classes} classes, 0 to {num_classes - 1}, and {ignore_index} for ignored pixels"
         )
     return mask.astype(np.uint8)

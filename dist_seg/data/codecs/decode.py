@@ -1,7 +1,7 @@
-"""The reference decoder: PIL, and what it cannot decode cannot be decoded.
+"""The reference decoder is PIL: a sample that it cannot decode counts as undecodable.
 
-PIL's own limit on a picture's size, which is global, does not apply: how large pictures may be was settled when they
-were packed, and what comes from a shard has been compared with the size that stands in its index.
+PIL's global limit on a picture's size does not apply. Packing limits the size, and a picture from a shard has already
+been compared with the size in its index.
 """
 
 import io
@@ -20,7 +20,7 @@ from dist_seg.data.codecs.headers import PNG_SIGNATURE, UndecodableError
 
 
 def decode_image(data: bytes) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB of a JPEG or PNG, grey ones included. Raises `UndecodableError`."""
+    """(H, W, 3) uint8 RGB from a JPEG or PNG, which may be grey. Raises `UndecodableError`."""
     return np.array(decode_picture(data, "RGB"))
 
 
@@ -37,6 +37,6 @@ def opened_picture(data: bytes) -> Iterator[Image.Image]:
     try:
         with kind(io.BytesIO(data)) as image:
             yield image
-    # What PIL raises for damaged files, by its formats' readers.
+    # PIL's readers raise all of these for damaged files.
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error) as error:
         raise UndecodableError(str(error) or type(error).__name__) from error

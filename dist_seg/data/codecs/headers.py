@@ -1,7 +1,7 @@
-"""What an encoded picture says about itself, without decoding it: the cheap test of whether it can be whole.
+"""Headers of JPEGs and PNGs, and a cheap check that a file is whole. Nothing is decoded.
 
-Both loaders see a sample only after this, so what one decoder would forgive and another refuse (a JPEG cut off below
-the region that is decoded) is settled once, in the same way for both.
+Both loaders see a sample only after this check. It refuses files that one decoder would accept and another would not,
+such as a JPEG that is cut off below the region to decode, so that both loaders treat them the same.
 """
 
 import re
@@ -14,39 +14,39 @@ from dist_seg.config.schema import DataConfig
 from dist_seg.errors import LocatedError
 
 MAX_PIXELS = DataConfig.max_pixels
-"""Largest image that is decoded unless the user allows more: where Pillow, too, refuses."""
+"""Largest image to decode unless the user allows more. Pillow refuses images above the same limit."""
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MOST_EXPANDED = 1 << 20
-"""Bytes that a chunk beside the pixels may expand to: where Pillow, too, refuses, which other decoders may not."""
+"""Bytes that a text or profile chunk may expand to. Pillow refuses more, other decoders may not."""
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-# Among coded pixels 0xFF is followed by 0, a restart marker or another 0xFF; anything else ends them.
+# Within coded pixels, 0xFF is followed by 0, a restart marker or another 0xFF. Anything else ends the pixels.
 _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]", re.DOTALL)
 _JPEG_SEGMENTS = frozenset({0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)})
 _JPEG_END = 0xD9
 
 
 class UndecodableError(LocatedError):
-    """The bytes are not a whole picture of the expected kind. Says why, not where."""
+    """The bytes are not a whole picture of the expected kind. The message says why; `where` names the member."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Header:
-    """Of a JPEG or PNG."""
+    """The header of a JPEG or PNG."""
 
     kind: str
     """`JPEG` or `PNG`."""
     height: int
     width: int
     bits: int
-    """A channel."""
+    """Bits per channel."""
     is_plain_grey: bool
-    """One channel whose values are the picture's, not places in a palette."""
+    """One channel that holds the values themselves, not indices into a palette."""
     coded_end: int | None = None
-    """Of a JPEG: where the marker that ends its picture begins."""
+    """JPEG only: offset of the marker that ends the picture."""
 
 
 def read_header(data: bytes) -> Header:
-    """Raises `UndecodableError` where the bytes are no JPEG or PNG, or end too early."""
+    """Raises `UndecodableError` if the bytes are not a JPEG or PNG, or end too early."""
     if data.startswith(PNG_SIGNATURE):
         return _read_png(data)
     if data.startswith(b"\xff\xd8\xff"):
@@ -55,7 +55,7 @@ def read_header(data: bytes) -> Header:
 
 
 def png_chunks(data: bytes, name: bytes) -> Iterator[bytes]:
-    """The contents of a PNG's chunks of that name, of one that `read_header` has read."""
+    """The contents of all chunks of that name in a PNG that `read_header` accepted."""
     position = len(PNG_SIGNATURE)
     while position + 12 <= len(data):
         length, found = struct.unpack_from(">I4s", data, position)
@@ -65,14 +65,14 @@ def png_chunks(data: bytes, name: bytes) -> Iterator[bytes]:
 
 
 def check_picture(image: bytes, height: int, width: int) -> None:
-    """Raises `UndecodableError` unless the image is a picture of `height` × `width` pixels, 8 bits a channel."""
+    """Raises `UndecodableError` unless the image is a picture of `height` × `width` pixels, 8 bits per channel."""
     try:
         header = read_header(image)
     except UndecodableError as error:
         raise UndecodableError(error.reason, where="image") from error
     if (header.height, header.width) != (height, width):
         raise UndecodableError(f"{header.width}x{header.height} pixels, its index says {width}x{height}", where="image")
-    if header.bits > 8:  # which one decoder would scale and another cut
+    if header.bits > 8:  # one decoder would scale the values, another would cut them
         raise UndecodableError(f"{header.bits} bits a channel, must be 8", where="image")
 
 
@@ -80,7 +80,7 @@ def check_mask(mask: bytes, height: int, width: int, *, bits: int, layers: range
     """Raises `UndecodableError` unless the mask is a grey PNG of an allowed number of layers, one below the other, each
     `height` × `width` pixels of `bits` bits.
 
-    what: what errors call such a PNG. wanted: what they add to a wrong size.
+    what: what errors call such a PNG. wanted: what errors about the size add at the end.
     """
     try:
         header = read_header(mask)
@@ -116,7 +116,7 @@ def _read_png(data: bytes) -> Header:
 
 
 def _check_expansion(name: bytes, chunk: bytes) -> None:
-    """Refuses a chunk of some kilobytes that stands for gigabytes of text or colour profile."""
+    """Refuses a chunk of a few kilobytes that expands to gigabytes of text or colour profile."""
     _, _, packed = chunk.partition(b"\0")  # past the keyword
     if name == b"iTXt":
         if packed[:1] != b"\1":  # not compressed
@@ -129,7 +129,7 @@ def _check_expansion(name: bytes, chunk: bytes) -> None:
     try:
         expanding.decompress(packed, _MOST_EXPANDED)
     except zlib.error:
-        return  # what is damaged beside the pixels does no harm
+        return  # damage outside the pixels does no harm
     if expanding.unconsumed_tail:
         raise UndecodableError(f"PNG whose {name.decode()} chunk expands to more than {_MOST_EXPANDED} bytes")
 
@@ -156,9 +156,9 @@ def _read_jpeg(data: bytes) -> Header:
 
 
 def _checked_scans(data: bytes, position: int) -> int:
-    """From the end of the frame header on only segments and coded pixels until the end of the image: where that is.
+    """Offset of the end of the image, if only segments and coded pixels stand between the frame header and it.
 
-    Some decoders pass over what others stop at, so that one would show what another refuses.
+    Refuses anything else, because some decoders skip what makes others stop.
     """
     while match := _JPEG_MARKER.search(data, position):
         marker = data[match.start() + 1]

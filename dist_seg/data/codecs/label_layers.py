@@ -67,7 +67,7 @@ class LabelLayers:
             bits=8,
             layers=range(self.classes.num_packed, self.classes.num_packed + 1),
             what="an 8-bit grey PNG of layers of labels",
-            wanted=f", of which {self.classes.num_packed} labels must be one below the other",
+            wanted=f", which must hold {self.classes.num_packed} layers of labels one below the other",
         )
 
     def decode(self, sample: EncodedSample, region: Region | None = None) -> NDArray[np.uint8]:
@@ -108,8 +108,8 @@ class LabelLayers:
         if mask.ndim != 3 or len(mask) != len(class_names) or mask.dtype.kind not in "bui":
             shape = "x".join(str(length) for length in mask.shape)
             raise DataError(
-                f"{where}: the reader gave a mask of shape {shape} and type {mask.dtype}; of {len(class_names)} labels "
-                f"it must be ({len(class_names)}, height, width) of bool or of an integer type"
+                f"{where}: the reader gave a mask of shape {shape} and type {mask.dtype}; with {len(class_names)} "
+                f"labels it must be ({len(class_names)}, height, width) and bool or an integer type"
             )
 
     def checked(
@@ -121,8 +121,8 @@ class LabelLayers:
             label, y, x = (int(at) for at in np.unravel_index(int(wrong.argmax()), mask.shape))
             raise DataError(
                 f"{where}: {mask[label, y, x]} at (x={x}, y={y}) of label {class_names[label]} ({int(wrong.sum())} "
-                f"such pixels); a label's layer holds 1 where it is, 0 where it is not, {IGNORE_INDEX} where that is "
-                "not known"
+                "such pixels); a layer must hold 1 where a pixel has the label, 0 where it does not and "
+                f"{IGNORE_INDEX} where that is unknown"
             )
         return np.ascontiguousarray(mask, np.uint8)
 
@@ -148,7 +148,7 @@ def decode_labels(data: bytes, num_labels: int) -> NDArray[np.uint8]:
     """(K, H, W) uint8 layers of labels: 0, 1 and 255. Raises `UndecodableError`."""
     layers = decode_class_ids(data)
     if len(layers) % num_labels:
-        raise UndecodableError(f"{len(layers)} rows for {num_labels} labels, which must be as high as the image each")
+        raise UndecodableError(f"{len(layers)} rows for {num_labels} labels; every layer must be as high as the image")
     _check_values(layers)
     return layers.reshape(num_labels, -1, layers.shape[1])
 

@@ -1,6 +1,6 @@
-"""Images of more than 8-bit RGB: arrays of 8 or 16 bits and any number of channels, as `.npy` members of a shard.
+"""Images that are not 8-bit RGB: arrays of 8 or 16 bits with any number of channels, as `.npy` members of a shard.
 
-A data set holds either pictures (JPEG and PNG) or arrays of one type and number of channels.
+A data set holds either pictures (JPEG and PNG) or arrays, all of one type and number of channels.
 """
 
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ ArrayType = Literal["uint8", "uint16"]
 
 MAX_CHANNELS = 256
 NPY_HEADER_BYTES = 128
-"""Of every array that is written here, so that its pixels begin at one place."""
+"""Bytes of the header of every array that is written here, so that pixels always begin at the same offset."""
 _MAGIC = b"\x93NUMPY\x01\x00"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ArrayLayout:
-    """What all images of a data set have in common but their size."""
+    """Type and channels, which all images of a data set share."""
 
     dtype: ArrayType
     channels: int
@@ -51,17 +51,17 @@ def layout_of(values: Values) -> ArrayLayout:
 
 
 def encode_npy(values: Values) -> bytes:
-    """The array (H, W, C) as the file that `numpy.load` reads: format 1.0, rows first, little-endian."""
+    """The array (H, W, C) as a file for `numpy.load`: format 1.0, rows first, little-endian."""
     height, width, _ = values.shape
     layout = layout_of(values)
     return _header(layout, height, width) + np.ascontiguousarray(values, _stored(layout)).tobytes()
 
 
 def check_npy(data: bytes, layout: ArrayLayout, height: int, width: int) -> None:
-    """Raises `UndecodableError` unless the bytes are an array of this layout and size, as `encode_npy` writes them."""
+    """Raises `UndecodableError` unless the bytes are what `encode_npy` writes for an array of this layout and size."""
     header = _header(layout, height, width)
     if not data.startswith(_MAGIC):
-        raise UndecodableError("no array of NumPy's format 1.0")
+        raise UndecodableError("not an array in NumPy's format 1.0")
     if not data.startswith(header):
         written = data[len(_MAGIC) + 2 : NPY_HEADER_BYTES].decode("latin-1").strip()
         wanted = header[len(_MAGIC) + 2 :].decode().strip()
@@ -82,16 +82,16 @@ def check_image(image: bytes, array: ArrayLayout | None, height: int, width: int
 
 
 def decode_npy(data: bytes, layout: ArrayLayout, height: int, width: int) -> Values:
-    """(H, W, C) without a copy, not to be written to. Raises `UndecodableError` as `check_npy` does."""
+    """(H, W, C), read-only and without a copy. Raises `UndecodableError` as `check_npy` does."""
     check_npy(data, layout, height, width)
     values: Values = np.frombuffer(data, _stored(layout), offset=NPY_HEADER_BYTES)
     return values.reshape(height, width, layout.channels)
 
 
 def rgb_view(values: Values, low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """An array (H, W, C) for people to look at: (H, W, 3) RGB of its first three channels, or of the first as grey.
+    """An array (H, W, C) for people to look at: its first three channels as (H, W, 3) RGB, or the first one as grey.
 
-    low, high: (C,), the values that become black and white.
+    low, high: (C,), the values to show as black and white.
     """
     shown = [0, 1, 2] if values.shape[2] >= 3 else [0, 0, 0]
     span = np.maximum(high - low, 1.0)[shown].astype(np.float32)
@@ -100,7 +100,7 @@ def rgb_view(values: Values, low: NDArray[np.float64], high: NDArray[np.float64]
 
 
 def _header(layout: ArrayLayout, height: int, width: int) -> bytes:
-    """Ours alone, or the bytes of a shard would depend on the version of NumPy, which pads as it likes."""
+    """Our own header: NumPy's padding depends on its version, and so would the bytes of a shard."""
     kind = "<u2" if layout.dtype == "uint16" else "|u1"
     text = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': ({height}, {width}, {layout.channels}), }}"
     length = NPY_HEADER_BYTES - len(_MAGIC) - 2

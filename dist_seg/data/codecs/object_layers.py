@@ -37,7 +37,7 @@ from dist_seg.masks.palette import Rgb, default_palette
 from dist_seg.masks.rle import boxes_and_areas, decode_mask, mask_extent
 
 _OBJECT_COLORS = default_palette(64)[1:]
-"""Neighbours in the list are told apart."""
+"""Neighbours in the list are easy to tell apart."""
 _CROWD_COLOR: Rgb = (255, 255, 255)
 _FILL = 0.5
 
@@ -90,7 +90,7 @@ class ObjectLayers:
         pixels = np.bincount(layers.ravel(), minlength=len(objects) + 1)[1:]
         classes = np.array([found.class_id for found in objects], np.intp)
         if len(classes) and not 0 <= classes.min() <= classes.max() < num_classes:
-            raise UndecodableError(f"json: an object of class {classes.max()}, of {num_classes} classes")
+            raise UndecodableError(f"json: an object has class {classes.max()}, the data set has {num_classes} classes")
         try:
             boxes, areas = boxes_and_areas([found.rle for found in objects], sample.height, sample.width)
         except ValueError as error:
@@ -127,17 +127,17 @@ class ObjectLayers:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RawObject:
-    """An object of a raw data set."""
+    """One object of a raw data set."""
 
     id: int
     class_id: int
     crowd: bool
     rle: str
-    """COCO's compressed run lengths, for the upright image's size."""
+    """COCO's compressed run lengths for the size of the upright image."""
     area: float | None = None
-    """None: the mask's pixels."""
+    """Pixels; None for those of the mask."""
     bbox: tuple[float, float, float, float] | None = None
-    """x, y, width, height; None: the mask's."""
+    """x, y, width, height; None for the box of the mask."""
 
 
 def encode_instances(
@@ -150,14 +150,15 @@ def encode_instances(
     file_name: str,
     where: str = "",
 ) -> EncodedTarget:
-    """Gives every object a layer where it covers no other, crowds last, and what is left of the last layers' room.
+    """Draws every object into a layer where it covers no other one, crowds last.
 
-    where: what errors name the image by; its file name unless given. Raises `DataError` for more objects than ids
-    reach, and for an object of no class or with a mask that does not fit the image or has no pixel.
+    An object that fits into none of `MAX_LAYERS` layers gets the free pixels of the layer that has most of them.
+    where: the name of the image in errors; its file name unless given. Raises `DataError` for too many objects, and for
+    an object whose class does not exist or whose mask does not fit the image or has no pixel.
     """
     where = where or file_name
     if len(objects) > MAX_OBJECTS:
-        raise DataError(f"{where}: {len(objects)} objects; {MAX_OBJECTS} are the most of one image")
+        raise DataError(f"{where}: {len(objects)} objects; an image can have at most {MAX_OBJECTS}")
     layers: list[NDArray[np.uint16]] = [np.zeros((height, width), np.uint16)]
     annotated: dict[int, ObjectAnnotation] = {}
     class_pixels = np.zeros(num_classes, np.int64)
@@ -200,18 +201,20 @@ def encode_instances(
 
 def _checked_mask(raw: RawObject, height: int, width: int, num_classes: int, where: str) -> NDArray[np.bool_]:
     if not 0 <= raw.class_id < num_classes:
-        raise DataError(f"{where}: object {raw.id} is of class {raw.class_id}; the classes are 0 to {num_classes - 1}")
+        raise DataError(f"{where}: object {raw.id} has class {raw.class_id}; the classes are 0 to {num_classes - 1}")
     try:
         mask = decode_mask(raw.rle, height, width)
     except ValueError as error:
-        raise DataError(f"{where}: the mask of object {raw.id} is not of {width}x{height} pixels: {error}") from error
+        raise DataError(f"{where}: the mask of object {raw.id} is not {width}x{height} pixels: {error}") from error
     if not mask.any():
         raise DataError(f"{where}: the mask of object {raw.id} has no pixel")
     return mask
 
 
 def _place_for(mask: NDArray[np.bool_], pixels: int, layers: list[NDArray[np.uint16]]) -> tuple[int, NDArray[np.bool_]]:
-    """The first layer with room for the whole mask, made if need be; else the one with the most, and its free part."""
+    """The first layer with room for the whole mask, a new one if needed; otherwise the layer with the most room. Also
+    the part of the mask that is free there.
+    """
     most, best, room = -1, 0, mask
     for number, layer in enumerate(layers):
         free = mask & (layer == 0)
@@ -233,16 +236,18 @@ def _box_of(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:
 
 
 def decode_object_layers(data: bytes, height: int) -> NDArray[np.int16]:
-    """(L, height, W) int16 layers of object ids of a grey 16-bit PNG that holds them one below the other.
+    """(L, height, W) int16 layers of object ids, from a grey 16-bit PNG that holds them one below the other.
 
     Raises `UndecodableError`.
     """
     with opened_picture(data) as image:
         if not image.mode.startswith("I") or image.height % height:
-            raise UndecodableError(f"layers must be 16-bit grey, each {height} rows: {image.mode}, {image.height} rows")
+            raise UndecodableError(
+                f"layers must be 16-bit grey with {height} rows each, not {image.mode} with {image.height} rows"
+            )
         ids = np.array(image)
     if int(ids.max(initial=0)) > np.iinfo(np.int16).max:
-        raise UndecodableError(f"object id {int(ids.max())}; ids reach {np.iinfo(np.int16).max}")
+        raise UndecodableError(f"object id {int(ids.max())}; the largest possible id is {np.iinfo(np.int16).max}")
     return ids.astype(np.int16).reshape(-1, height, ids.shape[1])
 
 
@@ -251,14 +256,14 @@ def _objects_of(sample: EncodedSample) -> tuple[ObjectAnnotation, ...]:
 
 
 def mapped_annotations(annotations: ImageAnnotations, table: NDArray[np.uint8], num_classes: int) -> ImageAnnotations:
-    """The objects with their new classes; one of an ignored class becomes a crowd of every class.
+    """The objects with their new classes. An object of an ignored class becomes a crowd of every class.
 
-    Raises UndecodableError for a class that no data set can have.
+    table: (256,) the new class for each old one. Raises UndecodableError for a class that no data set can have.
     """
     objects = []
     for found in annotations.objects:
         if not 0 <= found.class_id < len(table):
-            raise UndecodableError(f"json: object {found.id} is of class {found.class_id}")
+            raise UndecodableError(f"json: object {found.id} has class {found.class_id}")
         class_id = int(table[found.class_id])
         if class_id >= num_classes:
             objects.append(replace(found, class_id=EVERY_CLASS, crowd=True))
@@ -270,10 +275,10 @@ def mapped_annotations(annotations: ImageAnnotations, table: NDArray[np.uint8], 
 def draw_annotations(
     picture: NDArray[np.uint8], annotations: ImageAnnotations, palette: Sequence[Rgb]
 ) -> NDArray[np.uint8]:
-    """The picture, (h, w, 3), of the image at any scale, with its objects: each filled in a colour of its own and
-    outlined in its class's, crowds hatched in white.
+    """The picture (h, w, 3) with its objects: each is filled in a colour of its own and outlined in its class's colour.
+    Crowds are hatched in white.
 
-    Raises `UndecodableError` for a mask that does not fit the image.
+    picture: the annotated image at any scale. Raises `UndecodableError` for a mask that does not fit the image.
     """
     height, width = picture.shape[:2]
     rows = (np.arange(height) + 0.5) * annotations.height // height
@@ -281,7 +286,7 @@ def draw_annotations(
     at = np.ix_(rows.astype(np.intp), columns.astype(np.intp))
     lines = diagonals(height, width)
     drawn, outlines = picture.astype(np.float32), []
-    # The small ones last, or what lies on a large one would vanish under its outline.
+    # Small objects last: a large one would cover them.
     for i, found in sorted(enumerate(annotations.objects), key=lambda numbered: -numbered[1].pixels):
         try:
             mask = decode_mask(found.rle, annotations.height, annotations.width)[at]
@@ -291,6 +296,6 @@ def draw_annotations(
         color = _CROWD_COLOR if found.crowd else _OBJECT_COLORS[i % len(_OBJECT_COLORS)]
         drawn[filled] = (1 - _FILL) * drawn[filled] + _FILL * np.asarray(color, np.float32)
         outlines.append((outline_of(mask, at_edges=False), _CROWD_COLOR if found.crowd else palette[found.class_id]))
-    for outline, color in outlines:  # over every filling
+    for outline, color in outlines:  # on top of every filling
         drawn[outline] = color
     return np.rint(drawn).astype(np.uint8)

@@ -1,8 +1,7 @@
-"""From decoded samples to batches: the last step of every loader."""
+"""Makes batches from decoded samples: the last step of every loader."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
@@ -32,22 +31,22 @@ _DTYPES = {"uint8": torch.uint8, "int32": torch.int32, "int64": torch.int64}
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What the samples of a loader have in common."""
+    """What all samples of a loader have in common."""
 
     training: bool
-    """Targets go with the images onto the canvas; in evaluation they keep their own size."""
+    """Whether targets are placed on the canvas like the images; in evaluation they keep their own size."""
     canvas: tuple[int, int] | None
-    """(height, width) of every image; None where it is each picture's own."""
+    """(height, width) of every image; None to keep each picture's own size."""
     resizes: bool
     rotates: bool
     blurs: bool
     norm: Normalization
     array: ArrayLayout | None
-    """What the images are; None for pictures."""
+    """Layout of array images; None for pictures."""
     channels: tuple[int, ...] | None
-    """Of arrays: those that the network takes, in this order."""
+    """The channels of array images that the network takes, in its order; None for pictures."""
     target: TargetKind
-    """What the targets are, and become in a batch."""
+    """The kind of the targets, in the run's classes."""
     min_visible: float = 0.0
     """See `augment.min_visible`."""
 
@@ -55,9 +54,9 @@ class Recipe:
 def make_recipe(
     data: DataConfig, augment: AugmentConfig | None, canvas: tuple[int, int] | None, view: DataView
 ) -> Recipe:
-    """Samples as they are drawn from `augment`, or whole pictures where it is None.
+    """The recipe for samples that are augmented as `augment` says, or for whole pictures if it is None.
 
-    canvas: None keeps each picture's own size. Raises ConfigError for what does not go with the data's images.
+    canvas: None keeps each picture's own size. Raises ConfigError for settings that do not suit the data's images.
     """
     if augment is not None:
         check_jitter(augment, view)
@@ -86,10 +85,10 @@ def place(
     samples: Sequence[DrawnSample],
     recipe: Recipe,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Geometry and blur of samples whose regions are decoded: images (C, H, W) and masks for `group_by_size`.
+    """Applies geometry and blur to decoded regions: images (C, H, W) and masks for `group_by_size`.
 
-    parts: of every sample the image, (h, w, 3) uint8 or of arrays (h, w, C) float32, and the mask: (h, w) or (K, h, w)
-    uint8, or (L, h, w) int16.
+    parts: for every sample its image, (h, w, 3) uint8 or (h, w, C) float32 for an array, and its mask, (h, w) or
+    (K, h, w) uint8, or (L, h, w) int16.
     """
     images, masks = [], []
     for (image_hwc, mask), sample in zip(parts, samples, strict=True):
@@ -102,7 +101,7 @@ def place(
 def decode_reference(
     samples: Sequence[DrawnSample], recipe: Recipe
 ) -> Iterator[tuple[NDArray[np.uint8] | NDArray[np.float32], Ids]]:
-    """The regions of the samples for `place`, by the reference decoder. Raises UndecodableError."""
+    """Decodes the regions of the samples for `place` with the reference decoder. Raises UndecodableError."""
     for sample in samples:
         y, x, h, w = sample.transform.roi
         mask = sample.encoded.kind.decode(sample.encoded, sample.transform.roi)
@@ -113,17 +112,17 @@ def decode_reference(
 
 
 def array_region(sample: DrawnSample, recipe: Recipe) -> Values:
-    """The region of an image that is an array, (h, w, C), with the channels that the network takes."""
+    """The region (h, w, C) of an array image, with the channels that the network takes."""
     y, x, h, w = sample.transform.roi
     part = decode_sample(sample.encoded)[y : y + h, x : x + w]
     assert recipe.array is not None and recipe.channels is not None
     everything = recipe.channels == tuple(range(recipe.array.channels))
     chosen = part if everything else part.take(recipe.channels, axis=2)
-    return cast(Values, np.ascontiguousarray(chosen))
+    return chosen if chosen.flags.c_contiguous else chosen.copy()
 
 
 def reject_undecodable(fetcher: Fetcher[Unit], fetched: Sequence[Fetched]) -> list[Fetched]:
-    """What comes instead of the samples that the reference decoder cannot decode, tried one by one."""
+    """Decodes the samples one by one with the reference decoder, and replaces or drops those that fail."""
     return [
         f if f.encoded is None or (reason := why_undecodable(f.encoded)) is None else fetcher.reject(f, reason)
         for f in fetched
@@ -132,12 +131,12 @@ def reject_undecodable(fetcher: Fetcher[Unit], fetched: Sequence[Fetched]) -> li
 
 @dataclass(frozen=True, kw_only=True)
 class Placed:
-    """A batch of one size before its normalisation: compact, to be moved between processes and devices."""
+    """A batch of one size before normalisation: compact, to be moved between processes and devices."""
 
     images: Tensor | Sequence[Tensor]
-    """(B, 3, H, W) or B times (3, H, W), uint8 RGB; of arrays C channels, float32."""
+    """(B, 3, H, W) or B times (3, H, W), uint8 RGB; for arrays C channels, float32."""
     masks: Tensor | Sequence[Tensor]
-    """(B, H, W) or B times (H, W), uint8; with layers (B, L, H, W) or B times (L, H, W): of object ids int16, of labels
+    """(B, H, W) or B times (H, W), uint8. Layers are (B, L, H, W) or B times (L, H, W): object ids in int16, labels in
     uint8."""
     keys: tuple[str, ...]
     transforms: tuple[SampleTransform, ...]
@@ -145,14 +144,14 @@ class Placed:
     bad_shards: tuple[BadShard, ...] = ()
     replaced: int = 0
     annotations: tuple[ImageAnnotations, ...] = ()
-    """Of instances."""
+    """Each image's objects; empty for targets without objects."""
 
 
 def group_by_size(images: Sequence[Tensor], masks: Sequence[Tensor], fetched: Sequence[Fetched]) -> list[Placed]:
-    """One batch for every size among the samples, bad ones named in the first; where all are bad, one of no samples.
+    """One batch for each size among the samples. The first batch names the bad samples; it is empty if all are bad.
 
-    images: B times (3, H, W), uint8 RGB, or of arrays (C, H, W), float32. masks: B times (H, W) or (K, H, W), uint8, or
-    (L, H, W), int16, L at most 3.
+    images: B times (3, H, W) uint8 RGB, or (C, H, W) float32 for arrays. masks: B times (H, W) or (K, H, W) uint8, or
+    (L, H, W) int16 with L at most 3.
     """
     samples, bad = drawn_samples(fetched), bad_samples(fetched)
     masks = _as_many_layers(
@@ -180,7 +179,7 @@ def group_by_size(images: Sequence[Tensor], masks: Sequence[Tensor], fetched: Se
 
 
 def _as_many_layers(masks: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Layers of object ids with empty ones added, so that all have as many; class ids, and labels, as they are."""
+    """Adds empty layers until all masks have equally many. Masks without layers stay unchanged."""
     if not masks or masks[0].ndim == 2:
         return masks
     most = max(len(mask) for mask in masks)
@@ -188,13 +187,13 @@ def _as_many_layers(masks: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 def finish(placed: Placed, recipe: Recipe, device: torch.device) -> Batch:
-    """Move to the device, then colour, normalisation, types and objects."""
+    """Moves a batch to the device; there it gets its colours, normalisation, types and objects."""
     images, masks = _moved(placed.images, device), _moved(placed.masks, device)
     targets = masks if isinstance(masks, Tensor) else torch.stack(list(masks))
     targets = targets.to(_DTYPES[recipe.target.batch_dtype])
     if recipe.target.num_known_ids is not None and targets.is_cuda:
-        # On the CPU such ids make a bad sample. Here, where looking would wait for the device, they are ignored: a loss
-        # that meets one ends the process.
+        # On the CPU a sample with such ids is a bad sample. Here a check would wait for the device, so these pixels are
+        # ignored: a loss that meets such an id ends the process.
         targets.masked_fill_(targets >= recipe.target.num_known_ids, recipe.target.border)
     objects: tuple[ImageObjects, ...] = ()
     if recipe.training and placed.annotations:
@@ -222,23 +221,23 @@ def _moved(tensors: Tensor | Sequence[Tensor], device: torch.device) -> Tensor |
 
 
 def mapped_mask(mask: Tensor, class_map: ValueMap | LayerMap | None) -> Tensor:
-    """A sample's mask in the classes of the run. Its border stays."""
+    """A sample's mask in the run's classes. Its border stays."""
     match class_map:
         case None:
             return mask
         case ValueMap(table=table):
-            # NumPy's `take` is the fastest on the CPU.
             if mask.device.type == "cpu":
-                return torch.from_numpy(table.take(mask.numpy()))
+                return torch.from_numpy(table.take(mask.numpy()))  # faster than torch's indexing
             return torch.from_numpy(table).to(mask.device)[mask.long()]
         case LayerMap(sources=sources):
             return torch.stack([_merged([mask[old] for old in olds], like=mask[0]) for olds in sources])
 
 
 def _merged(labels_HW: Sequence[Tensor], *, like: Tensor) -> Tensor:
-    """Layers of labels, 0, 1 or 255 for unknown, as one label: (H, W), of the size and type of `like`.
+    """One layer (H, W) from layers of labels, each 0, 1 or 255 for unknown.
 
-    It is there where any of them is, and unknown where one that may be is. Without a layer it is unknown everywhere.
+    A pixel has the label if it is 1 in any layer; otherwise it is unknown if it is unknown in any. No layers give a
+    layer like `like` that is unknown everywhere.
     """
     if not labels_HW:
         return torch.full_like(like, IGNORE_INDEX)

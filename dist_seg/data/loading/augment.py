@@ -1,12 +1,12 @@
-"""Augmentation as data: what happens to a sample is drawn here, as plain numbers, and only applied elsewhere.
+"""Augmentation as data: the transform of a sample is drawn here as plain numbers, and applied elsewhere.
 
-The numbers of a sample are a pure function of (seed, epoch, key), so both loaders do the same, a resumed run sees what
-the uninterrupted one saw, and image and mask cannot drift apart.
+The numbers of a sample are a pure function of (seed, epoch, key). So both loaders do the same, a resumed run sees what
+an uninterrupted one would see, and image and mask cannot drift apart.
 
-A picture goes through, in this order: decode the region `roi` → resize to `resized` → blur → colour → place on the
-canvas, either by an offset and a mirror or, where the recipe rotates, by one warp. Masks are never interpolated.
+The steps for a picture, in order: decode the region `roi`, resize it to `resized`, blur, change colours, place it on
+the canvas. Placing is an offset and a mirror, or one warp if the recipe rotates. Masks are never interpolated.
 
-Coordinates are continuous: pixel i covers [i, i + 1), its centre is i + 0.5.
+Coordinates are continuous: pixel i covers [i, i + 1), and its centre is i + 0.5.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ Affine = tuple[float, float, float, float, float, float]
 
 
 class _Draw(IntEnum):
-    """The place of each number among those drawn: a setting that is switched on moves no other number."""
+    """Index of each drawn number. It is fixed, so that switching a setting on does not change the others."""
 
     SCALE = 0
     TOP = 1
@@ -45,28 +45,28 @@ class _Draw(IntEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleTransform:
-    """All that is done to one sample. Sizes and offsets are (height, width) or (y, x), in whole pixels."""
+    """Everything that is done to one sample. Sizes and offsets are (height, width) or (y, x) in whole pixels."""
 
     roi: tuple[int, int, int, int]
-    """The part of the source picture that is used: y, x, height, width; inside the picture."""
+    """The part of the source picture to use: y, x, height, width. It lies inside the picture."""
     resized: tuple[int, int]
-    """What the part is resized to, with an antialiasing filter where it shrinks."""
+    """Size of the part after resizing, with an antialiasing filter if it shrinks."""
     canvas: tuple[int, int]
-    """The size that goes into the network."""
+    """Size of the network's input."""
     offset: tuple[int, int] = (0, 0)
-    """Where the resized part lies on the canvas, before the mirror; the rest is padding. Not used with a warp."""
+    """Position of the resized part on the canvas before the mirror; the rest is padding. Not used with a warp."""
     flip: bool = False
-    """Mirror the canvas left to right. Not used with a warp, which has it inside."""
+    """Mirror the canvas left to right. Not used with a warp, which includes the mirror."""
     warp: Affine | None = None
-    """From the canvas to the part `roi` at its source resolution, mirror included."""
+    """Maps the canvas to the part `roi` at its source resolution, including the mirror."""
     color: tuple[float, ...] | None = None
-    """3 by 4, row by row: RGB (0 to 255) to RGB, not clamped."""
+    """A 3 by 4 matrix, row by row, that maps RGB (0 to 255) to RGB without clamping."""
     blur_sigma: float = 0.0
-    """Of a Gaussian, in pixels of the resized part; 0 does not blur."""
+    """Standard deviation of the Gaussian, in pixels of the resized part; 0 does not blur."""
 
     @property
     def area_scale(self) -> float:
-        """Pixels of the canvas for one of the source."""
+        """Canvas pixels per source pixel."""
         if self.warp is None:
             return self.resized[0] * self.resized[1] / (self.roi[2] * self.roi[3])
         a, b, _, d, e, _ = self.warp
@@ -74,7 +74,7 @@ class SampleTransform:
 
     @property
     def image_warp(self) -> Affine:
-        """`warp`, but to the resized part."""
+        """Maps the canvas to the resized part; otherwise like `warp`."""
         assert self.warp is not None
         along_y, along_x = self.resized[0] / self.roi[2], self.resized[1] / self.roi[3]
         a, b, c, d, e, f = self.warp
@@ -90,7 +90,7 @@ def draw(
     crop: tuple[int, int] | None,
     rng: np.random.Generator,
 ) -> SampleTransform:
-    """Draw the transform of a picture of `height` × `width`.
+    """Draw the transform of a picture of `height` × `width` pixels.
 
     crop: (height, width) of the canvas; None takes the whole picture at its drawn scale.
     """
@@ -130,7 +130,7 @@ def eval_transform(*, input_scale: float, height: int, width: int) -> SampleTran
 
 
 def input_factor(cfg: DataConfig, height: int, width: int) -> float:
-    """What a picture's size is multiplied by before anything else is drawn or done."""
+    """The factor that scales a picture before anything else is drawn or done."""
     return cfg.input_side / max(height, width) if cfg.input_side else cfg.input_scale or 1.0
 
 
@@ -140,7 +140,7 @@ def scaled_size(height: int, width: int, factor: float) -> tuple[int, int]:
 
 
 def digest(keys: Iterable[str], transforms: Iterable[SampleTransform]) -> int:
-    """63 bits over the keys and everything drawn for them, in order."""
+    """63-bit hash of the keys and everything drawn for them, in order."""
     state = hashlib.blake2b(digest_size=8)
     for key, t in zip(keys, transforms, strict=True):
         encoded = key.encode()
@@ -152,10 +152,10 @@ def digest(keys: Iterable[str], transforms: Iterable[SampleTransform]) -> int:
 
 
 def color_matrix(*, brightness: float, contrast: float, saturation: float, hue_deg: float) -> NDArray[np.float64]:
-    """(3, 4) map of RGB in 0..255: brightness, contrast, saturation, hue, applied in this order.
+    """(3, 4) map of RGB in 0..255 that applies brightness, contrast, saturation and hue, in this order.
 
-    Contrast pivots on mid grey, so that the map does not depend on the picture. Saturation moves along the grey of
-    ITU-R BT.601; hue turns the chroma plane of YIQ.
+    Contrast pivots on mid grey, so that the map does not depend on the picture. Saturation mixes with the grey of
+    ITU-R BT.601. Hue rotates the chroma plane of YIQ.
     """
     linear, constant = brightness * contrast * np.eye(3), np.full(3, 127.5 * (1 - contrast))
     radians = math.radians(hue_deg)
@@ -194,7 +194,7 @@ def _warped(
     color: tuple[float, ...] | None,
     sigma: float,
 ) -> SampleTransform:
-    """The crop at `corner` of the scaled picture, turned about its centre."""
+    """The crop at `corner` of the scaled picture, rotated about the centre of the crop."""
     cosine, sine = math.cos(radians), math.sin(radians)
     side = -1.0 if flip else 1.0
     middle_y, middle_x = canvas[0] / 2, canvas[1] / 2
@@ -210,7 +210,7 @@ def _warped(
     corners = [(x, y) for x in (0, canvas[1]) for y in (0, canvas[0])]
     x, w = _covering([to_source[0] * cx + to_source[1] * cy + to_source[2] for cx, cy in corners], source[1])
     y, h = _covering([to_source[3] * cx + to_source[4] * cy + to_source[5] for cx, cy in corners], source[0])
-    # Enlarging is left to the warp: one interpolation instead of two, and less to resize. Shrinking needs the filter.
+    # The warp does the enlarging: one interpolation instead of two, and less to resize. Shrinking needs the filter.
     resized = (min(h, max(1, round(h / along_y))), min(w, max(1, round(w / along_x))))
     return SampleTransform(
         roi=(y, x, h, w),
@@ -227,18 +227,18 @@ def _between(low: float, high: float, u: float) -> float:
 
 
 def _place(size: int, window: int, u: float) -> int:
-    """Where a window begins on an axis of `size` pixels: inside it, or around it (then not above 0)."""
+    """First pixel of a window on an axis of `size` pixels: the window lies inside the axis, or covers all of it."""
     low, high = min(0, size - window), max(0, size - window)
     return low + min(int(u * (high - low + 1)), high - low)
 
 
 def _source_span(begin: int, end: int, scaled: int, source: int) -> tuple[int, int]:
-    """(begin, length) in the source of the span [begin, end) of the scaled axis, to the nearest pixels."""
+    """(begin, length) in the source of the span [begin, end) on the scaled axis, rounded to whole pixels."""
     first = min(round(begin * source / scaled), source - 1)
     return first, max(first + 1, min(round(end * source / scaled), source)) - first
 
 
 def _covering(points: list[float], source: int) -> tuple[int, int]:
-    """(begin, length) of the whole pixels around the points, one more on either side, inside the source."""
+    """(begin, length) of the pixels that cover the points, with one more on either side, inside the source."""
     first = min(max(math.floor(min(points)) - 1, 0), source - 1)
     return first, max(first + 1, min(math.ceil(max(points)) + 1, source)) - first

@@ -1,4 +1,4 @@
-"""What travels between reader, loader and training step."""
+"""The batch that a loader hands to training and evaluation."""
 
 from dataclasses import dataclass
 
@@ -13,24 +13,26 @@ from dist_seg.data.loading.objects import ImageObjects
 class Batch:
     """One micro-batch, on the device.
 
-    images: (B, C, H, W) float32, normalised. targets: (B, H, W) int64 class ids with the ignore index, or of instances
-    (B, L, H, W) int32 layers of object ids, 0 where there is none, or of multi-label data (B, K, H, W) uint8: 1 where a
-    pixel has the label, 0 where it has not, the ignore index where that is not known. In evaluation the targets keep
-    the original size, which differs from the images' where these were scaled.
+    images: (B, C, H, W) float32, normalised. targets: one of
+    - class ids (B, H, W) int64, or the ignore index;
+    - layers of object ids (B, L, H, W) int32, 0 where there is no object;
+    - layers of labels (B, K, H, W) uint8: 1 where a pixel has the label, 0 where it does not, the ignore index where
+      that is unknown.
+    In evaluation targets keep their original size, even if the images are scaled.
     """
 
     images: torch.Tensor
     targets: torch.Tensor
     keys: tuple[str, ...]
     bad: tuple[BadSample, ...] = ()
-    """Samples that were planned for this batch and replaced (training) or left out (evaluation)."""
+    """Samples that were planned for this batch but could not be used: replaced in training, left out in evaluation."""
     bad_shards: tuple[BadShard, ...] = ()
-    """Shards that were met while this batch was read, and not known to be bad before; in training."""
+    """Training only: bad shards that were found while this batch was read."""
     replaced: int = 0
-    """Samples that came in the place of ones from bad shards; in training."""
+    """Training only: number of samples that replace samples of bad shards."""
     objects: tuple[ImageObjects, ...] = ()
-    """Of instances in training: what each image's layers hold."""
+    """Training on instances only: the objects in each image's layers."""
     annotations: tuple[ImageAnnotations, ...] = ()
-    """Of instances in evaluation: the exact truth of each image."""
+    """Evaluation of instances only: the exact truth of each image."""
     digest: int = 0
-    """63 bits over the keys and their drawn augmentation."""
+    """63-bit hash of the keys and their augmentation."""

@@ -1,7 +1,7 @@
-"""NVIDIA DALI: micro-batches decoded, with a GPU also placed, in native threads.
+"""The NVIDIA DALI loader: native threads decode micro-batches and, with a GPU, also place them.
 
-The only module that imports `nvidia.dali`. Samples are fed in as encoded bytes with their drawn transforms, so that
-the plan, the reading and what happens to bad samples are the same as with the torch loader.
+This is the only module that imports `nvidia.dali`. Samples are fed as encoded bytes with their drawn transforms, so
+that the plan, the reading and the handling of bad samples are the same as with the torch loader.
 """
 
 import io
@@ -41,12 +41,12 @@ from dist_seg.data.loading.fetch import DrawnSample, Fetched, Fetcher, Unit, dra
 VERSION = str(nvidia.dali.__version__)
 _READ_THREADS = 8
 _READ_AHEAD = 2
-"""Micro-batches that are read before they can be fed."""
+"""Micro-batches that are read in advance."""
 _log = logging.getLogger(__name__)
 
 
 class _DecodeError(Exception):
-    """DALI could not make a batch; it does not say of which sample."""
+    """DALI could not make a batch. It does not say which sample is to blame."""
 
 
 def dali_batches(
@@ -59,9 +59,9 @@ def dali_batches(
     num_threads: int,
     device: torch.device,
 ) -> Generator[list[Batch], None, None]:
-    """The micro-batch of every unit, in order; in evaluation as several batches where its pictures' sizes differ.
+    """The micro-batch of every unit, in order. In evaluation, pictures of different sizes come as several batches.
 
-    While one is being used, `prefetch` more are decoded by `num_threads` threads.
+    While one micro-batch is in use, `num_threads` threads decode `prefetch` more.
     """
     graph = DaliGraph(
         recipe,
@@ -75,7 +75,7 @@ def dali_batches(
 
 
 def _places_by_itself(device: torch.device) -> bool:
-    """Whether DALI also does geometry and blur: on a GPU, where all stays on the device. On the CPU torch is faster."""
+    """Whether DALI also does geometry and blur: on a GPU, so that all data stays there. On the CPU torch is faster."""
     return device.type == "cuda"
 
 
@@ -104,16 +104,16 @@ def _start(graph: "DaliGraph", source: Iterator[list[Fetched]], running: deque[l
 def _decoded(
     graph: "DaliGraph", fetcher: Fetcher[Unit], fetched: list[Fetched], recipe: Recipe
 ) -> tuple[list[Tensor], list[Tensor], list[Fetched]]:
-    """What the graph made of the batch that was started first; without the samples that cannot be decoded.
+    """The graph's output for the batch that was started first, without the samples that cannot be decoded.
 
-    Which these are is found by the reference decoder, one by one, so that both loaders agree.
+    The reference decoder tries the samples one by one, so that both loaders agree on which samples are bad.
     """
     try:
         return *graph.take(drawn_samples(fetched)), fetched
     except _DecodeError as error:
         first_error = error
     while (usable := reject_undecodable(fetcher, fetched)) != fetched:
-        fetched = usable  # replacements may be bad, too
+        fetched = usable  # replacements may be bad as well
     samples = drawn_samples(fetched)
     try:
         return *graph.run_alone(samples), fetched
@@ -126,7 +126,7 @@ def _decoded(
 class DaliGraph:
     """A DALI pipeline that runs up to `depth` batches at a time.
 
-    A batch that cannot be decoded fails alone: those after it come out as if nothing had happened.
+    If a batch cannot be decoded, only that batch fails; later ones are not affected.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class DaliGraph:
     ) -> None:
         self.device = device
         self._recipe, self._max_batch, self._num_threads, self._places = recipe, max_batch, num_threads, places
-        # Arrays are not decoded: only where DALI also places them does it see them.
+        # Arrays need no decoding, so DALI gets them only if it also places them.
         self._feeds_images = places or recipe.array is None
         self._feeds_regions = self._feeds_images or not recipe.target.layered
         device_id = None
@@ -153,7 +153,8 @@ class DaliGraph:
         with self._pipeline:
             self._pipeline.set_outputs(*_define(recipe, places=places, on_gpu=device.type == "cuda"))
         self._pipeline.build()
-        # The first run of a pipeline starts `depth` at once. Small stand-ins let every later one start just itself.
+        # The first run of a pipeline starts `depth` batches at once. Small stand-ins take that place, so that every
+        # later run starts only its own batch.
         for _ in range(depth):
             self._feed([_stand_in(recipe.array, recipe.target)])
         self._pipeline.schedule_run()
@@ -161,21 +162,24 @@ class DaliGraph:
             self._pipeline.outputs()
 
     def start(self, samples: Sequence[DrawnSample]) -> None:
-        """Begin to decode a batch in the background; an empty one is none."""
+        """Begin to decode a batch in the background. An empty batch is skipped."""
         if samples:
             self._feed(samples)
             self._pipeline.schedule_run()
 
     def take(self, samples: Sequence[DrawnSample]) -> tuple[list[Tensor], list[Tensor]]:
-        """Wait for the batch that was started first, these samples: images and masks as `group_by_size` takes them."""
+        """Wait for the batch that was started first, and return its images and masks for `group_by_size`.
+
+        samples: the samples of that batch.
+        """
         if not samples:
             return [], []
-        # The outputs are bound to the stream that uses them: their memory is not reused before that use is over.
+        # The outputs are bound to the stream that uses them, so their memory is not reused too early.
         stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
         try:
             masks, *others = self._pipeline.outputs(stream)
         except RuntimeError as error:
-            if ".decoders." not in str(error):  # the operator that failed is named
+            if ".decoders." not in str(error):  # the message names the operator that failed
                 raise
             raise _DecodeError(str(error)) from error
         images = others.pop(0) if self._feeds_images else None
@@ -196,7 +200,7 @@ class DaliGraph:
         return [image_hwc.permute(2, 0, 1) for image_hwc in images_hwc], targets
 
     def run_alone(self, samples: Sequence[DrawnSample]) -> tuple[list[Tensor], list[Tensor]]:
-        """A batch out of turn, past those that are running, through a graph of its own."""
+        """Decodes a batch at once through a graph of its own, ahead of the running batches."""
         graph = DaliGraph(
             self._recipe,
             max_batch=self._max_batch,
@@ -227,7 +231,7 @@ class DaliGraph:
             feed("size", np.array([t.resized for t in transforms], np.float32))
         if self._recipe.blurs:
             feed("sigma", np.array([t.blur_sigma or 1.0 for t in transforms], np.float32))
-            # A window of one pixel leaves a picture as it is.
+            # A window of one pixel does not change a picture.
             feed("window", np.array([2 * math.ceil(3 * t.blur_sigma) + 1 for t in transforms], np.int32))
         if self._recipe.rotates:
             feed("image_warp", np.array([t.image_warp for t in transforms], np.float32).reshape(-1, 2, 3))
@@ -239,7 +243,7 @@ class DaliGraph:
 
 
 def _check(targets: Sequence[Ids], samples: Sequence[DrawnSample]) -> None:
-    """Raises _DecodeError for a target that the reference decoder refuses."""
+    """Raises _DecodeError for a target that the reference decoder would refuse."""
     for ids, sample in zip(targets, samples, strict=True):
         try:
             sample.encoded.kind.check(ids, sample.encoded)
@@ -248,7 +252,7 @@ def _check(targets: Sequence[Ids], samples: Sequence[DrawnSample]) -> None:
 
 
 def _region(layers: Tensor, sample: DrawnSample) -> Tensor:
-    """The region (L, h, w) of layers (L * H, W), without a copy."""
+    """The region (L, h, w) of layers (L * H, W), without a copy; uint16 ids become int16."""
     y, x, h, w = sample.transform.roi
     _, height, width, _ = _layers_shape(sample.encoded)
     if layers.dtype == torch.uint16:
@@ -262,19 +266,19 @@ def _layers_shape(encoded: EncodedSample) -> tuple[int, int, int, int]:
 
 
 def _relative_place(t: SampleTransform, axis: int) -> float:
-    """DALI's place of a window, here larger than what it is laid on: from 0 (at its end) to 1 (at its start)."""
+    """Position of the canvas around the smaller picture as DALI wants it: from 0 (at its end) to 1 (at its start)."""
     return t.offset[axis] / max(1, t.canvas[axis] - t.resized[axis])
 
 
 def _define(recipe: Recipe, *, places: bool, on_gpu: bool) -> tuple[DataNode, ...]:
-    """The graph, of only those operators that the recipe needs: a mask (H, W, 1) and an image (H, W, 3).
+    """The graph, with only the operators that the recipe needs. Outputs a mask (H, W, 1) and an image (H, W, 3).
 
-    There is no image of arrays, which need no decoder, unless DALI places them: (H, W, C) float32.
-    Of instances the mask is the layers of object ids as they are decoded, (L * H, W, 1) uint16, of labels uint8. Where
-    DALI places them, it is (L, H, W, 1) int16 or uint8, and with ids comes the largest one, on the CPU.
+    Arrays need no decoder: they are an output, (H, W, C) float32, only if DALI places them. Layers come as they are
+    decoded, (L * H, W, 1), of object ids uint16, of labels uint8. If DALI places them, they are (L, H, W, 1) int16 or
+    uint8, and a third output holds the largest object id, on the CPU.
     """
     start, shape = _input("roi_start", DALIDataType.INT32, 1), _input("roi_shape", DALIDataType.INT32, 1)
-    # Masks are small PNGs, which DALI decodes on the CPU everywhere; as uint8 they are also the cheapest to copy.
+    # DALI decodes PNGs on the CPU, even with a GPU. Masks are small, and cheapest to copy as uint8.
     target = _input("target", DALIDataType.UINT8, 1)
     kind = recipe.target
     mask = _define_layers(target, kind) if kind.layered else _define_mask(target, start, shape)
@@ -303,7 +307,7 @@ def _define_picture(start: DataNode, shape: DataNode, on_gpu: bool) -> DataNode:
 
 
 def _define_array(array: ArrayLayout, on_gpu: bool) -> DataNode:
-    """The region of an array: (h, w, C) float32. It crosses to the GPU as it was packed."""
+    """The region of an array: (h, w, C) float32. It is copied to the GPU in its packed type."""
     dtype = DALIDataType.UINT16 if array.dtype == "uint16" else DALIDataType.UINT8
     values = fn.external_source(name="image", dtype=dtype, ndim=3, layout="HWC")
     return fn.cast(values.gpu() if on_gpu else values, dtype=DALIDataType.FLOAT)
@@ -318,15 +322,15 @@ def _define_mask(target: DataNode, start: DataNode, shape: DataNode) -> DataNode
 
 def _define_layers(target: DataNode, kind: TargetKind) -> DataNode:
     """Layers one below the other: (L * H, W, 1), of object ids uint16, of labels uint8."""
-    # The decoder cuts uint16 to 8 bits by default and halves it for int16.
+    # By default the decoder cuts uint16 to 8 bits, and for int16 it halves the values.
     dtype = DALIDataType.UINT16 if kind.bits == 16 else DALIDataType.UINT8
     return fn.decoders.image(target, output_type=DALIImageType.GRAY, dtype=dtype, adjust_orientation=False)
 
 
 def _define_region(layers: DataNode, start: DataNode, shape: DataNode, kind: TargetKind) -> DataNode:
-    """The region of layers: (L, h, w, 1) int16 or uint8. As frames of a video, to DALI."""
+    """The region of layers: (L, h, w, 1) int16 or uint8. For DALI they are the frames of a video."""
     if kind.bits == 16:
-        layers = fn.cast(layers, dtype=DALIDataType.INT16)  # resize and warp take no uint16
+        layers = fn.cast(layers, dtype=DALIDataType.INT16)  # resize and warp do not take uint16
     layers = fn.reshape(layers, shape=_input("layers_shape", DALIDataType.INT32, 1), layout="FHWC")
     return fn.slice(layers, start, shape, axes=[1, 2])
 
@@ -348,7 +352,7 @@ def _define_placing(image: DataNode, mask: DataNode, recipe: Recipe, device: str
 
 
 def _warp(image: DataNode, mask: DataNode, recipe: Recipe, device: str) -> tuple[DataNode, DataNode]:
-    # The warp fills with one number for all channels, so the padding colour is moved to 0 and back.
+    # The warp fills all channels with one number, so the padding colour is shifted to 0 and back.
     image = fn.crop_mirror_normalize(image, mean=list(recipe.norm.padding), output_layout="HWC")
     image = fn.warp_affine(
         image, matrix=_input("image_warp", DALIDataType.FLOAT, 2), size=recipe.canvas, fill_value=0.0
@@ -379,7 +383,7 @@ def _place(image: DataNode, mask: DataNode, recipe: Recipe) -> tuple[DataNode, D
         dtype=DALIDataType.FLOAT if recipe.array else DALIDataType.UINT8,
         output_layout="HWC",
     )
-    # Not by crop_mirror_normalize, which gives no int16.
+    # crop_mirror_normalize cannot output int16.
     mask = fn.crop(
         mask,
         crop=recipe.canvas,
@@ -396,7 +400,7 @@ def _input(name: str, dtype: DALIDataType, ndim: int) -> DataNode:
 
 
 def _stand_in(array: ArrayLayout | None, kind: TargetKind) -> DrawnSample:
-    """A sample of one pixel."""
+    """A sample of one pixel, with a target of the given kind."""
     buffer = io.BytesIO()
     Image.new("L", (1, 1)).save(buffer, "PNG")
     png = buffer.getvalue()

@@ -1,6 +1,6 @@
-"""From a place in the plan to a sample with its drawn transform; what takes a bad sample's place is decided here.
+"""Reads planned samples and draws their transforms, and decides what replaces a bad sample.
 
-Both loaders get their samples from here, and tell it what they cannot decode, so they end up with the same ones.
+Both loaders get their samples from here and report here what they cannot decode, so they end up with the same samples.
 """
 
 from collections import deque
@@ -19,31 +19,31 @@ from dist_seg.errors import DataError
 from dist_seg.runtime.rng import generator
 
 MAX_REPLACEMENTS = 16
-"""Bad candidates in a row for one slot, after which the data is taken to be broken as a whole. Candidates in bad shards
-do not count: these have a bound of their own, and may be a large part of the data."""
+"""Bad candidates in a row for one slot after which the data counts as broken. Candidates in bad shards do not count:
+bad shards have a limit of their own and may be a large part of the data."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fetched:
-    """The sample in a planned one's place in a batch; in evaluation that place may stay empty."""
+    """A planned sample or its replacement, as it was read. In evaluation a bad sample has no replacement."""
 
     planned: PlannedSample
     shard: str
     encoded: EncodedSample | None
     transform: SampleTransform | None
     bad: tuple[BadSample, ...] = ()
-    """The candidates before it, which cannot be used."""
+    """Earlier candidates, which cannot be used."""
     attempt: int = 0
-    """Its number among the slot's candidates; 0 is the sample that was planned."""
+    """Number of the candidate; 0 is the planned sample."""
     bad_shards: Mapping[int, BadShard] = field(default_factory=dict)
-    """Shards that were found bad on the way to it, by their positions."""
+    """Bad shards that were found during the search, by their positions."""
     replaced: bool = False
-    """The planned sample lies in a bad shard."""
+    """Whether the planned sample lies in a bad shard."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DrawnSample:
-    """What a loader needs to make its part of a batch."""
+    """A sample and its transform: what a loader needs to make its part of a batch."""
 
     encoded: EncodedSample
     transform: SampleTransform
@@ -54,26 +54,29 @@ Unit_contra = TypeVar("Unit_contra", contravariant=True)
 
 
 class Fetcher(Protocol[Unit_contra]):
-    """A unit is what becomes one micro-batch: (step, lane) in training, the batch's number in evaluation."""
+    """Reads the samples of units. A unit is a micro-batch: (step, lane) in training, a batch's index in evaluation."""
 
     def planned(self, unit: Unit_contra) -> list[PlannedSample]:
         """The samples of a unit, in order."""
         ...
 
     def fetch(self, planned: PlannedSample) -> Fetched:
-        """Read and draw. Raises DataError where reading fails, a bad shard is not allowed or replacements run out."""
+        """Read a sample and draw its transform.
+
+        Raises DataError if reading fails, a bad shard is not allowed or replacements run out.
+        """
         ...
 
     def reject(self, fetched: Fetched, reason: str) -> Fetched:
-        """The sample cannot be decoded: what comes instead."""
+        """What takes the place of a sample that cannot be decoded."""
         ...
 
 
 class TrainFetcher:
-    """Replaces a bad sample by the plan's next candidate, and so those of bad shards. May be pickled.
+    """Replaces bad samples, and samples of bad shards, by the plan's next candidate. May be pickled.
 
-    Shards that are found bad on the way are passed over for the slot at hand only, unless all are told of them: what
-    comes in a slot depends on no other.
+    A shard that is found bad during a search is skipped for that slot only, until every rank knows about it: the
+    content of a slot does not depend on other slots.
     """
 
     def __init__(
@@ -104,7 +107,7 @@ class TrainFetcher:
     def _search(
         self, planned: PlannedSample, attempt: int, bad: tuple[BadSample, ...], found: Mapping[int, BadShard]
     ) -> Fetched:
-        """The first candidate from number `attempt` on that can be used. found: shards that cannot, from before."""
+        """The first usable candidate from number `attempt` on. found: shards that were found bad before."""
         while True:
             passed_over = self._bad_shards | found.keys()
             if len(bad) > MAX_REPLACEMENTS:
@@ -124,7 +127,7 @@ class TrainFetcher:
                 bad = (*bad, error.bad)
             except BadShardError as error:
                 if self._data.max_bad_shards == 0:
-                    remedy = "or leave it out with data.max_bad_shards=1, which puts other samples in the place of its"
+                    remedy = "or leave it out with data.max_bad_shards=1, which replaces its samples by others"
                     raise unusable({error.shard: error.reason}, self._reader.url, "training", remedy) from error
                 found = {**found, sample.shard: BadShard(name=error.shard, reason=error.reason)}
             attempt += 1
@@ -149,7 +152,7 @@ class TrainFetcher:
 
 
 class EvalFetcher:
-    """Leaves a bad sample out, and where that is allowed those of bad shards. May be pickled."""
+    """Leaves out bad samples and, if that is allowed, the samples of bad shards. May be pickled."""
 
     def __init__(self, reader: ShardReader, plan: EvalPlan, *, data: DataConfig, allow_bad_shards: bool) -> None:
         self._reader, self._plan, self._data, self._allow_bad_shards = reader, plan, data, allow_bad_shards
@@ -180,7 +183,7 @@ class EvalFetcher:
 
 
 def drawn_samples(fetched: Sequence[Fetched]) -> list[DrawnSample]:
-    """Those that there are, in order."""
+    """The samples that were found, in order."""
     return [
         DrawnSample(encoded=f.encoded, transform=f.transform)
         for f in fetched
@@ -193,14 +196,14 @@ def bad_samples(fetched: Sequence[Fetched]) -> tuple[BadSample, ...]:
 
 
 def bad_shards(fetched: Sequence[Fetched]) -> tuple[BadShard, ...]:
-    """Each once."""
+    """Every bad shard once."""
     return tuple({shard.name: shard for f in fetched for shard in f.bad_shards.values()}.values())
 
 
 def read_ahead(
     fetcher: Fetcher[Unit], units: Iterable[Unit], pool: ThreadPoolExecutor, *, ahead: int
 ) -> Iterator[list[Fetched]]:
-    """The samples of every unit in order, read in the pool's threads up to `ahead` units before they are asked for."""
+    """The samples of every unit, in order. The pool's threads read up to `ahead` units in advance."""
     waiting: deque[list[Future[Fetched]]] = deque()
     remaining = iter(units)
     while True:

@@ -1,8 +1,8 @@
 """Geometry and blur of one decoded sample on the CPU, with torch's and numpy's kernels.
 
-The torch loader is made of it, and so is the CPU side of the DALI loader: there DALI only decodes. Its own CPU
-operators give the same pictures (a test holds them to it) at many times the cost: per 288x384 sample, in ms of one
-core, resize 1.9 instead of 0.2, warp 5.1 instead of 0.9, colour 2.7 instead of 0.2.
+The torch loader uses it, and so does the DALI loader on the CPU, where DALI only decodes. DALI's own CPU operators give
+the same pictures, which a test checks, but cost much more. Per 288x384 sample, in ms of one core: resize 1.9 instead of
+0.2, warp 5.1 instead of 0.9, colour 2.7 instead of 0.2.
 """
 
 import math
@@ -22,9 +22,9 @@ from dist_seg.data.loading.augment import SampleTransform
 def place_image(
     part_hwc: NDArray[np.uint8] | NDArray[np.float32], t: SampleTransform, padding: tuple[float, ...]
 ) -> Tensor:
-    """(C, H, W) on the canvas of `t`, in any order in memory; `padding` outside the picture.
+    """The image on the canvas of `t`: (C, H, W), in any memory order, with `padding` outside the picture.
 
-    part_hwc: the decoded region `t.roi`, of pictures RGB in uint8, which stays so, of arrays float32.
+    part_hwc: the decoded region `t.roi`, uint8 RGB for pictures, float32 for arrays. The type stays.
     """
     part_chw = torch.from_numpy(part_hwc).permute(2, 0, 1)
     if part_chw.shape[1:] != t.resized:
@@ -46,9 +46,9 @@ def place_image(
 
 
 def place_mask(part: Ids, t: SampleTransform, border: int) -> Tensor:
-    """(..., H, W) on the canvas of `t`, from the nearest pixels; `border` outside the picture.
+    """The mask on the canvas of `t`: (..., H, W), from the nearest pixels, with `border` outside the picture.
 
-    part: the decoded region `t.roi`, (..., h, w) uint8 class ids or int16 object ids in layers.
+    part: the decoded region `t.roi`, (..., h, w).
     """
     *layers, height, width = part.shape
     if t.warp is not None:
@@ -65,7 +65,7 @@ def place_mask(part: Ids, t: SampleTransform, border: int) -> Tensor:
 
 
 def gaussian_blur(image_chw: Tensor, sigma: float) -> Tensor:
-    """(C, H, W) uint8 or float32; a window of 2 ceil(3 sigma) + 1 pixels, the picture mirrored about its outermost."""
+    """Blurs (C, H, W) uint8 or float32. The window has 2 ceil(3 sigma) + 1 pixels; edges are mirrored."""
     radius = math.ceil(3 * sigma)
     weights = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
     taps = (weights / weights.sum()).tolist()
@@ -81,12 +81,12 @@ def gaussian_blur(image_chw: Tensor, sigma: float) -> Tensor:
 
 @lru_cache(maxsize=4)
 def _plain(size: tuple[int, int], color: tuple[float, ...], dtype: torch.dtype) -> Tensor:
-    """(H, W, C) of one colour. To be copied: writing three bytes at a time takes as long as a resize."""
+    """(H, W, C) of one colour, to be copied: writing three bytes at a time takes as long as a resize."""
     return torch.tensor(color, dtype=dtype).repeat(*size, 1)
 
 
 def _inside(canvas: Tensor, t: SampleTransform) -> Tensor:
-    """The part of a (..., H, W) canvas that the resized picture covers, the mirror included."""
+    """The part of a (..., H, W) canvas that the resized picture covers, after the mirror."""
     y, x = t.offset
     if t.flip:
         x = t.canvas[1] - t.resized[1] - x
@@ -94,7 +94,7 @@ def _inside(canvas: Tensor, t: SampleTransform) -> Tensor:
 
 
 def _mirrored(size: int, radius: int) -> Tensor:
-    """The indices -radius .. size + radius - 1, reflected into the axis."""
+    """The indices -radius .. size + radius - 1, mirrored into the axis."""
     if size == 1:
         return torch.zeros(1 + 2 * radius, dtype=torch.int64)
     period = 2 * (size - 1)
@@ -102,8 +102,8 @@ def _mirrored(size: int, radius: int) -> Tensor:
     return torch.minimum(folded, period - folded)
 
 
-# The source pixel under the centre of every one of `size` pixels. Centres on the border between two pixels go where
-# DALI's float32 arithmetic sends them: it multiplies along a row and sums up along a column.
+# The two functions below give the source pixel under the centre of each of `size` pixels. Centres on the border between
+# two pixels go where DALI's float32 arithmetic puts them: it multiplies along a row and adds up along a column.
 
 
 def _nearest_columns(source: int, size: int) -> NDArray[np.intp]:
@@ -119,10 +119,10 @@ def _nearest_rows(source: int, size: int) -> NDArray[np.intp]:
 
 
 def _sampled(part_chw: Tensor, t: SampleTransform, mode: str) -> Tensor:
-    """The canvas through `t.warp`; 0 outside the picture. Takes the part at any resolution."""
+    """The canvas, filled through `t.warp` from a part at any resolution; 0 outside the picture."""
     assert t.warp is not None
     _, _, height, width = t.roi
-    # grid_sample wants a place in the part as -1 (its first edge) to 1 (its last).
+    # grid_sample wants coordinates in the part from -1 (its first edge) to 1 (its last edge).
     a, b, c = (np.float32(value * 2 / width) for value in t.warp[:3])
     d, e, f = (np.float32(value * 2 / height) for value in t.warp[3:])
     x = np.arange(t.canvas[1], dtype=np.float32) + np.float32(0.5)

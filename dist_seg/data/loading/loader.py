@@ -1,4 +1,4 @@
-"""The batches of a run, by whichever loader there is."""
+"""The batches of a run, from DALI or from the torch loader."""
 
 import importlib
 import importlib.util
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 def choose_loader(cfg: Config) -> Literal["dali", "torch"]:
-    """What `data.loader` stands for on this machine. Raises UserError where DALI is asked for and missing."""
+    """The loader that `data.loader` means on this machine. Raises UserError if DALI is asked for and missing."""
     if cfg.data.loader == "torch":
         return "torch"
     why_not = _why_no_dali()
@@ -33,19 +33,21 @@ def choose_loader(cfg: Config) -> Literal["dali", "torch"]:
     extras = "pip install 'dist-seg[dali-cuda13]' (driver 580 or newer, or no GPU) or 'dist-seg[dali-cuda12]'"
     if cfg.data.loader == "dali":
         raise UserError(
-            f"data.loader=dali, but NVIDIA DALI cannot be imported ({why_not}): {extras}; or take data.loader=torch"
+            f"data.loader=dali, but NVIDIA DALI cannot be imported ({why_not}): {extras}; or set data.loader=torch"
         )
-    _log.warning("data.loader=auto takes torch, as NVIDIA DALI cannot be imported (%s); for DALI: %s", why_not, extras)
+    _log.warning(
+        "data.loader=auto uses torch because NVIDIA DALI cannot be imported (%s); for DALI: %s", why_not, extras
+    )
     return "torch"
 
 
 def loader_threads(data: DataConfig, cpu_threads: int) -> int:
-    """How many threads or processes make the batches of a rank that has so many CPU threads."""
+    """Number of threads or processes that make a rank's batches. cpu_threads: the rank's share of the CPU."""
     return cpu_threads if data.num_threads is None else data.num_threads
 
 
 def loader_version(cfg: Config) -> dict[str, str]:
-    """The version of what decodes, by its name."""
+    """Name and version of the library that decodes."""
     if choose_loader(cfg) == "dali":
         from dist_seg.data.loading.dali import VERSION  # optional, and slow to import
 
@@ -56,7 +58,7 @@ def loader_version(cfg: Config) -> dict[str, str]:
 def train_batches(
     cfg: Config, view: DataView, plan: Plan, units: Iterable[tuple[int, int]], device: torch.device
 ) -> Generator[Batch, None, None]:
-    """The micro-batches of the units, (step, lane) each, in order; `close()` ends what runs in the background.
+    """The micro-batches of the units (step, lane), in order. `close()` ends the work in the background.
 
     Bad samples are replaced and named, and so are the samples of `view.bad_shards`. Shards that turn out to be bad are
     treated alike if `data.max_bad_shards` allows any. Raises DataError for data that cannot be read, or if nothing but
@@ -81,11 +83,12 @@ def train_batches(
 def eval_batches(
     cfg: Config, view: DataView, split: str, plan: EvalPlan, indices: Sequence[int], device: torch.device
 ) -> Generator[list[Batch], None, None]:
-    """The batches of a split by their numbers in the plan: whole pictures, targets at their own size.
+    """The batches of a split by their indices in the plan: whole pictures, targets at their own size.
 
-    One list a number, of a batch for every size of picture in it; bad samples are left out and named in the first. A
-    number with nothing but bad samples gives one batch without samples. The samples of bad shards, in `view.bad_shards`
-    or found now, are an error unless `eval.allow_bad_samples` is set, and then left out like bad samples.
+    Yields a list for each index, with one batch for each size of picture. Bad samples are left out, and named in the
+    first batch of the list. An index with only bad samples gives one empty batch. The samples of bad shards, in
+    `view.bad_shards` or found now, are an error unless `eval.allow_bad_samples` is set, and then left out like bad
+    samples.
     """
     if not indices:
         return
@@ -123,7 +126,7 @@ def _batches(
             num_threads=max(1, num_threads),
             device=device,
         )
-    # On a GPU what is left to do here is asynchronous anyway, and belongs to the consumer's stream.
+    # On a GPU the rest is asynchronous anyway, and belongs to the consumer's stream.
     return in_background(batches, ahead=1) if device.type == "cpu" else batches
 
 

@@ -1,4 +1,4 @@
-"""From the pixels of drawn samples to what the network takes: colour jitter and normalisation as one affine map."""
+"""Turns pixels into the network's input: colour jitter and normalisation as one affine map."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,22 +17,25 @@ _WHITE = 255.0
 
 @dataclass(frozen=True, kw_only=True)
 class Normalization:
-    """y = scale x + shift for every channel that the network takes."""
+    """y = scale · x + shift for every channel that the network takes."""
 
     scale: tuple[float, ...]
     shift: tuple[float, ...]
     padding: tuple[float, ...]
-    """What lies around an image, as values of it, its mean: of a picture the colour, of an array for each channel that
+    """Pixel values around an image, equal to the mean: RGB for pictures, and for arrays one value for each channel that
     the network takes."""
     channels: tuple[int, ...] | None = None
-    """Which of R, G and B the network takes, of pictures; None takes all."""
+    """Pictures only: which of R, G and B the network takes; None for all."""
     low: tuple[float, ...] | None = None
     high: tuple[float, ...] | None = None
-    """Of arrays: what jitter takes for black and white. None for pictures."""
+    """Arrays only: the values that jitter treats as black and white. None for pictures."""
 
 
 def normalization(cfg: DataConfig) -> Normalization:
-    """What `data.normalize` and its like stand for, in a configuration that is fitted to arrays, or of pictures."""
+    """The numbers that `data.normalize`, `data.mean` and `data.std` stand for.
+
+    cfg: for arrays, as `fit_pixels` completes it.
+    """
     is_array = layout_of_data(cfg) is not None
     if not is_array:
         cfg = fit_pictures(cfg)
@@ -52,7 +55,7 @@ def normalization(cfg: DataConfig) -> Normalization:
     around = tuple(m * span + a for m, span, a in zip(mean, spans, low, strict=True))
     if is_array:
         return Normalization(scale=scale, shift=shift, padding=around, low=low, high=high)
-    # Around a picture there is a whole colour, as jitter mixes its channels.
+    # The padding of a picture needs all three channels, because jitter mixes them.
     of_rgb = {channel: m * _WHITE for channel, m in enumerate(IMAGENET_MEAN)}
     of_rgb |= dict(zip(range(3) if cfg.channels is None else cfg.channels, around, strict=True))
     padding = tuple(min(max(round(of_rgb[channel]), 0), 255) for channel in range(3))
@@ -60,10 +63,10 @@ def normalization(cfg: DataConfig) -> Normalization:
 
 
 def normalize(images: Tensor | Sequence[Tensor], transforms: Sequence[SampleTransform], norm: Normalization) -> Tensor:
-    """Colour and normalisation: (B, C, H, W) float32, contiguous, on the images' device.
+    """Applies colour and normalisation: (B, C, H, W) float32, contiguous, on the images' device.
 
-    images: (B, 3, H, W) or B times (3, H, W), uint8 RGB, or of arrays C channels of float32, in any order in memory.
-    Colours are not clamped: what the jitter brightens beyond white stays apart.
+    images: (B, 3, H, W) or B times (3, H, W) uint8 RGB, or C channels of float32 for arrays, in any memory order.
+    Colours are not clamped: pixels that jitter makes brighter than white stay distinct.
     """
     if len(images) == 0:
         return torch.empty(0, len(norm.scale), 1, 1)
@@ -72,7 +75,7 @@ def normalize(images: Tensor | Sequence[Tensor], transforms: Sequence[SampleTran
     device, (_, height, width) = images[0].device, images[0].shape
     maps = torch.from_numpy(np.stack([_color_map(t, norm) for t in transforms])).to(device)
     normalized = torch.empty(len(images), maps.shape[1], height * width, device=device)
-    # On the CPU one at a time, whose floats then stay in the cache; on a GPU all at once, in few kernels.
+    # On the CPU one image at a time, so that its floats stay in the cache; on a GPU all at once, in few kernels.
     together = 1 if device.type == "cpu" else len(images)
     pixels = torch.empty(together, 3, height, width, device=device)
     for start in range(0, len(images), together):
@@ -84,9 +87,9 @@ def normalize(images: Tensor | Sequence[Tensor], transforms: Sequence[SampleTran
 
 
 def as_pictures(images: Tensor, norm: Normalization) -> list[NDArray[np.uint8]]:
-    """Normalised images (B, C, H, W) as B pictures (H, W, 3) RGB: what was jittered beyond black and white is cut.
+    """Normalised images (B, C, H, W) as B pictures (H, W, 3) RGB, clamped to black and white.
 
-    Of other channels than R, G and B the first three, or the first as grey.
+    Images with channels other than R, G and B show the first three, or the first as grey.
     """
     count = len(norm.scale)
     chosen = [0, 1, 2] if count >= 3 else [0, 0, 0]
@@ -100,7 +103,7 @@ def as_pictures(images: Tensor, norm: Normalization) -> list[NDArray[np.uint8]]:
 
 
 def _color_map(t: SampleTransform, norm: Normalization) -> NDArray[np.float32]:
-    """(C, 4): RGB in 0..255 to the normalised channels."""
+    """(C, 4): maps RGB in 0..255 to the normalised channels."""
     drawn = np.eye(3, 4) if t.color is None else np.array(t.color).reshape(3, 4)
     if norm.channels is not None:
         drawn = drawn[list(norm.channels)]
@@ -112,7 +115,7 @@ def _color_map(t: SampleTransform, norm: Normalization) -> NDArray[np.float32]:
 def _normalized_arrays(
     images: Tensor | Sequence[Tensor], transforms: Sequence[SampleTransform], norm: Normalization
 ) -> Tensor:
-    """Every channel by itself: the rest of a colour matrix would be as many zeros as there are channels, squared."""
+    """Treats every channel by itself: a colour matrix of C × C numbers would be zero off its diagonal."""
     device = images[0].device
     maps = torch.from_numpy(np.stack([_channel_map(t, norm) for t in transforms])).to(device)
     normalized = torch.empty(len(images), *images[0].shape, device=device)
@@ -122,7 +125,7 @@ def _normalized_arrays(
 
 
 def _channel_map(t: SampleTransform, norm: Normalization) -> NDArray[np.float32]:
-    """(2, C): factor and constant from a channel's values to the normalised ones, with brightness and contrast."""
+    """(2, C): factor and constant that normalise each channel, with brightness and contrast."""
     assert norm.low is not None and norm.high is not None
     gain, offset = (1.0, 0.0) if t.color is None else (t.color[0], t.color[3] / _WHITE)
     scale, shift, low, high = (np.array(numbers) for numbers in (norm.scale, norm.shift, norm.low, norm.high))

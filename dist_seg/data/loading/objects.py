@@ -1,6 +1,6 @@
-"""The objects of a placed sample: what is derived from its id layers once geometry is done.
+"""The objects of a placed sample, derived from its layers of ids after the geometry.
 
-N is the number of objects, L that of layers. The number of operators does not depend on N.
+N is the number of objects, L the number of layers. The number of operators does not depend on N.
 """
 
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from dist_seg.data.loading.augment import SampleTransform
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageObjects:
-    """Objects on a canvas. Object i has the pixel id `ids[i]` in layer `layers[i]`."""
+    """Objects on a canvas. Object i has the pixel value `ids[i]` in layer `layers[i]`."""
 
     boxes: Tensor
-    """(N, 4) float32: x1, y1, x2, y2 in pixels of the canvas; the last pixel ends at x2, y2."""
+    """(N, 4) float32: x1, y1, x2, y2 in canvas pixels; the last pixel ends at x2, y2."""
     labels: Tensor
     """(N,) int64 class ids."""
     ignored: Tensor
-    """(N,) bool: crowds, and objects of which too little is left on the canvas."""
+    """(N,) bool: crowds, and objects with too little left on the canvas."""
     layers: Tensor
     """(N,) int64."""
     ids: Tensor
@@ -34,17 +34,17 @@ class ImageObjects:
 def derive_objects(
     ids_LHW: Tensor, annotations: ImageAnnotations, transform: SampleTransform, *, min_visible: float
 ) -> ImageObjects:
-    """The objects of which something is on the canvas.
+    """The objects with at least one pixel on the canvas.
 
-    ids_LHW: integers, 0 where no object is. An object with less than `min_visible` of its area, at the scale of the
-    canvas, is ignored.
+    ids_LHW: integers, 0 where there is no object. An object with less than `min_visible` of its area, at the scale of
+    the canvas, is ignored.
     """
     known = annotations.objects
-    labels = torch.tensor([max(o.class_id, 0) for o in known], dtype=torch.int64)  # of crowds it is not looked at
+    labels = torch.tensor([max(o.class_id, 0) for o in known], dtype=torch.int64)  # nobody reads a crowd's
     crowd = torch.tensor([o.crowd for o in known], dtype=torch.bool)
     layers = torch.tensor([o.layer for o in known], dtype=torch.int64)
     whole = torch.tensor([o.pixels - o.hidden for o in known], dtype=torch.float32) * transform.area_scale
-    # The rest of the layers is there for other images of the batch.
+    # Further layers belong to other images of the batch.
     boxes, pixels = _extents(ids_LHW[: max((o.layer for o in known), default=0) + 1], len(known))
     there = pixels > 0
     kept = there.nonzero().squeeze(1)
@@ -55,9 +55,9 @@ def derive_objects(
 
 
 def _extents(ids_LHW: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The boxes (count, 4) float32 and the numbers of pixels (count,) int64 of the objects 1 to `count`, on the CPU.
+    """Boxes (count, 4) float32 and numbers of pixels (count,) int64 of the objects 1 to `count`, on the CPU.
 
-    From the runs of equal ids along the rows, which are far fewer than the pixels.
+    They come from the runs of equal ids along the rows, which are far fewer than the pixels.
     """
     device, (_, height, width) = ids_LHW.device, ids_LHW.shape
     rows = ids_LHW.reshape(-1, width)

@@ -1,4 +1,4 @@
-"""A generator that runs ahead of its consumer in a thread of its own."""
+"""Runs a generator ahead of its consumer, in a thread of its own."""
 
 import atexit
 import queue
@@ -23,7 +23,7 @@ class _End:
 
 
 def in_background(items: Generator[T, None, None], *, ahead: int) -> Generator[T, None, None]:
-    """The items, up to `ahead` of them made before they are asked for; errors arrive in their place.
+    """Yields the items, and makes up to `ahead` of them in advance. An error is raised where its item would come.
 
     torch's kernels run on one core in that thread. The thread starts with the first item and ends with `close()`.
     """
@@ -31,14 +31,14 @@ def in_background(items: Generator[T, None, None], *, ahead: int) -> Generator[T
     stopped, started = threading.Event(), threading.Event()
 
     def produce() -> None:
-        torch.set_num_threads(1)  # of this thread, and the default of those that begin later
+        torch.set_num_threads(1)  # for this thread, and the default for threads that start later
         started.set()
         end = _End()
         try:
             for item in items:
                 if not _put(waiting, item, stopped):
                     break
-        except BaseException as error:  # whatever it is, it is the consumer's to handle
+        except BaseException as error:  # the consumer handles it, whatever it is
             end = _End(error)
         finally:
             items.close()
@@ -49,11 +49,11 @@ def in_background(items: Generator[T, None, None], *, ahead: int) -> Generator[T
         thread.join(_LONGEST_END_S)
 
     thread = threading.Thread(target=produce, name="loader", daemon=True)
-    # A process that ends without close(), by an error say, must not pull native code away from under the thread.
+    # If the process ends without close(), after an error for example, the thread must not be left in native code.
     atexit.register(stop)
     thread.start()
     started.wait()
-    torch.set_num_threads(torch.get_num_threads())  # gives threads that begin later the consumer's number back
+    torch.set_num_threads(torch.get_num_threads())  # threads that start later get the consumer's number again
     try:
         while True:
             item = waiting.get()

@@ -1,6 +1,6 @@
-"""The loader for machines without DALI, and the reference for the one with it.
+"""The loader for machines without DALI, and the reference for the DALI loader.
 
-`SegmentationDataset` is of use on its own, in a notebook say:
+`SegmentationDataset` can also be used on its own, for example in a notebook:
 
     dataset = SegmentationDataset("data/camvid", split="train", augment=AugmentConfig(crop_height=288, crop_width=384))
     sample = dataset[0]
@@ -45,8 +45,8 @@ from dist_seg.storage.object_store import Storage, open_storage
 
 
 class Sample(TypedDict):
-    """image: (C, H, W) float32, normalised. mask: (H, W) int64 class ids with the ignore index, or of instances
-    (L, H, W) layers of object ids, 0 where there is none.
+    """image: (C, H, W) float32, normalised. mask: (H, W) int64 class ids or the ignore index, or (L, H, W) layers of
+    object ids, 0 where there is no object, or of labels.
     """
 
     image: Tensor
@@ -55,10 +55,10 @@ class Sample(TypedDict):
 
 
 class SegmentationDataset(Dataset[Sample]):
-    """The samples of a packed data set in the order of its shards, map-style.
+    """A map-style data set: the samples of a packed data set, in the order of its shards.
 
-    augment: None gives whole pictures. The same (seed, epoch) draws the same augmentation; without a crop size the
-    pictures keep the one of their scale.
+    augment: None gives whole pictures. The same (seed, epoch) draws the same augmentation. Without a crop size,
+    pictures keep the size that their scale gives them.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class SegmentationDataset(Dataset[Sample]):
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getitem__(self, index: int) -> Sample:
-        """Raises IndexError past the end and DataError for a sample that cannot be used."""
+        """Raises IndexError past the end, and DataError for a sample that cannot be used."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         index %= len(self)
@@ -129,14 +129,14 @@ class SegmentationDataset(Dataset[Sample]):
 
 @dataclass(frozen=True)
 class _Failure:
-    """An error on its way from a worker process, without the traceback that DataLoader would add to its text."""
+    """An error from a worker process, without the traceback that DataLoader would add to its text."""
 
     kind: type[UserError]
     text: str
 
 
 class _UnitDataset(Dataset["list[Placed] | _Failure"], Generic[Unit]):
-    """A whole micro-batch an item, for a worker process to make."""
+    """Gives a whole micro-batch as one item, for a worker process to make."""
 
     def __init__(self, fetcher: Fetcher[Unit], recipe: Recipe) -> None:
         self._fetcher, self._recipe = fetcher, recipe
@@ -157,10 +157,10 @@ def torch_batches(
     num_workers: int,
     device: torch.device,
 ) -> Generator[list[Batch], None, None]:
-    """The batches of every unit, in order, made by `num_workers` processes; 0 makes them here, when asked for.
+    """The batches of every unit, in order, made by `num_workers` processes; 0 makes them here, when they are asked for.
 
-    While one is being used, about `prefetch` more are made, at least one a worker. Workers hand over bytes; their
-    normalisation is done here, on the device: that moves a sixth of what floats and 64-bit ids would.
+    While one batch is in use, about `prefetch` more are made, at least one per worker. Workers hand over bytes, which
+    are normalised here on the device: this moves a sixth of what floats and 64-bit ids would take.
     """
     loader = DataLoader(
         _UnitDataset(fetcher, recipe),
@@ -168,8 +168,8 @@ def torch_batches(
         batch_size=None,
         num_workers=num_workers,
         prefetch_factor=max(1, -(-prefetch // num_workers)) if num_workers else None,
-        collate_fn=_as_it_is,
-        generator=torch.Generator(),  # else starting the workers would move torch's own generator
+        collate_fn=_unchanged,
+        generator=torch.Generator(),  # otherwise starting the workers would advance torch's own generator
     )
     return _finished(iter(loader), recipe, device)  # the workers start here, in the caller's thread
 
@@ -184,7 +184,7 @@ def _finished(
 
 
 def load_unit(fetcher: Fetcher[Unit], unit: Unit, recipe: Recipe) -> list[Placed]:
-    """Read, decode and place the samples of one unit, here and now."""
+    """Reads, decodes and places the samples of one unit."""
     fetched = [fetcher.fetch(planned) for planned in fetcher.planned(unit)]
     while True:
         samples = drawn_samples(fetched)
@@ -195,7 +195,7 @@ def load_unit(fetcher: Fetcher[Unit], unit: Unit, recipe: Recipe) -> list[Placed
 
 
 def _stacked(placed: Placed) -> Placed:
-    """With one tensor for all images: between processes every tensor costs a file descriptor."""
+    """The batch with one tensor for all images: every tensor that crosses processes costs a file descriptor."""
     if not placed.keys:
         return placed
     if placed.images[0].is_contiguous():
@@ -205,5 +205,5 @@ def _stacked(placed: Placed) -> Placed:
     return dataclasses.replace(placed, images=images, masks=torch.stack(list(placed.masks)))
 
 
-def _as_it_is(item: "list[Placed] | _Failure") -> "list[Placed] | _Failure":
+def _unchanged(item: "list[Placed] | _Failure") -> "list[Placed] | _Failure":
     return item

@@ -127,10 +127,10 @@ def test_layers_are_a_grey_png_of_16_bits() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"class_id": 3}, "x.png: object 4 is of class 3; the classes are 0 to 2"),
-        ({"class_id": -1}, "x.png: object 4 is of class -1"),
-        ({"rle": encode_masks(np.ones((1, 9, 9), bool))[0][0]}, "x.png: the mask of object 4 is not of 14x12 pixels"),
-        ({"rle": "~"}, "x.png: the mask of object 4 is not of 14x12 pixels"),
+        ({"class_id": 3}, "x.png: object 4 has class 3; the classes are 0 to 2"),
+        ({"class_id": -1}, "x.png: object 4 has class -1"),
+        ({"rle": encode_masks(np.ones((1, 9, 9), bool))[0][0]}, "x.png: the mask of object 4 is not 14x12 pixels"),
+        ({"rle": "~"}, "x.png: the mask of object 4 is not 14x12 pixels"),
         ({"rle": encode_masks(np.zeros((1, HEIGHT, WIDTH), bool))[0][0]}, "x.png: the mask of object 4 has no pixel"),
     ],
 )
@@ -142,7 +142,7 @@ def test_an_object_that_a_reader_gave_wrongly_is_named(changes: dict[str, object
 
 
 def test_more_objects_than_ids_reach_are_refused() -> None:
-    with pytest.raises(DataError, match=f"x.png: {MAX_OBJECTS + 1} objects; {MAX_OBJECTS} are the most"):
+    with pytest.raises(DataError, match=f"x.png: {MAX_OBJECTS + 1} objects; an image can have at most {MAX_OBJECTS}"):
         _encode([RawObject(id=i, class_id=0, crowd=False, rle="") for i in range(MAX_OBJECTS + 1)])
 
 

@@ -296,7 +296,7 @@ class TestChooseLoader:
 
     def test_auto_takes_torch_elsewhere_and_says_so(self, no_dali: None, caplog: pytest.LogCaptureFixture) -> None:
         assert choose_loader(Config()) == "torch"
-        assert "auto takes torch" in caplog.text and "dali-cuda13" in caplog.text
+        assert "auto uses torch" in caplog.text and "dali-cuda13" in caplog.text
 
     def test_dali_where_it_is_not_is_an_error_that_names_the_extras(self, no_dali: None) -> None:
         with pytest.raises(UserError, match=r"dali-cuda13.*dali-cuda12"):

@@ -224,7 +224,7 @@ def test_annotations_left_out_are_refused_again_without_leave(tmp_path: Path) ->
                 image_id=1,
                 file_name="f",
             ),
-            "x.png: object 8 is of class 2; the classes are 0 to 1",
+            "x.png: object 8 has class 2; the classes are 0 to 1",
         ),
     ],
 )

@@ -151,7 +151,7 @@ def test_annotations_are_read_whole_whatever_the_pieces(tmp_path: Path, piece: i
     ("document", "message"),
     [
         (b"{}", "k1: json: not annotations as dist-seg packs them"),
-        (_image(height=5), "k1: json: of an image of 6x5, the image has 6x4"),
+        (_image(height=5), "k1: json: annotates an image of 6x5, the image has 6x4"),
         (_object(class_id=2), "k1: json: object 8 is of class 2, in layer 0"),
         (_object(rle="u[U"), "k1: json: the mask of an object"),
         (_object(layer=3), "k1: json: object 8 is of class 0, in layer 3"),

@@ -187,7 +187,7 @@ def test_objects_of_an_ignored_class_become_crowds_of_every_class() -> None:
 
 
 def test_an_object_of_a_class_that_cannot_be_is_undecodable() -> None:
-    with pytest.raises(UndecodableError, match="object 0 is of class 256"):
+    with pytest.raises(UndecodableError, match="object 0 has class 256"):
         mapped_annotations(annotations(256), np.zeros(256, np.uint8), 1)
 
 
