@@ -147,7 +147,7 @@ def test_objects_in_16_bit_grey_are_trained_and_found(tmp_path: Path) -> None:
     ("name", "reason"),
     [
         ("cmyk", "is CMYK; convert it to RGB"),
-        ("palette", "has a palette; save the colours themselves"),
+        ("palette", "has a palette; save it as RGB"),
         ("alpha", "has transparent pixels"),
         ("float", "must be unsigned whole numbers of 8 or 16 bits"),
     ],

@@ -126,7 +126,7 @@ class TestPackFolder:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (["--split", "val", "--val", 0.1], "would both be called val"),
+            (["--split", "val", "--val", 0.1], "would both make a split called val"),
             (["--group-by", "p", "--val", 0], "--group-by 'p' has no effect"),
             (["--shard-mb", "nan"], "--shard-mb nan"),
             (["--shard-mb", 0], "--shard-mb 0"),

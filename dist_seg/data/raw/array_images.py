@@ -1,7 +1,7 @@
-"""Image files of 16 bits, of several pages or of another number of channels than 1 and 3: read to the last bit.
+"""Image files of 16 bits, of several pages, or with a number of channels other than 1 and 3, read without loss.
 
-Pillow reads none of them whole: it cuts RGB of 16 bits to 8 and leaves channels out. TIFF is read by tifffile, PNG by
-imagecodecs (the extra `tiff`), one page below the other as channels.
+Pillow would lose data: it cuts 16-bit RGB to 8 bits and drops channels. So tifffile reads TIFF and imagecodecs reads
+PNG (the extra `tiff`). The pages of a TIFF become channels, one page after the other.
 """
 
 import io
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_DEPTH_AT, _PNG_COLOR_AT = 24, 25
 _MOST_VALUES_PER_PIXEL = 4
-"""An image of more channels may have fewer pixels: what `max_pixels` bounds is memory."""
+"""Limit on values, in multiples of `max_pixels`: an image with more channels may have fewer pixels, to bound memory."""
 # Tag numbers and values of TIFF 6.0.
 _BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL, _PHOTOMETRIC, _EXTRA_SAMPLES, _ORIENTATION = 258, 277, 262, 338, 274
 _SAMPLE_FORMAT, _UNSIGNED = 339, 1
@@ -35,9 +35,9 @@ _COMPRESSION, _PREDICTOR = 259, 317
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _JPEG = 7
 _COMPRESSIONS = frozenset({1, 5, _JPEG, 8, 32773, 32946, 50000})
-"""None, LZW, JPEG, deflate (twice), PackBits and Zstandard: each expands to no more than the page says."""
+"""None, LZW, JPEG, deflate (two codes), PackBits and Zstandard. None of them expands to more than the page declares."""
 _WITHOUT_PREDICTOR = (1, _JPEG, 32773)
-# None, CCITT's of one bit, LZW, deflate (twice), PackBits, LZMA and Zstandard.
+# None, CCITT for one bit, LZW, deflate (two codes), PackBits, LZMA and Zstandard.
 _LOSSLESS = frozenset({1, 2, 3, 4, 5, 8, 32771, 32773, 32946, 34925, 50000})
 _COMPRESSION_NAMES = {
     **{6: "JPEG", _JPEG: "JPEG", 33003: "JPEG 2000", 33005: "JPEG 2000", 34712: "JPEG 2000"},
@@ -48,34 +48,34 @@ _ALPHA = (1, 2)
 
 
 ODD_PREDICTOR = (
-    "has differences of values (a predictor) in a compression that has none, which only some readers undo; save it "
-    "with LZW or deflate"
+    "stores differences of values (a predictor) in a compression that defines none, which only some readers undo; "
+    "save it with LZW or deflate"
 )
 
 
 def has_odd_predictor(tags: Mapping[int, object]) -> bool:
-    """Whether a TIFF's tags ask for what only LZW, deflate and their like have."""
+    """Whether a TIFF's tags combine a predictor with a compression that defines none (LZW, deflate and others do)."""
     return tags.get(_PREDICTOR, 1) != 1 and tags.get(_COMPRESSION, 1) in _WITHOUT_PREDICTOR
 
 
 def lossy_compression(data: bytes) -> str | None:
-    """What a TIFF is compressed by, where that may change values; some of these can do without, and do not say so.
+    """The name of a TIFF's compression if it may change values. Some of these have a lossless mode that no tag shows.
 
-    None for other files, and for bytes that make no sense: whoever decodes them says so.
+    Returns None for other files, and for bytes that make no sense: decoding them raises the error.
     """
     if not data.startswith(_TIFF_SIGNATURES):
         return None
     try:
         number = _first_tags(data).get(_COMPRESSION, 1)
-    except Exception:  # Pillow raises anything on them
+    except Exception:  # Pillow raises anything on bad bytes
         return None
     return None if number in _LOSSLESS else _COMPRESSION_NAMES.get(number, f"compression {number}")
 
 
 def is_array_file(data: bytes) -> bool:
-    """Whether an image file holds more than an 8-bit picture of one page: what `read_array` is for.
+    """Whether an image file holds more than an 8-bit picture of one page, so that `read_array` must read it.
 
-    Raises `UserError` where the extra is missing.
+    Raises `UserError` if the extra is missing.
     """
     if data.startswith(PNG_SIGNATURE):
         return len(data) > _PNG_DEPTH_AT and data[_PNG_DEPTH_AT] == 16
@@ -94,14 +94,14 @@ def is_array_file(data: bytes) -> bool:
         return not is_picture or (tags.next != 0 and _has_pages(data))
     except UserError:
         raise
-    except Exception:  # what makes no sense; whoever decodes it says so
+    except Exception:  # bytes that make no sense: decoding them raises the error
         return False
 
 
 def read_array(data: bytes, where: str, max_pixels: int) -> Values:
-    """The image, upright, (H, W, C) uint8 or uint16, an opaque alpha channel left out.
+    """The upright image, (H, W, C) uint8 or uint16, without an opaque alpha channel.
 
-    Raises `DataError` naming `where` for one that is refused, and `UserError` where the extra is missing.
+    Raises `DataError` naming `where` if the image is refused, and `UserError` if the extra is missing.
     """
     try:
         return (_read_png if data.startswith(PNG_SIGNATURE) else _read_tiff)(data, where, max_pixels)
@@ -114,18 +114,18 @@ def read_array(data: bytes, where: str, max_pixels: int) -> Values:
 
 
 def check_size(height: int, width: int, channels: int, where: str, max_pixels: int) -> None:
-    """Raises `DataError` for an image of too many pixels or channels, which is not to be decoded."""
+    """Raises `DataError` for an image with too many pixels or channels. Call it before decoding."""
     if height * width > max_pixels:
         raise DataError(
             f"{where}: {width}x{height} pixels are more than the allowed {max_pixels}; raise the limit (max_pixels) if "
-            "the file is to be trusted"
+            "you trust the file"
         )
     if channels > MAX_CHANNELS:
-        raise DataError(f"{where}: has {channels} channels; an image may have {MAX_CHANNELS}")
+        raise DataError(f"{where}: has {channels} channels; an image may have at most {MAX_CHANNELS}")
     if height * width * channels > _MOST_VALUES_PER_PIXEL * max_pixels:
         raise DataError(
             f"{where}: {width}x{height} pixels of {channels} channels are more than {_MOST_VALUES_PER_PIXEL} times the "
-            f"allowed {max_pixels} values; raise the limit (max_pixels) if the file is to be trusted"
+            f"allowed {max_pixels} values; raise the limit (max_pixels) if you trust the file"
         )
 
 
@@ -134,17 +134,20 @@ def _read_png(data: bytes, where: str, max_pixels: int) -> Values:
     channels = {0: 1, 2: 3, 4: 2, 6: 4}[data[_PNG_COLOR_AT]]
     check_size(header.height, header.width, channels, where, max_pixels)
     if header.is_plain_grey and not list(png_chunks(data, b"tRNS")):
-        with own_limit(), Image.open(io.BytesIO(data), formats=("PNG",)) as image:  # the one that Pillow reads whole
+        with (
+            own_limit(),
+            Image.open(io.BytesIO(data), formats=("PNG",)) as image,
+        ):  # Pillow reads this kind without loss
             values: Values = np.asarray(image).astype(np.uint16)[..., None]
     else:
         values = _optional("imagecodecs").png_decode(data).reshape(header.height, header.width, -1)
-    if values.shape[2] in (2, 4):  # where it has none of its own, of a colour that stands for transparent
+    if values.shape[2] in (2, 4):  # alpha of its own, or made from a transparent colour
         values = _without_alpha(values, values.shape[2] - 1, where)
     exif = Image.Exif()
     try:
         exif.load(next(iter(png_chunks(data, b"eXIf")), b""))
         orientation = exif.get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged EXIF, which viewers pass over as well
+    except Exception:  # viewers ignore damaged EXIF too
         orientation = 1
     return _upright(values, orientation)
 
@@ -162,13 +165,13 @@ def _read_tiff(data: bytes, where: str, max_pixels: int) -> Values:
 
 def _opened(data: bytes) -> "TiffFile":
     tifffile = _optional("tifffile")
-    # Its warnings of odd tags are not the user's; OME's own parser would open other files that a file names.
+    # Warnings about odd tags do not help the user. The OME parser would open other files that this file names.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     return cast("TiffFile", tifffile.TiffFile(io.BytesIO(data), is_ome=False))
 
 
 def _first_tags(data: bytes) -> ImageFileDirectory_v2:
-    """Of a TIFF's first page. Pillow itself would open it only where it can decode it."""
+    """The tags of a TIFF's first page, even if Pillow cannot decode the page."""
     file = io.BytesIO(data)
     head = file.read(16 if data[2:3] in b"+" or data[3:4] in b"+" else 8)
     with no_warnings():
@@ -179,7 +182,7 @@ def _first_tags(data: bytes) -> ImageFileDirectory_v2:
 
 
 def _has_pages(data: bytes) -> bool:
-    """Whether a TIFF is more than a first page and smaller copies of it."""
+    """Whether a TIFF holds more than a first page and smaller copies of it."""
     with _opened(data) as file:
         reduced = [bool(page.subfiletype & _REDUCED) for page in _pages(file)]
     return reduced[0] or not all(reduced[1:])
@@ -190,20 +193,20 @@ def _pages(file: "TiffFile") -> "list[TiffPage]":
 
 
 def _full_pages(file: "TiffFile", where: str) -> "list[TiffPage]":
-    """Smaller copies for viewers are no part of the picture."""
+    """The pages without smaller copies for viewers. Raises `DataError` if pages are missing or masked."""
     every = _pages(file)
     if _next_offset(file, every[-1]):
         raise DataError(f"{where}: cannot be decoded: it is cut off after page {len(every)}")
     pages = [page for page in every if not page.subfiletype & _REDUCED]
     if any(page.subfiletype & _IS_MASK for page in pages):
-        raise DataError(f"{where}: has a mask of transparent pixels beside its pages; save it without")
+        raise DataError(f"{where}: has a page that masks transparent pixels; save it without that page")
     if not pages:
         raise DataError(f"{where}: holds no picture of full resolution")
     return pages
 
 
 def _next_offset(file: "TiffFile", page: "TiffPage") -> int:
-    """Where the page after `page` would begin; 0 for none."""
+    """File offset of the page after `page`; 0 if it is the last."""
     form, handle = file.tiff, file.filehandle
     handle.seek(page.offset)
     (num_tags,) = struct.unpack(form.tagnoformat, handle.read(form.tagnosize))
@@ -213,7 +216,7 @@ def _next_offset(file: "TiffFile", page: "TiffPage") -> int:
 
 
 def _check_pages(file: "TiffFile", pages: "list[TiffPage]", where: str) -> None:
-    """Raises `DataError` for pages that make no array."""
+    """Raises `DataError` for pages that cannot form one array."""
     declared = (file.imagej_metadata or {}).get("images", 1) if file.is_imagej else 1
     truncated = any(part.get("truncated") for part in file.shaped_metadata or ()) if file.is_shaped else False
     if truncated or declared > len(pages):
@@ -230,10 +233,10 @@ def _check_pages(file: "TiffFile", pages: "list[TiffPage]", where: str) -> None:
 
 
 def _problem(page: "TiffPage") -> str | None:
-    """Why a page cannot be used, and what to do."""
+    """Why a page cannot be used, and what to do; None if it can."""
     photometric = int(page.photometric)
     if photometric == _PALETTE:
-        return "has a palette; save the colours themselves"
+        return "has a palette; save it as RGB"
     if photometric == _CMYK:
         return "is CMYK; convert it to RGB"
     if page.bitspersample == 1:
@@ -244,10 +247,10 @@ def _problem(page: "TiffPage") -> str | None:
             "16 bits: scale or shift the values, and save them as uint16"
         )
     if photometric == _MIN_IS_WHITE:
-        return "has 0 for white (MinIsWhite); invert the values and save it with 0 for black"
+        return "uses 0 for white (MinIsWhite); invert the values and save it with 0 for black"
     compression = int(page.compression)
     if photometric not in (_MIN_IS_BLACK, _RGB) and not (photometric == _YCBCR and compression == _JPEG):
-        return f"has the colours of {_name_of(page.photometric)}; convert it to RGB"
+        return f"has {_name_of(page.photometric)} colours; convert it to RGB"
     if compression not in _COMPRESSIONS:
         return f"is compressed by {_name_of(page.compression)}; save it with LZW, deflate or no compression"
     if int(page.predictor) != 1 and compression in _WITHOUT_PREDICTOR:
@@ -258,7 +261,7 @@ def _problem(page: "TiffPage") -> str | None:
 
 
 def _check_segments(page: "TiffPage", data: bytes, where: str, max_pixels: int) -> None:
-    """Raises `DataError` where pixels are missing, which tifffile takes for 0, or a part is larger than its page."""
+    """Raises `DataError` if pixels are missing, which tifffile reads as 0, or if a part is larger than its page."""
     spans = list(zip(page.dataoffsets, page.databytecounts, strict=True))
     is_whole = page.is_contiguous or len(spans) == math.prod(page.chunked)
     if not is_whole or not all(count > 0 and offset + count <= len(data) for offset, count in spans):
@@ -284,20 +287,20 @@ def _read_page(page: "TiffPage", where: str) -> Values:
 
 
 def _without_alpha(values: Values, channel: int, where: str) -> Values:
-    """Without an alpha channel that is opaque everywhere."""
+    """The values without an alpha channel that is opaque everywhere. Raises `DataError` if it is not."""
     alpha = values[..., channel]
     if int(alpha.min()) < np.iinfo(values.dtype).max:
         y, x = np.unravel_index(int(alpha.argmin()), alpha.shape)
         raise DataError(
-            f"{where}: has transparent pixels, the first such at (x={x}, y={y}): channel {channel + 1} is marked as "
-            "alpha. Put the picture on a background and save it without, or where the channel is data mark it as "
+            f"{where}: has transparent pixels, for example at (x={x}, y={y}): channel {channel + 1} is marked as "
+            "alpha. Put the picture on a background and save it without alpha; if the channel holds data, mark it as "
             "unspecified (ExtraSamples 0)"
         )
     return np.delete(values, channel, axis=2)
 
 
 def _upright(values: Values, orientation: object) -> Values:
-    """As a TIFF's or EXIF's orientation says that the picture is to be seen."""
+    """The picture turned and mirrored by its TIFF or EXIF orientation."""
     match orientation:
         case 2:
             return values[:, ::-1]
@@ -333,6 +336,6 @@ def _optional(module: str) -> ModuleType:
                 return imagecodecs
     except ImportError as error:
         raise UserError(
-            f"images of 16 bits, several pages or other numbers of channels than 1 and 3 need {module}: "
+            f"images of 16 bits, of several pages, or with channels other than 1 or 3 need {module}: "
             "pip install 'dist-seg[tiff]'"
         ) from error

@@ -1,6 +1,6 @@
-"""From what a mask file holds (numbers or colours) to class ids: `classes.txt`, `colors.txt`, or what the masks show.
+"""From the numbers or colours in a mask file to class ids: by `classes.txt`, `colors.txt`, or the masks themselves.
 
-Class ids are 0, 1, 2, ... in the order of the classes, whatever numbers stand in the masks.
+Class ids are 0, 1, 2, ... in the order of the classes, whatever numbers the masks hold.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from dist_seg.errors import DataError
 from dist_seg.masks.palette import Rgb, default_palette
 
 IGNORED_NAMES = frozenset({"ignore", "void"})
-"""A class of one of these names, in any case of letters, is no class: its pixels are ignored."""
+"""Pixels of a class with one of these names, in upper or lower case, are ignored."""
 
 _NUMBERED = re.compile(r"(\d+)[\s:,;]+(\S.*)")
 _NUMBER_LAST = re.compile(r".*\S\s*[,;:\t]\s*\d+")
@@ -32,40 +32,40 @@ _MAX_VALUE = 65535
 
 @dataclass(frozen=True, kw_only=True)
 class ClassTable:
-    """The classes, and which class a mask's numbers or colours stand for."""
+    """The classes, and the class of each number or colour in masks."""
 
     names: tuple[str, ...]
     palette: tuple[Rgb, ...]
     values: Mapping[int, int]
-    """Class id, or the ignore index, of every number that may stand in a mask."""
+    """Class id, or the ignore index, of every number that masks may hold."""
     colors: Mapping[Rgb, int] | None = None
-    """The same of colours. With it, masks are read as colours."""
+    """The same for colours. If it is given, masks are read as colours."""
     numbered: bool = field(default=False, repr=False)
-    """The user gave the numbers, which then mean what they say."""
+    """The user gave the numbers, so nothing is guessed about them."""
     color_line: str = field(default="'R G B name'", repr=False)
-    """How a line is written that gives a colour a name."""
+    """The form of a line that names a colour, for error messages."""
     grey_only: bool = field(default=False, repr=False)
-    """Masks in colours are refused, also those whose colours are all greys."""
+    """RGB masks are refused, even if all their colours are greys."""
 
     @property
     def version(self) -> str:
-        """Changes when a mask's class ids may, for `SampleRef.version`."""
+        """Changes when the class ids of a mask may change, for `SampleRef.version`."""
         return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
 
     @property
     def meaning(self) -> Meaning:
-        """For a later run."""
+        """What the numbers or colours mean, for the record of packing."""
         if self.colors is not None:
             return {"colour": {"{} {} {}".format(*color): self._name(i) for color, i in self.colors.items()}}
         return {"number": {str(number): self._name(i) for number, i in self.values.items()}}
 
     @property
     def is_unnumbered_pair(self) -> bool:
-        """Two classes that the user gave no numbers: black and white masks may be meant."""
+        """Whether there are two classes without numbers: the masks may be black and white, 0 and 255."""
         return not self.numbered and self.values == {0: 0, 1: 1, IGNORE_INDEX: IGNORE_INDEX}
 
     def class_ids(self, mask: RawMask, where: str) -> NDArray[np.uint8]:
-        """(H, W) uint8. Raises `DataError` naming the value or colour that has no class, and its position."""
+        """(H, W) uint8. Raises `DataError` naming a value or colour without a class, and its position."""
         if self.colors is not None:
             return self._from_colors(_as_colors(mask, where), where, self.colors)
         if self.grey_only and mask.is_color:
@@ -77,10 +77,10 @@ class ClassTable:
         table = np.full(_MAX_VALUE + 1, -1, np.int16)
         table[list(self.values)] = list(self.values.values())
         if numbers.dtype == np.uint8:
-            there = np.flatnonzero(value_counts(numbers))
-            if np.array_equal(table[there], there):  # the numbers are the class ids
+            present = np.flatnonzero(value_counts(numbers))
+            if np.array_equal(table[present], present):  # the numbers are the class ids
                 return np.asarray(numbers, np.uint8)
-            if not (table[there] < 0).any():
+            if not (table[present] < 0).any():
                 return np.take(table[:256].astype(np.uint8), numbers)
         in_range = (numbers >= 0) & (numbers <= _MAX_VALUE)
         found = np.where(in_range, table[np.where(in_range, numbers, 0)], -1)
@@ -105,7 +105,7 @@ class ClassTable:
             raise DataError(
                 f"{where}: colour ({red}, {green}, {blue}) at (x={x}, y={y}) is not in the colour map "
                 f"({int(wrong.sum())} such pixels); add a line {self.color_line}, with the name 'ignore' to leave "
-                "them out"
+                "such pixels out"
             )
         return np.asarray(ids[at])
 
@@ -120,10 +120,10 @@ class ClassTable:
 
 
 def read_classes(path: Path) -> ClassTable:
-    """The classes of a text file: a name a line, or a number and a name; `#` begins a comment.
+    """The classes in a text file: each line is a name, or a number and a name. `#` begins a comment.
 
-    Without numbers the first line is number 0. 255 is ignored unless it has a name, as is a class called `ignore` or
-    `void`. Raises `DataError` naming file and line, for lines with and without a number as well.
+    Without numbers the lines count from 0. A class called `ignore` or `void` is ignored, and so is 255 unless it has
+    a name. Raises `DataError` naming file and line, also if only some lines have a number.
     """
     lines = text_lines(path)
     matches = [_NUMBERED.fullmatch(text) for _, text in lines]
@@ -135,7 +135,7 @@ def read_classes(path: Path) -> ClassTable:
         match = matches[i] if numbered else None
         value, name = (int(match.group(1)), match.group(2)) if match else (i, text)
         if value > _MAX_VALUE or value in values:
-            reason = "stands there twice" if value in values else f"is more than {_MAX_VALUE}"
+            reason = "is listed twice" if value in values else f"is more than {_MAX_VALUE}"
             raise DataError(f"{path}:{line}: class number {value} {reason}")
         values[value] = _next_class(names, name)
     check_classes(names, str(path))
@@ -144,22 +144,22 @@ def read_classes(path: Path) -> ClassTable:
 
 
 def _check_alike(path: Path, lines: Sequence[tuple[int, str]], matches: Sequence[re.Match[str] | None]) -> None:
-    """Whether all lines have a number or none: of a mixture, the numbers would be taken for parts of names."""
-    of_numbered = next((line for line, match in zip(lines, matches, strict=True) if match), None)
-    of_others = next((line for line, match in zip(lines, matches, strict=True) if match is None), None)
-    if of_numbered and of_others:
+    """Raises `DataError` if only some lines have a number, which would then be read as a part of the name."""
+    numbered = next((line for line, match in zip(lines, matches, strict=True) if match), None)
+    other = next((line for line, match in zip(lines, matches, strict=True) if match is None), None)
+    if numbered and other:
         raise DataError(
-            f"{path}:{of_others[0]}: {of_others[1]!r} has no number, and line {of_numbered[0]}, {of_numbered[1]!r}, "
-            "has one; write 'number name' in every line (of a name that begins with a number, too), or in none"
+            f"{path}:{other[0]}: {other[1]!r} has no number, but line {numbered[0]}, {numbered[1]!r}, has one; write "
+            "'number name' in every line (also for a name that begins with a number), or in none"
         )
     if all(_NUMBER_LAST.fullmatch(text) for _, text in lines):
         raise DataError(f"{path}:{lines[0][0]}: {lines[0][1]!r}; write the number first: 'number name'")
 
 
 def read_colors(path: Path, classes: ClassTable | None) -> ClassTable:
-    """Add a colour map to `classes`, or make the classes from it: lines `R G B name`.
+    """Read a colour map, lines `R G B name`, for the given classes; None takes the classes from the map.
 
-    Several colours may have one name. Raises `DataError` naming file and line.
+    Several colours may share a name. Raises `DataError` naming file and line.
     """
     names = list(classes.names) if classes else []
     colors: dict[Rgb, int] = {}
@@ -170,7 +170,7 @@ def read_colors(path: Path, classes: ClassTable | None) -> ClassTable:
         red, green, blue = (int(part) for part in match.groups()[:3])
         name = match.group(4)
         if (red, green, blue) in colors:
-            raise DataError(f"{path}:{line}: colour {red} {green} {blue} stands there twice")
+            raise DataError(f"{path}:{line}: colour {red} {green} {blue} is listed twice")
         if classes and name not in names and name.lower() not in IGNORED_NAMES:
             raise DataError(f"{path}:{line}: {name!r} is not one of the classes ({', '.join(names)})")
         colors[red, green, blue] = names.index(name) if name in names else _next_class(names, name)
@@ -181,9 +181,9 @@ def read_colors(path: Path, classes: ClassTable | None) -> ClassTable:
 
 
 def found_classes(values: Sequence[int], palette: Sequence[Rgb] | None, where: str) -> ClassTable:
-    """Classes for the numbers that stand in the masks, called `class_NUMBER`.
+    """Classes named `class_NUMBER` for the numbers that the masks hold.
 
-    255 is ignored, unless the only numbers are 0 and 255: then these are `background` and `foreground`.
+    255 is ignored. If 0 and 255 are the only numbers, they become `background` and `foreground`.
     """
     if set(values) == {0, IGNORE_INDEX}:
         return ClassTable(
@@ -191,10 +191,11 @@ def found_classes(values: Sequence[int], palette: Sequence[Rgb] | None, where: s
         )
     numbers = sorted(set(values) - {IGNORE_INDEX})
     if not numbers:
-        raise DataError(f"{where}: the masks hold nothing but {IGNORE_INDEX}, which is ignored")
+        raise DataError(f"{where}: the masks hold only {IGNORE_INDEX}, which is ignored")
     if len(numbers) > 255:
         raise DataError(
-            f"{where}: the masks hold {len(numbers)} different numbers; are these class ids? 255 is the most"
+            f"{where}: the masks hold {len(numbers)} different numbers, but there can be at most 255 classes; are "
+            "these class ids?"
         )
     colors = default_palette(len(numbers))
     if palette:
@@ -207,9 +208,9 @@ def found_classes(values: Sequence[int], palette: Sequence[Rgb] | None, where: s
 
 
 def mask_numbers(mask: RawMask, where: str) -> dict[int, int]:
-    """The numbers that stand in a mask, each with its pixels.
+    """The numbers that a mask holds, each with its count of pixels.
 
-    Raises `DataError` for a mask in colours or with numbers that are no class ids.
+    Raises `DataError` for a mask in colours, or for numbers that cannot be class ids.
     """
     numbers = grey_values(mask, where)
     for extreme in (int(numbers.min()), int(numbers.max())):
@@ -227,7 +228,7 @@ def _next_class(names: list[str], name: str) -> int:
 
 
 def grey_values(mask: RawMask, where: str) -> NDArray[np.integer]:
-    """(H, W) numbers of a mask file. Raises `DataError` for one in colours."""
+    """(H, W) numbers of a mask. An RGB mask of greys counts as grey; raises `DataError` for other colours."""
     if not mask.is_color:
         return mask.values
     grey = (mask.values == mask.values[..., :1]).all(axis=2)
@@ -242,7 +243,7 @@ def grey_values(mask: RawMask, where: str) -> NDArray[np.integer]:
 
 
 def _as_colors(mask: RawMask, where: str) -> NDArray[np.uint8]:
-    """(H, W, 3). Raises `DataError` for a grey of more than 8 bits, with its position."""
+    """(H, W, 3) colours of a mask. Raises `DataError` naming a grey value above 255 and its position."""
     if mask.is_color:
         return mask.values.astype(np.uint8)
     if mask.palette:
@@ -252,8 +253,8 @@ def _as_colors(mask: RawMask, where: str) -> NDArray[np.uint8]:
     if (wrong := (mask.values < 0) | (mask.values > 255)).any():
         y, x = np.unravel_index(int(wrong.argmax()), wrong.shape)
         raise DataError(
-            f"{where}: the grey value {mask.values[y, x]} at (x={x}, y={y}) ({int(wrong.sum())} such pixels) is no "
-            "colour of the colour map, whose parts are 0 to 255; if the masks hold class ids, leave the colour map out"
+            f"{where}: the grey value {mask.values[y, x]} at (x={x}, y={y}) ({int(wrong.sum())} such pixels) cannot "
+            "be a colour, whose parts are 0 to 255; if the masks hold class ids, leave the colour map out"
         )
     return np.repeat((mask.values * (255 // mask.white)).astype(np.uint8)[..., None], 3, axis=2)
 
@@ -263,7 +264,7 @@ def _code(color: Rgb) -> int:
 
 
 def text_lines(path: Path, what: str = "class") -> list[tuple[int, str]]:
-    """Lines with their numbers, without comments and blank ones. Raises `DataError` for a file without any."""
+    """Numbered lines of a text file, without comments and blank lines. Raises `DataError` if there are none."""
     try:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

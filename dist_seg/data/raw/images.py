@@ -1,12 +1,13 @@
-"""Raw image and mask files, checked and brought into the form that shards hold.
+"""Raw image and mask files: checked, and converted to what shards hold.
 
-Images: 8-bit RGB or grey JPEG and PNG keep their bytes. Everything else that has 8 bits (palette, CMYK, 1-bit, BMP,
-TIFF, WebP, GIF) becomes an RGB or grey PNG. An alpha channel is dropped if it is opaque everywhere, and refused
-otherwise. An EXIF orientation is baked in: a JPEG is written anew as JPEG (quality 95, no chroma subsampling, no EXIF),
-others as PNG. So is a file that Pillow forgives what training would not, such as a wrong checksum.
-
-Images of 16 bits, of several TIFF pages or of another number of channels become arrays (see `array_images`); files of
-other formats with several pictures are refused.
+- An 8-bit RGB or grey JPEG or PNG keeps its bytes.
+- Other 8-bit images (palette, CMYK, 1-bit, BMP, TIFF, WebP, GIF) become an RGB or grey PNG.
+- An alpha channel is dropped if it is opaque everywhere; otherwise the image is refused.
+- An EXIF orientation is applied to the pixels: a JPEG is encoded again as JPEG (quality 95, no chroma subsampling, no
+  EXIF), other formats as PNG. A file with a fault that Pillow forgives but training would not, such as a wrong
+  checksum, is encoded again too.
+- Images of 16 bits, of several TIFF pages or with a number of channels other than 1 and 3 become arrays (see
+  `array_images`). A file of another format that holds several pictures is refused.
 """
 
 import io
@@ -36,7 +37,7 @@ from dist_seg.errors import DataError, StorageError
 from dist_seg.masks.palette import Rgb
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
-# Only these decoders of Pillow's are let near a file: some of the others run programs.
+# The only decoders of Pillow that may read a file: some of the others run programs.
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
 _LOSSY_FORMATS = frozenset({"JPEG", "MPO", "WEBP"})
 _ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
@@ -50,11 +51,11 @@ _PNG_DEPTH_AT, _PNG_COLOR_AT = 24, 25  # in the file: bit depth and colour type 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedImage:
-    """An image that was decoded whole, as a shard holds it."""
+    """An image as a shard holds it. All of it has been decoded once."""
 
     data: bytes
     suffix: str
-    """`jpg`, `png` or, of arrays, `npy`."""
+    """`jpg` or `png`; `npy` for an array."""
     height: int
     width: int
     array: ArrayLayout | None = None
@@ -63,14 +64,14 @@ class CheckedImage:
 
 @dataclass(frozen=True, kw_only=True)
 class RawMask:
-    """A mask file's contents before they are class ids."""
+    """The contents of a mask file, before they become class ids."""
 
     values: NDArray[np.integer]
     """(H, W) numbers as stored (grey values or palette indices), or (H, W, 3) uint8 colours."""
     palette: tuple[Rgb, ...] | None = None
-    """The colours of the indices, in a palette file."""
+    """The colours of the indices, if the file has a palette."""
     white: int = 255
-    """The number that a viewer shows as white, in a file of grey values: 1 for one of 1 bit."""
+    """In a grey file, the number that viewers show as white: 255 for 8 bits, 1 for 1 bit."""
 
     @property
     def is_color(self) -> bool:
@@ -86,9 +87,9 @@ def read_file(path: Path) -> bytes:
 
 
 def check_image(data: bytes | Values, where: str, max_pixels: int = MAX_PIXELS) -> CheckedImage:
-    """Decode an image, or take a decoded one, and bring it into the form above.
+    """Decode an image and convert it as described above. data: a file's bytes, or a decoded image.
 
-    Raises `DataError` naming `where` for one that is refused, `UserError` where the extra `tiff` is missing.
+    Raises `DataError` naming `where` if the image is refused, and `UserError` if the extra `tiff` is missing.
     """
     if isinstance(data, np.ndarray):
         return _checked_array(data, where, max_pixels)
@@ -113,10 +114,9 @@ def check_image(data: bytes | Values, where: str, max_pixels: int = MAX_PIXELS) 
 
 
 def _passed_jpeg(data: bytes, max_pixels: int) -> CheckedImage | None:
-    """A JPEG that keeps its bytes: all of them are decoded, but its colours not computed, which saves a third of the
-    time.
+    """Check a JPEG that can keep its bytes. It is decoded whole, but without its colours: a third of the time saved.
 
-    None for any other file and for any fault, so that the whole decoder says what it is.
+    Returns None for any other file and for any fault, which the full decoder then explains.
     """
     if not data.startswith(_JPEG_SIGNATURE):
         return None
@@ -128,16 +128,16 @@ def _passed_jpeg(data: bytes, max_pixels: int) -> CheckedImage | None:
             is_plain = image.format == "JPEG" and image.mode in ("RGB", "L") and _orientation(image) is None
             if not is_plain or image.size != (header.width, header.height):
                 return None
-            assert header.coded_end is not None  # of a JPEG
+            assert header.coded_end is not None  # a JPEG has it
             if ends_early(image, data, header.coded_end):
                 return None
-    except Exception:  # as of `_opened`
+    except Exception:  # decoders raise anything, see `_opened`
         return None
     return CheckedImage(data=data, suffix="jpg", height=header.height, width=header.width)
 
 
 def _is_cut_off(data: bytes) -> bool:
-    """Of a JPEG that can be decoded."""
+    """Whether pixels are missing in a JPEG that can be decoded."""
     try:
         end = read_header(data).coded_end
     except UndecodableError:
@@ -150,14 +150,14 @@ def read_mask(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> RawMask:
     """Decode a mask file. Raises `DataError` naming `where`."""
     if lossy := lossy_compression(data):
         raise DataError(
-            f"{where}: a mask in a TIFF of {lossy}, which blurs class ids; save masks as PNG, or as TIFF with LZW or "
-            "deflate"
+            f"{where}: a mask in a TIFF compressed by {lossy}, which blurs class ids; save masks as PNG, or as TIFF "
+            "with LZW or deflate"
         )
     with _opened(data, where, max_pixels) as image:
         if image.format in _LOSSY_FORMATS:
             raise DataError(f"{where}: a mask in {image.format}, which blurs class ids; save masks as PNG")
         shown, _ = _upright(image)
-        if shown.mode == "P":  # whatever its entries' transparency: the indices are the classes
+        if shown.mode == "P":  # the indices are the classes, even if palette entries are transparent
             return RawMask(values=np.asarray(shown), palette=_palette(shown))
         if shown.mode in ("1", "L", "I", "I;16", "I;16B", "I;16L"):
             grey, white = np.asarray(shown), _white(image, data, where)
@@ -168,18 +168,18 @@ def read_mask(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> RawMask:
         if opaque.mode == "L":
             return RawMask(values=np.asarray(opaque))
         if opaque.mode != "RGB" or _is_deep(image, data):
-            kind = f"mode {image.mode}" + (" with more than 8 bits a channel" if _is_deep(image, data) else "")
-            raise DataError(f"{where}: a mask of {kind}; it must be grey, palette or 8-bit RGB, best as PNG")
+            mode = f"mode {image.mode}" + (" with more than 8 bits a channel" if _is_deep(image, data) else "")
+            raise DataError(f"{where}: a mask of {mode}; it must be grey, palette or 8-bit RGB, best as PNG")
         return RawMask(values=np.asarray(opaque))
 
 
 def encode_image(image: NDArray[np.uint8], suffix: str) -> bytes:
-    """(H, W, 3) or (H, W) as JPEG (`jpg`: quality 95, no chroma subsampling) or `png`."""
+    """Encode (H, W, 3) or (H, W) as JPEG (`jpg`: quality 95, no chroma subsampling) or as `png`."""
     return _encoded(Image.fromarray(image), suffix).data
 
 
 def _checked_array(values: Values, where: str, max_pixels: int) -> CheckedImage:
-    """values: (H, W) or (H, W, C), as a reader of the user's own gives them."""
+    """values: (H, W) or (H, W, C), as a reader of the user returns them."""
     native = values.dtype.newbyteorder("=")
     if values.ndim not in (2, 3) or native not in (np.uint8, np.uint16) or not values.size:
         shape = "x".join(str(length) for length in values.shape)
@@ -202,7 +202,7 @@ def _as_array(values: Values) -> CheckedImage:
 
 @contextmanager
 def _opened(data: bytes, where: str, max_pixels: int) -> Iterator[Image.Image]:
-    """A whole decoded image. What the decoders raise on bad bytes becomes a `DataError`."""
+    """The decoded image. Whatever the decoders raise on bad bytes becomes a `DataError`."""
     if not data:
         raise DataError(f"{where}: the file is empty")
     with no_warnings(), own_limit():
@@ -221,16 +221,16 @@ def _opened(data: bytes, where: str, max_pixels: int) -> Iterator[Image.Image]:
         if pixels > max_pixels:
             raise DataError(
                 f"{where}: {image.width}x{image.height} pixels are more than the allowed {max_pixels}; "
-                "raise the limit (max_pixels) if the file is to be trusted"
+                "raise the limit (max_pixels) if you trust the file"
             )
         if pictures > 1:
-            raise DataError(f"{where}: holds {pictures} pictures; save the one that is meant as a file of its own")
+            raise DataError(f"{where}: holds {pictures} pictures; save the one you mean as a file of its own")
         with image:
             yield image
 
 
 def _num_pictures(image: Image.Image) -> int:
-    """Without smaller copies of the first: a camera's preview behind its JPEG, and a TIFF's overviews (as in a COG)."""
+    """Smaller copies of the first picture do not count: a camera's JPEG preview, a TIFF's overviews (as in a COG)."""
     frames: int = getattr(image, "n_frames", 1)
     if frames == 1 or image.format == "MPO":
         return 1
@@ -245,29 +245,29 @@ def _num_pictures(image: Image.Image) -> int:
 
 
 def _orientation(image: Image.Image) -> int | None:
-    """Of EXIF, where it says that the image is to be turned."""
+    """The EXIF orientation; None if the image need not be turned."""
     exif = Image.Exif()
     try:
         exif.load(image.info.get("exif") or b"")
         orientation = exif.get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged EXIF, which viewers and DALI pass over as well
+    except Exception:  # viewers and DALI ignore damaged EXIF too
         return None
     return orientation if orientation in range(2, 9) else None
 
 
 def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
-    """The image as its EXIF orientation says it is to be seen, and whether that changed anything."""
+    """The image turned by its EXIF orientation, and whether that changed it."""
     orientation = _orientation(image)
     if orientation is None:
         return image, False
-    image.getexif()[ExifTags.Base.Orientation] = orientation  # over one that is in XMP alone, which nobody obeys
+    image.getexif()[ExifTags.Base.Orientation] = orientation  # replaces one that only XMP has, which no viewer obeys
     turned = ImageOps.exif_transpose(image)
     turned.info.pop("exif", None)
     return turned, True
 
 
 def _without_alpha(image: Image.Image, where: str) -> tuple[Image.Image, bool]:
-    """The image without an opaque alpha channel or transparent colour, and whether there was one."""
+    """The image without its opaque alpha channel or transparent colour, and whether it had one."""
     if image.mode not in _ALPHA_MODES and "transparency" not in image.info:
         return image, False
     with_alpha = image if image.mode in ("RGBA", "LA") else image.convert("RGBA")
@@ -275,7 +275,7 @@ def _without_alpha(image: Image.Image, where: str) -> tuple[Image.Image, bool]:
     if alpha.min() < 255:
         y, x = np.unravel_index(int(alpha.argmin()), alpha.shape)
         raise DataError(
-            f"{where}: has transparent pixels, the first such at (x={x}, y={y}); "
+            f"{where}: has transparent pixels, for example at (x={x}, y={y}); "
             "put it on a background and save it without alpha"
         )
     grey = image.mode in ("LA", "La", "L")
@@ -304,7 +304,7 @@ def _encoded(image: Image.Image, suffix: str) -> CheckedImage:
 
 
 def _passes_in_training(data: bytes, image: Image.Image) -> bool:
-    """Whether the bytes, which Pillow could decode, also stand the test that every sample is put to when it is read."""
+    """Whether bytes that Pillow can decode also pass the check that training makes on every sample it reads."""
     try:
         header = read_header(data)
     except UndecodableError:
@@ -313,23 +313,23 @@ def _passes_in_training(data: bytes, image: Image.Image) -> bool:
 
 
 def _is_deep(image: Image.Image, data: bytes) -> bool:
-    """More than 8 bits a channel, which Pillow cuts to 8 without a word."""
+    """Whether there are more than 8 bits a channel. Pillow cuts them to 8 silently."""
     if image.format == "PNG":
         return data[_PNG_DEPTH_AT] == 16
     return max(_tiff_bits(image)) > 8
 
 
 def _tiff_bits(image: Image.Image) -> tuple[int, ...]:
-    """Of every channel; 8 for another file."""
+    """Bits of each channel; 8 if the file is no TIFF."""
     bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, 8)
     return tuple(int(channel) for channel in (bits if isinstance(bits, tuple) else (bits,)))
 
 
 def _white(image: Image.Image, data: bytes, where: str) -> int:
-    """The number that is shown as white, up to 255.
+    """The number that viewers show as white, at most 255.
 
-    Pillow spreads the values of 2- and 4-bit grey PNGs and TIFFs over 0 to 255; the ids are what was stored.
-    Raises `DataError` for a TIFF in which 0 is white: some readers turn its numbers round and others do not.
+    Pillow spreads the values of 2- and 4-bit grey PNGs and TIFFs over 0 to 255, but class ids are the stored values.
+    Raises `DataError` for a TIFF in which 0 is white: some readers invert its numbers and others do not.
     """
     bits = 1 if image.mode == "1" else 8
     if image.format == "PNG" and data[_PNG_COLOR_AT] == 0:
@@ -338,7 +338,7 @@ def _white(image: Image.Image, data: bytes, where: str) -> int:
         tags = image.tag_v2  # type: ignore[attr-defined]  # a TIFF has it
         if tags.get(_PHOTOMETRIC) == _MIN_IS_WHITE:
             raise DataError(
-                f"{where}: a mask in a TIFF in which 0 is white (MinIsWhite), whose numbers some readers turn round; "
+                f"{where}: a mask in a TIFF in which 0 is white (MinIsWhite), whose numbers some readers invert; "
                 "save masks as PNG, or as TIFF in which 0 is black"
             )
         bits = max(_tiff_bits(image))

@@ -1,7 +1,7 @@
-"""Whether a JPEG's coded pixels are all there.
+"""Whether all coded pixels of a JPEG are there.
 
-Where they are not, but an end marker follows (as tools write that mend a file that was cut off), libjpeg fills up with
-grey, or in a progressive file leaves out detail, and warns; Pillow hands no warnings on.
+Tools that repair a truncated file append an end marker. libjpeg then fills the missing part with grey, or leaves out
+detail in a progressive file, and only warns. Pillow does not pass the warning on.
 """
 
 import io
@@ -12,16 +12,16 @@ from PIL import Image
 
 _BLOCK = 8
 _GREY = 128
-"""Of a block without coefficients."""
+"""The value of a block without coefficients."""
 _MORE = bytes(np.random.default_rng(0).integers(0, 0xFF, 64, dtype=np.uint8))
-"""Coded pixels of no meaning, without a marker."""
+"""Random coded pixels that contain no marker."""
 
 
 def ends_early(image: Image.Image, data: bytes, end: int) -> bool:
-    """Decodes `image`, opened from the data and not yet loaded, in grey where that is faster.
+    """Whether pixels are missing. Decodes `image`, opened from `data` but not loaded; in grey if that is faster.
 
-    end: where the end marker begins. With more coded pixels before it, a whole picture stays the same, as nobody reads
-    them; one that ends early becomes another. Raises what Pillow raises.
+    end: offset of the end marker. Random coded pixels are inserted before it: they leave a whole picture unchanged,
+    because nothing reads them, but change one that ends early. Raises what Pillow raises.
     """
     progressive = "progressive" in image.info
     found = _decoded(image)
@@ -32,14 +32,14 @@ def ends_early(image: Image.Image, data: bytes, end: int) -> bool:
 
 
 def _decoded(image: Image.Image) -> NDArray[np.uint8]:
-    # A third of the time is for colours. Of a progressive file they may be all that is missing.
+    # Colours take a third of the time. In a progressive file only colours may be missing, so they are needed.
     if "progressive" not in image.info:
         image.draft("L", image.size)
     return np.asarray(image)
 
 
 def _ends_in_grey(picture_HW: NDArray[np.uint8]) -> bool:
-    """As every picture of one scan does that ends early."""
+    """Whether the last block is grey, as in every picture of one scan that ends early."""
     height, width = picture_HW.shape
     last = picture_HW[(height - 1) // _BLOCK * _BLOCK :, (width - 1) // _BLOCK * _BLOCK :]
     return bool((last == _GREY).all())

@@ -1,18 +1,18 @@
-"""What a data set's masks mean, as it is recorded when they are packed, so that what is appended means the same."""
+"""What the values in masks mean. Packing records it, so that masks added later can be checked against it."""
 
 from collections.abc import Mapping
 
 from dist_seg.errors import DataError
 
 MEANING = "meaning"
-"""Among the recorded options of packing: the `meaning` of the source, where it has one."""
+"""Key in the recorded options of packing: the `meaning` of the source, if it has one."""
 
 Meaning = Mapping[str, Mapping[str, str | None]]
-"""By kind (`number`, `colour`) and what stands in a mask: the class's name, None for what is ignored."""
+"""Class name by kind of value (`number`, `colour`) and value in the mask; None for a value that is ignored."""
 
 
 def recorded_meaning(options: Mapping[str, object] | None) -> Meaning | None:
-    """Of a data set that was packed with these options; None where it is not known."""
+    """The meaning in the recorded options of a packed data set; None if they do not have it."""
     match (options or {}).get(MEANING):
         case dict(kinds) if all(isinstance(kind, dict) for kind in kinds.values()):
             return kinds
@@ -20,9 +20,9 @@ def recorded_meaning(options: Mapping[str, object] | None) -> Meaning | None:
 
 
 def check_same_meaning(where: object, meaning: Meaning | None, other_where: object, other: Meaning | None) -> None:
-    """Raises `DataError` for something that is one class here and another there.
+    """Raises `DataError` for a value that means one class in one data set and another class in the other.
 
-    What only one of the two knows does not matter: the other refuses it. So it is with what is not recorded.
+    A value that only one of them knows is no conflict, because the other refuses it. Nor is one that is not recorded.
     """
     for kind, of_other in (other or {}).items():
         known = (meaning or {}).get(kind, {})
@@ -30,8 +30,8 @@ def check_same_meaning(where: object, meaning: Meaning | None, other_where: obje
             if value in known and known[value] != name:
                 raise DataError(
                     f"{where} was packed with {kind} {value} {_as(known[value])}, {other_where} has it {_as(name)}; "
-                    "give both the same classes, numbers and colours (with a number in every line of classes.txt, "
-                    "say), or pack everything anew (--overwrite)"
+                    "give both the same classes, numbers and colours (for example with a number in every line of "
+                    "classes.txt), or pack everything again (--overwrite)"
                 )
 
 

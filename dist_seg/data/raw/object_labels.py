@@ -1,4 +1,4 @@
-"""Multi-label data out of instances: a class's layer is the union of its objects, which may overlap those of others."""
+"""Multi-label data made from instances: the layer of a class is the union of its objects. Layers may overlap."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +15,10 @@ from dist_seg.masks.rle import decode_mask
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectLabels:
-    """The objects of `instances` as layers. A crowd counts as its class: what it covers is of that class.
+    """The objects of `instances` as layers. The pixels of a crowd belong to its class.
 
-    A sample with an annotation that cannot be used is a bad one: without it the layer would say that nothing is there.
+    A sample with an annotation that cannot be used is bad: without that object its layer would claim that nothing is
+    there.
     """
 
     instances: InstanceSource
@@ -40,10 +41,10 @@ class ObjectLabels:
         if raw.problems:
             raise DataError("\n".join(raw.problems))
         layers = np.zeros((len(self.class_names), raw.height, raw.width), np.uint8)
-        for found in raw.objects:
+        for raw_object in raw.objects:
             try:
-                mask = decode_mask(found.rle, raw.height, raw.width)
+                mask = decode_mask(raw_object.rle, raw.height, raw.width)
             except ValueError as error:
-                raise DataError(f"{sample.where}: the mask of object {found.id}: {error}") from error
-            layers[found.class_id][mask] = 1
+                raise DataError(f"{sample.where}: the mask of object {raw_object.id}: {error}") from error
+            layers[raw_object.class_id][mask] = 1
         return RawSample(image=raw.image, mask=layers)

@@ -1,7 +1,7 @@
-"""Whether the palettes of a data set's mask files give an index the same colour everywhere.
+"""Whether the palettes of all mask files give an index the same colour.
 
-Where they do not, as in files that each were given the palette of their own colours, the indices are no class ids. A
-palette that is a plain ramp of greys says nothing.
+If they do not, for example because each file has a palette of its own colours, the indices are no class ids. A palette
+that is a plain ramp of greys tells nothing and is not compared.
 """
 
 import hashlib
@@ -24,31 +24,31 @@ from dist_seg.errors import DataError
 from dist_seg.masks.palette import Rgb
 
 _HEAD_BYTES = 4096
-"""Of a file, in which a PNG's palette lies as a rule."""
+"""Length of a file's beginning, which usually includes the palette of a PNG."""
 _READS = 16
-"""At once: what they take is waiting."""
+"""Files read at once. Reading them is mostly waiting."""
 _PNG_COLOR_AT, _PNG_PALETTE = 25, 3
 _BLACK = (0, 0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexColors:
-    """What colour the indices have in the masks of a data set."""
+    """The colour of each palette index in the masks of a data set."""
 
     colors: Mapping[int, Rgb] = field(default_factory=dict)
-    """Without the indices of which no palette says anything."""
+    """By index. Indices without a colour in any palette are missing."""
     sources: Mapping[int, str] = field(default_factory=dict)
-    """Where an index has that colour."""
+    """A file in which the index has that colour."""
     advice: str = ""
-    """What to do about masks that say otherwise."""
+    """How to fix masks with other colours, for the error message."""
 
     @property
     def version(self) -> str:
-        """Changes when other masks may be refused; empty where none can be."""
+        """Changes when the set of refused masks may change; empty if no mask can be refused."""
         return hashlib.sha256(repr(sorted(self.colors.items())).encode()).hexdigest()[:16] if self.colors else ""
 
     def check(self, mask: RawMask, where: str) -> None:
-        """Raises `DataError` for an index that the mask shows in another colour, with its position."""
+        """Raises `DataError` naming an index that has another colour in this mask, and its position."""
         if mask.palette is None or not self.colors or _is_ramp(mask.palette):
             return
         indices = mask.values.astype(np.uint8, copy=False)
@@ -59,16 +59,16 @@ class IndexColors:
                 continue
             y, x = np.argwhere(indices == index)[0]
             raise DataError(
-                f"{where}: index {index}, at (x={x}, y={y}), is the colour {color} in its palette, and {known} in "
-                f"{self.sources[index]}; where palettes differ the indices are no class ids: {self.advice}"
+                f"{where}: index {index}, at (x={x}, y={y}), has the colour {color} in its palette, but {known} in "
+                f"{self.sources[index]}; if palettes differ, indices are no class ids: {self.advice}"
             )
 
 
 def common_colors(masks: Iterable[Path], advice: str) -> IndexColors:
-    """The colour that most of the palettes give an index; of several that as many give, the first.
+    """The colour that most palettes give each index, or the first of several that are equally frequent.
 
-    Only the beginnings of the files are read. What a palette has for indices that are not in use (black, or the number
-    as a grey) does not count.
+    Only the beginning of each file is read. Colours that tools write for unused indices (black, or the index as a grey)
+    do not count.
     """
     counts: Counter[bytes] = Counter()
     holders: dict[bytes, Path] = {}
@@ -91,7 +91,7 @@ def common_colors(masks: Iterable[Path], advice: str) -> IndexColors:
 
 
 def _is_unset(index: int, color: Rgb) -> bool:
-    """What tools fill palettes with; black is a colour as the first."""
+    """Whether tools write this colour for an unused index. At index 0 black is a real colour."""
     return index > 0 and color in (_BLACK, (index, index, index))
 
 
@@ -100,7 +100,7 @@ def _is_ramp(palette: tuple[Rgb, ...]) -> bool:
 
 
 def _read_palette(path: Path) -> bytes:
-    """R, G and B of its entries; empty for a file without one, and for one that cannot be read: packing says so."""
+    """R, G, B of the entries. Empty if the file has no palette or cannot be read, which packing reports."""
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
@@ -110,18 +110,18 @@ def _read_palette(path: Path) -> bytes:
                 return b""
             whole = head if b"IDAT" in head else head + file.read()
             return next(png_chunks(whole, b"PLTE"), b"")
-    except Exception:  # from OSError to what decoders raise on bytes that make no sense
+    except Exception:  # OSError, or whatever decoders raise on bytes that make no sense
         return b""
 
 
 def _opened_palette(data: bytes) -> bytes:
-    """Of a file that is no PNG, which is not decoded for it."""
+    """The palette of a file that is no PNG. Its pixels are not decoded."""
     with no_warnings(), own_limit(), Image.open(io.BytesIO(data), formats=("TIFF", "BMP", "GIF")) as image:
         if image.mode != "P" or image.palette is None:
             return b""
-        brought_to_rgb = Image.new("P", (1, 1))
-        brought_to_rgb.putpalette(image.palette)
-        return bytes(brought_to_rgb.getpalette("RGB") or ())
+        converted = Image.new("P", (1, 1))
+        converted.putpalette(image.palette)
+        return bytes(converted.getpalette("RGB") or ())
 
 
 def _triples(flat: bytes) -> tuple[Rgb, ...]:

@@ -1,7 +1,7 @@
-"""Settings of the whole process that reading images steps aside from: Pillow's own limit of pixels, and warnings.
+"""Two settings of the whole process that are changed while images are read: Pillow's limit of pixels, and warnings.
 
-Threads read at once. So the first to come changes a setting, and the last to leave restores it: were each to restore
-what it found, the last would leave what another had set.
+Several threads read at once. The first one to start changes a setting and the last one to finish restores it. If each
+thread restored the value it had found, the last one would restore a value that another thread had set.
 """
 
 import threading
@@ -13,6 +13,8 @@ from PIL import Image
 
 
 class _SharedSetting:
+    """A setting that is changed while at least one thread uses it."""
+
     def __init__(self, changed: Callable[[], AbstractContextManager[None]]) -> None:
         self._changed, self._restoring = changed, ExitStack()
         self._lock, self._users = threading.Lock(), 0
@@ -53,10 +55,10 @@ _limit, _warnings = _SharedSetting(_without_limit), _SharedSetting(_without_warn
 
 
 def own_limit() -> AbstractContextManager[None]:
-    """Pillow's limit is global, and fixed: step aside for the caller's."""
+    """Turns off Pillow's limit of pixels, which is one for the whole process. The caller checks its own limit."""
     return _limit.used()
 
 
 def no_warnings() -> AbstractContextManager[None]:
-    """Of files that Pillow reads and has something to say about."""
+    """Silences Pillow's warnings about files that it can read."""
     return _warnings.used()

@@ -254,9 +254,7 @@ def test_black_and_white_masks_with_smoothed_edges_are_refused(tmp_path: Path) -
     mask[8:20, 10:25] = 255
     smoothed = Image.fromarray(mask).resize((64, 48), Image.Resampling.BILINEAR)
     write_pair(tmp_path, "a", np.asarray(smoothed))
-    message = (
-        r"masks: most pixels are 0 and 255, and \d+ numbers stand between .*a\.png: .*nearest neighbour .*--classes"
-    )
+    message = r"masks: most pixels are 0 and 255, with \d+ numbers between .*a\.png\. .*nearest neighbour .*--classes"
     with pytest.raises(DataError, match=message):
         _open(tmp_path)
     (tmp_path / "classes.txt").write_text("".join(f"{number} c{number}\n" for number in range(256) if number < 255))
@@ -287,7 +285,7 @@ class TestWhat255Is:
     def test_that_it_is_ignored_is_told(self, tmp_path: Path) -> None:
         write_pair(tmp_path, "a", _row(0, 1, 255, 2))
         write_pair(tmp_path, "b", _row(0, 1, 1, 2))
-        note = "255 is in 1 mask (12.50% of all pixels) and ignored; if it is a class, give it a name by a line"
+        note = "255 is in 1 mask (12.50% of all pixels) and ignored; if it is a class, name it with a line"
         assert note in _open(tmp_path).notes[1]
 
     @pytest.mark.parametrize("classes", ["", "bg\nthing\n"])
@@ -297,7 +295,7 @@ class TestWhat255Is:
         if classes:
             (tmp_path / "classes.txt").write_text(classes)
         with pytest.raises(
-            DataError, match=r"masks/a\.png holds 1, .*masks/b\.png 255, and no mask both: .*colors\.txt"
+            DataError, match=r"masks/a\.png holds 1, .*masks/b\.png holds 255, and no mask holds both: .*colors\.txt"
         ):
             _open(tmp_path)
         (tmp_path / "classes.txt").write_text("0 bg\n1 thing\n")
@@ -378,8 +376,8 @@ def test_sub_folders_named_after_splits_are_the_splits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("dividing", "message"),
     [
-        (Dividing(val=0.1), r"divided into train, val already.*\(--val\) has no effect"),
-        (Dividing(val=0.0, split="test"), r"divided into train, val already.*\(--split\) has no effect"),
+        (Dividing(val=0.1), r"already divided into train, val.*\(--val\) has no effect"),
+        (Dividing(val=0.0, split="test"), r"already divided into train, val.*\(--split\) has no effect"),
     ],
 )
 def test_options_that_divided_folders_leave_without_effect_are_refused(
@@ -410,7 +408,7 @@ def test_groups_without_a_share_are_refused(tmp_path: Path) -> None:
 
 def test_a_rest_that_is_called_val_beside_a_share_is_refused(tmp_path: Path) -> None:
     write_pair(tmp_path, "a")
-    with pytest.raises(UserError, match=r"--split val and --val 0\.1 would both be called val"):
+    with pytest.raises(UserError, match=r"--split val and --val 0\.1 would both make a split called val"):
         _open(tmp_path, dividing=Dividing(val=0.1, split="val"))
     assert _splits(_open(tmp_path, dividing=Dividing(split="val"))) == {"a": "val"}
 

@@ -122,7 +122,7 @@ class TestAlpha:
         values[..., 3] = 65535
         values[3, 4, 3] = 65534
         data = png(values) if form == "png" else tiff(values, photometric="rgb", extrasamples=["unassalpha"])
-        with pytest.raises(DataError, match=r"a/b\.tif: has transparent pixels, the first such at \(x=4, y=3\): chann"):
+        with pytest.raises(DataError, match=r"a/b\.tif: has transparent pixels, for example at \(x=4, y=3\): chann"):
             check_image(data, "a/b.tif")
 
     def test_an_opaque_alpha_channel_of_a_png_is_dropped(self) -> None:
@@ -145,7 +145,7 @@ class TestAlpha:
         with_chunk = _with_chunk(plain, b"tRNS", struct.pack(f">{channels}H", *[7] * channels))
         assert np.array_equal(_array(check_image(with_chunk, "x")), values)
         values[2, 1] = 7
-        with pytest.raises(DataError, match=r"transparent pixels, the first such at \(x=1, y=2\)"):
+        with pytest.raises(DataError, match=r"transparent pixels, for example at \(x=1, y=2\)"):
             check_image(_with_chunk(png(values), b"tRNS", struct.pack(f">{channels}H", *[7] * channels)), "x")
 
 
@@ -183,7 +183,7 @@ def _refused() -> dict[str, tuple[bytes, str]]:
     return {
         "other size": (two_sizes.getvalue(), "page 2 has 30x10 pixels of uint16, the first 30x20 of uint16"),
         "other type": (two_types.getvalue(), "page 2 has 30x20 pixels of uint8, the first 30x20 of uint16"),
-        "mask": (with_mask.getvalue(), "a mask of transparent pixels"),
+        "mask": (with_mask.getvalue(), "a page that masks transparent pixels"),
         "unlisted pages": (shorter.getvalue(), "holds more pages than it lists"),
         "float": (tiff(deep.astype(np.float32)), "32-bit values of type float32; .* save them as uint16"),
         "half": (tiff(deep.astype(np.float16)), "16-bit values of type float16"),
@@ -191,17 +191,17 @@ def _refused() -> dict[str, tuple[bytes, str]]:
         "signed": (tiff(deep.astype(np.int16)), "16-bit values of type int16"),
         "signed 8": (tiff(grey.astype(np.int8)), "8-bit values of type int8"),
         "bilevel pages": (tiff(pages > 100, pages=True), "page 1: has 1 bit a pixel"),
-        "white is 0": (tiff(deep, photometric="miniswhite"), "has 0 for white"),
+        "white is 0": (tiff(deep, photometric="miniswhite"), "uses 0 for white"),
         "CMYK": (tiff(noise("uint16", 4), photometric="separated"), "is CMYK; convert it to RGB"),
         "palette": (
             tiff(deep, photometric="palette", colormap=np.zeros((3, 65536), np.uint16)),
-            "has a palette; save the colours",
+            "has a palette; save it as RGB",
         ),
         "palette pages": (
             tiff(noise("uint8", 2), pages=True, photometric="palette", colormap=np.zeros((3, 256), np.uint16)),
             "page 1: has a palette",
         ),
-        "Lab": (tiff(noise("uint16", 3), photometric="cielab"), "has the colours of CIELAB"),
+        "Lab": (tiff(noise("uint16", 3), photometric="cielab"), "has CIELAB colours"),
         "JPEG 2000": (tiff(deep, compression="jpeg2000"), "compressed by JPEG2000; save it with LZW"),
         "predictor": (tiff(deep, compression="packbits", predictor=True), "a predictor"),
         "predictor of a picture": (tiff(grey, compression="packbits", predictor=True), "a predictor"),
@@ -228,7 +228,7 @@ class TestBombs:
             check_image(wide, "x", max_pixels=599)
         with pytest.raises(DataError, match="30x20 pixels of 5 channels are more than 4 times the allowed 749 values"):
             check_image(wide, "x", max_pixels=749)
-        with pytest.raises(DataError, match="has 257 channels; an image may have 256"):
+        with pytest.raises(DataError, match="has 257 channels; an image may have at most 256"):
             check_image(tiff(noise("uint8", 257, 2, 2), pages=True), "x")
         with pytest.raises(DataError, match="30x20 pixels are more than the allowed 599"):
             check_image(png(noise("uint16", 3)), "x", max_pixels=599)

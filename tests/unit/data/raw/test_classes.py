@@ -58,12 +58,12 @@ def test_a_number_without_a_class_is_named_with_its_place(tmp_path: Path, value:
         ("# nothing\n", "names no class"),
         ("void\n", "0 classes"),
         ("a\na\n", "'a' is listed twice"),
-        ("1 a\n1 b\n", r"classes\.txt:2: class number 1 stands there twice"),
-        ("1 car\n2 bus\nvoid\n", r"classes\.txt:3: 'void' has no number, and line 1, '1 car', has one"),
-        ("id name\n0 car\n1 bus\n", r"classes\.txt:1: 'id name' has no number, and line 2, '0 car', has one"),
-        ("id,name\n0,car\n1,bus\n", r"classes\.txt:1: 'id,name' has no number, and line 2, '0,car', has one"),
-        ("car\n2 wheeler\n", r"classes\.txt:1: 'car' has no number, and line 2, '2 wheeler', has one"),
-        ("1 car\n2\n", r"classes\.txt:2: '2' has no number, and line 1, '1 car', has one"),
+        ("1 a\n1 b\n", r"classes\.txt:2: class number 1 is listed twice"),
+        ("1 car\n2 bus\nvoid\n", r"classes\.txt:3: 'void' has no number, but line 1, '1 car', has one"),
+        ("id name\n0 car\n1 bus\n", r"classes\.txt:1: 'id name' has no number, but line 2, '0 car', has one"),
+        ("id,name\n0,car\n1,bus\n", r"classes\.txt:1: 'id,name' has no number, but line 2, '0,car', has one"),
+        ("car\n2 wheeler\n", r"classes\.txt:1: 'car' has no number, but line 2, '2 wheeler', has one"),
+        ("1 car\n2\n", r"classes\.txt:2: '2' has no number, but line 1, '1 car', has one"),
         ("car,0\nbus,1\n", r"classes\.txt:1: 'car,0'; write the number first"),
         ("car\t0\nbus\t1\n", r"classes\.txt:1: 'car\\t0'; write the number first"),
         ("70000 a\n", r"classes\.txt:1: class number 70000"),
@@ -110,7 +110,7 @@ def test_a_wrong_line_of_colours_is_named(tmp_path: Path, line: str) -> None:
 
 
 def test_the_same_colour_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"colors\.txt:2: colour 0 0 0 stands there twice"):
+    with pytest.raises(DataError, match=r"colors\.txt:2: colour 0 0 0 is listed twice"):
         read_colors(_file(tmp_path, "0 0 0 a\n0 0 0 b\n", "colors.txt"), None)
 
 
@@ -118,7 +118,7 @@ def test_the_same_colour_twice_is_refused(tmp_path: Path) -> None:
 def test_a_grey_that_is_no_colour_is_named_with_its_place(tmp_path: Path, value: int) -> None:
     table = read_colors(_file(tmp_path, "0 0 0 a\n255 255 255 b\n"), None)
     assert table.class_ids(_numbers(0, 255), "m").tolist() == [[0, 1]]
-    with pytest.raises(DataError, match=rf"m: the grey value {value} at \(x=1, y=0\) \(1 such pixels\) is no colour"):
+    with pytest.raises(DataError, match=rf"m: the grey value {value} at \(x=1, y=0\) \(1 such pixels\) cannot be"):
         table.class_ids(_numbers(0, value), "m")
 
 
@@ -161,7 +161,7 @@ def test_found_classes_take_the_palette_s_colours() -> None:
     assert found_classes([0, 2], [(1, 1, 1), (2, 2, 2), (3, 3, 3)], "m").palette == ((1, 1, 1), (3, 3, 3))
 
 
-@pytest.mark.parametrize(("values", "message"), [([255], "nothing but 255"), (range(300), "299 different numbers")])
+@pytest.mark.parametrize(("values", "message"), [([255], "hold only 255"), (range(300), "299 different numbers")])
 def test_numbers_that_are_no_classes_are_refused(values: list[int], message: str) -> None:
     with pytest.raises(DataError, match=message):
         found_classes(values, None, "masks")

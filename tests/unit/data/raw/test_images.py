@@ -126,8 +126,8 @@ def test_other_8_bit_images_become_png_with_the_same_pixels(data: bytes, mode: s
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (encoded(Image.fromarray(_SEE_THROUGH), "PNG"), r"transparent pixels, the first such at \(x=4, y=3\)"),
-        (_png(16, 6, bytes(64)), r"transparent pixels, the first such at \(x=0, y=0\)"),
+        (encoded(Image.fromarray(_SEE_THROUGH), "PNG"), r"transparent pixels, for example at \(x=4, y=3\)"),
+        (_png(16, 6, bytes(64)), r"transparent pixels, for example at \(x=0, y=0\)"),
         (encoded(Image.fromarray(_GREY.astype(np.float32)), "TIFF"), "32-bit values of type float32"),
         (
             encoded(Image.fromarray(_RGB), "GIF", save_all=True, append_images=[Image.fromarray(255 - _RGB)]),
@@ -375,7 +375,7 @@ def _tiff(compression: int) -> bytes:
     ],
 )
 def test_a_mask_in_a_tiff_that_may_blur_it_is_refused_by_name(data: bytes, named: str) -> None:
-    with pytest.raises(DataError, match=f"^x: a mask in a TIFF of {named}, which blurs class ids"):
+    with pytest.raises(DataError, match=f"^x: a mask in a TIFF compressed by {named}, which blurs class ids"):
         read_mask(data, "x")
 
 

@@ -50,7 +50,7 @@ class TestFolders:
     def test_an_index_of_two_colours_is_an_error_that_names_both_files(self, tmp_path: Path, classes: str) -> None:
         source = _folder(tmp_path, _flat(_BLACK, _RED), _flat(_BLACK, _BLUE), classes=classes)
         message = (
-            r"masks/1\.png: index 1, at \(x=2, y=0\), is the colour \(0, 0, 255\) in its palette, and \(255, 0, 0\) "
+            r"masks/1\.png: index 1, at \(x=2, y=0\), has the colour \(0, 0, 255\) in its palette, but \(255, 0, 0\) "
             r"in .*masks/0\.png; .*'R G B name' \(--colors\)"
         )
         with pytest.raises(DataError, match=message):
@@ -70,7 +70,7 @@ class TestFolders:
             adapted = Image.fromarray(pixels).convert("P", palette=Image.Palette.ADAPTIVE, colors=len(colors))
             adapted.save(tmp_path / "masks" / f"{name}.png")
         source = open_folder(tmp_path / "images", tmp_path / "masks", dividing=Dividing(val=0.0))
-        with pytest.raises(DataError, match="where palettes differ the indices are no class ids"):
+        with pytest.raises(DataError, match="if palettes differ, indices are no class ids"):
             pack(source, tmp_path / "out", PackOptions(workers=2))
 
     @pytest.mark.parametrize("unused", [[(9, 9, 9)], [(2, 2, 2)], [_BLACK, _BLACK], []])
@@ -99,7 +99,7 @@ class TestVoc:
     def test_an_index_in_another_colour_than_vocs_is_refused(self, tmp_path: Path) -> None:
         _voc(tmp_path, _INDICES, _flat(_BLACK, _RED))
         message = (
-            r"SegmentationClass/0\.png: index 1, at \(x=2, y=0\), is the colour \(255, 0, 0\) in its palette, and "
+            r"SegmentationClass/0\.png: index 1, at \(x=2, y=0\), has the colour \(255, 0, 0\) in its palette, but "
             r"\(128, 0, 0\) in Pascal VOC's; .*\(--classes\)"
         )
         with pytest.raises(DataError, match=message):
@@ -149,5 +149,5 @@ def test_files_that_cannot_be_read_are_left_to_packing(tmp_path: Path) -> None:
 def test_an_index_beyond_the_palette_is_black() -> None:
     mask = RawMask(values=np.array([[0, 5]], np.uint8), palette=(_BLACK, _RED))
     colors = IndexColors(colors={5: _BLUE}, sources={5: "a.png"})
-    with pytest.raises(DataError, match=r"index 5, at \(x=1, y=0\), is the colour \(0, 0, 0\)"):
+    with pytest.raises(DataError, match=r"index 5, at \(x=1, y=0\), has the colour \(0, 0, 0\)"):
         colors.check(mask, "m")
