@@ -1,8 +1,7 @@
-"""The raw data set that `dist-seg pack` is given."""
+"""Opens the raw data set that `dist-seg pack` is given."""
 
 import argparse
 from pathlib import Path
-from typing import Protocol, TypeVar
 
 from dist_seg.data.codecs.headers import MAX_PIXELS
 from dist_seg.data.formats.ade20k import open_ade20k
@@ -24,69 +23,62 @@ from dist_seg.data.raw.splitting import DIVISION, Dividing
 from dist_seg.runtime.progress_bar import Bar
 
 
-class _HasNotes(Protocol):
-    @property
-    def notes(self) -> tuple[str, ...]: ...
-
-
-Noted = TypeVar("Noted", bound=_HasNotes)
-
-
 def open_source(options: argparse.Namespace, recorded: RecordedOptions | None = None) -> AnySource:
-    """The data set that the options name; what the user should see of it is printed.
+    """Open the data set that the options name, and print the notes of its format.
 
-    recorded: with which options the data set was packed that is appended to; None unless one is.
+    recorded: when appending, the options that the existing data set was packed with.
     """
     reading = RawReading(max_pixels=options.max_pixels or MAX_PIXELS, skip_bad=options.skip_bad)
     match options.format:
-        case "folder" | "labels" | "instances":
-            return _of_two_folders(options, reading, recorded)
-        case "synthetic":
-            return _synthetic(options)
         case "reader":
             return load_source(options.reader, options.arguments)
+        case "synthetic":
+            return _synthetic(options)
+        case "folder" | "labels" | "instances":
+            source = _of_two_folders(options, reading, recorded)
+        case "coco" | "coco-panoptic" | "coco-stuff":
+            source = _of_coco(options, reading)
         case _:
-            return _published(options, reading, recorded)
+            source = _published(options, reading, recorded)
+    for note in getattr(source, "notes", ()):
+        print(note)
+    return source
 
 
 def _of_two_folders(options: argparse.Namespace, reading: RawReading, recorded: RecordedOptions | None) -> AnySource:
-    """A folder of images and one of masks."""
+    """A folder of images and a folder of masks."""
+    dividing = _dividing(options, recorded)
     match options.format:
         case "folder":
             with Bar("read masks") as bar:
-                source = open_folder(
+                return open_folder(
                     options.images,
                     options.masks,
                     classes=options.classes,
                     colors=options.colors,
-                    dividing=_dividing(options, recorded),
+                    dividing=dividing,
                     reading=reading,
                     before=recorded,
                     progress=bar.show,
                 )
-            return _noted(source)
         case "labels":
-            return _noted(
-                open_label_folders(
-                    options.images,
-                    options.masks,
-                    classes=options.classes,
-                    unknown=options.unknown,
-                    missing_is_absent=options.missing_is_absent,
-                    dividing=_dividing(options, recorded),
-                    reading=reading,
-                )
+            return open_label_folders(
+                options.images,
+                options.masks,
+                classes=options.classes,
+                unknown=options.unknown,
+                missing_is_absent=options.missing_is_absent,
+                dividing=dividing,
+                reading=reading,
             )
         case _:
-            return _noted(
-                open_instance_ids(
-                    options.images,
-                    options.masks,
-                    classes=options.classes,
-                    divisor=options.divisor,
-                    dividing=_dividing(options, recorded),
-                    reading=reading,
-                )
+            return open_instance_ids(
+                options.images,
+                options.masks,
+                classes=options.classes,
+                divisor=options.divisor,
+                dividing=dividing,
+                reading=reading,
             )
 
 
@@ -104,33 +96,37 @@ def _synthetic(options: argparse.Namespace) -> AnySource:
             return scenes
 
 
+def _of_coco(options: argparse.Namespace, reading: RawReading) -> AnySource:
+    """Annotations of COCO, or masks in its layout."""
+    root: Path = options.source
+    splits = [(name, *(root / path for path in paths)) for name, *paths in options.splits]
+    match options.format:
+        case "coco":
+            coco = open_coco(root, splits, reading=reading)
+            return ObjectLabels(instances=coco) if options.multi_label else coco
+        case "coco-panoptic":
+            return open_coco_panoptic(root, splits, merge_things=options.merge_things, reading=reading)
+        case _:
+            return open_coco_stuff(
+                root, splits, numbering=options.numbers, categories=options.categories, reading=reading
+            )
+
+
 def _published(options: argparse.Namespace, reading: RawReading, recorded: RecordedOptions | None) -> AnySource:
-    """In the layout of a public data set."""
+    """Another layout of a public data set or a labelling tool."""
     root: Path = options.source
     match options.format:
         case "camvid":
             return CamvidSource(root=root, dev_prefix=options.dev_prefix, reading=reading)
-        case "coco":
-            coco = open_coco(root, [(name, root / i, root / a) for name, i, a in options.splits], reading=reading)
-            return ObjectLabels(instances=coco) if options.multi_label else coco
         case "cityscapes":
             return CityscapesSource(root=root, reading=reading)
         case "cityscapes-instances":
             return CityscapesInstances(root=root, reading=reading)
         case "ade20k":
-            return _noted(open_ade20k(root, reading=reading))
-        case "coco-panoptic":
-            panoptic = [(name, root / i, root / file, root / pngs) for name, i, file, pngs in options.splits]
-            return open_coco_panoptic(root, panoptic, merge_things=options.merge_things, reading=reading)
-        case "coco-stuff":
-            parts = [(name, root / images, root / masks) for name, images, masks in options.splits]
-            stuff = open_coco_stuff(
-                root, parts, numbering=options.numbers, categories=options.categories, reading=reading
-            )
-            return _noted(stuff)
+            return open_ade20k(root, reading=reading)
         case "labelme":
             with Bar("read annotations") as bar:
-                labelme = open_labelme(
+                return open_labelme(
                     root,
                     classes=options.classes,
                     unlabelled=options.unlabelled,
@@ -139,9 +135,8 @@ def _published(options: argparse.Namespace, reading: RawReading, recorded: Recor
                     apart_from=options.out,
                     progress=bar.show,
                 )
-            return _noted(labelme)
         case _:
-            voc = open_voc(
+            return open_voc(
                 root,
                 options.splits,
                 masks=options.masks,
@@ -149,17 +144,9 @@ def _published(options: argparse.Namespace, reading: RawReading, recorded: Recor
                 dividing=_dividing(options, recorded),
                 reading=reading,
             )
-            return _noted(voc)
 
 
 def _dividing(options: argparse.Namespace, recorded: RecordedOptions | None) -> Dividing:
-    """Of a format whose folders need not be divided."""
+    """How to divide a data set whose folders do not."""
     dividing = Dividing(val=options.val, group_by=options.group_by, split=options.split)
     return dividing if recorded is None else dividing.as_before(recorded.get(DIVISION), options.out)
-
-
-def _noted(source: Noted) -> Noted:
-    """The source, its notes printed."""
-    for note in source.notes:
-        print(note)
-    return source

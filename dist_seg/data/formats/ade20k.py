@@ -1,7 +1,7 @@
-"""ADE20K as its scene parsing benchmark of 150 classes has it (ADEChallengeData2016).
+"""ADE20K as published for its scene parsing benchmark with 150 classes (ADEChallengeData2016).
 
-`images/training/` with `annotations/training/`, and `validation` in the same way: grey PNGs of the numbers 1 to 150,
-and 0 for pixels that nobody labelled, which are ignored.
+Images lie in `images/training/` and `images/validation/`, masks in `annotations/` likewise. Masks are grey PNGs of the
+numbers 1 to 150, and 0 for unlabelled pixels, which are ignored.
 """
 
 from pathlib import Path
@@ -63,13 +63,13 @@ def open_ade20k(root: Path, *, reading: RawReading = RawReading()) -> MaskSource
 
 
 def _read_names(info: Path) -> tuple[str, ...]:
-    """The first synonym of every class. Raises `DataError` for another table than of the classes 1 to 150."""
+    """The first synonym of every class. Raises `DataError` if the table does not list the classes 1 to 150."""
     try:
         header, *rows = [line.split("\t") for line in info.read_text("utf-8-sig").splitlines() if line.strip()]
-        place = [title.strip() for title in header].index("Name")
-        listed = [(int(row[0]), row[place].split(",")[0].strip()) for row in rows]
+        column = [title.strip() for title in header].index("Name")
+        listed = [(int(row[0]), row[column].split(",")[0].strip()) for row in rows]
     except (OSError, ValueError, IndexError) as error:
-        raise DataError(f"{info}: not a table of the columns Idx, ... and Name, parted by tabs ({error})") from error
+        raise DataError(f"{info}: not a table with tabs between the columns Idx, ... and Name ({error})") from error
     if [number for number, _ in listed] != [*range(1, _NUM_CLASSES + 1)]:
         raise DataError(f"{info}: must have the lines 1 to {_NUM_CLASSES}, in order; it has {len(listed)}")
     names = tuple(name for _, name in listed)

@@ -1,6 +1,6 @@
 """CamVid in the layout of SegNet's authors: `train/` and `trainannot/`, `val/` and `valannot/`, and so on.
 
-Masks are grey PNGs of the ids 0 to 10, and 11 for void, which becomes the ignore index.
+Masks are grey PNGs of the class ids 0 to 10, and 11 for void, which becomes the ignore index.
 """
 
 from collections.abc import Sequence
@@ -21,11 +21,12 @@ _MASK_FOLDER_SUFFIX = "annot"
 
 @dataclass(frozen=True, kw_only=True)
 class CamvidSource:
-    """The data set below `root`: every folder NAME that has a NAMEannot beside it is a split."""
+    """The data set below `root`: for every folder NAMEannot, NAME is a split."""
 
     root: Path
     dev_prefix: str = ""
-    """Training images whose names begin with this become the split `dev`: `0006R0`, say, keeps a sequence apart."""
+    """Training images whose names begin with this become the split `dev`. `0006R0`, for example, sets one sequence
+    apart."""
     reading: RawReading = RawReading()
 
     class_names: ClassVar[tuple[str, ...]] = (
@@ -66,5 +67,5 @@ class CamvidSource:
         if raw.is_color:
             raise DataError(f"{sample.mask_where}: a mask in colours; CamVid's masks here are grey class ids")
         mask = raw.values.copy()
-        mask[mask == _VOID_ID] = self.ignore_index  # in a tenth of the time of `np.where`
+        mask[mask == _VOID_ID] = self.ignore_index  # ten times as fast as `np.where`
         return RawSample(image=image, mask=mask)

@@ -1,9 +1,9 @@
 """Cityscapes with its fine annotations: `leftImg8bit/` and `gtFine/*/*/*_gtFine_labelIds.png` or `_instanceIds.png`.
 
-Masks: the 19 classes that Cityscapes evaluates, in the order of its train ids; every other label is ignored. Instances:
-the eight of them that are objects, by their label ids. Caravans (29) and trailers (30), which it annotates and does not
-evaluate, are background, and a group that was not told apart is a crowd. Of the test images no annotations are
-published.
+Masks have the 19 classes that Cityscapes evaluates, in the order of its train ids; every other label is ignored.
+Instances have the eight of them that are objects, by label ids. Caravans (29) and trailers (30) are annotated but not
+evaluated, so they are background. A group whose objects are not told apart is a crowd. The test images are left out:
+their annotations are not published.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from dist_seg.data.raw.source import RawInstances, RawReading, RawSample, Sample
 from dist_seg.errors import DataError
 from dist_seg.masks.palette import Rgb
 
-# Name, label id and colour by train id, from the labels of cityscapesScripts.
+# Name, label id and colour in the order of train ids, from the labels in cityscapesScripts.
 _CLASSES: tuple[tuple[str, int, Rgb], ...] = (
     ("road", 7, (128, 64, 128)),
     ("sidewalk", 8, (244, 35, 232)),
@@ -71,7 +71,7 @@ _SPLITS = ("train", "val")
 
 @dataclass(frozen=True, kw_only=True)
 class CityscapesSource:
-    """The masks of classes below `root`."""
+    """The images below `root` with masks of classes."""
 
     root: Path
     reading: RawReading = RawReading()
@@ -94,7 +94,7 @@ class CityscapesSource:
 
 @dataclass(frozen=True, kw_only=True)
 class CityscapesInstances:
-    """The objects below `root`."""
+    """The images below `root` with objects."""
 
     root: Path
     reading: RawReading = RawReading()

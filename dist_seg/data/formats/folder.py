@@ -1,10 +1,10 @@
-"""A folder of images and a folder of masks with equal stems; sub-folders are gone through as well.
+"""A folder of images and a folder of masks with equal stems, sub-folders included.
 
-Masks are grey ids, palette files (the indices are the ids), or coloured with a colour map. Divided into sub-folders
-`train`, `val`, `test`, these are the splits; otherwise a share of the groups is taken for validation.
+Masks hold grey ids, palette indices as ids, or colours with a colour map. Sub-folders `train`, `val` and `test` are the
+splits; without them a share of the images is taken for validation.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +18,10 @@ from dist_seg.data.raw.palettes import IndexColors, common_colors
 from dist_seg.data.raw.source import RawReading
 from dist_seg.data.raw.splitting import Dividing, divide
 from dist_seg.errors import DataError
+from dist_seg.runtime.plural import count_of
 
 CLASSES_NAME, _COLORS_NAME = "classes.txt", "colors.txt"
-_COLORS_ADVICE = "give the classes by their colours, in lines 'R G B name' (--colors)"
+_COLORS_ADVICE = "list the classes with their colours, in lines 'R G B name' (--colors)"
 
 
 def open_folder(
@@ -34,11 +35,12 @@ def open_folder(
     before: Mapping[str, object] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> MaskSource:
-    """The data set in two folders. Files are paired here; masks are read only where no file tells the classes.
+    """The data set in two folders. Masks are read only if no file lists the classes.
 
-    classes, colors: text files; None takes `classes.txt` and `colors.txt` from the masks' folder, or beside it or the
-    images' folder, where there are any. before: the recorded options of the data set that this is added to. `progress`
-    is told masks read and in all. Raises `UserError` for options that would have no effect.
+    classes, colors: text files; None takes `classes.txt` and `colors.txt` from the masks' folder, the folder above it
+    or the folder above the images, if they are there. before: the recorded options of the data set that samples are
+    added to. progress: called with the number of masks read and of all masks. Raises `UserError` for options that would
+    have no effect.
     """
     folders, pairs, others = divided_folders(images, masks, dividing, reading)
     classes = classes or file_beside(images, masks, CLASSES_NAME)
@@ -56,12 +58,10 @@ def open_folder(
         found.check_not_blurred(str(masks))
         table = found_classes(sorted(found.pixels), found.palette, str(masks))
         listed = (f"{value} {table.names[i]}" for value, i in sorted(table.values.items()) if i != IGNORE_INDEX)
-        notes.append(f"no {CLASSES_NAME}: classes found in the masks, by their numbers: {', '.join(listed)}")
+        notes.append(f"no {CLASSES_NAME}: classes by the numbers found in the masks: {', '.join(listed)}")
         notes += found.notes(table)
     notes += [f"classes from {path}" for path in (classes, colors) if path]
-    passed_over = [path for path in others if path.name not in (CLASSES_NAME, _COLORS_NAME)]
-    if passed_over:
-        notes.append(f"{len(passed_over)} files are no images and passed over, {passed_over[0]} the first")
+    notes += ignored_files(others, (CLASSES_NAME, _COLORS_NAME))
     return MaskSource(
         folders=(folders,),
         classes=table,
@@ -74,15 +74,23 @@ def open_folder(
 def divided_folders(
     images: Path, masks: Path, dividing: Dividing, reading: RawReading
 ) -> tuple[PairFolders, list[Pair], list[Path]]:
-    """The two folders with what divides their pairs into splits; the pairs, and the files of other kinds."""
+    """The two folders, divided into splits; their pairs, and the files that are no images."""
     folders = PairFolders(images=images, masks=masks, split="")
     pairs, others = folders.pairs(keep_lone=reading.skip_bad)
     division = divide(images, [pair.stem for pair in pairs], dividing)
     return replace(folders, split=division), pairs, others
 
 
+def ignored_files(others: Sequence[Path], expected: Sequence[str]) -> list[str]:
+    """A note on files that are no images, apart from those with the expected names."""
+    ignored = [path for path in others if path.name not in expected]
+    if not ignored:
+        return []
+    return [f"ignored {count_of(len(ignored), 'file')} of other types, for example {ignored[0]}"]
+
+
 def file_beside(images: Path, masks: Path, name: str) -> Path | None:
-    """The file of that name in the masks' folder, or beside it or the images' folder."""
+    """The file with that name in the masks' folder, the folder above it or the folder above the images; else None."""
     for folder in (masks, masks.absolute().parent, images.absolute().parent):
         if (folder / name).is_file():
             return folder / name
@@ -92,20 +100,20 @@ def file_beside(images: Path, masks: Path, name: str) -> Path | None:
 def _classes_of_pair(
     table: ClassTable, find: Callable[[], FoundNumbers], before: Mapping[str, object] | None
 ) -> tuple[ClassTable, list[str]]:
-    """Two classes without numbers: whether 255 is the second, and what is said of it.
+    """Decide whether 255 is the second of two classes without numbers; the table, and notes for the user.
 
-    What is added to a data set means what it meant there. Raises `DataError` where the masks leave it open.
+    When samples are added to a data set, 255 means what it meant there. Raises `DataError` if that is not known.
     """
     as_white = replace(table, values={0: 0, IGNORE_INDEX: 1})
     if numbers := (recorded_meaning(before) or {}).get("number"):
         was_white = numbers.get(str(IGNORE_INDEX)) == table.names[1]
         now = as_white if was_white else table
-        return now, [f"255 is {table.names[1] if was_white else 'ignored'}, as in the data set that is added to"]
+        return now, [f"255 is {table.names[1] if was_white else 'ignored'}, as in the data set you append to"]
     found = find()
     if before is not None and found.pixels[IGNORE_INDEX]:
         raise DataError(
-            f"{found.first[IGNORE_INDEX]}: holds 255, and of the data set that is added to it is not known whether "
-            f"that is {table.names[1]} or ignored; say so by a number in every line of {CLASSES_NAME}, such as "
+            f"{found.first[IGNORE_INDEX]}: holds 255, and the data set you append to does not record whether that is "
+            f"{table.names[1]} or ignored; write a number in every line of {CLASSES_NAME}, such as "
             f"'255 {table.names[1]}'"
         )
     if found.black_and_white:

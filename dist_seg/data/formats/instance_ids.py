@@ -1,7 +1,7 @@
-"""Images with grey PNGs of object ids: 0 is background, every other value one object.
+"""Images with grey PNGs of object ids: 0 is background, every other value is one object.
 
-Either all objects are of one class, or a value holds its class as Cityscapes has it: `class * divisor + number`, and
-below the divisor a class alone, for a group whose objects are not told apart.
+Either all objects have one class, or a value holds its class as in Cityscapes: `class * divisor + number`. A value
+below the divisor is a class alone: a group whose objects are not told apart.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dist_seg.data.codecs.class_ids import IGNORE_INDEX
 from dist_seg.data.codecs.object_layers import RawObject
-from dist_seg.data.formats.folder import CLASSES_NAME, divided_folders, file_beside
+from dist_seg.data.formats.folder import CLASSES_NAME, divided_folders, file_beside, ignored_files
 from dist_seg.data.raw.classes import read_classes
 from dist_seg.data.raw.images import read_mask
 from dist_seg.data.raw.listing import PairFolders, read_pair
@@ -30,17 +30,17 @@ _ONE_CLASS = "object"
 
 @dataclass(frozen=True, kw_only=True)
 class IdRule:
-    """What a pixel's value stands for."""
+    """What the value of a pixel means."""
 
     classes: Mapping[int, int] = field(default_factory=dict)
-    """Class id of every class number; the ignore index for one whose objects are left out."""
+    """Class id of every class number; the ignore index for a class whose objects are left out."""
     divisor: int | None = None
-    """None: every value above 0 is an object of class 0."""
+    """What the class is multiplied by. None: every value above 0 is an object of class 0."""
 
     def objects(self, ids_HW: NDArray[np.integer], where: str) -> tuple[RawObject, ...]:
-        """The objects of a mask, in the order of their values, which are their ids.
+        """The objects of a mask, sorted by value, which is the object's id.
 
-        Raises `DataError` naming the value without a class and its position.
+        Raises `DataError` naming a value without a class and its position.
         """
         values = np.unique(ids_HW).tolist()
         found = [(value, *self._class_of(value, ids_HW, where)) for value in values if value != 0]
@@ -51,18 +51,18 @@ class IdRule:
         )
 
     def _class_of(self, value: int, ids_HW: NDArray[np.integer], where: str) -> tuple[int, bool]:
-        """Class id, the ignore index for a value that is no object, and whether it is a group."""
+        """Class id of a value, the ignore index if it is no object, and whether it is a group."""
         if self.divisor is None:
             return 0, False
-        if 0 < value < self.divisor:  # a class without objects is as good as background
+        if 0 < value < self.divisor:  # a class that is not listed is background
             return self.classes.get(value, IGNORE_INDEX), True
         if (number := value // self.divisor) in self.classes:
             return self.classes[number], False
-        there = ids_HW == value
-        y, x = np.unravel_index(int(there.argmax()), there.shape)
+        wrong = ids_HW == value
+        y, x = np.unravel_index(int(wrong.argmax()), wrong.shape)
         raise DataError(
-            f"{where}: value {value} at (x={x}, y={y}) ({int(there.sum())} such pixels) is an object of class "
-            f"{number}, which is not among the classes ({', '.join(map(str, self.classes))}); give it a name, or the "
+            f"{where}: value {value} at (x={x}, y={y}) ({int(wrong.sum())} such pixels) is an object of class "
+            f"{number}, which is not among the classes ({', '.join(map(str, self.classes))}); name it, or use the "
             "name 'ignore' to leave its objects out"
         )
 
@@ -77,7 +77,7 @@ class InstanceIdSource:
     rule: IdRule
     reading: RawReading = RawReading()
     notes: tuple[str, ...] = ()
-    """What the user should see before packing."""
+    """Messages for the user before packing."""
 
     task: ClassVar[Literal["instance"]] = "instance"
     ignore_index: ClassVar[int] = IGNORE_INDEX
@@ -98,7 +98,7 @@ class InstanceIdSource:
 
 
 def load_instance_ids(sample: SampleRef, rule: IdRule, images: Path, max_pixels: int) -> RawInstances:
-    """The objects of a pair of files; results name the image by its path below `images`."""
+    """The objects in a pair of files. Results name the image by its path below `images`."""
     image, mask_file = read_pair(sample)
     mask = read_mask(mask_file, sample.mask_where, max_pixels)
     if mask.is_color:
@@ -129,9 +129,9 @@ def open_instance_ids(
 ) -> InstanceIdSource:
     """The data set in two folders. Masks are read when they are packed.
 
-    classes: a text file; None takes a `classes.txt` from the masks' folder, or beside it or the images' folder, where
-    there is one. Without `divisor` it holds one name at most; with it, which needs one, the classes by their numbers.
-    Raises `UserError` for options that do not go together.
+    classes: a text file; None takes `classes.txt` from the masks' folder, the folder above it or the folder above the
+    images, if it is there. Without `divisor` it may hold one name; with `divisor` it is required, and lists the classes
+    with their numbers. Raises `UserError` for options that do not go together.
     """
     folders, _, others = divided_folders(images, masks, dividing, reading)
     classes = classes or file_beside(images, masks, CLASSES_NAME)
@@ -144,12 +144,11 @@ def open_instance_ids(
         names = read_classes(classes).names
         if len(names) != 1:
             raise UserError(
-                f"{classes}: names {len(names)} classes, and without a divisor (--divisor) all objects are of one; "
-                "give a file with one name, or a divisor if values hold the class"
+                f"{classes}: names {len(names)} classes, but without --divisor all objects have one class; give a file "
+                "with one name, or --divisor if values hold the class"
             )
-    notes = [f"classes from {classes}"] if classes else [f"every value but 0 is an object of the class {names[0]!r}"]
-    if passed_over := [path for path in others if path.name != CLASSES_NAME]:
-        notes.append(f"{len(passed_over)} files are no images and passed over, {passed_over[0]} the first")
+    notes = [f"classes from {classes}"] if classes else [f"every value except 0 is an object of the class {names[0]!r}"]
+    notes += ignored_files(others, (CLASSES_NAME,))
     return InstanceIdSource(
         folders=folders,
         class_names=names,
@@ -163,12 +162,12 @@ def open_instance_ids(
 def _numbered_classes(
     classes: Path | None, divisor: int, masks: Path
 ) -> tuple[tuple[str, ...], tuple[int, ...], IdRule]:
-    """Names and numbers of the classes with objects, and what values stand for."""
+    """Names and numbers of the classes, and what values mean."""
     if divisor < 2:
-        raise UserError(f"{masks}: --divisor is {divisor}; give what the class is multiplied by, such as 1000")
+        raise UserError(f"{masks}: --divisor is {divisor}; give the factor of the class, such as 1000")
     if classes is None:
         raise UserError(
-            f"{masks}: with --divisor {divisor} values hold classes, which need names; give a file with lines of "
+            f"{masks}: with --divisor {divisor} values hold classes, which need names; give a file with lines "
             "`number name` (--classes)"
         )
     table = read_classes(classes)
@@ -178,12 +177,12 @@ def _numbered_classes(
     if wrong := [number for number in values if number >= divisor and number != IGNORE_INDEX]:
         raise UserError(f"{classes}: class number {wrong[0]} is not below the divisor {divisor}")
     if 0 in table.values and table.values[0] != IGNORE_INDEX:
-        raise UserError(f"{classes}: class number 0 is {table.names[table.values[0]]!r}; 0 is the background")
+        raise UserError(f"{classes}: class number 0 is {table.names[table.values[0]]!r}, but 0 is the background")
     by_class = {class_id: number for number, class_id in values.items() if class_id != IGNORE_INDEX}
     numbers = tuple(by_class[class_id] for class_id in range(len(table.names)))
     return table.names, numbers, IdRule(classes=values, divisor=divisor)
 
 
 def _image_id(file_name: str) -> int:
-    """A number for results, from the image's name alone, so that files that come or go change no other's."""
+    """The image's number in results, made from its name alone, so other files do not change it."""
     return int.from_bytes(hashlib.sha256(file_name.encode(errors="surrogatepass")).digest()[:6], "big")

@@ -1,6 +1,6 @@
-"""Multi-label data as a folder of images and a folder of masks for every class: `MASKS/CLASS/STEM.png`.
+"""Multi-label data in a folder of images and a folder of masks for every class: `MASKS/CLASS/STEM.png`.
 
-A class's mask is 0 where the class is not and one other number, 1 or 255, where it is; classes may overlap.
+The mask of a class holds one number, 1 or 255, for pixels of the class and 0 for others. Classes may overlap.
 """
 
 import json
@@ -24,6 +24,7 @@ from dist_seg.data.raw.splitting import Dividing, Division, divide
 from dist_seg.errors import DataError, UserError
 from dist_seg.masks.palette import Rgb, default_palette
 from dist_seg.runtime.documents import convert
+from dist_seg.runtime.plural import count_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class LabelFolders:
     missing_is_absent: bool
     reading: RawReading = RawReading()
     notes: tuple[str, ...] = ()
-    """What the user should see before packing."""
+    """Messages for the user before packing."""
     task: ClassVar[Literal["multilabel"]] = "multilabel"
     ignore_index: ClassVar[int] = IGNORE_INDEX
 
@@ -47,46 +48,46 @@ class LabelFolders:
         files = _files(self.images, self.masks, self.class_names, may_be_empty=self.missing_is_absent)
         _check_complete(files, missing_is_absent=self.missing_is_absent, skip_bad=self.reading.skip_bad)
         splits = self.division.splits(list(files.images))
-        of_lone = self.division.split if self.division.split in splits else splits[0]
+        lone_split = self.division.split if self.division.split in splits else splits[0]
         refs = [self._ref(stem, files, split) for stem, split in zip(files.images, splits, strict=True)]
         faults = (f"{path}: a mask that has no image" for path in files.lone.values())
-        return refs + [fault_ref(fault, of_lone, fault) for fault in faults]
+        return refs + [fault_ref(fault, lone_split, fault) for fault in faults]
 
     def load(self, sample: SampleRef) -> RawSample:
         image = read_file(Path(sample.where))
         files = convert(json.loads(sample.payload), list[str | None], sample.where)
         missing = [name for name, file in zip(self.class_names, files, strict=True) if file is None]
         if missing and not self.missing_is_absent:
-            raise DataError(f"{sample.where}: has no mask of {', '.join(missing)}")
+            raise DataError(f"{sample.where}: has no mask for {', '.join(missing)}")
         layers = [None if file is None else self._layer(file) for file in files]
         first = next((layer for layer in layers if layer is not None), None)
         if first is None:
-            raise DataError(f"{sample.where}: has no mask of any class")
+            raise DataError(f"{sample.where}: has no mask for any class")
         for file, layer in zip(files, layers, strict=True):
             if layer is not None and layer.shape != first.shape:
                 raise DataError(
-                    f"{file}: {layer.shape[1]}x{layer.shape[0]} pixels, another class's mask of the same image "
-                    f"{first.shape[1]}x{first.shape[0]}; they must have one size"
+                    f"{file}: {layer.shape[1]}x{layer.shape[0]} pixels, but another mask of the same image has "
+                    f"{first.shape[1]}x{first.shape[0]}; they must have the same size"
                 )
         return RawSample(
             image=image, mask=np.stack([np.zeros_like(first) if layer is None else layer for layer in layers])
         )
 
     def _layer(self, file: str) -> NDArray[np.uint8]:
-        """(H, W) of 0, 1 and 255."""
+        """(H, W) of 0, 1 and 255 (unknown)."""
         values = grey_values(read_mask(read_file(Path(file)), file, self.reading.max_pixels), file)
         known = np.ones_like(values, bool) if self.unknown is None else values != self.unknown
         numbers = np.unique(values[known & (values != 0)]).tolist()
         if len(numbers) > 1 or not set(numbers) <= {1, 255}:
             y, x = np.argwhere(known & (values != 0) & (values != (1 if 1 in numbers else 255)))[0]
             raise DataError(
-                f"{file}: {values[y, x]} at (x={x}, y={y}); a class's mask holds 0 and one other number, 1 or 255. If "
-                "this one is for pixels that are not known, say so (--unknown)"
+                f"{file}: {values[y, x]} at (x={x}, y={y}); the mask of a class holds 0 and one other number, 1 or "
+                "255. If this number marks unknown pixels, give it with --unknown"
             )
         return np.where(known, (values != 0) * PRESENT, IGNORE_INDEX).astype(np.uint8)
 
     def _ref(self, stem: str, files: "_Files", split: str) -> SampleRef:
-        image, masks = files.images[stem], [of_class.get(stem) for of_class in files.masks.values()]
+        image, masks = files.images[stem], [by_stem.get(stem) for by_stem in files.masks.values()]
         num_bytes, version = file_version(image, *(path for path in masks if path))
         options = f"{self.class_names} {self.unknown} {[path is not None for path in masks]}"
         if None in masks and not self.missing_is_absent:
@@ -113,32 +114,33 @@ def open_label_folders(
     dividing: Dividing = Dividing(),
     reading: RawReading = RawReading(),
 ) -> LabelFolders:
-    """The data set in a folder of images and one of a folder for every class.
+    """The data set in a folder of images and a folder of masks with a sub-folder for every class.
 
-    classes: a text file of the classes, which are the names of the folders, in the order wanted; None takes
-    `classes.txt` in or beside the masks' folder, or the folders by their names. unknown: the number of pixels that are
-    neither. missing_is_absent: an image without a mask of some class does not show it; else that is an error.
+    classes: a text file with the names of the sub-folders, in the order of the class ids; None takes `classes.txt` in
+    or above the masks' folder, or else all sub-folders, sorted. unknown: the number that marks pixels of which nobody
+    knows whether they belong to the class. missing_is_absent: if an image has no mask for a class, the class is not in
+    it; otherwise that is an error.
     """
     if unknown is not None and not 0 <= unknown <= 255:
-        raise UserError(f"--unknown {unknown}: give the number of pixels that are not known, from 0 to 255")
+        raise UserError(f"--unknown {unknown}: give the number that marks unknown pixels, from 0 to 255")
     folders = list(_class_folders(masks))
     classes = classes or file_beside(images, masks, CLASSES_NAME)
     names = tuple(_composed(name) for name in read_classes(classes).names) if classes else tuple(folders)
-    notes = [f"classes from {classes}" if classes else f"classes by their folders: {', '.join(names)}"]
+    notes = [f"classes from {classes}" if classes else f"classes by the names of folders: {', '.join(names)}"]
     if missing := [name for name in names if name not in folders]:
         raise DataError(
             f"{masks}: has no folder for the class {missing[0]!r} of {classes}; it has {', '.join(folders)}"
         )
     if others := [name for name in folders if name not in names]:
-        notes.append(f"folders that are no classes and passed over: {', '.join(others)}")
+        notes.append(f"ignored folders, which no class is named after: {', '.join(others)}")
     check_classes(names, str(masks))
     files = _files(images, masks, names, may_be_empty=missing_is_absent)
     _check_complete(files, missing_is_absent=missing_is_absent, skip_bad=reading.skip_bad)
     if missing_is_absent:
-        empty = [name for name, of_class in files.masks.items() if not of_class]
-        notes += [f"{files.folders[name]} holds no masks: no image is taken to show the class" for name in empty]
-        without = sum(stem not in of_class for of_class in files.masks.values() if of_class for stem in files.images)
-        notes += [f"{without} masks are missing: their images are taken not to show the class"] if without else []
+        empty = [name for name, by_stem in files.masks.items() if not by_stem]
+        notes += [f"{files.folders[name]} holds no masks, so the class is taken to be in no image" for name in empty]
+        without = sum(stem not in by_stem for by_stem in files.masks.values() if by_stem for stem in files.images)
+        notes += [f"{count_of(without, 'mask')} missing: the class is taken to be absent there"] if without else []
     return LabelFolders(
         images=images,
         masks=masks,
@@ -154,24 +156,24 @@ def open_label_folders(
 
 @dataclass(frozen=True, kw_only=True)
 class _Files:
-    """What lies in the folders."""
+    """The files in the folders."""
 
     images: Mapping[str, Path]
-    """By their stems, in order."""
+    """By stem, sorted."""
     masks: Mapping[str, Mapping[str, Path]]
-    """Of every class, by their stems."""
+    """By class and stem."""
     folders: Mapping[str, Path]
-    """Of every class."""
+    """By class."""
 
     @property
     def lone(self) -> dict[str, Path]:
-        """By their stems, the first masks of those that no image has."""
-        found = {s: path for of_class in reversed([*self.masks.values()]) for s, path in of_class.items()}
+        """Masks without an image by stem: the mask of the first class that has one."""
+        found = {s: path for by_stem in reversed([*self.masks.values()]) for s, path in by_stem.items()}
         return {stem: found[stem] for stem in sorted(found.keys() - self.images.keys())}
 
 
 def _files(images: Path, masks: Path, names: Sequence[str], *, may_be_empty: bool) -> _Files:
-    """may_be_empty: the folder of a class."""
+    """List the files. may_be_empty: the folder of a class may hold no masks."""
     found, _ = files_by_stem(images, "", apart_from=masks)
     all_folders = _class_folders(masks)
     folders = {name: all_folders[name] for name in names}
@@ -183,31 +185,31 @@ def _files(images: Path, masks: Path, names: Sequence[str], *, may_be_empty: boo
 
 
 def _class_folders(masks: Path) -> dict[str, Path]:
-    """By the names of the classes, in order. Raises `DataError` where there is none."""
+    """The folder of each class by name, sorted. Raises `DataError` if there is none."""
     if not masks.is_dir():
         raise DataError(f"{masks}: no such folder")
     folders: dict[str, Path] = {}
     for path in sorted(path for path in masks.iterdir() if path.is_dir() and not path.name.startswith(".")):
         if (other := folders.setdefault(_composed(path.name), path)) != path:
-            raise DataError(f"{other} and {path} have the same name in two spellings of Unicode; rename one")
+            raise DataError(f"{other} and {path} have the same name in two Unicode spellings; rename one")
     if not folders:
-        raise DataError(f"{masks}: holds no folders; multi-label masks lie in a folder for every class, MASKS/CLASS/")
+        raise DataError(f"{masks}: holds no folders; multi-label masks lie in one folder for each class, MASKS/CLASS/")
     return dict(sorted(folders.items()))
 
 
 def _composed(name: str) -> str:
-    """Some systems store the letters of a file's name and their accents apart."""
+    """The name in composed Unicode. Some systems store letters and their accents separately."""
     return unicodedata.normalize("NFC", name)
 
 
 def _check_complete(files: _Files, *, missing_is_absent: bool, skip_bad: bool) -> None:
-    for name, of_class in files.masks.items():
-        without_image = [path for stem, path in of_class.items() if stem not in files.images]
+    for name, by_stem in files.masks.items():
+        without_image = [path for stem, path in by_stem.items() if stem not in files.images]
         if without_image and not skip_bad:
             raise DataError(f"no image for {named(without_image)}")
-        without_mask = [path for stem, path in files.images.items() if stem not in of_class]
+        without_mask = [path for stem, path in files.images.items() if stem not in by_stem]
         if without_mask and not (missing_is_absent or skip_bad):
             raise DataError(
-                f"no mask in {files.folders[name]} for {named(without_mask)}; if that means that they do not show the "
-                "class, say so (--missing-is-absent)"
+                f"no mask in {files.folders[name]} for {named(without_mask)}; if the class is not in these images, "
+                "give --missing-is-absent"
             )

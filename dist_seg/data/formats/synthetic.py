@@ -1,7 +1,7 @@
-"""A data set that is drawn here: five kinds of shapes on textured backgrounds, for first steps, tests and benchmarks.
+"""A generated data set for first steps, tests and benchmarks: five kinds of shapes on textured backgrounds.
 
-Colours lean towards the class and overlap between classes; size, angle, lighting, noise and overlap vary, and small
-specks belong to the background. Sample i of a split is a pure function of (seed, split, i).
+Colours are typical of a class, but overlap between classes. Size, angle, lighting, noise and overlap of the shapes
+vary, and small specks belong to the background. Sample i of a split is a pure function of (seed, split, i).
 """
 
 from collections.abc import Callable, Sequence
@@ -24,17 +24,17 @@ from dist_seg.runtime.rng import generator
 CLASS_NAMES = ("background", "disk", "square", "triangle", "ring", "cross")
 
 Field = NDArray[np.float64]
-"""(H, W) floats: one number a pixel."""
+"""(H, W) floats: one number for each pixel."""
 
 _HUES = (0.02, 0.22, 0.42, 0.62, 0.82)
 _HUE_SPREAD = 0.04
 _MIN_OBJECT_PIXELS = 16
-_PNG_EVERY = 4  # the rest are JPEG, so that both are met
+_PNG_EVERY = 4  # the others are JPEG, so that both formats occur
 
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticSource:
-    """`num_train` and `num_val` images of one size."""
+    """`num_train` and `num_val` images of one size, with masks."""
 
     num_train: int = 480
     num_val: int = 96
@@ -74,7 +74,7 @@ class SyntheticSource:
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticInstances:
-    """The same images, with every shape an object of its own. What another shape covers is no part of it."""
+    """The same images, with every shape as an object. Pixels that another shape covers do not belong to it."""
 
     scenes: SyntheticSource
     task: ClassVar[Literal["instance"]] = "instance"
@@ -109,7 +109,7 @@ class SyntheticInstances:
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticLabels:
-    """The same images, with a layer for each shape that goes on under what covers it: layers overlap."""
+    """The same images, with a layer for each class. Shapes continue where others cover them, so layers overlap."""
 
     scenes: SyntheticSource
     task: ClassVar[Literal["multilabel"]] = "multilabel"
@@ -132,16 +132,16 @@ class SyntheticLabels:
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnObjects:
-    """What `draw_objects` drew."""
+    """An image and its shapes, drawn by `draw_objects`."""
 
     image: NDArray[np.uint8]
     """(H, W, 3) RGB."""
     ids: NDArray[np.uint8]
-    """(H, W), the objects' from 1 where they are to be seen."""
+    """(H, W): the number of the visible object, from 1; 0 for the background."""
     classes: tuple[int, ...]
     """The class of each object."""
     whole: tuple[NDArray[np.bool_], ...]
-    """(H, W) each: all of the object, also where another covers it."""
+    """(H, W) each: all pixels of the object, also where another object covers it."""
 
 
 def draw_scene(height: int, width: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -151,7 +151,7 @@ def draw_scene(height: int, width: int, rng: np.random.Generator) -> tuple[NDArr
 
 
 def draw_objects(height: int, width: int, rng: np.random.Generator) -> DrawnObjects:
-    """An image of shapes."""
+    """Draw an image of random shapes."""
     y, x = np.mgrid[:height, :width].astype(np.float64)
     canvas = _texture(height, width, _hsv(rng.random(), rng.uniform(0, 0.45), rng.uniform(0.25, 0.8)), rng)
     ids, classes, whole = np.zeros((height, width), np.uint8), list[int](), list[NDArray[np.bool_]]()
@@ -199,7 +199,7 @@ _SHAPES: tuple[Callable[[Field, Field], Field], ...] = (_disk, _square, _triangl
 
 
 def _placed(shape: Callable[[Field, Field], Field], y: Field, x: Field, size: float, rng: np.random.Generator) -> Field:
-    """The shape's signed distance in pixels, somewhere in the picture, turned and a little squeezed."""
+    """Signed distance in pixels from the shape, which is placed at random, turned and slightly squeezed."""
     height, width = y.shape
     down, right = y - rng.uniform(0.05, 0.95) * height, x - rng.uniform(0.05, 0.95) * width
     angle, squeeze = rng.uniform(0, 2 * np.pi), rng.uniform(0.85, 1.15)
@@ -209,7 +209,7 @@ def _placed(shape: Callable[[Field, Field], Field], y: Field, x: Field, size: fl
 
 
 def _speck(canvas: Field, y: Field, x: Field, rng: np.random.Generator) -> None:
-    """A small blot or line in any colour: what is not one of the classes."""
+    """Draw a small blot or line in any colour, which belongs to no class."""
     shape = _disk if rng.random() < 0.5 else (lambda u, v: np.maximum(np.abs(u) - 2, np.abs(v) - 0.25))
     distance = _placed(shape, y, x, rng.uniform(1.5, 4.0), rng)
     color = _hsv(rng.random(), rng.uniform(0.2, 1), rng.uniform(0.2, 1))
@@ -217,7 +217,7 @@ def _speck(canvas: Field, y: Field, x: Field, rng: np.random.Generator) -> None:
 
 
 def _blend(canvas: Field, surface: Field, distance: Field) -> None:
-    """Lay the surface over the canvas where the distance is negative, with an edge one pixel soft."""
+    """Lay the surface over the canvas where the distance is negative, with a soft edge of one pixel."""
     cover = np.clip(0.5 - distance, 0, 1)[..., None]
     canvas += cover * (surface - canvas)
 

@@ -1,7 +1,7 @@
-"""Where the entries of a COCO annotation file lie in it.
+"""Scanning a COCO annotation file: where its entries lie, so that each can be read by itself.
 
-The file, of hundreds of megabytes for COCO itself, is gone through once; what is kept of an annotation is where its
-text begins and ends. Its image's part of the file is read again when that image is packed, in whichever process.
+The file has hundreds of megabytes for COCO itself. It is scanned once, and only the position of each annotation's text
+is kept in memory. When an image is packed, its part of the file is read again, in any process.
 """
 
 import json
@@ -23,7 +23,7 @@ from dist_seg.errors import DataError, StorageError
 from dist_seg.runtime.documents import convert
 
 Span = tuple[int, int]
-"""Where an entry begins and ends in its file, in bytes."""
+"""Byte offsets of an entry's begin and end in its file."""
 
 _LISTS = ("images", "annotations", "categories")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf".decode("latin-1")
@@ -40,7 +40,7 @@ class ImageEntry:
     span: Span
     annotations: tuple[Span, ...]
     repeated: tuple[int, ...]
-    """Which of the annotations have an id that stands earlier in the file."""
+    """Positions in `annotations` whose id occurs earlier in the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,22 +50,22 @@ class AnnotationFile:
     file: Path
     categories: Mapping[int, str]
     things: frozenset[int]
-    """The categories of objects that can be counted, where the file says so (`isthing`)."""
+    """The categories that the file marks as countable objects (`isthing`)."""
     faults: tuple[str, ...]
-    """Images that cannot be used, each with file and id."""
+    """Images that cannot be used, each with file, id and reason."""
     strays: tuple[tuple[str, int], ...]
-    """Annotations of no image: of each such image the first with file and id, and how many there are."""
+    """Annotations without an image. Those with the same image id are one entry: the message and their number."""
     repeated: tuple[int, ...]
-    """The ids that several annotations have."""
+    """The ids that several annotations share."""
     _images: tuple[tuple[int, str, Span], ...]
     _spans: NDArray[np.int64]
-    """(annotations, 2), those of one image side by side."""
+    """(annotations, 2), sorted by image."""
     _is_repeated: NDArray[np.bool_]
     _ends: NDArray[np.int64]
-    """Of every image: the number of annotations up to its last."""
+    """(images,): where the annotations of each image end in `_spans`."""
 
     def images(self) -> Iterator[ImageEntry]:
-        """Those that can be used, in the order of the file."""
+        """The images that can be used, in the order of the file."""
         begin = 0
         for (image, file_name, span), last in zip(self._images, self._ends.tolist(), strict=True):
             yield ImageEntry(
@@ -79,22 +79,23 @@ class AnnotationFile:
 
 
 def scan_annotations(file: Path) -> AnnotationFile:
-    """Go through the file. Raises `DataError` naming it for one that is no annotations of instances."""
+    """Scan the file. Raises `DataError` naming it if it is not JSON or lacks a list of COCO's."""
     with opened(file) as data:
         try:
             scan = _Scan(file, data)
-            # One character a byte, whatever the encoding: positions are those in the file. Text is decoded from there.
+            # Latin-1 has one character for each byte, so positions in the text are byte offsets. The entries' own text
+            # is decoded later, from these offsets.
             found = _walk(str(data, "latin-1"), scan.add)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{file}: not JSON ({error})") from error
         if missing := [name for name in _LISTS if name not in found]:
-            raise DataError(f"{file}: has no list of {missing[0]}; is it an annotation file of COCO?")
+            raise DataError(f"{file}: has no list of {missing[0]}; is it a COCO annotation file?")
         return scan.result()
 
 
 @contextmanager
 def opened(file: Path) -> Iterator[mmap.mmap]:
-    """The file's bytes, read as they are asked for."""
+    """The file as memory, read on access."""
     try:
         with file.open("rb") as handle:
             if not handle.seek(0, 2):
@@ -132,7 +133,7 @@ class _Scan:
         self._faults: list[str] = []
         self._ids, self._image_ids, self._spans = array("q"), array("q"), array("q")
         self._has_id = bytearray()
-        self._homeless: list[str] = []
+        self._without_image: list[str] = []
 
     def add(self, name: str, entry: object, begin: int, end: int) -> None:
         match name:
@@ -187,7 +188,7 @@ class _Scan:
         number, image = _as_id(fields.get("id")), _as_id(fields.get("image_id"))
         if image is None:
             named = "an entry of annotations" if number is None else f"annotation {number}"
-            self._homeless.append(f"{named} has no integer image_id: {json.dumps(entry)[:80]}")
+            self._without_image.append(f"{named} has no integer image_id: {json.dumps(entry)[:80]}")
             return
         self._has_id.append(number is not None)
         self._ids.append(number or 0)
@@ -199,27 +200,27 @@ class _Scan:
         is_repeated = _repeated(ids, np.frombuffer(self._has_id, np.bool_))
         known = np.array([*self._images], np.int64)
         by_id = np.argsort(known, kind="stable")
-        places = np.searchsorted(known[by_id], image_ids)
-        there = np.zeros(len(image_ids), bool)
+        positions = np.searchsorted(known[by_id], image_ids)  # of each annotation's image, in the file's list of images
+        has_image = np.zeros(len(image_ids), bool)
         if len(known):
-            there = known[by_id][np.minimum(places, len(known) - 1)] == image_ids
-            places = by_id[np.minimum(places, len(known) - 1)]
-        order = np.flatnonzero(there)[np.argsort(places[there], kind="stable")]
+            has_image = known[by_id][np.minimum(positions, len(known) - 1)] == image_ids
+            positions = by_id[np.minimum(positions, len(known) - 1)]
+        order = np.flatnonzero(has_image)[np.argsort(positions[has_image], kind="stable")]
         return AnnotationFile(
             file=self._file,
             categories=self._categories,
             things=frozenset(self._things),
             faults=tuple(self._faults),
-            strays=tuple(self._strays(ids[~there], image_ids[~there])),
+            strays=tuple(self._strays(ids[~has_image], image_ids[~has_image])),
             repeated=tuple(np.unique(ids[is_repeated]).tolist()),
             _images=tuple((number, file_name, span) for number, (file_name, span) in self._images.items()),
             _spans=np.frombuffer(self._spans, np.int64).reshape(-1, 2)[order],
             _is_repeated=is_repeated[order],
-            _ends=np.cumsum(np.bincount(places[there], minlength=len(known))),
+            _ends=np.cumsum(np.bincount(positions[has_image], minlength=len(known))),
         )
 
     def _strays(self, ids: NDArray[np.int64], image_ids: NDArray[np.int64]) -> Iterator[tuple[str, int]]:
-        """An image at a time, or a list of thousands would come."""
+        """One entry for each missing image, because there may be thousands of annotations."""
         by_image: dict[int, list[int]] = defaultdict(list)
         for number, image in zip(ids.tolist(), image_ids.tolist(), strict=True):
             by_image[image].append(number)
@@ -227,11 +228,11 @@ class _Scan:
             more = f" (and {len(numbers) - 1} more)" if len(numbers) > 1 else ""
             reason = f"annotation {numbers[0]}{more} is of image {image}, which is not among the images"
             yield f"{self._file}: {reason}", len(numbers)
-        yield from ((f"{self._file}: {reason}", 1) for reason in self._homeless)
+        yield from ((f"{self._file}: {reason}", 1) for reason in self._without_image)
 
 
 def _repeated(ids: NDArray[np.int64], has_id: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Whether an id, of those that there are, stands earlier in the list."""
+    """Whether the id of an annotation that has one occurs earlier in the list."""
     numbers = np.flatnonzero(has_id)
     order = numbers[np.argsort(ids[numbers], kind="stable")]
     repeated = np.zeros(len(ids), bool)
@@ -248,9 +249,9 @@ def _as_id(value: object) -> int | None:
 
 
 def _walk(text: str, add: Callable[[str, object, int, int], None]) -> frozenset[str]:
-    """Tells of every element of COCO's lists in a JSON object, with where it begins and ends; names the lists found.
+    """Call `add` with every element of COCO's lists in a JSON object and its offsets. Returns the lists found.
 
-    One element is held at a time. Raises `ValueError` for what is no JSON object.
+    Only one element is in memory at a time. Raises `ValueError` if the text is no JSON object.
     """
     decode = json.JSONDecoder().raw_decode
     found: set[str] = set()
@@ -274,7 +275,7 @@ def _walk(text: str, add: Callable[[str, object, int, int], None]) -> frozenset[
 
 
 def _walk_list(text: str, at: int, add: Callable[[object, int, int], None]) -> int:
-    """From behind the opening bracket; gives the place behind the closing one."""
+    """Walk a list. at: the position after its opening bracket. Returns the position after the closing one."""
     decode = json.JSONDecoder().raw_decode
     at = _blanks_end(text, at)
     if text[at : at + 1] == "]":
@@ -289,7 +290,7 @@ def _walk_list(text: str, at: int, add: Callable[[object, int, int], None]) -> i
 
 
 def _next(text: str, at: int, allowed: Sequence[str]) -> tuple[int, str]:
-    """The next character that is no blank, and the place behind it."""
+    """The position after the next character that is no blank, and that character."""
     at = _blanks_end(text, at)
     mark = text[at : at + 1]
     if not mark or mark not in allowed:

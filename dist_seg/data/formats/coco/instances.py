@@ -1,7 +1,7 @@
-"""COCO annotations of instances: polygons, run lengths, crowds.
+"""COCO annotations of instances: polygons, run lengths and crowds.
 
-Images lie in folders as COCO has them, `train2017/` or `images/train/` beside `annotations/instances_train*.json`; the
-part of the file's name after `instances_` says which. `train2017` becomes the split `train`.
+The images of `annotations/instances_train2017.json` lie in `train2017/` or `images/train2017/`, and become the split
+`train`.
 """
 
 import hashlib
@@ -145,12 +145,12 @@ def open_coco(
     *,
     reading: RawReading = RawReading(),
 ) -> CocoSource:
-    """The data set below `root`, or the given splits: name, folder of images, annotation file, each.
+    """The data set below `root`, or the given splits, each with name, folder of images and annotation file.
 
-    Goes through each file once. All must have the same categories. Raises `DataError` that names the file and the id
-    at fault.
+    Reads each file once. All must have the same categories. Raises `DataError` naming the file and the id at fault.
     """
-    found = [CocoSplit(name=n, images=i, annotations=a) for n, i, a in splits] or found_splits(root, "instances")
+    given = [CocoSplit(name=name, images=images, annotations=file) for name, images, file in splits]
+    found = given or found_splits(root, "instances")
     files = scan_splits(found)
     categories = files[0].categories
     ids = sorted(categories)

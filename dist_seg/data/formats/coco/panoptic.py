@@ -1,7 +1,7 @@
-"""COCO's panoptic annotations as masks of classes: every segment's pixels have its category's class.
+"""COCO's panoptic annotations as class masks: the pixels of a segment get the class of its category.
 
-`annotations/panoptic_NAME.json` says of which category a segment is, the colour PNGs in `annotations/panoptic_NAME/`
-which pixels it has: red + 256 green + 65536 blue is its id. 0 is no segment, and ignored.
+`annotations/panoptic_NAME.json` lists the category of each segment. The PNGs in `annotations/panoptic_NAME/` hold its
+pixels: red + 256 green + 65536 blue is the segment's id. 0 is no segment, and ignored.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ class PanopticSource:
     files: tuple[AnnotationFile, ...] = field(repr=False)
     """The annotations of each split. Not sent to worker processes: a sample's payload has what is needed of them."""
     reading: RawReading = RawReading()
-    """Bad are images and annotations that cannot be used."""
+    """Images and annotations that cannot be used are bad."""
     ignore_index: int = IGNORE_INDEX
 
     def __getstate__(self) -> dict[str, object]:
@@ -78,7 +78,7 @@ class PanopticSource:
         mask = read_mask(mask_file, sample.mask_where, self.reading.max_pixels)
         if not mask.is_color:
             raise DataError(
-                f"{sample.mask_where}: not in colours; a panoptic PNG is RGB, its colours the segments' ids"
+                f"{sample.mask_where}: not in colours; a panoptic PNG is RGB, and its colours are the ids of segments"
             )
         return RawSample(image=image, mask=_class_ids(mask.values, segments, sample.mask_where))
 
@@ -102,32 +102,32 @@ class PanopticSource:
 
 def open_coco_panoptic(
     root: Path,
-    parts: Sequence[tuple[str, Path, Path, Path]] = (),
+    splits: Sequence[tuple[str, Path, Path, Path]] = (),
     *,
     merge_things: bool = False,
     reading: RawReading = RawReading(),
 ) -> PanopticSource:
-    """The data set below `root`, or the given parts: split, folder of images, annotation file, folder of PNGs, each.
+    """The data set below `root`, or the given splits: name, folder of images, annotation file and folder of PNGs.
 
-    Classes follow the order of the category ids. merge_things: those that the file calls things become one class,
-    `things`, the first. Goes through each file once. Raises `DataError` that names the file and the id at fault.
+    Classes follow the order of the category ids. merge_things: all categories marked as things become one class,
+    `things`, which is the first. Reads each file once. Raises `DataError` naming the file and the id at fault.
     """
-    splits = [CocoSplit(name=name, images=images, annotations=file) for name, images, file, _ in parts]
-    splits = splits or found_splits(root, "panoptic")
-    masks = [folder for _, _, _, folder in parts] or [split.annotations.with_suffix("") for split in splits]
+    given = [CocoSplit(name=name, images=images, annotations=file) for name, images, file, _ in splits]
+    found = given or found_splits(root, "panoptic")
+    masks = [folder for _, _, _, folder in splits] or [split.annotations.with_suffix("") for split in found]
     for folder in masks:
         if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; the PNGs of the segments should lie there")
-    files = scan_splits(splits)
+            raise DataError(f"{folder}: no such folder; the PNGs of segments should lie there")
+    files = scan_splits(found)
     categories, things = files[0].categories, files[0].things if merge_things else frozenset[int]()
     if merge_things and not things:
-        raise UserError(f"{splits[0].annotations}: calls no category a thing (isthing), so that none can be merged")
+        raise UserError(f"{found[0].annotations}: marks no category as a thing (isthing), so there is nothing to merge")
     kept = sorted(categories.keys() - things)
     names = (*([_THINGS] if things else []), *(categories[number] for number in kept))
-    check_classes(names, str(splits[0].annotations))
+    check_classes(names, str(found[0].annotations))
     first = 1 if things else 0
     return PanopticSource(
-        splits=tuple(splits),
+        splits=tuple(found),
         masks=tuple(masks),
         class_names=names,
         classes={**dict.fromkeys(things, 0), **{number: i for i, number in enumerate(kept, first)}},
@@ -137,9 +137,9 @@ def open_coco_panoptic(
 
 
 def _segments(texts: Sequence[bytes], classes: Mapping[int, int]) -> tuple[str, list[tuple[int, int]]]:
-    """The PNG of an image's annotation, and its segments with the class id of each. Raises `DataError`."""
+    """The PNG of an image's annotation, and (id, class id) of its segments, sorted. Raises `DataError`."""
     if len(texts) != 1:
-        raise DataError(f"has {len(texts) or 'no'} annotation{'s' * (len(texts) > 1)}; there must be one")
+        raise DataError(f"has {len(texts) or 'no'} annotation{'s' * (len(texts) > 1)}; it must have one")
     try:
         annotation = convert(json.loads(texts[0]), _Annotation, "")
     except UnicodeDecodeError as error:
@@ -161,12 +161,12 @@ def _segments(texts: Sequence[bytes], classes: Mapping[int, int]) -> tuple[str, 
 
 
 def _class_ids(colors: NDArray[np.integer], segments: Sequence[tuple[int, int]], where: str) -> NDArray[np.uint8]:
-    """(H, W) from the (H, W, 3) colours. Raises `DataError` naming a segment that is not listed, and its position."""
+    """(H, W) from (H, W, 3) colours. Raises `DataError` naming a segment that is not listed and its position."""
     wide = colors.astype(np.int32)
     ids = wide[..., 0] + 256 * wide[..., 1] + 65536 * wide[..., 2]
-    known = np.array([0, *(number for number, _ in segments)], np.int32)  # in ascending order
+    known = np.array([0, *(number for number, _ in segments)], np.int32)  # ascending
     classes = np.array([IGNORE_INDEX, *(class_id for _, class_id in segments)], np.uint8)
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(ids.ravel())) + 1])  # of runs: far fewer than pixels
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(ids.ravel())) + 1])  # of runs, which are far fewer than pixels
     lengths = np.diff(starts, append=ids.size)
     runs = ids.ravel()[starts]
     at = np.minimum(np.searchsorted(known, runs), len(known) - 1)

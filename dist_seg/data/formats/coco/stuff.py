@@ -1,7 +1,7 @@
-"""COCO-Stuff, and other PNGs of COCO's category ids: one class id a pixel, things and stuff alike.
+"""COCO-Stuff, and other PNGs of COCO's category ids: one class for each pixel, things and stuff alike.
 
-Two ways of numbering are about, and nothing in a file tells them apart. COCO-Stuff's own `stuffthingmaps` hold the
-label less one, and 255 where nobody labelled; others hold the category's id, and 0 where nobody labelled.
+Two numberings exist, and nothing in a file tells them apart. The `stuffthingmaps` of COCO-Stuff hold the label minus
+one, and 255 for unlabelled pixels. Others hold the category id, and 0 for unlabelled pixels.
 """
 
 import json
@@ -25,7 +25,7 @@ Numbering = Literal["stuffthingmaps", "category-ids"]
 
 _MASK_FOLDERS = ("annotations", "stuffthingmaps", "stuffthingmaps_trainval2017", "semantic")
 _MAX_NUMBER = 65535
-# COCO-Stuff's labels from 1 on, and those that have no pixel in any mask.
+# The labels of COCO-Stuff, counted from 1, and those without a pixel in any mask.
 _THINGS = """
 person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, street sign,
 stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, hat, backpack,
@@ -68,19 +68,20 @@ class _CategoryFile:
 
 def open_coco_stuff(
     root: Path,
-    parts: Sequence[tuple[str, Path, Path]] = (),
+    splits: Sequence[tuple[str, Path, Path]] = (),
     *,
     numbering: Numbering,
     categories: Path | None = None,
     reading: RawReading = RawReading(),
 ) -> MaskSource:
-    """The data set below `root`, or the given parts: split, folder of images, folder of masks, each.
+    """The data set below `root`, or the given splits, each with name, folder of images and folder of masks.
 
-    numbering: what the masks' numbers are. categories: a JSON file of COCO's, or lines of `number name`, in whose order
-    of ids the classes come; None takes the 171 labels that COCO-Stuff's masks have. Raises `DataError`.
+    numbering: what the numbers in masks are. categories: a JSON file like COCO's, or a text file with lines `number
+    name`; classes follow the order of the ids. None takes the 171 labels that occur in COCO-Stuff's masks. Raises
+    `DataError`.
     """
-    note = f"classes from {categories}" if categories else "the classes are COCO-Stuff's (--categories gives others)"
-    folders = tuple(PairFolders(images=images, masks=masks, split=split) for split, images, masks in parts)
+    note = f"classes from {categories}" if categories else "classes of COCO-Stuff (--categories gives others)"
+    folders = tuple(PairFolders(images=images, masks=masks, split=split) for split, images, masks in splits)
     names = _read_categories(categories) if categories else COCO_STUFF_LABELS
     return MaskSource(
         folders=folders or _found_folders(root),
@@ -95,7 +96,7 @@ def _table(names: Mapping[int, str], numbering: Numbering, where: str) -> ClassT
     shift, unlabelled = (1, IGNORE_INDEX) if numbering == "stuffthingmaps" else (0, 0)
     if wrong := [number for number in ids if number - shift == unlabelled or not 0 < number <= _MAX_NUMBER]:
         raise DataError(
-            f"{where}: the id {wrong[0]} is not from 1 to {_MAX_NUMBER}, or stands for unlabelled pixels ({numbering})"
+            f"{where}: the id {wrong[0]} is not from 1 to {_MAX_NUMBER}, or means unlabelled pixels ({numbering})"
         )
     return ClassTable(
         names=tuple(names[number] for number in ids),
@@ -106,7 +107,7 @@ def _table(names: Mapping[int, str], numbering: Numbering, where: str) -> ClassT
 
 
 def _read_categories(path: Path) -> Mapping[int, str]:
-    """Names by category id; 0, where a list of labels has it, is no category."""
+    """Names by category id. 0 is no category, even if a list of labels has it."""
     if path.suffix.lower() != ".json":
         table = read_classes(path)
         if not table.numbered:

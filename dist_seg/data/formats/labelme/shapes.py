@@ -1,7 +1,7 @@
-"""LabelMe's files: what one says of its image, and its shapes drawn as class ids.
+"""LabelMe's files: reading one, and drawing its shapes as class ids.
 
-Shapes are drawn as LabelMe's own export draws them, with Pillow: a pixel belongs to a shape if it lies inside or on its
-outline, where whole coordinates are pixels' centres. A rectangle from (2, 3) to (4, 5) so has nine pixels.
+Shapes are drawn with Pillow, like LabelMe's own export: a pixel belongs to a shape if its centre lies inside the
+outline or on it, and whole coordinates are the centres of pixels. So a rectangle from (2, 3) to (4, 5) has nine pixels.
 """
 
 import base64
@@ -23,7 +23,7 @@ from dist_seg.errors import DataError
 from dist_seg.runtime.documents import convert
 
 _TOLERANCE = 1.0
-"""Pixels by which a point may lie outside the image: labelling tools round."""
+"""Pixels by which a point may lie outside the image, because labelling tools round."""
 _FAR = 1e9
 
 Point = tuple[float, float]
@@ -31,27 +31,27 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """Something that was drawn on an image."""
+    """A shape drawn on an image."""
 
     label: str
-    kind: str
-    """`polygon`, `rectangle` or `circle`; or another, which `draw_shapes` refuses."""
+    shape_type: str
+    """`polygon`, `rectangle` or `circle`. `draw_shapes` refuses any other."""
     points: tuple[Point, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelmeFile:
-    """A file's contents."""
+    """The contents of a file."""
 
     height: int
     width: int
-    """Of the upright image; 0 where the file does not say, as those of LabelMe 3."""
+    """Size of the upright image; 0 if the file does not have it, as in LabelMe 3."""
     shapes: tuple[Shape, ...]
-    """Later ones lie on top."""
+    """Later shapes cover earlier ones."""
     image_path: str
     """Relative to the file's folder, with forward slashes."""
     image_data: str | None
-    """The image's own bytes in base64, where the file holds them."""
+    """The bytes of the image in base64; None if it is a file of its own."""
 
 
 _Side = Annotated[int, msgspec.Meta(ge=1)]
@@ -59,7 +59,7 @@ _Side = Annotated[int, msgspec.Meta(ge=1)]
 
 @dataclass(frozen=True, kw_only=True)
 class _Document:
-    """The fields of a file that are read, by LabelMe's names."""
+    """The fields of a file that are read, under LabelMe's names."""
 
     shapes: list[object]
     imagePath: str  # noqa: N815
@@ -76,13 +76,13 @@ class _ShapeEntry:
 
 
 def read_labelme(path: Path) -> LabelmeFile:
-    """Raises `DataError` naming the file, and the shape at fault, if this is no file of LabelMe's."""
+    """Read a file. Raises `DataError` naming the file and the shape at fault if it is not LabelMe's."""
     try:
         document = json.loads(read_file(path).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"not JSON ({error})", where=path) from error
     if not isinstance(document, dict) or not document.keys() >= {"shapes", "imagePath"}:
-        raise DataError("has no list of shapes or no imagePath; is it a file of LabelMe's?", where=path)
+        raise DataError("has no list of shapes or no imagePath; is it a LabelMe file?", where=path)
     contents = convert(document, _Document, str(path))
     return LabelmeFile(
         height=contents.imageHeight or 0,
@@ -94,7 +94,7 @@ def read_labelme(path: Path) -> LabelmeFile:
 
 
 def embedded_image(data: str, where: str) -> bytes:
-    """The image's bytes. Raises `DataError`."""
+    """The bytes of the image. Raises `DataError` if they are not base64."""
     try:
         return base64.b64decode(data, validate=True)
     except binascii.Error as error:
@@ -102,9 +102,9 @@ def embedded_image(data: str, where: str) -> bytes:
 
 
 def draw_shapes(file: LabelmeFile, classes: Mapping[str, int], unlabelled: int, where: str) -> NDArray[np.uint8]:
-    """(H, W) class ids; `unlabelled` where there is no shape. The file must say its size.
+    """(H, W) class ids, `unlabelled` where no shape is. The file must have its size.
 
-    Raises `DataError` naming `where` and the shape, for a label without a class, another kind of shape, and points
+    Raises `DataError` naming `where` and the shape, for a label without a class, an unknown type of shape, and points
     outside the image.
     """
     picture = Image.new("L", (file.width, file.height), unlabelled)
@@ -126,13 +126,13 @@ def _check_corners(shape: Shape, file: LabelmeFile, named: str) -> None:
 
 def _draw(draw: ImageDraw.ImageDraw, shape: Shape, class_id: int, named: str) -> None:
     points = shape.points
-    match shape.kind:
+    match shape.shape_type:
         case "polygon":
             if len(points) < 3:
-                raise DataError(f"{named}: a polygon of {len(points)} corners; it needs three or more")
+                raise DataError(f"{named}: a polygon of {len(points)} corners; it needs at least three")
             draw.polygon(points, fill=class_id, outline=class_id)
         case "rectangle" | "circle" if len(points) != 2:
-            raise DataError(f"{named}: a {shape.kind} of {len(points)} points; it needs two")
+            raise DataError(f"{named}: a {shape.shape_type} of {len(points)} points; it needs two")
         case "rectangle":
             (x, y), (other_x, other_y) = points
             box = (min(x, other_x), min(y, other_y), max(x, other_x), max(y, other_y))
@@ -143,8 +143,8 @@ def _draw(draw: ImageDraw.ImageDraw, shape: Shape, class_id: int, named: str) ->
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=class_id, outline=class_id)
         case _:
             raise DataError(
-                f"{named}: a shape of type {shape.kind!r} has no area, or none that is read here; polygon, rectangle "
-                "and circle are"
+                f"{named}: shapes of type {shape.shape_type!r} have no area or cannot be read; use polygons, "
+                "rectangles or circles"
             )
 
 
@@ -154,4 +154,4 @@ def _shape(entry: object, where: str) -> Shape:
         if not (abs(x) < _FAR and abs(y) < _FAR):  # a NaN is not
             raise DataError(f"its point ({x:g}, {y:g}) must be two finite numbers", where=where)
     # Files of LabelMe's first versions have no type.
-    return Shape(label=shape.label, kind=shape.shape_type or "polygon", points=tuple(shape.points))
+    return Shape(label=shape.label, shape_type=shape.shape_type or "polygon", points=tuple(shape.points))

@@ -1,6 +1,6 @@
-"""LabelMe: a JSON file of polygons, rectangles and circles for every image, in folders and sub-folders.
+"""LabelMe: a JSON file with polygons, rectangles and circles for every image, in a folder and its sub-folders.
 
-The image is in the file (imageData), or lies where its imagePath says, relative to the file.
+The image is embedded in the file (imageData), or is the file at imagePath, relative to the JSON file.
 """
 
 import os
@@ -30,13 +30,13 @@ _BACKGROUND_LABELS = ("_background_", "background")
 
 @dataclass(frozen=True, kw_only=True)
 class LabelmeClasses:
-    """What labels stand for."""
+    """The class of every label."""
 
     names: tuple[str, ...]
     ids: Mapping[str, int]
-    """Class id, or the ignore index, of every label."""
+    """Class id of every label, or the ignore index."""
     unlabelled: int
-    """Of pixels under no shape."""
+    """Class id of pixels under no shape, or the ignore index."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +44,14 @@ class LabelmeSource:
     """Made by `open_labelme`."""
 
     listed: tuple[tuple[str, Pair], ...] = field(repr=False)
-    """The split of every JSON file, which is the mask of a pair; the image is the same file if it is embedded. Not sent
+    """The split and pair of every JSON file, which is the pair's mask, and also its image if that is embedded. Not sent
     to worker processes, which do not need them."""
     classes: LabelmeClasses
     division: Division
     reading: RawReading = RawReading()
-    """Bad are an image without a file, a file without an image, and one that is none of LabelMe's."""
+    """An image without a JSON file, a JSON file without an image, and a file that is not LabelMe's are bad."""
     notes: tuple[str, ...] = ()
-    """What the user should see before packing."""
+    """Messages for the user before packing."""
     ignore_index: int = IGNORE_INDEX
 
     def __getstate__(self) -> dict[str, object]:
@@ -67,7 +67,7 @@ class LabelmeSource:
 
     @property
     def meaning(self) -> Meaning:
-        """For a later run."""
+        """What the labels mean, for the record of packing."""
         return {
             "label": {label: self._name(class_id) for label, class_id in self.classes.ids.items()},
             "pixels": {"under no shape": self._name(self.classes.unlabelled)},
@@ -105,19 +105,20 @@ def open_labelme(
     apart_from: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LabelmeSource:
-    """The files below `root`, each of which is read once here.
+    """The files below `root`. Each is read once.
 
-    classes: a text file with a label a line, in the order of the ids; None takes `labels.txt` or `classes.txt` from
-    `root` or beside it, else the labels found, sorted. unlabelled: whether pixels under no shape are a class of their
-    own (`_background_`, the first unless the file has it elsewhere) or ignored. apart_from: a folder below
-    `root` that is not entered. `progress` is told files read and in all. Raises `DataError` for a folder without files.
+    classes: a text file with one label in each line, in the order of the class ids; None takes `labels.txt` or
+    `classes.txt` from `root` or the folder above it, or else the labels found, sorted. unlabelled: whether pixels under
+    no shape are a class (`_background_`, the first unless the file lists it elsewhere) or ignored. apart_from: a folder
+    below `root` that is not entered. progress: called with the number of files read and of all files. Raises
+    `DataError` for a folder without files.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
     paths = list(files_below(root, apart_from))
     files = [path for path in paths if path.suffix.lower() == ".json"]
     if not files:
-        raise DataError(f"{root}: holds no JSON files; is this a folder of LabelMe's?")
+        raise DataError(f"{root}: holds no JSON files; is this a folder of LabelMe files?")
     found = _read_all(root, files, progress)
     pairs, labels = [*found.pairs, *_lone_images(root, paths, found.images)], found.labels
     stems = [pair.stem for pair in pairs]
@@ -125,11 +126,11 @@ def open_labelme(
     classes = classes or _labels_file(root)
     if not (classes or labels):
         refuse_faults([pair.fault for pair in pairs if pair.fault], "the files")
-        raise DataError(f"{root}: no file has a shape, so that there are no classes")
+        raise DataError(f"{root}: no file has a shape, so there are no classes")
     first, others = (sorted(part) for part in (labels & {*_BACKGROUND_LABELS}, labels - {*_BACKGROUND_LABELS}))
     listed_labels = _read_labels(classes) if classes else [*first, *others]
     table = _class_table(listed_labels, labels, unlabelled, str(classes or root))
-    note = f"no {_LABELS_NAMES[0]}: classes found in the shapes: {', '.join(table.names)}"
+    note = f"no {_LABELS_NAMES[0]}: classes by the labels found in shapes: {', '.join(table.names)}"
     return LabelmeSource(
         listed=tuple(zip(division.splits(stems), pairs, strict=True)),
         division=division,
@@ -141,11 +142,11 @@ def open_labelme(
 
 @dataclass(frozen=True, kw_only=True)
 class _Found:
-    """What the files list."""
+    """What all files list together."""
 
     pairs: Sequence[Pair]
     images: Set[Path]
-    """The paths that they name, also in files that embed their image."""
+    """The image paths in the files, also of embedded images."""
     labels: Set[str]
 
 
@@ -160,7 +161,7 @@ def _read_all(root: Path, files: Sequence[Path], progress: Callable[[int, int], 
             contents = read_labelme(file)
             image = _image_path(root, file, contents)
             if not contents.image_data and (other := file_of.setdefault(os.path.abspath(image), file)) != file:
-                raise DataError(f"is of {image}, as is {other}; an image must have one file", where=file)
+                raise DataError(f"annotates {image}, as does {other}; an image can have only one JSON file", where=file)
         except (DataError, StorageError) as error:
             pairs.append(Pair(stem=stem, image=None, mask=file, fault=str(error)))
         else:
@@ -173,27 +174,27 @@ def _read_all(root: Path, files: Sequence[Path], progress: Callable[[int, int], 
 
 
 def _image_path(root: Path, file: Path, contents: LabelmeFile) -> Path:
-    """Where the image lies. Raises `DataError` unless it is there, below `root`, or in the file itself."""
+    """The path of the image. Raises `DataError` unless it is a file below `root`, or embedded."""
     path = Path(os.path.normpath(file.parent / contents.image_path))
     if contents.image_data is not None:
         return path
-    is_below = Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root))  # of `.` every relative path would be
+    is_below = Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root))  # every relative path is below `.`
     if "\0" in contents.image_path or not is_below:
-        raise DataError(f"{file}: its imagePath {contents.image_path!r} leads out of {root}; pack the folder of both")
+        raise DataError(f"{file}: its imagePath {contents.image_path!r} leads out of {root}; pack a folder with both")
     if not path.is_file():
-        raise DataError(f"{file}: there is no file {path}, which is its imagePath")
+        raise DataError(f"{file}: its imagePath {path} does not exist")
     return path
 
 
 def _lone_images(root: Path, paths: Iterable[Path], images: Set[Path]) -> list[Pair]:
-    """The images that no file names."""
+    """The images without a JSON file."""
     known = {unicodedata.normalize("NFC", os.path.abspath(image)) for image in images}
     return [
         Pair(
             stem=path.relative_to(root).as_posix(),
             image=path,
             mask=None,
-            fault=f"{path}: no JSON file is of this image",
+            fault=f"{path}: no JSON file annotates this image",
         )
         for path in paths
         if path.suffix.lower() in IMAGE_SUFFIXES and unicodedata.normalize("NFC", os.path.abspath(path)) not in known
@@ -206,16 +207,16 @@ def _labels_file(root: Path) -> Path | None:
 
 
 def _read_labels(path: Path) -> list[str]:
-    """One a line, in the order of the ids. Raises `DataError` for a label that comes twice."""
+    """The labels in a text file, one in each line. Raises `DataError` for a repeated label."""
     labels = [text for _, text in text_lines(path)]
     check_classes(labels, str(path))
     return labels
 
 
 def _class_table(labels: Sequence[str], found: Set[str], unlabelled: Unlabelled, where: str) -> LabelmeClasses:
-    """The classes, with the background where `unlabelled` asks for it, and without what is to be ignored.
+    """The classes of these labels: without ignored ones, and with the background if `unlabelled` asks for it.
 
-    found: in the shapes; those that are ignored by their names need not be among the labels.
+    found: the labels in shapes. If such a label is ignored by its name, `labels` need not have it.
     """
     ignored = sorted(label for label in {*labels, *found} if label.lower() in _IGNORED_LABELS)
     names = [label for label in labels if label not in ignored]
@@ -227,5 +228,5 @@ def _class_table(labels: Sequence[str], found: Set[str], unlabelled: Unlabelled,
     ids = {**dict.fromkeys([*ignored, "__ignore__"], IGNORE_INDEX), **{name: i for i, name in enumerate(names)}}
     if background is not None:
         ids = {**dict.fromkeys(_BACKGROUND_LABELS, ids[background]), **ids}
-    of_rest = IGNORE_INDEX if background is None or unlabelled == "ignore" else ids[background]
-    return LabelmeClasses(names=tuple(names), ids=ids, unlabelled=of_rest)
+    unlabelled_id = IGNORE_INDEX if background is None or unlabelled == "ignore" else ids[background]
+    return LabelmeClasses(names=tuple(names), ids=ids, unlabelled=unlabelled_id)

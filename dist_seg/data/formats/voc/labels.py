@@ -1,4 +1,4 @@
-"""The classes of masks in Pascal VOC's layout: VOC's own, a tool's `labelmap.txt`, or a list of names."""
+"""The classes of masks in Pascal VOC's layout: those of VOC, of a tool's `labelmap.txt`, or of a list of names."""
 
 import re
 from collections.abc import Sequence
@@ -20,36 +20,36 @@ VOC_NAMES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
-_IGNORED_NAMES = IGNORED_NAMES | {"ignored"}  # as Datumaro calls VOC's void
+_IGNORED_NAMES = IGNORED_NAMES | {"ignored"}  # Datumaro's name for VOC's void
 _LABEL = re.compile(r"(?P<name>[^:]+):\s*(?P<color>\d+\s*,\s*\d+\s*,\s*\d+|)\s*(:[^:]*){0,2}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class VocClasses:
-    """How the masks' numbers and colours are read."""
+    """How numbers and colours in masks become class ids."""
 
     numbers: ClassTable
     colors: ClassTable | None
-    """Of masks in colours. None: these are refused."""
+    """For masks in colours. None refuses such masks."""
     palette_by_colors: bool
-    """Masks with a palette are read by its colours, not by their indices."""
+    """Masks with a palette are read by its colours instead of their indices."""
     index_colors: IndexColors = field(default_factory=IndexColors)
-    """Of masks that are read by the indices of their palettes."""
+    """For masks that are read by their palette indices."""
 
     @property
     def version(self) -> str:
-        """Changes when a mask's class ids may."""
+        """Changes when the class ids of a mask may change."""
         colors = self.colors.version if self.colors else ""
         return f"{self.numbers.version} {colors} {self.palette_by_colors} {self.index_colors.version}".rstrip()
 
     def class_ids(self, mask_file: bytes, where: str, max_pixels: int) -> NDArray[np.uint8]:
-        """(H, W). Raises `DataError` naming `where`, the number or colour without a class, and its position."""
+        """(H, W). Raises `DataError` naming `where`, a number or colour without a class, and its position."""
         mask = read_mask(mask_file, where, max_pixels)
         if mask.is_color and self.colors is None:
             red, green, blue = (int(part) for part in mask.values[0, 0])
             raise DataError(
-                f"{where}: a mask in colours, ({red}, {green}, {blue}) at (x=0, y=0), and the classes have none; give "
-                "a labelmap.txt with lines 'name:R,G,B::' (--classes)"
+                f"{where}: a mask in colours, ({red}, {green}, {blue}) at (x=0, y=0), but the classes have no colours; "
+                "give a labelmap.txt with lines 'name:R,G,B::' (--classes)"
             )
         by_colors = mask.is_color or (mask.palette is not None and self.palette_by_colors)
         table = self.colors if by_colors and self.colors else self.numbers
@@ -59,18 +59,20 @@ class VocClasses:
 
 
 def voc_colors(count: int) -> tuple[Rgb, ...]:
-    """The colours of the first numbers: their bits, three at a time, from a colour's highest bit downwards (VOC's
-    development kit)."""
+    """The colours of the numbers below `count`, as in VOC's development kit.
+
+    Every three bits of a number, from the lowest up, are one bit of red, green and blue, from the highest down.
+    """
     colors = np.zeros((count, 3), np.int64)
     numbers = np.arange(count)
-    for place in range(8):
+    for bit in range(8):
         for channel in range(3):
-            colors[:, channel] |= (numbers >> (3 * place + channel) & 1) << (7 - place)
+            colors[:, channel] |= (numbers >> (3 * bit + channel) & 1) << (7 - bit)
     return tuple((red, green, blue) for red, green, blue in colors.tolist())
 
 
 def voc_classes() -> VocClasses:
-    """The 21 of Pascal VOC; 255, the outlines of objects, is ignored."""
+    """The 21 classes of Pascal VOC. 255, which outlines objects, is ignored."""
     colors = voc_colors(256)
     numbers = ClassTable(
         names=VOC_NAMES,
@@ -84,18 +86,19 @@ def voc_classes() -> VocClasses:
         index_colors=IndexColors(
             colors={number: colors[number] for number in numbers.values},
             sources=dict.fromkeys(numbers.values, "Pascal VOC's"),
-            advice="if these are not VOC's classes, give theirs (--classes): a label map with lines 'name:R,G,B::' for "
-            "masks whose palettes differ, or names alone where all have one palette",
+            advice="if these are not VOC's classes, give yours (--classes): a label map with lines 'name:R,G,B::' if "
+            "palettes differ, or names alone if all masks have the same palette",
         ),
     )
 
 
 def read_voc_classes(path: Path) -> VocClasses:
-    """From lines `name:R,G,B:parts:actions`, as labelling tools write them, or as `read_classes` takes them.
+    """The classes in a label map or a list of names.
 
-    Of a label map masks are read by their colours, grey ones by the numbers of its lines. A class called `ignore`,
-    `ignored` or `void` is none: its pixels are ignored. Where no line has a colour, they are VOC's. Raises `DataError`
-    naming file and line.
+    Lines of a label map are `name:R,G,B:parts:actions`, as labelling tools write them. Masks are then read
+    by their colours, and grey masks by the numbers of the lines. If no line has a colour, the colours are VOC's. Pixels
+    of a class called `ignore`, `ignored` or `void` are ignored. For a list of names see `read_classes`. Raises
+    `DataError` naming file and line.
     """
     lines = text_lines(path)
     matches = [_LABEL.fullmatch(text) for _, text in lines]
@@ -145,6 +148,6 @@ def _read_colors(path: Path, lines: Sequence[tuple[int, str]], written: Sequence
             raise DataError(f"{path}:{line}: {text!r}; write 'name:R,G,B::' with numbers from 0 to 255")
         red, green, blue = parts
         if (red, green, blue) in colors:
-            raise DataError(f"{path}:{line}: colour {red},{green},{blue} stands there twice")
+            raise DataError(f"{path}:{line}: colour {red},{green},{blue} is listed twice")
         colors.append((red, green, blue))
     return tuple(colors)

@@ -1,7 +1,7 @@
-"""The lists of Pascal VOC's layout: which images belong to a split, and which masks to them.
+"""The lists of Pascal VOC's layout: the images of a split, and their masks.
 
-A line is an image's name without suffix, in quotes where it has blanks, or the paths of image and mask as lists of the
-augmented data set (SBD) have them: `/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png`.
+A line is the name of an image without suffix, in quotes if it has blanks. Or it has the paths of image and mask, as in
+the augmented data set (SBD): `/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png`.
 """
 
 import unicodedata
@@ -20,7 +20,7 @@ LISTS_NAME = "ImageSets/Segmentation"
 
 @dataclass(frozen=True, kw_only=True)
 class VocFiles:
-    """The files of a data set, by their paths below their folders without suffix."""
+    """The files of a data set, by their paths below `JPEGImages` or the folder of masks, without suffix."""
 
     root: Path
     masks_name: str
@@ -35,11 +35,11 @@ def voc_files(root: Path, masks_name: str) -> VocFiles:
         raise DataError(f"{root}: no such folder")
     if missing := [folder for folder in (images, masks, root / LISTS_NAME) if not folder.is_dir()]:
         below = sorted(path.parent for pattern in ("*", "*/*") for path in root.glob(f"{pattern}/{IMAGES_NAME}"))
-        hint = "; is this VOC's layout? images and masks without lists are packed by `dist-seg pack folder`"
+        hint = "; is this VOC's layout? `dist-seg pack folder` packs images and masks without lists"
         if below and images in missing:
-            hint = f"; is {below[0]} meant?"
+            hint = f"; did you mean {below[0]}?"
         elif images.is_dir() and masks in missing:
-            hint = "; --masks says where they lie"
+            hint = "; give their folder with --masks"
         raise DataError(f"{root}: has no folder {missing[0].relative_to(root)}{hint}")
     return VocFiles(
         root=root,
@@ -50,14 +50,14 @@ def voc_files(root: Path, masks_name: str) -> VocFiles:
 
 
 def read_list(file: Path, files: VocFiles) -> list[Pair]:
-    """The pair of each line, with its fault. Raises `DataError` for a list that cannot be read."""
+    """The pair of each line, or its fault. Raises `DataError` for a list that cannot be read."""
     found: list[Pair] = []
     lines: dict[str, int] = {}
     for line, text in text_lines(file, "image"):
         pair = _pair(text, files)
         fault = pair.fault
         if not fault and pair.stem in lines:
-            fault = f"{pair.stem!r} stands in line {lines[pair.stem]} already"
+            fault = f"{pair.stem!r} is already in line {lines[pair.stem]}"
         lines.setdefault(pair.stem, line)
         found.append(replace(pair, fault=f"{file}:{line}: {fault}" if fault else ""))
     return found

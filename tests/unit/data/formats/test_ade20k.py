@@ -63,7 +63,7 @@ def test_the_table_with_a_further_column_is_read_as_well(tmp_path: Path) -> None
     [
         (["a"] * 150, "Idx\tName", r"objectInfo150\.txt: class '0.1' is listed twice"),
         ([f"a{i}" for i in range(149)], "Idx\tRatio\tTrain\tVal\tName", r"must have the lines 1 to 150.*has 149"),
-        (["a"], "Idx;Name", r"objectInfo150\.txt: not a table of the columns"),
+        (["a"], "Idx;Name", r"objectInfo150\.txt: not a table with tabs between the columns"),
     ],
 )
 def test_another_table_is_refused(tmp_path: Path, names: list[str], header: str, message: str) -> None:

@@ -47,7 +47,7 @@ def test_system_files_are_passed_over_and_others_counted(tmp_path: Path) -> None
         (tmp_path / "images" / name).write_text("")
     assert [ref.key for ref in _open(tmp_path).samples()] == ["a"]
     assert [note for note in _open(tmp_path).notes if "readme.md" in note] == [
-        f"1 files are no images and passed over, {tmp_path / 'images' / 'readme.md'} the first"
+        f"ignored 1 file of other types, for example {tmp_path / 'images' / 'readme.md'}"
     ]
 
 
@@ -315,7 +315,7 @@ class TestWhat255Is:
     def test_void_stays_void_in_what_is_appended(self, tmp_path: Path) -> None:
         out = self._packed(tmp_path, 0, 1, 255)
         source = self._more(tmp_path, out, 0, 0, 255)
-        assert source.notes[0] == "255 is ignored, as in the data set that is added to"
+        assert source.notes[0] == "255 is ignored, as in the data set you append to"
         split = append(source, open_for_append(out)).manifest.splits["train"]
         assert (split.class_pixels, split.ignored_pixels) == ((3, 1), 2)
 
@@ -336,7 +336,7 @@ class TestWhat255Is:
 
     def test_where_nobody_knows_it_has_to_be_said(self, tmp_path: Path) -> None:
         with pytest.raises(
-            DataError, match=r"masks/b\.png: holds 255, and .* not known whether that is thing or ignored"
+            DataError, match=r"masks/b\.png: holds 255, and .* does not record whether that is thing or ignored"
         ):
             self._more(tmp_path, tmp_path / "none", 0, 255)
         assert self._more(tmp_path, tmp_path / "none", 0, 1).classes.values == {0: 0, 1: 1, 255: 255}
@@ -346,7 +346,7 @@ class TestWhat255Is:
         write_pair(tmp_path / "first", "a", _row(0, 255))
         pack(_open(tmp_path / "first", colors=tmp_path / "colors.txt"), tmp_path / "out")
         (tmp_path / "colors.txt").unlink()
-        with pytest.raises(DataError, match="not known whether that is thing or ignored"):
+        with pytest.raises(DataError, match="does not record whether that is thing or ignored"):
             self._more(tmp_path, tmp_path / "out", 0, 255)
 
 

@@ -123,12 +123,12 @@ def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("classes", "divisor", "message"),
     [
-        ("a\nb\n", None, r"classes\.txt: names 2 classes, and without a divisor"),
+        ("a\nb\n", None, r"classes\.txt: names 2 classes, but without --divisor"),
         (None, 1000, r"masks: with --divisor 1000 values hold classes, which need names"),
         ("24 person\n", 1, r"--divisor is 1; give"),
         ("person\ncar\n", 1000, r"classes\.txt: with --divisor every line must be `number name`"),
         ("24 person\n1024 car\n", 1000, r"classes\.txt: class number 1024 is not below the divisor 1000"),
-        ("0 floor\n24 person\n", 1000, r"classes\.txt: class number 0 is 'floor'; 0 is the background"),
+        ("0 floor\n24 person\n", 1000, r"classes\.txt: class number 0 is 'floor', but 0 is the background"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(

@@ -93,13 +93,13 @@ def test_a_missing_mask_is_an_error_unless_it_means_absence(tmp_path: Path) -> N
     with pytest.raises(DataError, match=r"no mask in .*road for .*b\.png.*--missing-is-absent"):
         opened(tmp_path)
     source = opened(tmp_path, missing_is_absent=True)
-    assert any("1 masks are missing" in note for note in source.notes)
+    assert any("1 mask missing" in note for note in source.notes)
     pack(source, tmp_path / "out")
     assert not packed(tmp_path / "out")["b"][0].any()
     skipped = pack(
         opened(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "skipped", PackOptions(skip_bad=True)
     )
-    assert [str(refusal) for refusal in skipped.skipped] == [f"{tmp_path / 'images' / 'b.png'}: has no mask of road"]
+    assert [str(refusal) for refusal in skipped.skipped] == [f"{tmp_path / 'images' / 'b.png'}: has no mask for road"]
 
 
 def test_classes_keep_the_order_of_their_file(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_classes_keep_the_order_of_their_file(tmp_path: Path) -> None:
     (tmp_path / "masks" / "classes.txt").write_text("wet\nroad\n")
     source = opened(tmp_path)
     assert source.class_names == ("wet", "road")
-    assert any("passed over: draft" in note for note in source.notes)
+    assert any("no class is named after: draft" in note for note in source.notes)
     (tmp_path / "masks" / "classes.txt").write_text("wet\nroof\n")
     with pytest.raises(DataError, match=r"no folder for the class 'roof'.*draft, road, wet"):
         opened(tmp_path)
@@ -117,7 +117,7 @@ def test_classes_keep_the_order_of_their_file(tmp_path: Path) -> None:
     ("masks", "message"),
     [
         ({"wet": box(0, 0, 4, 4, 3)}, r"wet.a\.png: 3 at \(x=0, y=0\)"),
-        ({"wet": box(0, 0, 4, 4), "road": np.zeros((HEIGHT, WIDTH + 1))}, "they must have one size"),
+        ({"wet": box(0, 0, 4, 4), "road": np.zeros((HEIGHT, WIDTH + 1))}, "they must have the same size"),
         ({"wet": np.zeros((HEIGHT, WIDTH + 1))}, "the mask is 31x20.*its image .* 30x20"),
         ({"wet": np.dstack([box(0, 0, 4, 4, 9), box(0, 0, 4, 4), box(0, 0, 4, 4)])}, "a mask in colours"),
     ],
@@ -152,7 +152,9 @@ def test_a_class_without_any_mask_is_absent_everywhere_where_missing_means_that(
     with pytest.raises(DataError, match="road: holds no images"):
         opened(tmp_path)
     source = opened(tmp_path, missing_is_absent=True)
-    assert source.notes[1:] == (f"{tmp_path / 'masks' / 'road'} holds no masks: no image is taken to show the class",)
+    assert source.notes[1:] == (
+        f"{tmp_path / 'masks' / 'road'} holds no masks, so the class is taken to be in no image",
+    )
     pack(source, tmp_path / "out")
     assert np.array_equal(packed(tmp_path / "out")["a"], np.stack([box(0, 0, 0, 0), box(0, 0, 4, 4)]))
 

@@ -80,7 +80,7 @@ class TestMasks:
 
     def test_without_things_there_is_nothing_to_merge(self, tmp_path: Path) -> None:
         _write(tmp_path, categories=[{**entry, "isthing": 0} for entry in _CATEGORIES])
-        with pytest.raises(UserError, match=r"panoptic_train2017\.json: calls no category a thing \(isthing\)"):
+        with pytest.raises(UserError, match=r"panoptic_train2017\.json: marks no category as a thing \(isthing\)"):
             open_coco_panoptic(tmp_path, merge_things=True)
 
     def test_a_segment_without_pixels_is_no_fault(self, tmp_path: Path) -> None:
@@ -114,8 +114,8 @@ class TestDataSet:
     @pytest.mark.parametrize(
         ("annotations", "message"),
         [
-            ([], r"image 1 \(1\.jpg\): has no annotation; there must be one"),
-            ([_annotation(), _annotation()], r"image 1 \(1\.jpg\): has 2 annotations; there must be one"),
+            ([], r"image 1 \(1\.jpg\): has no annotation; it must have one"),
+            ([_annotation(), _annotation()], r"image 1 \(1\.jpg\): has 2 annotations; it must have one"),
             ([_annotation(), _annotation(9)], r"annotation 0 is of image 9, which is not among the images"),
             ([_annotation(segments=[(5, 8)])], r"segment 5 is of category 8, which is not among the categories"),
             ([_annotation(segments=[(5, 7), (5, 3)])], r"image 1 .*: segment 5 is listed twice"),
@@ -158,7 +158,7 @@ class TestDataSet:
     def test_parts_may_be_given(self, tmp_path: Path) -> None:
         file = _write(tmp_path)
         pngs = file.with_suffix("").rename(tmp_path / "pngs")
-        with pytest.raises(DataError, match=r"panoptic_train2017: no such folder; the PNGs of the segments"):
+        with pytest.raises(DataError, match=r"panoptic_train2017: no such folder; the PNGs of segments"):
             open_coco_panoptic(tmp_path)
         source = open_coco_panoptic(tmp_path, [("dev", tmp_path / "train2017", file, pngs)])
         assert [sample.split for sample in source.samples()] == ["dev"]

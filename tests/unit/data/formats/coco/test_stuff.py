@@ -93,7 +93,7 @@ class TestCategories:
             (
                 "c.json",
                 '{"categories": [{"id": 256, "name": "a"}]}',
-                r"the id 256 is not from 1 to 65535, or stands for unlabelled pixels",
+                r"the id 256 is not from 1 to 65535, or means unlabelled pixels",
             ),
             ("c.json", '{"categories": [{"id": 65536, "name": "a"}]}', r"the id 65536 is not from 1 to 65535"),
             ("c.json", '{"categories": [{"id": -1, "name": "a"}]}', r"the id -1 is not from 1 to 65535"),

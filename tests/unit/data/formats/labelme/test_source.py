@@ -125,7 +125,7 @@ class TestShapes:
             alone = Image.new("1", (WIDTH, HEIGHT))
             ImageDraw.Draw(alone).polygon(points, outline=1, fill=1)
             expected[np.asarray(alone)] = int(label)
-        shapes = [Shape(label=label, kind="polygon", points=tuple(points)) for label, points in polygons]
+        shapes = [Shape(label=label, shape_type="polygon", points=tuple(points)) for label, points in polygons]
         assert np.array_equal(_drawn(*shapes), expected)
 
     @settings(max_examples=60, deadline=None)
@@ -136,7 +136,7 @@ class TestShapes:
         centre = np.mean(corners, axis=0)
         angles = np.arctan2(*(np.array(corners) - centre).T[::-1])
         ring = np.array(corners, float)[np.argsort(angles, kind="stable")]  # around its centre
-        mask = _drawn(Shape(label="1", kind="polygon", points=tuple((x, y) for x, y in ring.tolist())))
+        mask = _drawn(Shape(label="1", shape_type="polygon", points=tuple((x, y) for x, y in ring.tolist())))
         y, x = np.mgrid[:HEIGHT, :WIDTH].astype(float)
         inside, nearest = np.zeros((HEIGHT, WIDTH), bool), np.full((HEIGHT, WIDTH), np.inf)
         for (x0, y0), (x1, y1) in zip(ring, np.roll(ring, -1, axis=0), strict=True):
@@ -152,10 +152,10 @@ class TestShapes:
     @pytest.mark.parametrize(
         ("shape", "message"),
         [
-            (_shape(kind="point", points=[[1, 1]]), r"shape 1 \('cat'\): a shape of type 'point' has no area"),
-            (_shape(kind="linestrip"), r"a shape of type 'linestrip'"),
-            (_shape(kind="mask", points=[[1, 1], [2, 2]]), r"a shape of type 'mask'"),
-            (_shape(points=[[1, 1], [2, 2]]), r"a polygon of 2 corners; it needs three or more"),
+            (_shape(kind="point", points=[[1, 1]]), r"shape 1 \('cat'\): shapes of type 'point' have no area"),
+            (_shape(kind="linestrip"), r"shapes of type 'linestrip'"),
+            (_shape(kind="mask", points=[[1, 1], [2, 2]]), r"shapes of type 'mask'"),
+            (_shape(points=[[1, 1], [2, 2]]), r"a polygon of 2 corners; it needs at least three"),
             (_shape(kind="rectangle"), r"a rectangle of 4 points; it needs two"),
             (_shape(kind="circle", points=[[1, 1]]), r"a circle of 1 points; it needs two"),
             (_shape(points=[[1, 1], [2, 2], [31.5, 4]]), r"its point \(31\.5, 4\) lies outside the image of 30x20"),
@@ -184,7 +184,7 @@ class TestClasses:
         _write(tmp_path, "b", _shape("cat"))
         source = _open(tmp_path)
         assert source.class_names == ("_background_", "ant", "cat", "dog")
-        assert source.notes == ("no labels.txt: classes found in the shapes: _background_, ant, cat, dog",)
+        assert source.notes == ("no labels.txt: classes by the labels found in shapes: _background_, ant, cat, dog",)
 
     @pytest.mark.parametrize("label", ["_background_", "background"])
     def test_a_shape_of_the_background_is_background(self, tmp_path: Path, label: str) -> None:
@@ -253,7 +253,7 @@ class TestClasses:
 
     def test_no_shape_anywhere_is_refused(self, tmp_path: Path) -> None:
         _write(tmp_path, "a")
-        with pytest.raises(DataError, match=r"no file has a shape, so that there are no classes"):
+        with pytest.raises(DataError, match=r"no file has a shape, so there are no classes"):
             _open(tmp_path)
 
     def test_an_image_without_shapes_is_all_background(self, tmp_path: Path) -> None:
@@ -352,14 +352,14 @@ class TestDataSet:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"imagePath": "x.png"}, r"a\.json: there is no file .*x\.png, which is its imagePath"),
+            ({"imagePath": "x.png"}, r"a\.json: its imagePath .*x\.png does not exist"),
             (
                 {"imagePath": "../x.png"},
-                r"a\.json: its imagePath '\.\./x\.png' leads out of .*; pack the folder",
+                r"a\.json: its imagePath '\.\./x\.png' leads out of .*; pack a folder",
             ),
-            ({"imagePath": "C:\\data\\x.png"}, r"a\.json: there is no file .*x\.png"),
+            ({"imagePath": "C:\\data\\x.png"}, r"a\.json: its imagePath .*x\.png does not exist"),
             ({"imagePath": "/etc/x.png"}, r"a\.json: its imagePath '/etc/x\.png' leads out of"),
-            ({"imagePath": "b.png"}, r"b\.json: is of .*b\.png, as is .*a\.json; an image must have one file"),
+            ({"imagePath": "b.png"}, r"b\.json: annotates .*b\.png, as does .*a\.json; an image can have only one"),
             ({"imagePath": None}, r"a\.json: imagePath is None: expected str"),
             ({"shapes": {}}, r"a\.json: shapes is \{\}: expected array"),
             ({"shapes": [{"label": 3, "points": []}]}, r"a\.json: shape 1: label is 3: expected str"),
@@ -434,14 +434,14 @@ class TestDataSet:
     def test_an_image_without_a_file_is_named_or_left_out(self, tmp_path: Path) -> None:
         _write(tmp_path, "a", _shape())
         write_image(tmp_path / "lone.jpg", picture())
-        with pytest.raises(DataError, match=r"lone\.jpg: no JSON file is of this image(?s:.*)\(--skip-bad\)"):
+        with pytest.raises(DataError, match=r"lone\.jpg: no JSON file annotates this image(?s:.*)\(--skip-bad\)"):
             _open(tmp_path).samples()
         result = pack(_open(tmp_path, reading=RawReading(skip_bad=True)), tmp_path / "out", PackOptions(skip_bad=True))
         (refusal,) = result.skipped
-        assert str(refusal) == f"{tmp_path / 'lone.jpg'}: no JSON file is of this image"
+        assert str(refusal) == f"{tmp_path / 'lone.jpg'}: no JSON file annotates this image"
 
     def test_a_folder_without_files_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="holds no JSON files; is this a folder of LabelMe's"):
+        with pytest.raises(DataError, match="holds no JSON files; is this a folder of LabelMe files"):
             _open(tmp_path)
         with pytest.raises(DataError, match="no such folder"):
             _open(tmp_path / "x")

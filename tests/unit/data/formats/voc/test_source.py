@@ -114,7 +114,7 @@ class TestLists:
         _lists(tmp_path, train=["a"], val=["b"], trainval=["a", "b"], test=["c"])
         source = open_voc(tmp_path, [("train", "trainval"), ("val", "val.txt"), ("dev", "test")])
         assert _splits(source) == {"train": ["a", "b"], "val": ["b"], "dev": ["c"]}
-        assert "1 images are in train and in val" in source.notes
+        assert "1 image in both train and val" in source.notes
 
     def test_a_list_of_the_augmented_data_set_names_paths(self, tmp_path: Path) -> None:
         _write(tmp_path, "a", _ids(1))
@@ -158,7 +158,7 @@ class TestLists:
         [
             (["a", "x"], r"train\.txt:2: there is no image JPEGImages/x of any kind \(\.bmp"),
             (["a", "no_mask"], r"train\.txt:2: there is no mask SegmentationClass/no_mask of any kind"),
-            (["a", "", "a"], r"train\.txt:3: 'a' stands in line 1 already"),
+            (["a", "", "a"], r"train\.txt:3: 'a' is already in line 1"),
             (["a", "JPEGImages/a.jpg Masks/a.png"], r"train\.txt:2: there is no file .*Masks/a\.png"),
             (["a", "/JPEGImages/a.jpg ../a.png"], r"train\.txt:2: '\.\./a\.png' leads out of"),
         ],
@@ -180,7 +180,7 @@ class TestLists:
         ("parts", "message"),
         [
             ([("train", "trainaug")], r"ImageSets/Segmentation/trainaug\.txt: there is no such list; there are: a, b"),
-            ([], r"has no list train\.txt or val\.txt \(there are: a, b\); choose by --list"),
+            ([], r"has no list train\.txt or val\.txt \(there are: a, b\); choose lists with --list"),
         ],
     )
     def test_a_missing_list_is_named_with_those_that_there_are(
@@ -200,7 +200,7 @@ class TestLists:
     def test_the_folder_above_is_told_which_is_meant(self, tmp_path: Path) -> None:
         _write(tmp_path / "VOCdevkit" / "VOC2012", "a")
         _lists(tmp_path / "VOCdevkit" / "VOC2012", train=["a"])
-        with pytest.raises(DataError, match=r"has no folder JPEGImages; is .*VOCdevkit/VOC2012 meant\?"):
+        with pytest.raises(DataError, match=r"has no folder JPEGImages; did you mean .*VOCdevkit/VOC2012\?"):
             open_voc(tmp_path)
 
     @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ class TestLists:
             ("JPEGImages", "has no folder JPEGImages; is this VOC's layout"),
             (
                 "SegmentationClass",
-                "has no folder SegmentationClass; --masks says where they lie",
+                "has no folder SegmentationClass; give their folder with --masks",
             ),
             ("ImageSets", "has no folder ImageSets/Segmentation; is this VOC's layout"),
         ],
@@ -270,7 +270,7 @@ class TestLabelMaps:
             ("a:0,0,0::\nb:0,0,300::\n", r"labelmap\.txt:2: 'b:0,0,300::'; write .* numbers from 0 to 255"),
             ("a:0,0,0::\nb:::\n", r"labelmap\.txt:2: 'b:::'; write"),
             ("a:0,0,0::\nb\n", r"labelmap\.txt:2: 'b'; write 'name:R,G,B::'"),
-            ("a:0,0,0::\nb:0,0,0::\n", r"labelmap\.txt:2: colour 0,0,0 stands there twice"),
+            ("a:0,0,0::\nb:0,0,0::\n", r"labelmap\.txt:2: colour 0,0,0 is listed twice"),
             ("a:0,0,0::\na:1,0,0::\n", r"labelmap\.txt: class 'a' is listed twice"),
         ],
     )
