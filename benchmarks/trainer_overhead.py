@@ -29,13 +29,15 @@ from dist_seg.data.plan.plan import TrainPlan
 from dist_seg.distributed.world import World
 from dist_seg.engine.bad_data import BadDataRecord
 from dist_seg.engine.batch_norm_statistics import RunningStatistics
+from dist_seg.engine.build import Trainee
 from dist_seg.engine.ema import ExponentialMovingAverage
 from dist_seg.engine.optim import build_optimizer
+from dist_seg.engine.run_progress import Progress
 from dist_seg.engine.saver import Saver
-from dist_seg.engine.state import Progress
+from dist_seg.engine.scorer import Scorer
 from dist_seg.engine.stop import StopSignal
 from dist_seg.engine.strategies.ddp import DdpStrategy
-from dist_seg.engine.trainer import Trainer
+from dist_seg.engine.trainer import Feed, Trainer
 from dist_seg.runtime.memory import keep_freed_memory
 from dist_seg.runtime.precision import make_deterministic
 from dist_seg.tasks.build import build_task
@@ -145,31 +147,34 @@ def _trainer_block(config: Config, folder: Path, block: int) -> Callable[[], flo
 
     resumed: dict[int, bool] = {}
     ema = ExponentialMovingAverage(strategy.held(), config.train.ema_decay)
-    trainer = Trainer(
-        config=config,
-        world=world,
+    trainee = Trainee(
         task=task,
         strategy=strategy,
         statistics=RunningStatistics(model, config.model.norm_momentum),
         ema=ema,
-        plan=TrainPlan([4 * block], seed=0, global_batch=4, micro_batch=4, shuffle_window=64),
-        batches_of=batches_of,
-        evaluate=lambda model: EvalResult(headline={"miou": 0.0}, score_name="miou", document={}, images=0),
-        scored_steps=(),
-        saver=Saver(
+        progress=progress,
+    )
+    saver = Saver(config=config, world=world, trainee=trainee, writer=None, manifest_meta={}, emit=emit)
+    trainer = Trainer(
+        config=config,
+        world=world,
+        trainee=trainee,
+        feed=Feed(
+            plan=TrainPlan([4 * block], seed=0, global_batch=4, micro_batch=4, shuffle_window=64),
+            batches_of=batches_of,
+            bad_data=BadDataRecord(data=config.data, shard_samples={}, world=world, progress=progress, emit=emit),
+        ),
+        scorer=Scorer(
             config=config,
-            world=world,
-            strategy=strategy,
-            ema=ema,
-            writer=None,
-            manifest_meta={},
-            progress=progress,
+            trainee=trainee,
+            evaluate=lambda model: EvalResult(headline={"miou": 0.0}, score_name="miou", document={}, images=0),
+            scored_steps=(),
+            saver=saver,
             emit=emit,
         ),
-        bad_data=BadDataRecord(data=config.data, shard_samples={}, world=world, progress=progress, emit=emit),
+        saver=saver,
         emit=emit,
         stop=StopSignal(),
-        progress=progress,
     )
     emit(_run_started(config.train.max_steps, block))
 

@@ -37,8 +37,6 @@ from dist_seg.config.load import load_config
 from dist_seg.config.schema import Config
 from dist_seg.distributed.world import World
 from dist_seg.engine.strategies.deepspeed import DeepSpeedStrategy
-from dist_seg.engine.strategies.deepspeed_settings import deepspeed_settings
-from dist_seg.engine.strategies.loss_scale import LossScale
 
 _LAYERS, _SIDE = 32, 1024
 _STEPS = 3
@@ -153,14 +151,10 @@ def _train(config: Config, world: World, *, layers: int, side: int, micro_batche
     strategy = DeepSpeedStrategy(
         model,
         _Watched(list(model.parameters()), look),
-        engine=config.engine,
-        settings=deepspeed_settings(config, world_size=world.size, lanes=lanes),
+        config=config,
         world=world,
         lanes=lanes,
-        clip_norm=config.optim.clip_norm,
-        precision="fp32",
         blank_model=lambda: nn.Sequential(),
-        loss_scale=LossScale.starting(dynamic=False),
     )
     inputs = torch.randn(1, side)
     for _ in range(_STEPS):

@@ -1,6 +1,5 @@
 """What one training micro-batch costs on this machine."""
 
-import dataclasses
 import time
 from dataclasses import dataclass
 
@@ -10,11 +9,10 @@ from dist_seg.config.schema import Config
 from dist_seg.data.view.data_view import DataView
 from dist_seg.distributed.world import World
 from dist_seg.errors import ConfigError
-from dist_seg.models.norm import resolve_norm
 from dist_seg.runtime.machine import peak_memory
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
 from dist_seg.runtime.rng import seed_of
-from dist_seg.tasks.build import build_task
+from dist_seg.tasks.build import build_model, build_task, for_one_process
 from dist_seg.tasks.classes import class_info
 from dist_seg.tasks.task import ModelOutput
 
@@ -50,10 +48,8 @@ def measure(config: Config, view: DataView, world: World) -> Measured:
 
 
 def _measure(config: Config, view: DataView, world: World) -> Measured:
-    # One rank measures while the others wait: synchronised norms would wait for them in turn.
-    resolved = resolve_norm(config.model.norm, config.task, config.model.weights)
-    norm = "batch" if resolved == "sync" else resolved
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, norm=norm))
+    # One rank measures while the others wait: synchronised batch norm would wait for them in turn.
+    config = for_one_process(config)
     task = build_task(config, class_info(view), view.split(config.data.train_split).class_pixels)
     precision = resolve_precision(config.train.precision, world.device)
     process_bytes = peak_memory()
@@ -62,9 +58,7 @@ def _measure(config: Config, view: DataView, world: World) -> Measured:
         torch.cuda.reset_peak_memory_stats(world.device)
         before = torch.cuda.memory_allocated(world.device)
     torch.manual_seed(seed_of("model", config.train.seed))
-    model = task.build_model().to(world.device, dtype_of(precision))
-    if config.train.channels_last:
-        model = model.to(memory_format=torch.channels_last)
+    model = build_model(task, config, world.device)
     parameters = list(model.parameters())
     batch = task.blank_batch(world.device)
     kept: dict[int, int] = {}

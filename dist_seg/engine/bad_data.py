@@ -9,7 +9,7 @@ from dist_seg.data.codecs.encoded import BadSample, BadShard
 from dist_seg.data.shards.bad_shards import check_bad_shards
 from dist_seg.distributed.collectives import gather_json
 from dist_seg.distributed.world import World
-from dist_seg.engine.state import Progress
+from dist_seg.engine.run_progress import Progress
 from dist_seg.errors import DataError
 from dist_seg.telemetry.events import BadSampleFound, BadShardFound, Event
 

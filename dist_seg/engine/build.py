@@ -18,10 +18,9 @@ from dist_seg.distributed.world import World
 from dist_seg.engine.batch_norm_statistics import RunningStatistics
 from dist_seg.engine.ema import ExponentialMovingAverage
 from dist_seg.engine.optim import build_optimizer
-from dist_seg.engine.state import Progress
+from dist_seg.engine.run_progress import Progress
 from dist_seg.engine.strategies.ddp import DdpStrategy
 from dist_seg.engine.strategies.deepspeed import DeepSpeedStrategy
-from dist_seg.engine.strategies.deepspeed_settings import deepspeed_settings
 from dist_seg.engine.strategies.loss_scale import LossScale
 from dist_seg.engine.strategies.strategy import Strategy, check_all_used
 from dist_seg.errors import CheckpointError, ConfigError
@@ -29,7 +28,7 @@ from dist_seg.models.norm import resolve_norm
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
 from dist_seg.runtime.rng import seed_of
 from dist_seg.runtime.startup import StartUp
-from dist_seg.tasks.build import build_task
+from dist_seg.tasks.build import build_model, build_task
 from dist_seg.tasks.classes import ClassInfo, class_info
 from dist_seg.tasks.task import Forward, Task
 
@@ -57,7 +56,7 @@ def build_trainee(
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=None, norm=norm))
     classes = class_info(view)
     task = build_task(config, classes, view.split(config.data.train_split).class_pixels)
-    model = on_every_rank(lambda: _build_model(config, task, world))
+    model = on_every_rank(lambda: _initialised_model(config, task, world))
     startup.done("model")
     state = on_every_rank(lambda: _loaded(config, classes, checkpoint, model))
     startup.done("restore")
@@ -70,11 +69,9 @@ def build_trainee(
     return Trainee(task=task, strategy=strategy, statistics=statistics, ema=ema, progress=progress)
 
 
-def _build_model(config: Config, task: Task, world: World) -> nn.Module:
-    precision = resolve_precision(config.train.precision, world.device)
+def _initialised_model(config: Config, task: Task, world: World) -> nn.Module:
     torch.manual_seed(seed_of("model", config.train.seed))
-    model = task.build_model().to(world.device, dtype_of(precision))
-    return model.to(memory_format=torch.channels_last) if config.train.channels_last else model
+    return build_model(task, config, world.device)
 
 
 def _build_strategy(
@@ -84,7 +81,6 @@ def _build_strategy(
     precision = resolve_precision(config.train.precision, world.device)
     blank = task.blank_batch(world.device)
     optimizer = build_optimizer(config.optim, model)
-    loss_scale = LossScale.starting(dynamic=precision == "fp16")
 
     def loss_of(forward: Forward) -> torch.Tensor:
         with autocast(precision, world.device):
@@ -100,7 +96,7 @@ def _build_strategy(
                 lanes=lanes,
                 clip_norm=config.optim.clip_norm,
                 compile=config.train.compile,
-                loss_scale=loss_scale,
+                loss_scale=LossScale.starting(dynamic=precision == "fp16"),
             )
             ddp.warm_up(loss_of)
             strategy: Strategy = ddp
@@ -111,14 +107,10 @@ def _build_strategy(
             strategy = DeepSpeedStrategy(
                 model,
                 optimizer,
-                engine=config.engine,
-                settings=deepspeed_settings(config, world_size=world.size, lanes=lanes),
+                config=config,
                 world=world,
                 lanes=lanes,
-                clip_norm=config.optim.clip_norm,
-                precision=precision,
-                blank_model=lambda: _build_model(config, task, world),
-                loss_scale=loss_scale,
+                blank_model=lambda: _initialised_model(config, task, world),
             )
     statistics.end_step(lanes, skipped=True)
     return strategy

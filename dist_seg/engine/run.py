@@ -23,9 +23,10 @@ from dist_seg.engine.bad_data import BadDataRecord
 from dist_seg.engine.evaluator import evaluate
 from dist_seg.engine.out_of_memory import memory_explained
 from dist_seg.engine.saver import Saver
+from dist_seg.engine.scorer import Scorer
 from dist_seg.engine.start import claim, shard_samples, started
 from dist_seg.engine.stop import StopSignal
-from dist_seg.engine.trainer import Trainer
+from dist_seg.engine.trainer import Feed, Trainer
 from dist_seg.errors import CheckpointError, ConfigError
 from dist_seg.runs.folder import RunFolder
 from dist_seg.runtime.precision import make_deterministic
@@ -89,11 +90,9 @@ def run_training(
     saver = Saver(
         config=config,
         world=world,
-        strategy=trainee.strategy,
-        ema=trainee.ema,
+        trainee=trainee,
         writer=writer if world.is_main else None,
         manifest_meta=manifest_meta(view),
-        progress=progress,
         emit=emit,
     )
 
@@ -111,24 +110,19 @@ def run_training(
             stop_requested=lambda: stop.requested,
         )
 
+    scorer = Scorer(config=config, trainee=trainee, evaluate=score, scored_steps=scored_steps, saver=saver, emit=emit)
+    bad_data = BadDataRecord(
+        data=config.data, shard_samples=shard_samples(config, view), world=world, progress=progress, emit=emit
+    )
     trainer = Trainer(
         config=config,
         world=world,
-        task=trainee.task,
-        strategy=trainee.strategy,
-        statistics=trainee.statistics,
-        ema=trainee.ema,
-        plan=plan,
-        batches_of=batches_of,
-        evaluate=score,
-        scored_steps=scored_steps,
+        trainee=trainee,
+        feed=Feed(plan=plan, batches_of=batches_of, bad_data=bad_data),
+        scorer=scorer,
         saver=saver,
-        bad_data=BadDataRecord(
-            data=config.data, shard_samples=shard_samples(config, view), world=world, progress=progress, emit=emit
-        ),
         emit=emit,
         stop=stop,
-        progress=progress,
     )
     startup.done("other")
     emit(_run_started(config, world, view, plan, progress.step, startup))
@@ -140,7 +134,7 @@ def run_training(
     return TrainingOutcome(
         complete=complete,
         step=progress.step,
-        result=trainer.last_result if complete else None,
+        result=scorer.last_result if complete else None,
         unsaved=saver.unsaved,
     )
 

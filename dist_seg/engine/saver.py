@@ -12,16 +12,14 @@ from dist_seg.config.schema import Config
 from dist_seg.distributed.collectives import broadcast_json, raise_if_any
 from dist_seg.distributed.position import HERE
 from dist_seg.distributed.world import World
+from dist_seg.engine.build import Trainee
 from dist_seg.engine.checkpoint_interval import OptimalInterval
-from dist_seg.engine.ema import ExponentialMovingAverage
-from dist_seg.engine.state import Progress
-from dist_seg.engine.strategies.strategy import Strategy
 from dist_seg.errors import CheckpointError
 from dist_seg.telemetry.events import CheckpointIntervalChosen, Event
 
 
 class Saver:
-    """Saves the state of `progress`, `strategy` and `ema`; every rank has one, and rank 0's alone has a writer.
+    """Saves the state of what is trained; every rank has one, and rank 0's alone has a writer.
 
     What fails in writing is kept in `failure`, to be raised once every rank knows of it, or only told where
     `checkpoint.on_error` says so: the next save tries again.
@@ -32,15 +30,14 @@ class Saver:
         *,
         config: Config,
         world: World,
-        strategy: Strategy,
-        ema: ExponentialMovingAverage | None,
+        trainee: Trainee,
         writer: CheckpointWriter | None,
         manifest_meta: Mapping[str, object],
-        progress: Progress,
         emit: Callable[[Event], None],
     ) -> None:
-        self._config, self._world, self._strategy, self._ema = config, world, strategy, ema
-        self._writer, self._manifest_meta, self._progress, self._emit = writer, manifest_meta, progress, emit
+        self._config, self._world, self._progress = config, world, trainee.progress
+        self._strategy, self._ema = trainee.strategy, trainee.ema
+        self._writer, self._manifest_meta, self._emit = writer, manifest_meta, emit
         kept = config.checkpoint
         self._optimal = OptimalInterval(kept.mtbf_s) if kept.interval_steps == "auto" and writer is not None else None
         self._failure: CheckpointError | None = None

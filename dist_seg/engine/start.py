@@ -13,7 +13,7 @@ from dist_seg.distributed.collectives import gather_json, on_main
 from dist_seg.distributed.world import World
 from dist_seg.engine.build import Trainee, build_trainee
 from dist_seg.engine.out_of_memory import memory_explained
-from dist_seg.engine.state import Progress
+from dist_seg.engine.run_progress import Progress
 from dist_seg.errors import ConfigError
 from dist_seg.runs.folder import RunFolder
 from dist_seg.runtime.startup import StartUp

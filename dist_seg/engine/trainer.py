@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from torch import nn
 
 from dist_seg.config.schema import Config, OptimConfig, TrainConfig
 from dist_seg.data.codecs.encoded import BadSample, BadShard
@@ -18,23 +17,20 @@ from dist_seg.distributed.collectives import raise_if_any, sum_over_ranks
 from dist_seg.distributed.position import HERE
 from dist_seg.distributed.world import World
 from dist_seg.engine.bad_data import BadDataRecord
-from dist_seg.engine.batch_norm_statistics import RunningStatistics
+from dist_seg.engine.build import Trainee
 from dist_seg.engine.digest import agreed_digest, batch_digest, weights_digest
-from dist_seg.engine.ema import ExponentialMovingAverage
 from dist_seg.engine.optim import lr_factor
 from dist_seg.engine.saver import Saver
-from dist_seg.engine.state import Progress
+from dist_seg.engine.scorer import Scorer
 from dist_seg.engine.stop import StopSignal
 from dist_seg.engine.stragglers import RankClock
-from dist_seg.engine.strategies.strategy import Strategy
 from dist_seg.errors import RunFailedError
 from dist_seg.runtime.clock import Mark, mark, seconds_between
 from dist_seg.runtime.precision import autocast, dtype_of, resolve_precision
 from dist_seg.runtime.rng import seed_of
-from dist_seg.tasks.task import EvalResult, ModelOutput, Task
+from dist_seg.tasks.task import ModelOutput
 from dist_seg.telemetry.events import (
     DigestTaken,
-    EvalDone,
     Event,
     NonFiniteStep,
     StepDone,
@@ -87,6 +83,16 @@ class _Lanes:
         self.replaced += batch.replaced
 
 
+@dataclass(frozen=True, kw_only=True)
+class Feed:
+    """What a training reads."""
+
+    plan: Plan
+    batches_of: Callable[[Iterable[tuple[int, int]], Mapping[str, str]], Generator[Batch, None, None]]
+    """The micro-batches of (step, lane) pairs, in order. The mapping names the shards that are known to be bad."""
+    bad_data: BadDataRecord
+
+
 class Trainer:
     """Trains from `progress.step` to `max_steps`, or until a stop signal.
 
@@ -98,50 +104,41 @@ class Trainer:
         *,
         config: Config,
         world: World,
-        task: Task,
-        strategy: Strategy,
-        statistics: RunningStatistics,
-        ema: ExponentialMovingAverage | None,
-        plan: Plan,
-        batches_of: Callable[[Iterable[tuple[int, int]], Mapping[str, str]], Generator[Batch, None, None]],
-        evaluate: Callable[[nn.Module], EvalResult | None],
-        scored_steps: Iterable[int],
+        trainee: Trainee,
+        feed: Feed,
+        scorer: Scorer,
         saver: Saver,
-        bad_data: BadDataRecord,
         emit: Callable[[Event], None],
         stop: StopSignal,
-        progress: Progress,
     ) -> None:
-        self._config, self._world, self._task, self._strategy = config, world, task, strategy
-        self._statistics, self._ema, self._plan, self._batches_of = statistics, ema, plan, batches_of
-        self._evaluate, self._scored_steps, self._saver = evaluate, set(scored_steps), saver
-        self._bad_data, self._emit, self._stop, self._progress = bad_data, emit, stop, progress
+        self._config, self._world, self._trainee, self._feed = config, world, trainee, feed
+        self._strategy, self._progress, self._plan = trainee.strategy, trainee.progress, feed.plan
+        self._scorer, self._saver, self._emit, self._stop = scorer, saver, emit, stop
         train: TrainConfig = config.train
         assert train.max_steps is not None
         self._max_steps = train.max_steps
-        self._lanes = lanes_of_rank(plan.lanes, world.rank, world.size)
+        self._lanes = lanes_of_rank(feed.plan.lanes, world.rank, world.size)
         self._precision = resolve_precision(train.precision, world.device)
         self._dtype = dtype_of(self._precision)
         self._layout = torch.channels_last if train.channels_last else torch.contiguous_format
         self._rank_clock = RankClock(
             world=world,
-            lanes=plan.lanes,
-            meets_in_backward=strategy.rounds > 0,
+            lanes=feed.plan.lanes,
+            meets_in_backward=trainee.strategy.rounds > 0,
             interval_steps=config.telemetry.rank_times_interval_steps,
             emit=emit,
         )
         self._save_is_due = False
-        self.last_result: EvalResult | None = None
 
     def run(self) -> bool:
         """True when the last step is done, False when a signal stopped the run; its state is then in a checkpoint.
 
         A last step that could not be saved is no error yet: see `Saver.unsaved`, once its result is written.
         """
-        self._bad_data.announce()
+        self._feed.bad_data.announce()
         batches = self._batches_from_here()
         try:
-            if self._progress.step and self._is_eval_step() and not self._score():
+            if self._progress.step and self._is_eval_step() and not self._scorer.score():
                 return self._stopped()
             while self._progress.step < self._max_steps:
                 num_bad_shards = len(self._progress.bad_shards)
@@ -154,7 +151,7 @@ class Trainer:
                 if self._is_checkpoint_step() or self._is_eval_step():
                     self._saver.save()
                 self._saver.poll()
-                if self._is_eval_step() and not self._score():
+                if self._is_eval_step() and not self._scorer.score():
                     return self._stopped()
         finally:
             batches.close()
@@ -163,7 +160,7 @@ class Trainer:
 
     def _batches_from_here(self) -> Generator[Batch, None, None]:
         units = ((step, lane) for step in range(self._progress.step, self._max_steps) for lane in self._lanes)
-        return self._batches_of(units, dict(self._progress.bad_shards))
+        return self._feed.batches_of(units, dict(self._progress.bad_shards))
 
     def _train_step(self, batches: Iterator[Batch]) -> bool:
         """One optimiser step; False if all ranks agreed to stop before it."""
@@ -176,7 +173,7 @@ class Trainer:
         if not self._agree_to_go_on(failure or self._saver.failure):
             return False
         assert first is not None
-        self._statistics.begin_step()
+        self._trainee.statistics.begin_step()
         done = self._run_lanes(step, first, batches, times)
         self._agree_on_data(done)
 
@@ -187,9 +184,9 @@ class Trainer:
         factor = lr_factor(self._config.optim, step, self._max_steps)
         with HERE.collective():  # On a GPU it is here that the host waits for the sum of the gradients.
             grad_norm, skipped = self._strategy.step(factor, loss)
-        self._statistics.end_step(self._plan.lanes, skipped=skipped)
-        if self._ema is not None and not skipped:
-            self._ema.update(step + 1)
+        self._trainee.statistics.end_step(self._plan.lanes, skipped=skipped)
+        if self._trainee.ema is not None and not skipped:
+            self._trainee.ema.update(step + 1)
         updated = mark(self._world.device)
 
         self._progress.step = step + 1
@@ -226,12 +223,12 @@ class Trainer:
             HERE.at("forward")
             begin = mark(self._world.device)
             with autocast(self._precision, self._world.device):
-                losses = self._task.losses(partial(self._forward, last=last), batch)
+                losses = self._trainee.task.losses(partial(self._forward, last=last), batch)
             middle = mark(self._world.device)
             HERE.at("backward")
             with HERE.collective() if last or self._strategy.rounds else nullcontext():
                 self._strategy.backward(losses["loss"], last=last)
-            self._statistics.collect()
+            self._trainee.statistics.collect()
             times.lanes.append((begin, middle, mark(self._world.device)))
             done.add(lane, batch, losses)
         return done
@@ -240,7 +237,9 @@ class Trainer:
         """Keeps ranks company that have one lane more, where the engine has them meet on each; of no weight."""
         HERE.at("forward")
         with autocast(self._precision, self._world.device):
-            loss = self._task.losses(partial(self._forward, last=False), self._task.blank_batch(device))["loss"]
+            loss = self._trainee.task.losses(
+                partial(self._forward, last=False), self._trainee.task.blank_batch(device)
+            )["loss"]
         HERE.at("backward")
         with HERE.collective():
             self._strategy.backward(loss * 0.0, last=False)
@@ -266,9 +265,9 @@ class Trainer:
         if failed:
             raise_if_any(done.failure)
         if num_bad_shards:
-            self._bad_data.record_shards(done.bad_shards)
+            self._feed.bad_data.record_shards(done.bad_shards)
         if num_bad:
-            self._bad_data.record_samples(done.bad)
+            self._feed.bad_data.record_samples(done.bad)
 
     def _report_step(
         self,
@@ -328,33 +327,6 @@ class Trainer:
         if every == "auto":
             return bool(self._save_is_due)
         return bool(every and self._progress.step % every == 0)
-
-    def _score(self) -> bool:
-        """Evaluates the weights of this step, unless that was done before; False if a signal cut it short."""
-        step, is_last = self._progress.step, self._progress.step == self._max_steps
-        if step in self._scored_steps and not is_last:
-            return True
-        HERE.at("evaluation", step)
-        begin = time.perf_counter()
-        with self._strategy.evaluated(self._ema) as model:
-            result = self._evaluate(model)
-        if result is None:
-            return False
-        self.last_result = result
-        self._scored_steps.add(step)
-        self._saver.record_score(step, result.score)
-        self._emit(
-            EvalDone(
-                step=step,
-                split=self._config.data.scored_split,
-                weights="ema" if self._ema is not None else "raw",
-                metrics=result.headline,
-                score_name=result.score_name,
-                images=result.images,
-                eval_s=time.perf_counter() - begin,
-            )
-        )
-        return True
 
     def _stopped(self) -> bool:
         """After a signal: leaves a checkpoint of this very step, on storage."""

@@ -13,9 +13,7 @@ from dist_seg.config.checks import check_config
 from dist_seg.config.load import config_from_tree, parse_config, to_tree
 from dist_seg.config.schema import Config
 from dist_seg.errors import CheckpointError
-from dist_seg.models.norm import resolve_norm
-from dist_seg.runtime.precision import dtype_of, resolve_precision
-from dist_seg.tasks.build import build_task
+from dist_seg.tasks.build import build_model, build_task, for_one_process
 from dist_seg.tasks.classes import ClassInfo
 from dist_seg.tasks.task import Task
 
@@ -53,15 +51,10 @@ def load_trained(
         category_ids=tuple(ids) if (ids := cast(Sequence[int] | None, meta.manifest.get("category_ids"))) else None,
     )
     # The encoder's ImageNet weights would be overwritten at once, and their file may not be here.
-    # Synchronised batch norm differs from plain one in training only, and cannot be built without a GPU.
-    resolved = resolve_norm(config.model.norm, config.task, config.model.weights)
-    norm = "batch" if resolved == "sync" else resolved
-    blank = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=None, norm=norm))
+    plain = for_one_process(config)
+    blank = dataclasses.replace(plain, model=dataclasses.replace(plain.model, weights=None))
     task = build_task(blank, classes)
-    precision = resolve_precision(config.train.precision, device)
-    model = task.build_model().to(device, dtype_of(precision))
-    if config.train.channels_last:
-        model = model.to(memory_format=torch.channels_last)
+    model = build_model(task, blank, device)
     try:
         model.load_state_dict(load_weights(checkpoint, chosen))
     except RuntimeError as error:

@@ -15,7 +15,7 @@ from dist_seg.checkpoint.store import CheckpointStore
 from dist_seg.cli.main import main
 from dist_seg.distributed.process_group import process_group
 from dist_seg.distributed.world import World
-from dist_seg.engine.state import Progress
+from dist_seg.engine.run_progress import Progress
 from dist_seg.engine.stop import StopSignal
 from dist_seg.runs.audit import audit
 from dist_seg.telemetry.events import Event, StepDone

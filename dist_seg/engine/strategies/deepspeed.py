@@ -16,15 +16,15 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from dist_seg.config.schema import EngineConfig
+from dist_seg.config.schema import Config
 from dist_seg.distributed.collectives import sum_over_ranks
 from dist_seg.distributed.world import World, tell_deepspeed
 from dist_seg.engine.ema import ExponentialMovingAverage, averaged
 from dist_seg.engine.optim import load_optimizer_state, optimizer_state, set_learning_rate
-from dist_seg.engine.strategies.deepspeed_settings import Settings
+from dist_seg.engine.strategies.deepspeed_settings import Settings, deepspeed_settings
 from dist_seg.engine.strategies.loss_scale import LossScale
 from dist_seg.errors import UserError
-from dist_seg.runtime.precision import Precision, autocast
+from dist_seg.runtime.precision import Precision, autocast, resolve_precision
 from dist_seg.tasks.task import ModelOutput
 
 if TYPE_CHECKING:
@@ -61,25 +61,23 @@ class DeepSpeedStrategy:
         model: nn.Module,
         optimizer: Optimizer,
         *,
-        engine: EngineConfig,
-        settings: Settings,
+        config: Config,
         world: World,
         lanes: int,
-        clip_norm: float,
-        precision: Precision,
         blank_model: Callable[[], nn.Module],
-        loss_scale: LossScale,
     ) -> None:
-        """model: as it is on every rank, its weights loaded. blank_model: makes another of its kind, to be evaluated
-        where the weights are sharded. Raises UserError where DeepSpeed is missing."""
+        """model: the same whole model on every rank, with its weights loaded. blank_model: makes another of its kind,
+        to evaluate sharded weights with. Raises UserError if DeepSpeed is missing.
+        """
+        precision = resolve_precision(config.train.precision, world.device)
         self.module = model
-        self.loss_scale = loss_scale
+        self.loss_scale = LossScale.starting(dynamic=precision == "fp16")
         self._base = optimizer
-        self._stage = engine.zero_stage
+        self._stage = config.engine.zero_stage
         # From stage 2 on ranks meet on every micro-batch.
         self.rounds = -(-lanes // world.size) if self._stage >= 2 else 0
         self._weight = world.size / lanes
-        self._clip_norm = clip_norm or math.inf
+        self._clip_norm = config.optim.clip_norm or math.inf
         self._rank, self._device = world.rank, world.device
         self._blank_model = blank_model
         self._loss_is_finite = True
@@ -87,6 +85,7 @@ class DeepSpeedStrategy:
         self._update, optimizer.step = optimizer.step, self._guarded_update  # type: ignore[assignment, method-assign]
         # Its flat tensors know plain layouts only. Channels-last images give channels-last features all the same.
         model.to(memory_format=torch.contiguous_format)
+        settings = deepspeed_settings(config, world_size=world.size, lanes=lanes)
         self._engine = _initialize(_Network(model, precision, world.device), optimizer, settings, world)
         self._zero = self._engine.optimizer
 
