@@ -67,7 +67,7 @@ class StorageError(UserError):
 
 
 class UnreachableError(StorageError):
-    """A storage that kept failing until the time for retries was over: a fault of the place, not the user's mistake."""
+    """A storage that failed until the time for retries was over: a fault of the environment, not the user's."""
 
     exit_code = EXIT_FAULT
 

@@ -152,9 +152,8 @@ class CheckpointStore:
             else:
                 return self.path(step)
         if steps:
-            raise CheckpointError(
-                f"{self.root}: none of its {len(steps)} checkpoints is whole; restore one, or start again with --fresh"
-            )
+            damaged = "its only checkpoint is" if len(steps) == 1 else f"all of its {len(steps)} checkpoints are"
+            raise CheckpointError(f"{damaged} damaged; restore one, or start again with --fresh", where=self.root)
         return None
 
 

@@ -19,6 +19,8 @@ PIECE_BYTES = 16 * 2**20
 """Size of the pieces that are read and checksummed: large, so that the interpreter's lock is rarely taken."""
 _MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
+_METADATA = "__metadata__"
+"""The only key of a header that is not a tensor's name."""
 _NAMES: Mapping[torch.dtype, str] = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -32,10 +34,6 @@ _NAMES: Mapping[torch.dtype, str] = {
     torch.bool: "BOOL",
 }
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
-
-
-_METADATA = "__metadata__"
-"""The only key of a header that is not a tensor's name."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,18 +37,18 @@ def process_group(world: World, timeout_s: float, *, single: bool = False) -> It
     try:
         yield start
     except BaseException as error:
-        _let_go(error)
+        _clear_frames(error)
         raise
     finally:
         dist.destroy_process_group()
-        # gloo's threads end with the group, which DDP's wrapper, part of a cycle, still holds. A thread that is putting
-        # away a tensor when the interpreter shuts down would abort the process, whatever its exit code was to be.
+        # gloo's threads end with the group, but DDP's wrapper, part of a reference cycle, still holds it. A thread that
+        # frees a tensor while the interpreter shuts down would abort the process and change its exit code.
         gc.collect()
 
 
-def _let_go(error: BaseException) -> None:
+def _clear_frames(error: BaseException) -> None:
     """Clears the frames of an error and of its causes, so that they hold no tensors."""
-    behind: BaseException | None = error
-    while behind is not None:
-        traceback.clear_frames(behind.__traceback__)
-        behind = behind.__cause__ or behind.__context__
+    current: BaseException | None = error
+    while current is not None:
+        traceback.clear_frames(current.__traceback__)
+        current = current.__cause__ or current.__context__

@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
-from dist_seg.distributed.world import World
+from dist_seg.distributed.world import World, named_ranks
 from dist_seg.errors import RunFailedError
 from dist_seg.runtime.documents import decode
 
@@ -97,7 +97,7 @@ def _offer(store: TCPStore, world: World, deadline: float) -> tuple[str, int]:
         missing = [rank for rank in range(1, world.size) if _get(store, _agreed(rank)) != name]
         if not missing:
             return name, number
-        _wait(deadline, f"ranks {missing} have not arrived")
+        _wait(deadline, f"{named_ranks(missing)} did not arrive")
 
 
 def _accept(store: TCPStore, world: World, nonce: str, deadline: float) -> tuple[str, int]:
@@ -108,7 +108,7 @@ def _accept(store: TCPStore, world: World, nonce: str, deadline: float) -> tuple
         if offer is not None and offer.heard.get(str(world.rank)) == nonce:
             store.set(_agreed(world.rank), offer.name)
             return offer.name, offer.number
-        _wait(deadline, "rank 0 has not arrived")
+        _wait(deadline, "rank 0 did not arrive")
 
 
 def _get(store: TCPStore, key: str) -> str:

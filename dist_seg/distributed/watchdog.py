@@ -20,7 +20,7 @@ import torch.distributed as dist
 from dist_seg.distributed.board import Board, FirstCause, behind, open_board, silent
 from dist_seg.distributed.position import HERE
 from dist_seg.distributed.rendezvous import Start
-from dist_seg.distributed.world import World
+from dist_seg.distributed.world import World, named_ranks
 from dist_seg.errors import RunFailedError, UserError
 
 _log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class Watchdog:
         except RuntimeError:
             pass  # The store is gone: nobody is left to tell.
         if error is not None:
-            # A process group whose peers are gone may never let go of this process.
+            # A process group whose peers are gone may block this process for ever.
             faulthandler.dump_traceback_later(_LAST_WORDS_S + _GRACE_S, exit=True, file=_STDERR)
 
     def _watch(self) -> None:
@@ -161,7 +161,7 @@ class Watchdog:
         return FirstCause(
             kind="stuck",
             ranks=late,
-            text=f"{waited} for ranks {list(late)}, which did not arrive; last heard of: {doing}",
+            text=f"{waited} for {named_ranks(late)}, which did not arrive; last known: {doing}",
         )
 
     def _end(self, cause: FirstCause) -> None:

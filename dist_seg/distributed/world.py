@@ -1,6 +1,7 @@
 """Which rank this process is. Detected once and passed on."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -24,6 +25,11 @@ class World:
     @property
     def is_main(self) -> bool:
         return self.rank == 0
+
+
+def named_ranks(ranks: Sequence[int]) -> str:
+    """For messages: `rank 3`, or `ranks 3, 5`."""
+    return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"
 
 
 def detect_world() -> World:

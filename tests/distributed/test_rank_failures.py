@@ -137,7 +137,7 @@ def test_a_rank_that_hangs_in_c_with_the_interpreters_lock_leaves_its_stack_too(
     with loose_ranks(f"{__name__}:train_impatiently", SIZE, tmp_path, **arguments) as ranks:
         codes = [rank.ended() for rank in ranks]
     assert codes == [1, 1, 1], ranks[0].output
-    assert "(backward of step 4) for ranks [1], which did not arrive" in ranks[0].output
+    assert "(backward of step 4) for rank 1, which did not arrive" in ranks[0].output
     assert "in hold_the_lock" in ranks[1].output
 
 

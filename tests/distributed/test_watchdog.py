@@ -114,7 +114,7 @@ def test_a_rank_that_hangs_is_named_and_all_stacks_are_in_the_log(tmp_path: Path
     with loose_ranks(f"{__name__}:do_steps", 3, tmp_path, fault_of_rank_1="hangs") as ranks:
         codes = [rank.ended() for rank in ranks]
     assert codes == [1, 1, 1], texts(ranks)
-    assert "s in a collective (forward of step 2) for ranks [1], which did not arrive" in ranks[0].output
+    assert "s in a collective (forward of step 2) for rank 1, which did not arrive" in ranks[0].output
     for rank in ranks:
         assert "in do_steps" in rank.output
 
