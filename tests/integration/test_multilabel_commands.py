@@ -34,7 +34,7 @@ def run(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     packed = dist_seg("pack", "labels", raw / "images", raw / "masks", folder / "shards", "--val", 0.3, cwd=folder)
     assert packed.returncode == 0, packed.stderr
-    assert f"classes by their folders: {', '.join(CLASSES)}" in packed.stdout
+    assert f"classes by the names of folders: {', '.join(CLASSES)}" in packed.stdout
     trained = dist_seg(*tiny_training(folder / "shards", folder / "run", ["loss.dice=1"]), cwd=folder)
     assert trained.returncode == 0, trained.stderr
     return folder / "run"
