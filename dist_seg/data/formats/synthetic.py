@@ -67,9 +67,13 @@ class SyntheticSource:
         ]
 
     def load(self, sample: SampleRef) -> RawSample:
+        number, scene = self.draw(sample)
+        return RawSample(image=encode_image(scene.image, _suffix(number)), mask=scene.mask)
+
+    def draw(self, sample: SampleRef) -> tuple[int, "Scene"]:
+        """The number of a sample in its split, and its scene."""
         number = int(sample.key.removeprefix(sample.split))
-        image, mask = draw_scene(self.height, self.width, generator("synthetic", self.seed, sample.split, number))
-        return RawSample(image=encode_image(image, "jpg" if number % _PNG_EVERY else "png"), mask=mask)
+        return number, draw_shapes(self.height, self.width, generator("synthetic", self.seed, sample.split, number))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,15 +91,13 @@ class SyntheticInstances:
         return self.scenes.samples()
 
     def load(self, sample: SampleRef) -> RawInstances:
-        number = int(sample.key.removeprefix(sample.split))
-        rng = generator("synthetic", self.scenes.seed, sample.split, number)
-        drawn = draw_objects(self.scenes.height, self.scenes.width, rng)
-        ids, classes = drawn.ids, drawn.classes
+        number, scene = self.scenes.draw(sample)
+        ids, classes = scene.ids, scene.classes
         shapes = ((i, ids == i + 1) for i in range(len(classes)))
         visible = [(i, mask) for i, mask in shapes if mask.sum() >= _MIN_OBJECT_PIXELS]
         rles = encode_masks(np.array([mask for _, mask in visible]).reshape(-1, *ids.shape))
         return RawInstances(
-            image=encode_image(drawn.image, "jpg" if number % _PNG_EVERY else "png"),
+            image=encode_image(scene.image, _suffix(number)),
             objects=tuple(
                 RawObject(id=i + 1, class_id=classes[i] - 1, crowd=False, rle=rle)
                 for (i, _), (rle, _) in zip(visible, rles, strict=True)
@@ -103,7 +105,7 @@ class SyntheticInstances:
             height=self.scenes.height,
             width=self.scenes.width,
             image_id=number,
-            file_name=f"{sample.key}.{'jpg' if number % _PNG_EVERY else 'png'}",
+            file_name=f"{sample.key}.{_suffix(number)}",
         )
 
 
@@ -121,18 +123,16 @@ class SyntheticLabels:
         return self.scenes.samples()
 
     def load(self, sample: SampleRef) -> RawSample:
-        number = int(sample.key.removeprefix(sample.split))
-        rng = generator("synthetic", self.scenes.seed, sample.split, number)
-        drawn = draw_objects(self.scenes.height, self.scenes.width, rng)
-        layers = np.zeros((len(self.class_names), *drawn.ids.shape), np.uint8)
-        for class_id, whole in zip(drawn.classes, drawn.whole, strict=True):
+        number, scene = self.scenes.draw(sample)
+        layers = np.zeros((len(self.class_names), *scene.ids.shape), np.uint8)
+        for class_id, whole in zip(scene.classes, scene.whole, strict=True):
             layers[class_id - 1][whole] = 1
-        return RawSample(image=encode_image(drawn.image, "jpg" if number % _PNG_EVERY else "png"), mask=layers)
+        return RawSample(image=encode_image(scene.image, _suffix(number)), mask=layers)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawnObjects:
-    """An image and its shapes, drawn by `draw_objects`."""
+class Scene:
+    """An image and its shapes, drawn by `draw_shapes`."""
 
     image: NDArray[np.uint8]
     """(H, W, 3) RGB."""
@@ -143,14 +143,19 @@ class DrawnObjects:
     whole: tuple[NDArray[np.bool_], ...]
     """(H, W) each: all pixels of the object, also where another object covers it."""
 
+    @property
+    def mask(self) -> NDArray[np.uint8]:
+        """(H, W) class ids of what is visible."""
+        return np.array([0, *self.classes], np.uint8)[self.ids]
+
 
 def draw_scene(height: int, width: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """An image, (H, W, 3) uint8 RGB, and its class ids, (H, W) uint8."""
-    drawn = draw_objects(height, width, rng)
-    return drawn.image, np.array([0, *drawn.classes], np.uint8)[drawn.ids]
+    scene = draw_shapes(height, width, rng)
+    return scene.image, scene.mask
 
 
-def draw_objects(height: int, width: int, rng: np.random.Generator) -> DrawnObjects:
+def draw_shapes(height: int, width: int, rng: np.random.Generator) -> Scene:
     """Draw an image of random shapes."""
     y, x = np.mgrid[:height, :width].astype(np.float64)
     canvas = _texture(height, width, _hsv(rng.random(), rng.uniform(0, 0.45), rng.uniform(0.25, 0.8)), rng)
@@ -170,7 +175,12 @@ def draw_objects(height: int, width: int, rng: np.random.Generator) -> DrawnObje
     light = 1 + rng.uniform(0, 0.35) * _waves(y / height, x / width, rng)
     noise = rng.normal(0, rng.uniform(2, 10), canvas.shape)
     image = np.clip(canvas * light[..., None] + noise, 0, 255).astype(np.uint8)
-    return DrawnObjects(image=image, ids=ids, classes=tuple(classes), whole=tuple(whole))
+    return Scene(image=image, ids=ids, classes=tuple(classes), whole=tuple(whole))
+
+
+def _suffix(number: int) -> str:
+    """The format of an image by its number in the split."""
+    return "jpg" if number % _PNG_EVERY else "png"
 
 
 # Signed distances, in units of the shape's size, negative inside: u to the right, v downwards, from its centre.
