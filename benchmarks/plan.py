@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dist_seg.data.plan.mixed_plan import MixedPlan, Part
+from dist_seg.data.plan.mixed_plan import MixedPart, MixedPlan
 from dist_seg.data.plan.plan import Plan, TrainPlan
 from dist_seg.data.shards.manifest import Manifest, ShardInfo, Split
 from dist_seg.data.shards.manifest_parsing import parse_manifest
@@ -76,7 +76,7 @@ def _plan(manifest: Manifest, *, by_class: bool) -> Plan:
     holders = np.array([np.array(shard.class_samples, np.uint16) for shard in shards])
     return MixedPlan(
         [
-            Part(name=name, shard_samples=holders[:, i], weight=1.0, holding=i)
+            MixedPart(name=name, shard_samples=holders[:, i], weight=1.0, holding=i)
             for i, name in enumerate(manifest.class_names)
         ],
         samples,

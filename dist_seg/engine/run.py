@@ -22,6 +22,7 @@ from dist_seg.distributed.world import World
 from dist_seg.engine.bad_data import BadDataRecord
 from dist_seg.engine.evaluator import evaluate
 from dist_seg.engine.out_of_memory import memory_explained
+from dist_seg.engine.run_progress import Progress
 from dist_seg.engine.saver import Saver
 from dist_seg.engine.scorer import Scorer
 from dist_seg.engine.start import claim, shard_samples, started
@@ -32,7 +33,7 @@ from dist_seg.runs.folder import RunFolder
 from dist_seg.runtime.precision import make_deterministic
 from dist_seg.runtime.startup import StartUp
 from dist_seg.tasks.classes import manifest_meta
-from dist_seg.tasks.task import EvalResult
+from dist_seg.tasks.task import EvalResult, Task
 from dist_seg.telemetry.events import CheckpointFailed, CheckpointSaved, Event, RunStarted
 
 
@@ -95,30 +96,19 @@ def run_training(
         manifest_meta=manifest_meta(view),
         emit=emit,
     )
-
-    def batches_of(units: Iterable[tuple[int, int]], bad: Mapping[str, str]) -> Generator[Batch, None, None]:
-        return train_batches(config, dataclasses.replace(view, bad_shards=bad), plan, units, world.device)
-
-    def score(model: nn.Module) -> EvalResult | None:
-        return evaluate(
-            model,
-            task=trainee.task,
-            config=config,
-            view=view,
-            split=config.data.scored_split,
-            world=world,
-            stop_requested=lambda: stop.requested,
-        )
-
-    scorer = Scorer(config=config, trainee=trainee, evaluate=score, scored_steps=scored_steps, saver=saver, emit=emit)
-    bad_data = BadDataRecord(
-        data=config.data, shard_samples=shard_samples(config, view), world=world, progress=progress, emit=emit
+    scorer = Scorer(
+        config=config,
+        trainee=trainee,
+        evaluate=_evaluation(config, view, world, trainee.task, stop),
+        scored_steps=scored_steps,
+        saver=saver,
+        emit=emit,
     )
     trainer = Trainer(
         config=config,
         world=world,
         trainee=trainee,
-        feed=Feed(plan=plan, batches_of=batches_of, bad_data=bad_data),
+        feed=_feed(config, view, plan, world, progress, emit),
         scorer=scorer,
         saver=saver,
         emit=emit,
@@ -137,6 +127,37 @@ def run_training(
         result=scorer.last_result if complete else None,
         unsaved=saver.unsaved,
     )
+
+
+def _evaluation(
+    config: Config, view: DataView, world: World, task: Task, stop: StopSignal
+) -> Callable[[nn.Module], EvalResult | None]:
+    """Scores a model on the scored split."""
+
+    def score(model: nn.Module) -> EvalResult | None:
+        return evaluate(
+            model,
+            task=task,
+            config=config,
+            view=view,
+            split=config.data.scored_split,
+            world=world,
+            stop_requested=lambda: stop.requested,
+        )
+
+    return score
+
+
+def _feed(
+    config: Config, view: DataView, plan: Plan, world: World, progress: Progress, emit: Callable[[Event], None]
+) -> Feed:
+    def batches_of(units: Iterable[tuple[int, int]], bad: Mapping[str, str]) -> Generator[Batch, None, None]:
+        return train_batches(config, dataclasses.replace(view, bad_shards=bad), plan, units, world.device)
+
+    bad_data = BadDataRecord(
+        data=config.data, shard_samples=shard_samples(config, view), world=world, progress=progress, emit=emit
+    )
+    return Feed(plan=plan, batches_of=batches_of, bad_data=bad_data)
 
 
 def _run_started(config: Config, world: World, view: DataView, plan: Plan, step: int, startup: StartUp) -> RunStarted:

@@ -292,7 +292,7 @@ class Trainer:
         self._emit(
             StepDone(
                 step=step,
-                epoch=self._plan.epoch_of(step - 1),
+                epoch=(step - 1) // self._plan.steps_per_epoch,
                 loss=numbers["loss"],
                 parts={name: value for name, value in numbers.items() if name != "loss"},
                 lr=current_lr(optim, step - 1, self._max_steps),

@@ -1,14 +1,13 @@
 """Starting the ranks of one machine with torchrun."""
 
 import logging
-import os
 from collections.abc import Sequence
 
 from dist_seg.config.schema import Config
 from dist_seg.errors import EXIT_PREEMPTED, ConfigError
 from dist_seg.runs.folder import run_dir_of, written_at
-from dist_seg.runs.outcome import exit_code
-from dist_seg.runtime.machine import visible_cores
+from dist_seg.runs.outcome import OUTCOME_NAME, exit_code
+from dist_seg.runtime.machine import share_cores
 
 
 def processes(wanted: str) -> int:
@@ -27,14 +26,13 @@ def launch(nproc: int, max_restarts: int, arguments: Sequence[str], config: Conf
 
     max_restarts: how often all ranks are started again after one has failed.
     """
-    # Set before torch is imported. torchrun itself would set one OpenMP thread a rank and say so at length.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, visible_cores() // nproc)))
+    share_cores(nproc)
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)
-    outcome_file = run_dir_of(config) / "outcome.json"
+    outcome_file = run_dir_of(config) / OUTCOME_NAME
     before = written_at(outcome_file)
     grace = ["--shutdown-timeout", str(config.checkpoint.grace_s)]
     ranks = ["--standalone", "--nproc-per-node", str(nproc), "--max-restarts", str(max_restarts)]

@@ -3,10 +3,10 @@
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Literal, cast
 
 from dist_seg.config.schema import Config
 from dist_seg.distributed.board import FirstCause
@@ -18,6 +18,7 @@ from dist_seg.engine.run import TrainingOutcome, run_training
 from dist_seg.engine.stop import StopSignal
 from dist_seg.errors import EXIT_FAULT, EXIT_PREEMPTED, CheckpointError, UserError
 from dist_seg.runs.folder import RunFolder, run_dir_of
+from dist_seg.runs.outcome import Outcome, write_outcome, write_started
 from dist_seg.runs.result import summary_line
 from dist_seg.runtime.startup import StartUp
 from dist_seg.telemetry.accounting import ProcessAccount
@@ -65,15 +66,12 @@ class _Session:
         """Trains and finishes the run; how it ended stands in `outcome.json`, as torchrun hides the ranks' exit
         codes."""
         folder, world, watchdog = self.prepared.folder, self.world, self.watchdog
-        started = self.startup.process_started
-        ended, step, code = "failed", -1, EXIT_FAULT
         with ExitStack() as stack:
             on_main(lambda: stack.enter_context(folder.locked()))
-            on_main(lambda: str(folder.write_json("outcome.json", {"outcome": "running", "started": started})))
+            on_main(lambda: write_started(folder, self.startup.process_started))
             try:
-                outcome = self._train_and_log()
-                step, ended = outcome.step, "complete" if outcome.complete else "preempted"
-                code = _finish(self.prepared, outcome, world) if outcome.complete else EXIT_PREEMPTED
+                trained = self._train_and_log()
+                code = _finish(self.prepared, trained, world) if trained.complete else EXIT_PREEMPTED
             except BaseException as error:
                 cause = watchdog.cause_of(error)
                 if watchdog.reports_for_all(cause):
@@ -81,9 +79,10 @@ class _Session:
                     _write_failure(folder, _reason(error, watchdog), code)
                 raise
             if world.is_main:
-                _write_outcome(folder, {"outcome": ended, "exit_code": code, "step": step, "reason": ""})
-        if ended == "preempted" and world.is_main:
-            print(f"stopped at step {step}; {_how_to_go_on(self.prepared.config, fresh)}", file=sys.stderr)
+                ended: Literal["complete", "preempted"] = "complete" if trained.complete else "preempted"
+                write_outcome(folder, Outcome(outcome=ended, exit_code=code, step=trained.step))
+        if not trained.complete and world.is_main:
+            print(f"stopped at step {trained.step}; {_how_to_go_on(self.prepared.config, fresh)}", file=sys.stderr)
         return code
 
     def _train_and_log(self) -> TrainingOutcome:
@@ -148,15 +147,7 @@ def _reason(error: BaseException, watchdog: Watchdog) -> str:
 
 
 def _write_failure(folder: RunFolder, reason: str, code: int) -> None:
-    ending = {"outcome": "failed", "exit_code": code, "step": _newest_step(folder), "reason": reason}
-    _write_outcome(folder, ending)
-
-
-def _write_outcome(folder: RunFolder, ending: Mapping[str, object]) -> None:
-    try:
-        folder.write_json("outcome.json", ending)
-    except CheckpointError as error:  # A full disk must not hide why the run ended.
-        _log.error("%s", error)
+    write_outcome(folder, Outcome(outcome="failed", exit_code=code, step=_newest_step(folder), reason=reason))
 
 
 def _how_to_go_on(config: Config, fresh: bool) -> str:

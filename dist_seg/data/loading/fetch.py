@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 from dist_seg.config.schema import AugmentConfig, DataConfig
 from dist_seg.data.codecs.encoded import BadSample, BadShard, EncodedSample
 from dist_seg.data.loading.augment import SampleTransform, draw, eval_transform, input_factor
-from dist_seg.data.plan.plan import EvalPlan, Plan, PlannedSample
+from dist_seg.data.plan.plan import EvalPlan, Plan, PlannedSample, micro_batch_at
 from dist_seg.data.shards.bad_shards import BadShardError, unusable
 from dist_seg.data.view.reader import BadSampleError, ShardReader
 from dist_seg.errors import DataError
@@ -95,7 +95,7 @@ class TrainFetcher:
 
     def planned(self, unit: tuple[int, int]) -> list[PlannedSample]:
         step, lane = unit
-        return self._plan.micro_batch_at(step, lane)
+        return micro_batch_at(self._plan, step, lane)
 
     def fetch(self, planned: PlannedSample) -> Fetched:
         return self._search(planned, 0, (), {})

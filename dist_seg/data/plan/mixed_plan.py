@@ -26,7 +26,7 @@ BLOCK = 5040
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class MixedPart:
     """What is mixed with others."""
 
     name: str
@@ -45,7 +45,7 @@ class MixedPlan:
 
     def __init__(
         self,
-        parts: Sequence[Part],
+        parts: Sequence[MixedPart],
         shard_samples: Sequence[int],
         *,
         seed: int,
@@ -76,13 +76,6 @@ class MixedPlan:
 
     def __getstate__(self) -> dict[str, object]:
         return {**vars(self), "_blocks": {}}
-
-    def epoch_of(self, step: int) -> int:
-        """After as many samples as there are; some will have come several times and others not at all."""
-        return step // self.steps_per_epoch
-
-    def micro_batch_at(self, step: int, lane: int) -> list[PlannedSample]:
-        return self.micro_batches_at(step, range(lane, lane + 1))[0]
 
     def micro_batches_at(self, step: int, lanes: range) -> list[list[PlannedSample]]:
         check_lanes_exist(lanes, self.lanes)

@@ -54,14 +54,6 @@ class Plan(Protocol):
     @property
     def micro_batch(self) -> int: ...
 
-    def epoch_of(self, step: int) -> int:
-        """The epoch of a step, both counted from 0."""
-        ...
-
-    def micro_batch_at(self, step: int, lane: int) -> list[PlannedSample]:
-        """The samples of micro-batch `lane` of step `step`, in order."""
-        ...
-
     def micro_batches_at(self, step: int, lanes: range) -> list[list[PlannedSample]]:
         """The micro-batches of some lanes at step `step`; `range(plan.lanes)` gives the whole global batch."""
         ...
@@ -75,6 +67,11 @@ class Plan(Protocol):
         Passing bad shards over so gives the samples that rejecting theirs one by one would.
         """
         ...
+
+
+def micro_batch_at(plan: Plan, step: int, lane: int) -> list[PlannedSample]:
+    """The samples of micro-batch `lane` of step `step`, in order."""
+    return plan.micro_batches_at(step, range(lane, lane + 1))[0]
 
 
 class TrainPlan:
@@ -95,26 +92,12 @@ class TrainPlan:
         self.global_batch = global_batch
         self.micro_batch = micro_batch
 
-    def epoch_of(self, step: int) -> int:
-        return step // self.steps_per_epoch
-
-    def micro_batch_at(self, step: int, lane: int) -> list[PlannedSample]:
-        return self.micro_batches_at(step, range(lane, lane + 1))[0]
-
     def micro_batches_at(self, step: int, lanes: range) -> list[list[PlannedSample]]:
         check_lanes_exist(lanes, self.lanes)
         epoch, in_epoch = divmod(step, self.steps_per_epoch)
         firsts = (np.asarray(lanes, dtype=np.int64) * self.steps_per_epoch + in_epoch) * self.micro_batch
         slots = (firsts[:, None] + np.arange(self.micro_batch)).reshape(-1)
         return in_micro_batches(self._located(epoch, slots, slots), self.micro_batch)
-
-    def replacement(self, step: int, slot: int, attempt: int) -> PlannedSample:
-        """The candidate number `attempt` (from 1) for a slot whose sample is bad.
-
-        First the other samples of the same lane's span, each once, then those of the whole epoch; beyond that they come
-        again. Only a split of one sample gives that sample itself.
-        """
-        return self._replacements(self.epoch_of(step), slot, range(attempt, attempt + 1))[0]
 
     def next_outside(
         self, planned: PlannedSample, attempt: int, bad_shards: AbstractSet[int]

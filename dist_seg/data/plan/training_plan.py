@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dist_seg.config.schema import DataConfig, TrainConfig
-from dist_seg.data.plan.mixed_plan import MixedPlan, Part
+from dist_seg.data.plan.mixed_plan import MixedPart, MixedPlan
 from dist_seg.data.plan.plan import Plan, TrainPlan
 from dist_seg.data.view.data_view import DataView, SplitView, dataset_of
 from dist_seg.errors import DataError
@@ -44,7 +44,7 @@ def class_sampling_weights(frequencies: Sequence[float], temperature: float) -> 
     return [weight / sum(weights) for weight in weights]
 
 
-def _datasets(data: DataConfig, split: SplitView) -> list[Part]:
+def _datasets(data: DataConfig, split: SplitView) -> list[MixedPart]:
     """One part for each data set of a mix."""
     parts = []
     for member in data.mix:
@@ -55,11 +55,11 @@ def _datasets(data: DataConfig, split: SplitView) -> list[Part]:
         if not any(samples):
             raise DataError(f"data.mix: {member.name} has no samples of split {data.train_split}")
         weight = float(sum(samples)) if member.weight is None else member.weight
-        parts.append(Part(name=member.name, shard_samples=samples, weight=weight))
+        parts.append(MixedPart(name=member.name, shard_samples=samples, weight=weight))
     return parts
 
 
-def _classes(data: DataConfig, view: DataView, split: SplitView) -> list[Part]:
+def _classes(data: DataConfig, view: DataView, split: SplitView) -> list[MixedPart]:
     """One part for each class that any sample holds."""
     assert split.class_samples is not None
     by_class = split.class_samples.T
@@ -73,6 +73,6 @@ def _classes(data: DataConfig, view: DataView, split: SplitView) -> list[Part]:
         temperature = data.sampling_temperature or RARE_CLASS_TEMPERATURE
         weights = class_sampling_weights([counts[class_id] / total for class_id in there], temperature)
     return [
-        Part(name=view.class_names[class_id], shard_samples=by_class[class_id], weight=weight, holding=class_id)
+        MixedPart(name=view.class_names[class_id], shard_samples=by_class[class_id], weight=weight, holding=class_id)
         for class_id, weight in zip(there, weights, strict=True)
     ]

@@ -53,8 +53,11 @@ def counts_hook(kind: type, value: object) -> object:
     if kind is not Counts:
         return value
     match value:
-        case list() if set(map(type, value)) <= {int} and all(0 <= number <= LARGEST for number in value):
+        case list() if set(map(type, value)) <= {int} and (not value or 0 <= min(value) <= max(value) <= LARGEST):
             return Counts(value)
+        case list():
+            wrong = next(i for i, number in enumerate(value) if type(number) is not int or not 0 <= number <= LARGEST)
+            raise ValueError(f"expected numbers from 0 to {LARGEST}, number {wrong} is {value[wrong]!r}")
     raise ValueError(f"expected a list of numbers from 0 to {LARGEST}")
 
 

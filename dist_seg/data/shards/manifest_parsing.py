@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from dist_seg.data.codecs.class_ids import MAX_CLASSES
 from dist_seg.data.codecs.npy import MAX_CHANNELS, ArrayLayout
 from dist_seg.data.codecs.targets import TASKS
-from dist_seg.data.shards.counts import Counts
+from dist_seg.data.shards.counts import counts_hook
 from dist_seg.data.shards.manifest import ChannelStatistics, Manifest, ObjectCounts, ShardInfo, Split
 from dist_seg.data.shards.names import MANIFEST_NAME, SPLIT_NAME
 from dist_seg.errors import DataError
@@ -65,7 +65,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
             where=where,
         )
     decode(data, _Stated, where)
-    manifest = decode(data, Manifest, where, hook=_compact)
+    manifest = decode(data, Manifest, where, hook=counts_hook)
     _check_classes(manifest, where)
     if manifest.image is not None:
         _check_layout(manifest.image, where)
@@ -84,17 +84,6 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         for name, split in manifest.splits.items()
     }
     return replace(manifest, splits=splits, category_ids=manifest.category_ids if is_instance else None)
-
-
-def _compact(kind: type, value: object) -> Counts:
-    """Counts are made compact while the document is read: the numbers of all shards need never be there at once."""
-    assert kind is Counts
-    if not isinstance(value, list):
-        raise TypeError("must be a list of counts")
-    if set(map(type, value)) - {int} or (value and not 0 <= min(value) <= max(value) <= _MOST_COUNTED):
-        wrong = next(i for i, n in enumerate(value) if type(n) is not int or not 0 <= n <= _MOST_COUNTED)
-        raise ValueError(f"must be counts between 0 and {_MOST_COUNTED}, number {wrong} is {value[wrong]!r}")
-    return Counts(value)
 
 
 def _check_classes(manifest: Manifest, where: str) -> None:

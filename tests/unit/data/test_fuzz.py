@@ -18,7 +18,7 @@ from dist_seg.data.codecs.decode import decode_image
 from dist_seg.data.formats.folder import open_folder
 from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import PackResult, pack
-from dist_seg.data.plan.plan import TrainPlan
+from dist_seg.data.plan.plan import TrainPlan, micro_batch_at
 from dist_seg.data.raw.source import RawReading
 from dist_seg.data.raw.splitting import Dividing
 from dist_seg.data.shards.manifest import Manifest
@@ -288,5 +288,5 @@ def _whole(height: int, width: int) -> dict[str, object]:
 
 def _planned(plan: TrainPlan, data: PackedData, steps: int) -> set[str]:
     reader = ShardReader(data.view, "train")
-    planned: Sequence = [sample for step in range(steps) for sample in plan.micro_batch_at(step, 0)]
+    planned: Sequence = [sample for step in range(steps) for sample in micro_batch_at(plan, step, 0)]
     return {reader.info(sample.shard, sample.index).key for sample in planned}

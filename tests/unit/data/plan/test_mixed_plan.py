@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dist_seg.data.plan.mixed_plan import BLOCK, MixedPlan, Part, block_shares
-from dist_seg.data.plan.plan import PlannedSample, lanes_of_rank
+from dist_seg.data.plan.mixed_plan import BLOCK, MixedPart, MixedPlan, block_shares
+from dist_seg.data.plan.plan import PlannedSample, lanes_of_rank, micro_batch_at
 from dist_seg.errors import ConfigError
 
 # Three parts that share no shard, the second with fewer samples than there are lanes.
@@ -33,7 +33,7 @@ def plan_of(
     seed: int = 0,
 ) -> MixedPlan:
     parts = [
-        Part(name=f"part{i}", shard_samples=samples, weight=weight)
+        MixedPart(name=f"part{i}", shard_samples=samples, weight=weight)
         for i, (samples, weight) in enumerate(zip(counts, weights, strict=True))
     ]
     total = [sum(samples) for samples in zip(*counts, strict=True)]
@@ -49,7 +49,7 @@ def drawn_plan(drawn: list[tuple[list[int], float]], **options: int) -> MixedPla
 
 
 def lane_samples(plan: MixedPlan, lane: int, steps: range) -> list[PlannedSample]:
-    return [sample for step in steps for sample in plan.micro_batch_at(step, lane)]
+    return [sample for step in steps for sample in micro_batch_at(plan, step, lane)]
 
 
 @settings(max_examples=40, deadline=None)
@@ -156,7 +156,7 @@ def test_a_step_is_found_without_history_and_alike_by_all_numbers_of_ranks(
     assert sought.micro_batches_at(step, range(4)) == history[-1]
     for world_size in (1, 2, 3):
         together = [
-            drawn_plan(drawn).micro_batch_at(step, lane)
+            micro_batch_at(drawn_plan(drawn), step, lane)
             for rank in range(world_size)
             for lane in lanes_of_rank(4, rank, world_size)
         ]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dist_seg.data.plan.plan import EvalPlan, TrainPlan, lanes_of_rank
+from dist_seg.data.plan.plan import EvalPlan, PlannedSample, TrainPlan, lanes_of_rank, micro_batch_at
 from dist_seg.errors import ConfigError
 
 shard_lists = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(lambda counts: sum(counts) >= 8)
@@ -18,7 +18,7 @@ def plan_of(counts: list[int], *, lanes: int = 4, micro_batch: int = 2, window: 
 
 def epoch_samples(plan: TrainPlan, epoch: int) -> list[tuple[int, int]]:
     steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
-    batches = [plan.micro_batch_at(step, lane) for step in steps for lane in range(plan.lanes)]
+    batches = [micro_batch_at(plan, step, lane) for step in steps for lane in range(plan.lanes)]
     return [(sample.shard, sample.index) for batch in batches for sample in batch]
 
 
@@ -39,8 +39,8 @@ def test_an_epoch_has_every_sample_at_most_once_and_misses_less_than_a_batch(
 def test_a_step_is_found_without_the_steps_before_it(counts: list[int], data: st.DataObject) -> None:
     walked, sought = plan_of(counts), plan_of(counts)
     step = data.draw(st.integers(0, 3 * walked.steps_per_epoch))
-    history = [walked.micro_batch_at(earlier, 1) for earlier in range(step + 1)]
-    assert sought.micro_batch_at(step, 1) == history[-1]
+    history = [micro_batch_at(walked, earlier, 1) for earlier in range(step + 1)]
+    assert micro_batch_at(sought, step, 1) == history[-1]
 
 
 @given(counts=shard_lists, window=st.integers(1, 100), lanes=st.integers(1, 4), data=st.data())
@@ -49,7 +49,7 @@ def test_lanes_found_together_are_those_found_alone(
 ) -> None:
     plan = plan_of(counts, lanes=lanes, window=window)
     step = data.draw(st.integers(0, 2 * plan.steps_per_epoch))
-    assert plan.micro_batches_at(step, range(lanes)) == [plan.micro_batch_at(step, lane) for lane in range(lanes)]
+    assert plan.micro_batches_at(step, range(lanes)) == [micro_batch_at(plan, step, lane) for lane in range(lanes)]
 
 
 # Blocks of 4^k and 4^k + 1 samples in one plan.
@@ -64,23 +64,23 @@ def test_blocks_on_both_sides_of_a_power_of_four_are_each_permuted_once(
     found = [sample.index for micro_batches in together for samples in micro_batches for sample in samples]
     assert len(found) == len(set(found)) == plan.steps_per_epoch * plan.global_batch
     some = range(0, lanes, max(1, lanes // 40))
-    assert [together[1][lane] for lane in some] == [plan.micro_batch_at(1, lane) for lane in some]
+    assert [together[1][lane] for lane in some] == [micro_batch_at(plan, 1, lane) for lane in some]
 
 
 @pytest.mark.parametrize(("num_samples", "window"), [(33, 30), (513, 300)])
 def test_a_replacement_is_one_of_its_span_whatever_the_blocks_sizes(num_samples: int, window: int) -> None:
     plan = plan_of([num_samples], lanes=2, micro_batch=4, window=window)
     for lane in range(2):
-        span = {s.index for step in range(plan.steps_per_epoch) for s in plan.micro_batch_at(step, lane)}
-        slot = plan.micro_batch_at(1, lane)[2]
-        drawn = [plan.replacement(1, slot.slot, attempt).index for attempt in range(1, len(span))]
+        span = {s.index for step in range(plan.steps_per_epoch) for s in micro_batch_at(plan, step, lane)}
+        slot = micro_batch_at(plan, 1, lane)[2]
+        drawn = [replacement(plan, 1, slot.slot, attempt).index for attempt in range(1, len(span))]
         assert {*drawn, slot.index} == span
 
 
 def test_plan_travels_to_worker_processes() -> None:
     plan = plan_of([30, 20])
-    plan.micro_batch_at(0, 0)
-    assert pickle.loads(pickle.dumps(plan)).micro_batch_at(9, 2) == plan.micro_batch_at(9, 2)
+    micro_batch_at(plan, 0, 0)
+    assert micro_batch_at(pickle.loads(pickle.dumps(plan)), 9, 2) == micro_batch_at(plan, 9, 2)
 
 
 def test_epochs_and_seeds_differ() -> None:
@@ -99,7 +99,7 @@ def test_ranks_own_every_lane_once_as_evenly_as_they_go(lanes: int, data: st.Dat
 
 def shards_of(plan: TrainPlan, lanes: range) -> set[int]:
     """The shards that an epoch reads for some lanes."""
-    return {s.shard for step in range(plan.steps_per_epoch) for lane in lanes for s in plan.micro_batch_at(step, lane)}
+    return {s.shard for step in range(plan.steps_per_epoch) for lane in lanes for s in micro_batch_at(plan, step, lane)}
 
 
 def test_ranks_hardly_share_shards() -> None:
@@ -127,7 +127,7 @@ def test_neighbouring_lanes_share_shards_and_ranks_only_those_at_their_borders(
 def test_data_that_fits_into_the_window_is_permuted_as_a_whole() -> None:
     plan = plan_of([100] * 10, lanes=10, micro_batch=5, window=1000)
     for lane in range(10):  # 100 samples each, which 10 shards in equal parts would give by 10
-        shards = [s.shard for step in range(plan.steps_per_epoch) for s in plan.micro_batch_at(step, lane)]
+        shards = [s.shard for step in range(plan.steps_per_epoch) for s in micro_batch_at(plan, step, lane)]
         assert len(set(shards)) == 10
         assert max(map(shards.count, shards)) <= 25
 
@@ -149,12 +149,20 @@ def test_all_ranks_together_make_the_same_micro_batches_at_every_world_size(
         assert together == alone
 
 
+def replacement(plan: TrainPlan, step: int, slot: int, attempt: int) -> PlannedSample:
+    """The candidate number `attempt` (from 1) for a slot of a step's epoch."""
+    planned = PlannedSample(shard=0, index=0, slot=slot, visit=step // plan.steps_per_epoch)
+    found = plan.next_outside(planned, attempt, set())
+    assert found is not None and found[0] == attempt
+    return found[1]
+
+
 class TestReplacement:
     def test_the_others_of_the_span_come_first_and_once_each(self) -> None:
         plan = plan_of([40, 40])
-        planned = plan.micro_batch_at(2, 3)[0]
-        span = {(s.shard, s.index) for step in range(plan.steps_per_epoch) for s in plan.micro_batch_at(step, 3)}
-        drawn = [plan.replacement(2, planned.slot, attempt) for attempt in range(1, len(span))]
+        planned = micro_batch_at(plan, 2, 3)[0]
+        span = {(s.shard, s.index) for step in range(plan.steps_per_epoch) for s in micro_batch_at(plan, step, 3)}
+        drawn = [replacement(plan, 2, planned.slot, attempt) for attempt in range(1, len(span))]
         assert len({(c.shard, c.index) for c in drawn}) == len(span) - 1
         assert {(c.shard, c.index) for c in drawn} == span - {(planned.shard, planned.index)}
 
@@ -162,24 +170,24 @@ class TestReplacement:
     @given(counts=shard_lists, data=st.data())
     def test_then_those_of_the_whole_epoch_and_never_the_bad_one(self, counts: list[int], data: st.DataObject) -> None:
         plan = plan_of(counts)
-        planned = plan.micro_batch_at(0, data.draw(st.integers(0, 3)))[data.draw(st.integers(0, 1))]
-        drawn = [plan.replacement(0, planned.slot, attempt) for attempt in range(1, plan.num_samples)]
+        planned = micro_batch_at(plan, 0, data.draw(st.integers(0, 3)))[data.draw(st.integers(0, 1))]
+        drawn = [replacement(plan, 0, planned.slot, attempt) for attempt in range(1, plan.num_samples)]
         everything = {(shard, index) for shard, count in enumerate(counts) for index in range(count)}
         assert {(c.shard, c.index) for c in drawn} == everything - {(planned.shard, planned.index)}
 
     def test_a_span_of_one_gives_way_to_the_epoch(self) -> None:
         plan = plan_of([5], lanes=5, micro_batch=1)
-        planned = plan.micro_batch_at(0, 2)[0]
-        drawn = [plan.replacement(0, planned.slot, attempt).index for attempt in range(1, 5)]
+        planned = micro_batch_at(plan, 0, 2)[0]
+        drawn = [replacement(plan, 0, planned.slot, attempt).index for attempt in range(1, 5)]
         assert sorted([*drawn, planned.index]) == [0, 1, 2, 3, 4]
 
     def test_beyond_all_samples_they_come_again(self) -> None:
         plan = plan_of([8])
-        first, again = (plan.replacement(0, 3, attempt) for attempt in (1, 8))
+        first, again = (replacement(plan, 0, 3, attempt) for attempt in (1, 8))
         assert first == again
 
     def test_a_split_of_one_sample_has_no_other(self) -> None:
-        assert plan_of([1], lanes=1, micro_batch=1).replacement(0, 0, 1).index == 0
+        assert replacement(plan_of([1], lanes=1, micro_batch=1), 0, 0, 1).index == 0
 
     @settings(max_examples=40, deadline=None)
     @given(counts=shard_lists, data=st.data())
@@ -187,10 +195,10 @@ class TestReplacement:
         self, counts: list[int], data: st.DataObject
     ) -> None:
         plan = plan_of(counts)
-        planned = plan.micro_batch_at(0, data.draw(st.integers(0, 3)))[data.draw(st.integers(0, 1))]
+        planned = micro_batch_at(plan, 0, data.draw(st.integers(0, 3)))[data.draw(st.integers(0, 1))]
         bad = data.draw(st.sets(st.integers(0, len(counts) - 1)))
         start = data.draw(st.integers(0, 3))
-        candidates = [planned, *(plan.replacement(0, planned.slot, n) for n in range(1, plan.num_samples + 3))]
+        candidates = [planned, *(replacement(plan, 0, planned.slot, n) for n in range(1, plan.num_samples + 3))]
         outside = [(n, c) for n, c in enumerate(candidates) if n >= start and c.shard not in bad]
         found = plan.next_outside(planned, start, bad)
         if any(count for shard, count in enumerate(counts) if shard not in bad and shard != planned.shard):
@@ -200,17 +208,17 @@ class TestReplacement:
 
     def test_a_span_that_lies_in_a_bad_shard_as_a_whole_gives_way_to_the_epoch(self) -> None:
         plan = TrainPlan([5000, 5000], seed=0, global_batch=8, micro_batch=4, shuffle_window=1)
-        planned = plan.micro_batch_at(0, 0)[0]
+        planned = micro_batch_at(plan, 0, 0)[0]
         number, candidate = plan.next_outside(planned, 0, {planned.shard}) or (0, planned)
         assert number == 5000  # the other 4999 of the span come before
         assert candidate.shard != planned.shard
 
     def test_it_is_a_pure_function_of_seed_epoch_slot_and_attempt(self) -> None:
         plan = plan_of([40, 40])
-        drawn = [plan.replacement(2, 5, attempt) for attempt in range(1, 20)]
-        assert drawn == [plan_of([40, 40]).replacement(2, 5, attempt) for attempt in range(1, 20)]
-        assert drawn != [plan_of([40, 40], seed=1).replacement(2, 5, attempt) for attempt in range(1, 20)]
-        assert drawn != [plan.replacement(12, 5, attempt) for attempt in range(1, 20)]
+        drawn = [replacement(plan, 2, 5, attempt) for attempt in range(1, 20)]
+        assert drawn == [replacement(plan_of([40, 40]), 2, 5, attempt) for attempt in range(1, 20)]
+        assert drawn != [replacement(plan_of([40, 40], seed=1), 2, 5, attempt) for attempt in range(1, 20)]
+        assert drawn != [replacement(plan, 12, 5, attempt) for attempt in range(1, 20)]
 
 
 def test_global_batch_larger_than_the_split_is_the_users_error() -> None:

@@ -16,7 +16,7 @@ from dist_seg.config.load import load_config
 from dist_seg.config.schema import AugmentConfig, Config, DataConfig, TrainConfig
 from dist_seg.data.loading.loader import train_batches
 from dist_seg.data.plan.mixed_plan import BLOCK, MixedPlan
-from dist_seg.data.plan.plan import PlannedSample
+from dist_seg.data.plan.plan import PlannedSample, micro_batch_at
 from dist_seg.data.plan.training_plan import class_sampling_weights, training_plan
 from dist_seg.data.shards.manifest_parsing import load_manifest
 from dist_seg.data.shards.sidecar import Sidecar
@@ -153,7 +153,7 @@ def test_batches_are_those_of_the_plan_and_repeats_are_drawn_anew(synthetic_shar
     reader = ShardReader(run, "train")
     units = [(step, 0) for step in range(12)]
     batches = list(train_batches(config, run, plan, units, CPU))
-    planned = [sample for unit in units for sample in plan.micro_batch_at(*unit)]
+    planned = [sample for unit in units for sample in micro_batch_at(plan, *unit)]
     keys = [reader.read(s.shard, s.index, holding=s.holding).key for s in planned]
     assert [key for batch in batches for key in batch.keys] == keys
     images = [image for batch in batches for image in batch.images]

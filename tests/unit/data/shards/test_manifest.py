@@ -171,7 +171,7 @@ _SPLIT = json.loads(_manifest().to_json())["splits"]["train"]
         (
             ("splits", "train", "shards", 0, "class_samples"),
             3,
-            r"shards\[0\]\.class_samples is 3: must be a list of counts",
+            r"shards\[0\]\.class_samples is 3: expected a list of numbers",
         ),
         (
             ("splits", "train", "shards", 0, "class_samples"),
@@ -186,12 +186,12 @@ _SPLIT = json.loads(_manifest().to_json())["splits"]["train"]
         (
             ("splits", "train", "shards", 0, "class_samples"),
             [1, -1],
-            r"shards\[0\]\.class_samples is \[1, -1\]: must be counts between 0 and .* number 1 is -1",
+            r"shards\[0\]\.class_samples is \[1, -1\]: expected numbers from 0 to .* number 1 is -1",
         ),
         (
             ("splits", "train", "shards", 0, "class_samples"),
             [1, 10**30],
-            r"shards\[0\]\.class_samples is .*: must be counts between 0 and .* number 1 is 10{30}",
+            r"shards\[0\]\.class_samples is .*: expected numbers from 0 to .* number 1 is 10{30}",
         ),
         (
             ("splits", "train", "shards", 0, "class_samples"),

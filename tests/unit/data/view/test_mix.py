@@ -19,6 +19,7 @@ from dist_seg.data.loading.loader import train_batches
 from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
 from dist_seg.data.plan.mixed_plan import MixedPlan
+from dist_seg.data.plan.plan import micro_batch_at
 from dist_seg.data.plan.training_plan import training_plan
 from dist_seg.data.shards.bad_shards import find_bad_shards
 from dist_seg.data.shards.manifest import ChannelStatistics, Manifest, ObjectCounts, ShardInfo, Split
@@ -128,7 +129,7 @@ def test_batches_have_the_shares_of_the_weights(
     found = Counter(key.split("/")[0] for key in keys)
     assert found["a"] / len(keys) == pytest.approx(share, abs=0.15)
     reader = ShardReader(run, "train")
-    planned = [sample for unit in units for sample in plan.micro_batch_at(*unit)]
+    planned = [sample for unit in units for sample in micro_batch_at(plan, *unit)]
     assert keys == [reader.info(sample.shard, sample.index).key for sample in planned]
 
 
