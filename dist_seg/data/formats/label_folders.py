@@ -117,9 +117,9 @@ def open_label_folders(
     """The data set in a folder of images and a folder of masks with a sub-folder for every class.
 
     classes: a text file with the names of the sub-folders, in the order of the class ids; None takes `classes.txt` in
-    or above the masks' folder, or else all sub-folders, sorted. unknown: the number that marks pixels of which nobody
-    knows whether they belong to the class. missing_is_absent: if an image has no mask for a class, the class is not in
-    it; otherwise that is an error.
+    or above the masks' folder, or else all sub-folders, sorted. unknown: the number of pixels that may or may not
+    belong to the class. missing_is_absent: if an image has no mask for a class, the class is not in it;
+    otherwise that is an error.
     """
     if unknown is not None and not 0 <= unknown <= 255:
         raise UserError(f"--unknown {unknown}: give the number that marks unknown pixels, from 0 to 255")

@@ -44,7 +44,7 @@ class MaskSource:
 
     @property
     def division(self) -> Division | None:
-        """Recorded when packing, so that added samples are divided alike; None if folders say the splits."""
+        """Recorded when packing, to divide samples added later in the same way; None if folders are the splits."""
         return self.folders[0].division
 
     def samples(self) -> Sequence[SampleRef]:

@@ -137,7 +137,7 @@ AnySource = Source | InstanceSource
 
 
 def is_instances(source: AnySource) -> "TypeIs[InstanceSource]":
-    """Whether the source gives objects. It says so by `task = "instance"`."""
+    """Whether the source has objects instead of masks, which its attribute `task = "instance"` tells."""
     return task_of(source) == "instance"
 
 

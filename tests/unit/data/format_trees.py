@@ -1,7 +1,7 @@
-"""Raw data sets in every layout, written from pictures and class ids: the inverse of what the formats read.
+"""Writers of raw data sets in every layout: the inverse of what the formats read.
 
-A writer has the pictures' files by name, their class ids, with 255 for ignored pixels, and writes what the layout asks
-for, by numbers and colours that stand here and not in the formats.
+A writer gets pictures by name with their class ids, 255 for ignored pixels, and writes them in its layout. Numbers and
+colours are listed here instead of being imported from the formats.
 """
 
 import base64
@@ -33,14 +33,14 @@ Ids = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture's file and its mask."""
+    """The file of a picture, and its mask."""
 
     suffix: str
     image: bytes
     ids: Ids
 
     def write(self, path: str | Path, stem: str) -> str:
-        """The picture, as a file in a folder, whose name it gives back."""
+        """Write the picture into a folder; returns the file's name."""
         Path(path).mkdir(parents=True, exist_ok=True)
         (Path(path) / f"{stem}{self.suffix}").write_bytes(self.image)
         return f"{stem}{self.suffix}"
@@ -49,9 +49,9 @@ class Sample:
 Samples = Mapping[str, Sample]
 
 _COLORS = np.stack([np.random.default_rng(seed).permutation(256) for seed in range(3)], axis=1).astype(np.uint8)
-# Of Cityscapes, by train id.
+# Label ids of Cityscapes by train id.
 _CITYSCAPES_LABELS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-# A few of COCO's categories, by class id.
+# Some of COCO's category ids, by class id.
 _CATEGORIES = (1, 13, 44, 92, 137, 182, 200)
 
 
@@ -149,7 +149,7 @@ def _coco_panoptic(root: Path, samples: Samples) -> Source:
 def _stuffthingmaps(root: Path, samples: Samples) -> Source:
     for stem, sample in samples.items():
         sample.write(root / "images/train2017", stem)
-        # The first labels are classes without a gap up to 11, fire hydrant.
+        # The labels up to 11, fire hydrant, are classes without a gap.
         write_image(root / f"annotations/train2017/{stem}.png", sample.ids)
     return open_coco_stuff(root, numbering="stuffthingmaps")
 
@@ -164,7 +164,7 @@ def _category_ids(root: Path, samples: Samples) -> Source:
 
 
 def _labelme(root: Path, samples: Samples) -> Source:
-    """Every row's runs of a class are rectangles; of the second picture on, images are in the files."""
+    """Each run of a class in a row is a rectangle. All pictures except the first are embedded."""
     root.mkdir()
     for number, (stem, sample) in enumerate(samples.items()):
         height, width = sample.ids.shape
@@ -185,7 +185,7 @@ def _labelme(root: Path, samples: Samples) -> Source:
 
 @dataclass(frozen=True)
 class _Reader:
-    """A user's own."""
+    """A reader of the user's own."""
 
     data: Samples
     class_names: tuple[str, ...] = tuple(f"c{i}" for i in range(9))
@@ -205,7 +205,7 @@ def _reader(root: Path, samples: Samples) -> Source:
 
 @dataclass(frozen=True)
 class Layout:
-    """A format by its writer, and how many of its classes are drawn."""
+    """A layout: the function that writes it, and how many of its classes are drawn."""
 
     write: Callable[[Path, Samples], Source]
     num_classes: int

@@ -38,7 +38,7 @@ class _Excerpt:
     repeated: list[int]
     """Positions in `annotations` whose ids occur earlier in the file."""
     digest: str
-    """Of the entries' text, so that a change of the file is noticed."""
+    """Hash of the entries' text, which reveals that the file was changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class CocoSource:
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     files: tuple[AnnotationFile, ...] = field(repr=False)
-    """The annotations of each split. Not sent to worker processes: a sample's payload says what is needed of them."""
+    """The annotations of each split. Not sent to worker processes, which read what they need by a sample's payload."""
     reading: RawReading = RawReading()
     """Bad are annotated images that are missing or wrongly listed, annotations without an image, and repeated ids."""
 

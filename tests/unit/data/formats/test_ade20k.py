@@ -1,4 +1,4 @@
-"""ADE20K's scene parsing: 0 is nobody's, 1 to 150 are the classes."""
+"""ADE20K for scene parsing: 0 is unlabelled, 1 to 150 are the classes."""
 
 from pathlib import Path
 

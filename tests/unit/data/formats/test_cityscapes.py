@@ -1,4 +1,4 @@
-"""Cityscapes' masks of classes: every label id to its train id."""
+"""Class masks of Cityscapes: every label id becomes its train id."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from dist_seg.errors import DataError
 
 from ..raw_data import picture, write_image
 
-# By label id, from 0 to 33: the train id as cityscapesScripts lists it.
+# The train ids of the label ids 0 to 33, from cityscapesScripts.
 _TRAIN_IDS = [
     *(255, 255, 255, 255, 255, 255, 255, 0, 1, 255, 255, 2, 3, 4, 255, 255, 255, 5, 255, 6, 7, 8, 9, 10, 11, 12, 13),
     *(14, 15, 255, 255, 16, 17, 18),

@@ -1,4 +1,4 @@
-"""Two folders as a data set, as people have them."""
+"""A folder of images and a folder of masks, in the forms that users have."""
 
 import pickle
 import shutil

@@ -1,4 +1,4 @@
-"""Masks of object ids: what is an object, of which class, and what is refused."""
+"""Masks of object ids: the objects, their classes, and what is refused."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ _CLASSES = "24 person\n26 car\n29 ignore\n"
 
 
 def _ids(*values: int, dtype: type[np.generic] = np.uint16) -> NDArray[np.generic]:
-    """(6, 8): a column of two pixels for every value, on background."""
+    """(6, 8) background with a column of two pixels for every value."""
     ids = np.zeros((6, 8), dtype)
     for column, value in enumerate(values):
         ids[1:3, column] = value
@@ -47,7 +47,7 @@ def _open(
 
 
 def _objects(source: InstanceIdSource | CityscapesInstances) -> list[tuple[int, int, bool]]:
-    """Id, class and whether it is a crowd, of the objects of the only sample."""
+    """(id, class, is a crowd) of each object in the only sample."""
     (sample,) = source.samples()
     return [(o.id, o.class_id, o.crowd) for o in source.load(sample).objects]
 

@@ -1,4 +1,4 @@
-"""A folder of masks for every class, and layers out of objects: packed as they lie there, mistakes named."""
+"""A folder of masks for every class, and layers made from objects: packed exactly, with mistakes named."""
 
 import io
 import unicodedata
@@ -32,7 +32,7 @@ HEIGHT, WIDTH = 20, 30
 
 
 def write_labels(root: Path, stem: str, masks: dict[str, NDArray[np.integer]]) -> None:
-    """`root/images/STEM.png` and `root/masks/CLASS/STEM.png`."""
+    """Write `root/images/STEM.png` and `root/masks/CLASS/STEM.png`."""
     image = root / "images" / f"{stem}.png"
     image.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture(HEIGHT, WIDTH)).save(image)

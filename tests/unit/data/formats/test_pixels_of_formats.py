@@ -1,4 +1,4 @@
-"""Pixels in are pixels out: what a raw data set in any layout holds is what both loaders give, without augmentation."""
+"""Both loaders return the exact pixels of a raw data set in any layout, without augmentation."""
 
 import io
 import tarfile
@@ -17,7 +17,7 @@ from tests.loader_cases import PackedData, config, encode, evaluate, scene
 
 from ..format_trees import LAYOUTS, Layout, Sample
 
-# File name's suffix and how it is encoded; odd sizes, each another.
+# Suffix, encoding and size of each picture; all sizes differ and are odd.
 _PICTURES = {
     "a_png": (".png", (23, 31), "PNG", {}),
     "b_jpeg": (".jpg", (64, 48), "JPEG", {"quality": 92, "subsampling": 2}),
@@ -26,7 +26,7 @@ _PICTURES = {
 
 
 def _samples(num_classes: int) -> dict[str, Sample]:
-    """Pictures with masks of noise: every class and the ignore index, with no two pixels of one run by design."""
+    """Pictures with noise as masks: every class and the ignore index, so that hardly any two neighbours are equal."""
     samples = {}
     for seed, (stem, (suffix, (height, width), kind, options)) in enumerate(_PICTURES.items()):
         picture = scene(seed, height, width)[0]
@@ -46,7 +46,7 @@ def _assert_given(packed: PackedData, samples: Mapping[str, Sample], loader: str
             assert np.array_equal(batch.targets[i].numpy(), sample.ids), f"{key}: another mask"
             picture = np.asarray(Image.open(io.BytesIO(sample.image)).convert("RGB"))
             pixels = (batch.images[i].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
-            if loader == "dali" and sample.suffix == ".jpg":  # its decoder is another than PIL's
+            if loader == "dali" and sample.suffix == ".jpg":  # its decoder differs from PIL's
                 assert pixels.shape == picture.shape
                 assert np.abs(pixels.astype(int) - picture).mean() <= 2
             else:
@@ -63,7 +63,7 @@ def _pack(source: Source, out: Path) -> PackedData:
 def packed(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[PackedData, dict[str, Sample]]:
-    """A data set of each layout, and what was written into it."""
+    """A data set in each layout, and what was written into it."""
     layout: Layout = request.param
     root = tmp_path_factory.mktemp("layout")
     samples = _samples(layout.num_classes)
@@ -83,7 +83,7 @@ def test_so_do_dalis_own_operators(
     packed: tuple[PackedData, dict[str, Sample]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dali = pytest.importorskip("dist_seg.data.loading.dali")
-    monkeypatch.setattr(dali, "_places_by_itself", lambda device: True)  # on the CPU, the graph that is for GPUs
+    monkeypatch.setattr(dali, "_places_by_itself", lambda device: True)  # on the CPU, the graph meant for GPUs
     _assert_given(*packed, "dali")
 
 
@@ -94,7 +94,7 @@ def test_shards_hold_the_files_of_the_images_byte_for_byte(packed: tuple[PackedD
         with tarfile.open(fileobj=io.BytesIO(data.storage.read(shard.name))) as tar:
             for member in tar:
                 stem, _, suffix = member.name.split("__")[-1].partition(".")
-                found[stem, suffix] = tar.extractfile(member).read()  # type: ignore[union-attr]  # there are files alone
+                found[stem, suffix] = tar.extractfile(member).read()  # type: ignore[union-attr]  # all members are files
     assert {key: member for key, member in found.items() if key[1] != "seg.png"} == {
         (stem, sample.suffix[1:]): sample.image for stem, sample in samples.items()
     }

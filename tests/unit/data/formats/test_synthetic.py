@@ -1,4 +1,4 @@
-"""The drawn data set: the same every time, and what it says it is."""
+"""The synthetic data set: the same every time, with correct masks."""
 
 import io
 

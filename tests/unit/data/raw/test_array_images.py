@@ -1,4 +1,4 @@
-"""Images of 16 bits, many channels or pages: the pixels that go in come out, or the file is refused by name."""
+"""Images of 16 bits, many channels or pages: pixels are read exactly, or the file is refused by name."""
 
 import contextlib
 import io
@@ -107,7 +107,7 @@ def test_jpeg_in_a_tiff_of_pages_is_decoded() -> None:
 
 
 class TestAlpha:
-    """Dropped where it is opaque everywhere, refused elsewhere; what is only data is kept."""
+    """Alpha is dropped if it is opaque everywhere and refused otherwise. A channel of data is kept."""
 
     @pytest.mark.parametrize("kind", ["assocalpha", "unassalpha"])
     def test_an_opaque_alpha_channel_of_a_tiff_is_dropped(self, kind: str) -> None:
@@ -219,7 +219,7 @@ def test_what_is_refused_is_named_with_the_reason(name: str) -> None:
 
 
 class TestBombs:
-    """Nothing is decoded that is larger than allowed."""
+    """A file that claims more than is allowed is not decoded."""
 
     def test_pixels_and_channels_have_limits(self) -> None:
         wide = tiff(noise("uint16", 5))
@@ -272,7 +272,7 @@ _SEEDS = [
 def test_damaged_files_are_read_or_refused_and_nothing_else(data: bytes, changes: list[tuple[float, int]]) -> None:
     damaged = bytearray(data)
     for position, value in changes:
-        damaged[int(position**3 * len(damaged))] = value  # into the headers rather than the pixels
+        damaged[int(position**3 * len(damaged))] = value  # more often in headers than in pixels
     with contextlib.suppress(DataError):
         read_array(bytes(damaged), "x", 10_000)
 
@@ -310,13 +310,13 @@ def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for data in (deep, color):
         with pytest.raises(UserError, match=r"pip install 'dist-seg\[tiff\]'") as raised:
             check_image(data, "x")
-        assert not isinstance(raised.value, DataError)  # or --skip-bad would leave out every image
+        assert not isinstance(raised.value, DataError)  # otherwise --skip-bad would leave out every image
     assert np.array_equal(_array(check_image(grey, "x")), noise("uint16", 1))
     assert check_image(encoded(Image.fromarray(noise("uint8", 3)), "TIFF"), "x").suffix == "png"
 
 
 def _with_chunk(data: bytes, name: bytes, content: bytes) -> bytes:
-    """Before the pixels of a PNG."""
+    """The PNG with another chunk before its pixels."""
     at = data.index(b"IDAT") - 4
     chunk = struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
     return data[:at] + chunk + data[at:]

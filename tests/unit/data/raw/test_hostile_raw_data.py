@@ -1,4 +1,4 @@
-"""Raw data that is made to harm: pictures that claim gigabytes, and annotations that name files elsewhere."""
+"""Raw data made to do harm: pictures that claim gigabytes, and annotations that name files elsewhere."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which raw images pass as they are, which are converted, and which are refused."""
+"""Which raw images pass unchanged, which are converted, and which are refused."""
 
 import contextlib
 import io
@@ -33,7 +33,7 @@ _SEE_THROUGH[3, 4, 3] = 100
 
 
 def _png(depth: int, color: int, row: bytes, width: int = 8, height: int = 2) -> bytes:
-    """A PNG of equal rows, of depths that Pillow does not write."""
+    """A PNG of equal rows, with depths that Pillow does not write."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -44,7 +44,7 @@ def _png(depth: int, color: int, row: bytes, width: int = 8, height: int = 2) ->
 
 
 def _grey_tiff(depth: int, row: bytes, photometric: int = 1, width: int = 8, height: int = 2) -> bytes:
-    """A grey TIFF of equal rows, of depths that Pillow does not write. photometric: 0 for 0 is white, 1 for black."""
+    """A grey TIFF of equal rows, with depths that Pillow does not write. photometric: 0 if 0 is white, else 1."""
     data = row * height
     tags = {256: width, 257: height, 258: depth, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height, 279: len(data)}
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
@@ -147,7 +147,7 @@ def test_what_is_refused_is_named_with_the_reason(data: bytes, reason: str) -> N
 
 
 def _cut(data: bytes, part: float) -> bytes:
-    """Without what comes after, but with an end marker."""
+    """A JPEG with this part of its coded pixels, and an end marker."""
     start, end = data.index(b"\xff\xda") + 14, data.index(b"\xff\xd9", data.index(b"\xff\xda"))
     return data[: start + round(part * (end - start))] + b"\xff\xd9" + data[end + 2 :]
 
@@ -189,13 +189,13 @@ def test_a_jpeg_that_ends_in_the_grey_of_a_cut_one_is_whole(options: dict[str, o
 
 
 def _with_junk(jpeg: bytes) -> bytes:
-    """Between its first two segments."""
+    """The JPEG with junk between its first two segments."""
     end = 4 + int.from_bytes(jpeg[4:6], "big")
     return jpeg[:end] + b"junk" + jpeg[end:]
 
 
 def _with_wrong_checksum(png: bytes, chunk: bytes) -> bytes:
-    """Of the last chunk of that kind."""
+    """The PNG with a wrong checksum in the last chunk of that name."""
     start = png.rindex(chunk)
     end = start + 4 + int.from_bytes(png[start - 4 : start], "big")
     return png[:end] + bytes([png[end] ^ 1]) + png[end + 1 :]
@@ -293,7 +293,7 @@ def test_tiffs_in_which_0_is_white_are_refused(depth: int, row: bytes) -> None:
 
 
 def _tiff_of_pages(*pages: np.ndarray, reduced: int) -> bytes:
-    """reduced: what those after the first say they are, smaller copies (1) or pages (2)."""
+    """reduced: the declared type of pages after the first, smaller copies (1) or pages (2)."""
     images = [Image.fromarray(page) for page in pages]
     for image in images[1:]:
         image.encoderinfo = {"tiffinfo": {254: reduced}}
@@ -311,7 +311,7 @@ def test_further_pages_of_a_mask_are_refused() -> None:
 
 
 def test_white_is_1_in_every_mask_of_one_bit() -> None:
-    """Scanners and fax compression write black as 1 and say so; every viewer shows the same."""
+    """Scanners and fax compression write black as 1 and declare it; all viewers show the same picture."""
     bits = np.array([[0, 1, 1, 0, 0, 0, 0, 1]], bool)
     assert read_mask(_grey_tiff(1, b"\x9e", photometric=0, height=1), "x").values.tolist() == bits.astype(int).tolist()
     assert np.array_equal(read_mask(encoded(Image.fromarray(bits), "TIFF", compression="group4"), "x").values, bits)
@@ -348,14 +348,14 @@ def test_threads_that_read_at_once_leave_the_process_as_it_was(monkeypatch: pyte
         reading.enter_context(no_warnings())
         reading.enter_context(own_limit())
     first.close()
-    assert Image.MAX_IMAGE_PIXELS is None  # the second still reads
+    assert Image.MAX_IMAGE_PIXELS is None  # the second thread still reads
     second.close()
     assert Image.MAX_IMAGE_PIXELS == 10
     assert warnings.filters is filters
 
 
 def _tiff(compression: int) -> bytes:
-    """A TIFF that says to be compressed so."""
+    """A TIFF that declares this compression."""
     tag = struct.pack("<HHI", 259, 3, 1)
     return encoded(Image.fromarray(_GREY), "TIFF").replace(tag + b"\1\0", tag + struct.pack("<H", compression))
 

@@ -1,4 +1,4 @@
-"""Masks whose palettes give an index one colour, and those that do not."""
+"""Data sets whose palettes agree on the colour of each index, and others."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A reader of the user's own, by its dotted path."""
+"""The protocol of raw data sets, and readers of the user's own found by their dotted path."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -100,7 +100,7 @@ def test_a_reader_of_instances_needs_nothing_but_what_its_protocol_says(module: 
 
 
 class TestLoadSample:
-    """What is wrong with a sample, by the kinds of error."""
+    """The error that each fault of a sample becomes."""
 
     def test_a_listed_fault_is_never_loaded(self) -> None:
         class Source:

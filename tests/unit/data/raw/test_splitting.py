@@ -35,7 +35,7 @@ def test_order_does_not_matter(groups: list[str], fraction: float, random: objec
 def test_about_the_share_is_chosen() -> None:
     groups = [str(i) for i in range(2000)]
     for fraction in (0.05, 0.1, 0.5, 0.9):
-        # Three standard deviations; the hash is fixed, and so is the outcome.
+        # Three standard deviations. The hash is fixed, and so is the outcome.
         assert abs(len(validation_groups(groups, fraction)) / 2000 - fraction) < 3 * (0.25 / 2000) ** 0.5
 
 
@@ -121,7 +121,7 @@ def test_other_folders_are_no_division(folders: list[str]) -> None:
 
 @pytest.mark.parametrize("stray", ["stray", "extra/stray", "train"])
 def test_an_image_beside_the_splits_is_refused_by_name(stray: str) -> None:
-    """To divide all of them anew instead would put training images among those of validation."""
+    """Dividing all of them again would put training images into validation."""
     stems = [stray, "train/a", "train/b", "val/c"]
     with pytest.raises(DataError, match=rf"^images: train and val hold .*, but {stray} lies outside them; move"):
         divide(Path("images"), stems)
@@ -135,7 +135,7 @@ def test_an_image_beside_the_splits_is_refused_by_name(stray: str) -> None:
     st.sets(st.integers(0, 99), min_size=2, max_size=20), st.sets(st.integers(0, 99), min_size=1), st.floats(0.01, 0.9)
 )
 def test_what_is_added_is_divided_as_the_data_set_was(first: set[int], more: set[int], val: float) -> None:
-    """By patient: one that is there already stays on its side, whatever else is added with it."""
+    """A patient who is already in the data set stays on the same side, whatever is added."""
     by_patient = Dividing(val=val, group_by=r"^p\d+")
     before = divide(Path("images"), [f"p{i}-a" for i in first], by_patient)
     sides = dict(zip(first, before.splits([f"p{i}-a" for i in first]), strict=True))

@@ -1,4 +1,4 @@
-"""The index of an annotation file: what JSON says, found by where it stands."""
+"""Scanning an annotation file: the entries at the offsets found are those that a JSON parser reads."""
 
 import json
 from pathlib import Path
@@ -17,15 +17,15 @@ _SIMPLE: dict[str, list[dict[str, object]]] = {
 }
 
 
-def _read(file: Path, index: AnnotationFile) -> dict[str, list[object]]:
-    """The annotations of each image, read from where the index says that they are."""
+def _read(file: Path, scanned: AnnotationFile) -> dict[str, list[object]]:
+    """The annotations of each image, read at the offsets that the scan found."""
     data = file.read_bytes()
     return {
-        image.file_name: [json.loads(data[begin:end]) for begin, end in image.annotations] for image in index.images()
+        image.file_name: [json.loads(data[begin:end]) for begin, end in image.annotations] for image in scanned.images()
     }
 
 
-def _indexed(file: Path, text: str | bytes) -> AnnotationFile:
+def _scanned(file: Path, text: str | bytes) -> AnnotationFile:
     file.write_bytes(text.encode() if isinstance(text, str) else text)
     return scan_annotations(file)
 
@@ -36,22 +36,22 @@ def test_each_image_has_its_annotations_in_the_order_of_the_file(
     tmp_path: Path, indent: int | None, ascii_only: bool
 ) -> None:
     file = tmp_path / "a.json"
-    index = _indexed(file, json.dumps(_SIMPLE, indent=indent, ensure_ascii=ascii_only))
+    scanned = _scanned(file, json.dumps(_SIMPLE, indent=indent, ensure_ascii=ascii_only))
     first, second, third = _SIMPLE["annotations"]
-    assert _read(file, index) == {"ä.jpg": [second], "b.jpg": [first, third]}
-    assert index.categories == {1: "größe"}
+    assert _read(file, scanned) == {"ä.jpg": [second], "b.jpg": [first, third]}
+    assert scanned.categories == {1: "größe"}
 
 
 def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
-    index = _indexed(file, b"\xef\xbb\xbf" + json.dumps(_SIMPLE).encode())
-    assert [len(entries) for entries in _read(file, index).values()] == [1, 2]
+    scanned = _scanned(file, b"\xef\xbb\xbf" + json.dumps(_SIMPLE).encode())
+    assert [len(entries) for entries in _read(file, scanned).values()] == [1, 2]
 
 
 def test_lists_in_any_order_and_other_keys_are_taken(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     document = {"info": {"images": [1]}, **{name: _SIMPLE[name] for name in sorted(_SIMPLE)}, "licenses": [[], "}"]}
-    assert [len(entries) for entries in _read(file, _indexed(file, json.dumps(document))).values()] == [1, 2]
+    assert [len(entries) for entries in _read(file, _scanned(file, json.dumps(document))).values()] == [1, 2]
 
 
 _values = st.recursive(
@@ -87,10 +87,10 @@ def test_every_annotation_is_found_as_a_parser_finds_it(
         "categories": [],
     }
     text = json.dumps(document, ensure_ascii=ascii_only, indent=indent).encode("utf-8", "surrogatepass")
-    index = _indexed(file, text)
+    scanned = _scanned(file, text)
     expected = {f"{n}.png": [a for a in annotations if a["image_id"] == n] for n in images}
-    assert _read(file, index) == expected
-    assert (index.faults, index.repeated) == ((), ())
+    assert _read(file, scanned) == expected
+    assert (scanned.faults, scanned.repeated) == ((), ())
 
 
 @pytest.mark.parametrize(
@@ -102,17 +102,17 @@ def test_every_annotation_is_found_as_a_parser_finds_it(
 )
 def test_what_is_not_json_is_refused_by_name(tmp_path: Path, text: str) -> None:
     with pytest.raises(DataError, match=r"a\.json: not JSON"):
-        _indexed(tmp_path / "a.json", text)
+        _scanned(tmp_path / "a.json", text)
 
 
 def test_brackets_without_end_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.json: not JSON"):
-        _indexed(tmp_path / "a.json", '{"info": ' + "[" * 100_000)
+        _scanned(tmp_path / "a.json", '{"info": ' + "[" * 100_000)
 
 
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.json: the file is empty"):
-        _indexed(tmp_path / "a.json", "")
+        _scanned(tmp_path / "a.json", "")
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -127,4 +127,4 @@ def test_a_missing_list_is_named(tmp_path: Path, name: str, instead: str) -> Non
     if instead == "missing":
         del document[name]
     with pytest.raises(DataError, match=rf"a\.json: has no list of {name}"):
-        _indexed(tmp_path / "a.json", json.dumps(document))
+        _scanned(tmp_path / "a.json", json.dumps(document))

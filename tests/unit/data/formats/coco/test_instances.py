@@ -1,4 +1,4 @@
-"""COCO's annotations: every mask as pycocotools has it, and nothing wrong let in or left out in silence."""
+"""COCO annotations: every mask equals that of pycocotools, and every fault is reported."""
 
 import json
 import pickle
@@ -57,7 +57,7 @@ def _blob(seed: int = 0) -> NDArray[np.bool_]:
 
 
 def _areas(masks: Sequence[Mapping[str, object]]) -> list[int]:
-    # One at a time: pycocotools counts the masks of a call in 8 bits.
+    # One at a time, because pycocotools counts the masks of a call in 8 bits.
     return [int(pycocotools_masks.area(mask)) for mask in masks]
 
 
@@ -113,7 +113,7 @@ class TestMasks:
             assert [o.id for o in raw.objects] == [entry["id"] for entry in entries]
             expected = [oracle.annToRLE(entry) for entry in entries]
             found = [{"size": [raw.height, raw.width], "counts": o.rle.encode()} for o in raw.objects]
-            if found:  # of two equal masks the intersection is the area of each
+            if found:  # the intersection of two equal masks is the area of each
                 same = [
                     pycocotools_masks.merge(list(pair), intersect=True) for pair in zip(found, expected, strict=True)
                 ]
@@ -285,7 +285,7 @@ def _packed_leaving_out(root: Path) -> PackResult:
 
 
 class TestBadImages:
-    """Each is an error that names file and id, and with leave a sample that is left out; a good image is beside it."""
+    """Each is an error that names file and id, or a sample that is left out if that is allowed. One image is good."""
 
     @pytest.mark.parametrize(
         ("entry", "message"),

@@ -1,4 +1,4 @@
-"""COCO's panoptic annotations as classes: every pixel by its segment's category, on toys and on real images."""
+"""COCO's panoptic annotations as class masks: each pixel has its segment's category, on toys and on real images."""
 
 import json
 import pickle

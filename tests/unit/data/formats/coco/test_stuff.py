@@ -1,4 +1,4 @@
-"""COCO-Stuff's two numberings, neither guessed, each to exact class ids."""
+"""COCO-Stuff's two numberings become exact class ids, and neither is guessed."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""LabelMe's files: every kind of shape to the pixel, labels to classes, and nothing wrong let in unsaid."""
+"""LabelMe's files: shapes exact to the pixel, labels as classes, and every fault reported."""
 
 import base64
 import json
@@ -63,7 +63,7 @@ def _mask(source: LabelmeSource) -> NDArray[np.integer]:
 
 
 def _drawn(*shapes: Shape, height: int = HEIGHT, width: int = WIDTH) -> NDArray[np.uint8]:
-    """With the labels `1`, `2`, ... as class ids."""
+    """Draw shapes whose labels `1`, `2`, ... are class ids."""
     file = LabelmeFile(height=height, width=width, shapes=shapes, image_path="", image_data=None)
     return draw_shapes(file, {str(i): i for i in range(1, 10)}, 0, "f.json")
 
@@ -121,7 +121,7 @@ class TestShapes:
         self, polygons: list[tuple[str, list[tuple[float, float]]]]
     ) -> None:
         expected = np.zeros((HEIGHT, WIDTH), np.uint8)
-        for label, points in polygons:  # LabelMe makes a mask of every shape, and lays it over the class ids
+        for label, points in polygons:  # LabelMe draws a mask for every shape and lays it over the class ids
             alone = Image.new("1", (WIDTH, HEIGHT))
             ImageDraw.Draw(alone).polygon(points, outline=1, fill=1)
             expected[np.asarray(alone)] = int(label)

@@ -1,4 +1,4 @@
-"""Pascal VOC's layout: lists, palettes and label maps, each to exact class ids."""
+"""Pascal VOC's layout: lists, palettes and label maps, with exact class ids."""
 
 import pickle
 import re
