@@ -1,6 +1,6 @@
-"""Masks made visible: colours for classes, overlays, and sheets of pictures with captions. NumPy and Pillow only.
+"""Draws masks: colours for classes, overlays, and sheets of pictures with captions. Uses NumPy and Pillow only.
 
-HW, HWC after a name: rows, columns, colour channels.
+Letters after a name are its axes: H rows, W columns, C colour channels.
 """
 
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ _PAPER: Rgb = (255, 255, 255)
 _NUM_OBJECT_COLORS = 24
 _LABEL_HEIGHT = 11
 _LABEL_ROOM = 28
-"""Pixels: about what a score takes."""
+"""Width of a score in pixels, about."""
 _HATCH = 6
-"""Pixels from one line to the next."""
+"""Pixels from one line of the hatching to the next."""
 _LARGEST_DRAWING = 2400
-"""Longer side, in pixels, up to which a picture is enlarged for its objects."""
+"""Longest side, in pixels, of a picture that is enlarged for its objects."""
 
 
 def colorize(mask_HW: NDArray[np.integer], palette: Sequence[Rgb], ignore_index: int = 255) -> NDArray[np.uint8]:
-    """A mask of class ids as a picture: (H, W, 3) uint8. Ignored pixels, and ids without a colour, are white."""
+    """A mask of class ids as a picture (H, W, 3) uint8. Ignored pixels and ids without a colour are white."""
     table = np.full((256, 3), IGNORED_COLOR, np.uint8)
     table[: len(palette)] = np.asarray(palette, np.uint8).reshape(-1, 3)
     if 0 <= ignore_index < 256:
@@ -42,7 +42,7 @@ def overlay(
     ignore_index: int = 255,
     alpha: float = 0.5,
 ) -> NDArray[np.uint8]:
-    """The image, (H, W, 3) or grey (H, W), with the mask's colours laid over it; ignored pixels stay as they are."""
+    """The image, (H, W, 3) or grey (H, W), blended with the mask's colours. Ignored pixels do not change."""
     base = image_HWC if image_HWC.ndim == 3 else np.repeat(image_HWC[:, :, None], 3, axis=2)
     if base.shape[:2] != mask_HW.shape:
         raise ValueError(f"image of {base.shape[:2]} and mask of {mask_HW.shape} differ in size")
@@ -54,9 +54,9 @@ def overlay(
 def overlay_labels(
     image_HWC: NDArray[np.uint8], labels_KHW: NDArray[np.bool_], palette: Sequence[Rgb], alpha: float = 0.4
 ) -> Image.Image:
-    """The image, (H, W, 3), with every label's colour laid over it and its outline; where labels overlap, colours mix.
+    """The image (H, W, 3) blended with every label's colour, and with the labels' outlines.
 
-    Outlines of later labels are on top.
+    The colours of overlapping labels mix. Outlines of later labels are on top.
     """
     drawn = image_HWC.astype(np.float32)
     for label_HW, color in zip(labels_KHW, palette, strict=True):
@@ -68,29 +68,29 @@ def overlay_labels(
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnObject:
-    """An object to be drawn over its image."""
+    """An object to draw over its image."""
 
     box: tuple[float, float, float, float]
     """x, y, width, height in pixels."""
     rle: str
-    """Its mask, COCO's compressed run lengths for the image's size."""
+    """The mask: COCO's compressed run lengths for the image's size."""
     label: str
-    """Drawn where the box has room for it."""
+    """Text to draw if the box has room for it."""
     ignored: bool = False
-    """Neither an object nor background: hatched, in no colour of its own."""
+    """Neither an object nor background: hatched, without a colour of its own."""
 
 
 def object_colors(count: int) -> list[Rgb]:
-    """Colours for objects that are told apart, the same again after a few dozen."""
+    """Distinct colours for objects. They repeat after a few dozen."""
     some = default_palette(_NUM_OBJECT_COLORS + 1)[1:]
     return [some[i % _NUM_OBJECT_COLORS] for i in range(count)]
 
 
 def draw_objects(image_HWC: NDArray[np.uint8], objects: Sequence[DrawnObject], alpha: float = 0.45) -> Image.Image:
-    """The image with each object's mask, outline, box and label, in a colour of its own, or hatched in grey.
+    """The image with each object's mask, outline, box and label, in a colour of its own; ignored objects are hatched.
 
-    Later objects lie under earlier ones. Where objects are small the picture is enlarged, by a whole factor up to 4,
-    so that they can be seen and have room for their labels.
+    Later objects lie under earlier ones. If objects are small, the picture is enlarged by a whole factor up to 4, so
+    that they can be seen and have room for their labels.
     """
     height, width = image_HWC.shape[:2]
     font = _font(_LABEL_HEIGHT)
@@ -98,7 +98,7 @@ def draw_objects(image_HWC: NDArray[np.uint8], objects: Sequence[DrawnObject], a
     own = object_colors(len(objects))
     colors = [IGNORED_LINES if thing.ignored else color for thing, color in zip(objects, own, strict=True)]
     drawn = image_HWC.copy()
-    # Drawn on top of the enlarged picture at the end: a line is one pixel wide however large the pixels are.
+    # Drawn on top of the enlarged picture at the end, so that lines are one pixel wide at any enlargement.
     outlines = np.zeros((height * factor, width * factor), np.uint16)
     hatched = np.zeros(outlines.shape, np.bool_)
     for number, thing in reversed(list(enumerate(objects))):
@@ -129,7 +129,7 @@ def draw_objects(image_HWC: NDArray[np.uint8], objects: Sequence[DrawnObject], a
 
 
 def _enlargement(objects: Sequence[DrawnObject], longer_side: int, font: "Font") -> int:
-    """How many times as large objects must be drawn for three quarters of them to have room for their labels."""
+    """The factor by which to enlarge objects so that three quarters of them have room for their labels."""
     if not objects:
         return 1
     needed = sorted(max(font.getlength(thing.label), _LABEL_ROOM) / max(thing.box[2], 1) for thing in objects)
@@ -138,13 +138,13 @@ def _enlargement(objects: Sequence[DrawnObject], longer_side: int, font: "Font")
 
 
 def _hatch(picture_HWC: NDArray[np.uint8], where_HW: NDArray[np.bool_]) -> None:
-    """Light lines beside dark ones, of which one is seen on any picture."""
+    """Draws light lines beside dark ones: one of them is visible on any picture."""
     picture_HWC[where_HW & diagonals(*where_HW.shape)] = _PAPER
     picture_HWC[where_HW & diagonals(*where_HW.shape, offset=1)] = _INK
 
 
 def diagonals(height: int, width: int, *, offset: int = 0) -> NDArray[np.bool_]:
-    """(height, width): lines one pixel wide, to hatch with. offset: pixels by which they are moved."""
+    """(height, width) diagonal lines, one pixel wide, for hatching. offset: shifts them by so many pixels."""
     lines: NDArray[np.bool_] = np.add.outer(np.arange(height), np.arange(width)) % _HATCH == offset
     return lines
 
@@ -160,7 +160,7 @@ def outline_of(mask_HW: NDArray[np.bool_], *, at_edges: bool = True) -> NDArray[
 
 
 def _draw_label(draw: ImageDraw.ImageDraw, text: str, x: float, y: float, color: Rgb, font: "Font") -> None:
-    """The text on its object's colour, above the box where there is room."""
+    """Draws the text on its object's colour, above the box if there is room."""
     height = _LABEL_HEIGHT + 2
     y = y - height if y >= height else y
     luminance = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
@@ -177,10 +177,10 @@ def contact_sheet(
     cell_width: int = 240,
     columns: int = 1,
 ) -> Image.Image:
-    """A sheet with a group of pictures and a caption for each row of `rows`; groups fill `columns` side by side.
+    """A sheet with a group of pictures and a caption for each row of `rows`, in `columns` columns of groups.
 
-    Pictures are (H, W, 3) or grey (H, W) uint8 of any size; they are scaled into cells, masks therefore are to be
-    coloured before. `legend`: names with their colours, drawn at the foot.
+    Pictures are (H, W, 3) or grey (H, W) uint8 of any size. They are scaled into cells, so masks must be coloured
+    before. legend: names with their colours, drawn at the bottom.
     """
     gap, line_height, font, large = 10, 18, _font(13), _font(18)
     groups = [[_fitted(picture, cell_width) for picture in row] for row in rows]
@@ -214,7 +214,7 @@ def _fitted(picture: NDArray[np.uint8], width: int) -> Image.Image:
     image = Image.fromarray(picture).convert("RGB")
     scale = min(width / image.width, width / image.height)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    # Enlarged pixels should be seen as such; shrunk ones averaged.
+    # Enlarging keeps the pixels visible; shrinking averages them.
     return image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX)
 
 

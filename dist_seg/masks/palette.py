@@ -6,9 +6,9 @@ Rgb = tuple[int, int, int]
 
 IGNORED_COLOR: Rgb = (255, 255, 255)
 IGNORED_LINES: Rgb = (160, 160, 160)
-"""Of the outlines of objects that are ignored."""
+"""Outlines of ignored objects."""
 
-# Twelve colours that are told apart at a glance, the darkest first: class 0 is the background as a rule.
+# Twelve colours that are easy to tell apart, the darkest first because class 0 is usually the background.
 _FIRST_COLORS: tuple[Rgb, ...] = (
     (40, 42, 54),
     (230, 85, 70),
@@ -26,11 +26,11 @@ _FIRST_COLORS: tuple[Rgb, ...] = (
 
 
 def default_palette(num_classes: int) -> tuple[Rgb, ...]:
-    """Different colours for up to 255 classes; the first of them do not depend on how many there are."""
+    """Different colours for up to 255 classes. The colour of a class does not depend on the number of classes."""
     colors = list(_FIRST_COLORS[:num_classes])
     turn = 0
     while len(colors) < num_classes:
-        hue = (turn * 0.6180339887) % 1.0  # the golden ratio spreads hues evenly, however many are drawn
+        hue = (turn * 0.6180339887) % 1.0  # the golden ratio spreads any number of hues evenly
         lightness, saturation = (0.45, 0.65, 0.3)[turn % 3], (0.7, 0.55)[turn // 3 % 2]
         red, green, blue = colorsys.hls_to_rgb(hue, lightness, saturation)
         color = (round(red * 255), round(green * 255), round(blue * 255))

@@ -1,27 +1,27 @@
-"""What was found, in the order in which to look at it."""
+"""Findings: the kinds of trouble in a data set, with examples."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
 MAX_EXAMPLES = 1000
-"""Kept of one finding, and written as JSON; its count is whole."""
+"""Examples that a finding keeps and writes as JSON. Its count includes all cases."""
 
 
 class Severity(IntEnum):
     """How bad a finding is."""
 
     NOTE = 0
-    """Worth a look; often as it should be."""
+    """Worth a look; often correct."""
     WARNING = 1
     """Will most likely spoil a training or a score."""
     ERROR = 2
-    """Spoils it."""
+    """Spoils a training or a score."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A sample: the number of its shard in its split, its number in the shard."""
+    """A sample, by the number of its shard in its split and its number in the shard."""
 
     split: str
     key: str
@@ -37,7 +37,7 @@ class Example:
     """One case of a finding."""
 
     places: tuple[Place, ...]
-    """One sample, or two of which one is like the other."""
+    """One sample, or two samples that are alike."""
     what: str = ""
 
     def __str__(self) -> str:
@@ -53,10 +53,10 @@ class Finding:
     """A stable name, such as `leak`."""
     severity: Severity
     what: str
-    """In words, after the count."""
+    """A sentence that continues the count."""
     count: int
     examples: tuple[Example, ...]
-    """The worst first, `MAX_EXAMPLES` at most."""
+    """At most `MAX_EXAMPLES`, the worst first."""
     advice: str
     splits: tuple[str, ...] = ()
 

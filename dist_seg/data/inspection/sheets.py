@@ -21,16 +21,16 @@ from dist_seg.masks.drawing import contact_sheet
 from dist_seg.masks.palette import Rgb
 
 CELL_WIDTH = 240
-"""Of a picture on the sheet, in pixels."""
+"""Width of a picture on a sheet, in pixels."""
 _OF_ONE_FINDING = {Severity.ERROR: 12, Severity.WARNING: 8, Severity.NOTE: 4}
 _IN_ALL = 80
 _CANNOT_BE_DRAWN = "unreadable"
 
 
 def sample_sheet(data: OpenedData, splits: Mapping[str, Split], num_images: int) -> Image.Image:
-    """Images beside their masks or objects, `num_images` of each split, evenly spread over it.
+    """Images beside their targets: `num_images` of each split, evenly spread over it.
 
-    Those that are damaged or cannot be decoded are left out, and the title says how many.
+    Samples that are damaged or cannot be decoded are left out, and the title says how many.
     """
     rows, left_out = [], 0
     for name, split in splits.items():
@@ -41,7 +41,7 @@ def sample_sheet(data: OpenedData, splits: Mapping[str, Split], num_images: int)
                 left_out += 1
     title = f"{data.url}: " + ", ".join(f"{split.num_samples} {name}" for name, split in splits.items())
     if left_out:
-        title += f"; {left_out} that cannot be drawn are left out"
+        title += f"; {left_out} that cannot be drawn {'is' if left_out == 1 else 'are'} left out"
     if how := data.manifest.target_kind.drawn_how:
         title += f"; {how}"
     return contact_sheet(
@@ -65,7 +65,7 @@ class SheetRow:
 
 
 def draw_sample(data: OpenedData, split: str, shard: ShardInfo, index: int) -> SheetRow:
-    """A sample's image and target, shrunk here, or a sheet would have to hold every one at its full size.
+    """A sample's image and target. They are shrunk here, so that a sheet need not hold them at full size.
 
     Raises `DataError` for one that is damaged or cannot be decoded.
     """
@@ -85,13 +85,13 @@ def draw_sample(data: OpenedData, split: str, shard: ShardInfo, index: int) -> S
 
 
 def sheet_legend(manifest: Manifest, rows: Sequence[SheetRow]) -> Sequence[tuple[str, Rgb]]:
-    """What the colours of the rows' targets mean."""
+    """The names of the colours in the rows' targets."""
     classes = list(zip(manifest.class_names, manifest.palette, strict=True))
     return manifest.target_kind.legend(classes, [row.target for row in rows])
 
 
 def _shrunk(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H, W, 3), to what a cell of the sheet can hold."""
+    """The picture (H, W, 3), small enough for a cell of the sheet."""
     factor = min(1.0, CELL_WIDTH / max(picture.shape[:2]))
     if factor == 1.0:
         return picture
@@ -100,9 +100,9 @@ def _shrunk(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def save_suspects(data: OpenedData, trouble: Trouble, path: Path) -> bool:
-    """Draw the sheet of the data set; False where there is nothing to draw, and no file.
+    """Draw a sheet of the findings' examples. False, and no file, if there is nothing to draw.
 
-    Raises `StorageError` where it cannot be written.
+    Raises `StorageError` if the sheet cannot be written.
     """
     sheet = suspect_sheet(data, trouble.findings)
     if sheet is None:
@@ -115,7 +115,7 @@ def save_suspects(data: OpenedData, trouble: Trouble, path: Path) -> bool:
 
 
 def suspect_sheet(data: OpenedData, findings: Sequence[Finding]) -> Image.Image | None:
-    """The first few examples of every finding, the worst finding first; None where there is nothing to draw."""
+    """The first few examples of every finding, the worst finding first; None if there is nothing to draw."""
     chosen = [
         (finding, example)
         for finding in findings
@@ -143,7 +143,7 @@ def _drawn(data: OpenedData, example: Example) -> list[SheetRow]:
 
 
 def _pictures(rows: Sequence[SheetRow]) -> list[NDArray[np.uint8]]:
-    """Image and mask of one sample, the images of two."""
+    """The image and target of one sample, or the images of two."""
     if len(rows) == 1:
         return [rows[0].image, rows[0].target.picture]
     return [row.image for row in rows]

@@ -1,4 +1,4 @@
-"""What is in a packed data set: counts, classes, sizes, and a sheet of its pictures."""
+"""Sums up a packed data set: counts, classes, sizes, and a sheet of its pictures."""
 
 import json
 from collections import Counter
@@ -14,6 +14,7 @@ from dist_seg.data.shards.manifest import SIDE_PERCENTILES, Manifest, ObjectCoun
 from dist_seg.data.shards.opened import OpenedData
 from dist_seg.errors import StorageError, UserError
 from dist_seg.masks.palette import Rgb
+from dist_seg.runtime.plural import count_of
 
 _NUM_COMMON_SIZES = 5
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -30,26 +31,26 @@ class SplitInspection:
     skipped_samples: int
     class_pixels: tuple[int, ...]
     class_fractions: tuple[float, ...]
-    """Of the pixels that have a class; of labels that overlap, of all pixels."""
+    """Share of each class among the pixels that have a class; for overlapping labels among all pixels."""
     ignored_pixels: int
     ignored_fraction: float
-    """Of all pixels; of labels that overlap, of all their layers'."""
+    """Share of all pixels; for overlapping labels of the pixels of all layers."""
     absent_classes: tuple[str, ...]
-    """Classes without one pixel."""
+    """Classes without any pixel."""
     height_min_median_max: tuple[int, int, int]
     width_min_median_max: tuple[int, int, int]
     num_sizes: int
     common_sizes: tuple[tuple[int, int, int], ...]
-    """(height, width, images) of the most frequent sizes."""
+    """(height, width, number of images) of the most frequent sizes."""
     objects: ObjectCounts | None
-    """Of instance data."""
+    """Instance data only."""
     objects_per_image: float | None
-    """On average, crowds apart; of instance data."""
+    """Instance data only: the average number, without crowds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """The data set's manifest and indexes, summed up."""
+    """A summary of the data set's manifest and indexes."""
 
     url: str
     task: str
@@ -59,13 +60,13 @@ class Inspection:
     ignore_index: int
     splits: tuple[SplitInspection, ...]
     image: ArrayLayout | None = None
-    """Of images that are arrays; None for pictures."""
+    """Layout of array images; None for pictures."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
 
     def to_text(self) -> str:
-        """Tables for a terminal: the splits, then the classes' shares of the pixels, or of instances their objects."""
+        """Tables for a terminal: the splits, then each class's share of the pixels, or its number of objects."""
         images = f", images of {self.image}" if self.image else ""
         head = f"{self.url}\n{self.task}, {len(self.class_names)} classes{images}, manifest {self.manifest_hash[:12]}"
         splits: list[tuple[str, ...]] = [("split", "images", "skipped", "shards", "size", "ignored", "width x height")]
@@ -93,9 +94,9 @@ def inspect(
 ) -> Inspection:
     """Sum up the data set, or one split of it, from the manifest and the indexes.
 
-    out_png: where to write a contact sheet of `num_images` images beside their masks, spread over each split.
-    `progress` is told shards looked at and in all. Raises `DataError` for a split that is not there and
-    `UserError`, before anything is read, for a sheet that cannot be written.
+    out_png: where to write a contact sheet of `num_images` images of each split, beside their targets. `progress` gets
+    the number of shards that are done, and of all. Raises `DataError` for a split that does not exist and, before
+    anything is read, `UserError` for a sheet that cannot be written.
     """
     if out_png:
         check_output(out_png, SHEET_SUFFIXES)
@@ -133,7 +134,7 @@ def inspect(
 
 
 def check_output(path: Path, suffixes: Sequence[str] = ()) -> None:
-    """Raises `UserError` where a file, of one of the suffixes if any are given, cannot be written to the path."""
+    """Raises `UserError` if no file can be written to the path, or if the path ends in none of the given suffixes."""
     if suffixes and path.suffix.lower() not in suffixes:
         raise UserError(f"{path}: must end in {' or '.join(suffixes)}")
     if path.is_dir():
@@ -170,7 +171,7 @@ def _inspect_split(name: str, split: Split, manifest: Manifest, sizes: Counter[t
 
 
 def _spread_of(counted: Sequence[tuple[int, int]]) -> tuple[int, int, int]:
-    """Least, middle and greatest of (value, how often) pairs; zeros for none."""
+    """Least, middle and greatest value of (value, count) pairs; zeros without pairs."""
     if not counted:
         return 0, 0, 0
     ordered = sorted(counted)
@@ -213,8 +214,8 @@ def _remarks(split: SplitInspection) -> list[str]:
         remarks.append(f"no {thing} in {split.name}: {', '.join(split.absent_classes)}")
     if split.objects and split.objects.overfull_objects:
         remarks.append(
-            f"{split.name}: {split.objects.overfull_objects} objects lie under more others than there are layers; "
-            f"{split.objects.hidden_pixels} of their pixels are in the exact masks alone"
+            f"{split.name}: {count_of(split.objects.overfull_objects, 'object')} overlapped by more others "
+            f"than there are layers; {split.objects.hidden_pixels} of the pixels are only in the exact masks"
         )
     return remarks
 
@@ -226,7 +227,7 @@ def _percent(fraction: float) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]], *, left: int) -> str:
-    """Columns set flush, the first `left` of them to the left and the rest to the right."""
+    """Aligned columns: the first `left` to the left, the rest to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""All samples that were looked at, of all splits, in one table."""
+"""One table of all samples that were looked at, over all splits."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from dist_seg.data.inspection.samples.measures import MEASURES, classes_present
 
 @dataclass(frozen=True, kw_only=True)
 class SampleTable:
-    """N samples. Rows of one split lie together, in the order of its shards."""
+    """N samples. The rows of a split are adjacent, in the order of its shards."""
 
     splits: tuple[str, ...]
     keys: tuple[str, ...]
     split: NDArray[np.int16]
-    """(N,): each row's place in `splits`."""
+    """(N,) each row's index into `splits`."""
     records: NDArray[np.void]
     """(N,) of `MEASURES`."""
     num_classes: int
@@ -40,7 +40,7 @@ class SampleTable:
 
     @cached_property
     def present(self) -> NDArray[np.bool_]:
-        """(N, classes): those that are in a sample."""
+        """(N, classes): whether a sample has a class."""
         return classes_present(self.records, self.num_classes)
 
     def rows(self, split: str) -> NDArray[np.intp]:
@@ -56,11 +56,11 @@ class SampleTable:
         )
 
     def by_key(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
-        """The rows in the order of their keys; in the shards they are shuffled."""
+        """The rows in the order of their keys, because shards are shuffled."""
         return np.array(sorted(rows.tolist(), key=lambda row: self.keys[row]), np.intp)
 
     def examples(self, rows: Iterable[int], what: Iterable[str] | None = None) -> tuple[Example, ...]:
-        """The first of the rows, with a remark on each."""
+        """Examples of the first rows, with a remark on each."""
         some = [int(row) for row in rows][:MAX_EXAMPLES]
         remarks = iter(what) if what is not None else iter([""] * len(some))
         return tuple(

@@ -1,4 +1,4 @@
-"""Everything that looking at the samples brings to light, in one report."""
+"""Looks at a data set's samples and reports what is wrong with them."""
 
 import textwrap
 from collections import Counter
@@ -19,26 +19,27 @@ from dist_seg.data.inspection.table import SampleTable
 from dist_seg.data.inspection.workers import Workers
 from dist_seg.data.shards.manifest import Manifest
 from dist_seg.data.shards.opened import OpenedData
+from dist_seg.runtime.plural import count_of
 
 Progress = Callable[[int, int], None]
 
 _NUM_EXAMPLES = 3
 _WIDTH = 116
 _MOST_CLASSES = 20
-"""Of a table of which classes are together; with more it would be too wide to read."""
+"""Classes up to which the table of classes that occur together is shown: larger ones are too wide to read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trouble:
-    """What was found in a packed data set."""
+    """The findings for a packed data set."""
 
     class_names: tuple[str, ...]
     looked_at: dict[str, tuple[int, int]]
-    """Of every split the samples that were looked at, and all of them."""
+    """For every split the number of samples that were looked at, and of all samples."""
     findings: tuple[Finding, ...]
     """The worst first."""
     cooccurrence: dict[str, tuple[tuple[int, ...], ...]]
-    """Of every split (classes, classes): in how many samples both are; empty where no sample was looked at."""
+    """For every split (classes, classes) the number of samples with both classes; empty if no sample was looked at."""
 
     @property
     def worst(self) -> Severity | None:
@@ -52,7 +53,7 @@ class Trouble:
         }
 
     def to_text(self) -> str:
-        """For a terminal: the table of which classes are together, and the findings, the worst first."""
+        """For a terminal: the table of classes that occur together, and the findings, the worst first."""
         parts = [*_cooccurrence(self), _looked_at(self), *map(_finding_text, self.findings)]
         return "\n\n".join(parts) + "\n"
 
@@ -67,12 +68,12 @@ def find_trouble(
     searching: Progress | None = None,
     comparing: Progress | None = None,
 ) -> Trouble:
-    """Look at the samples of the data set, or of one split of it, each once.
+    """Look once at every sample of the data set, or of one split.
 
-    limit: at most so many of each split, evenly spread over it; 0 for none, where only the manifest is gone by. Memory
-    grows by about 5 kB a sample. `looking` is told samples looked at, then `searching` hashes compared with all others,
-    then `comparing` pairs of images compared, and in all. Raises `DataError` for a split that is not there, and
-    `StorageError`.
+    limit: number of samples of each split to look at, evenly spread over it; None for all, 0 to check only the
+    manifest. Memory grows by about 5 kB per sample. The callbacks get the number done and the total: `looking` samples,
+    then `searching` hashes compared with all others, then `comparing` pairs of images. Raises `DataError` for a split
+    that does not exist, and `StorageError`.
     """
     manifest = data.manifest
     chosen = {split: manifest.split(split)} if split else dict(manifest.splits)
@@ -141,10 +142,12 @@ def _unreadable(looked: dict[str, Looked]) -> list[Finding]:
 
 
 def _looked_at(trouble: Trouble) -> str:
-    some = ", ".join(f"{count} of {total} samples of {name}" for name, (count, total) in trouble.looked_at.items())
+    some = ", ".join(
+        f"{count} of {count_of(total, 'sample')} of {name}" for name, (count, total) in trouble.looked_at.items()
+    )
     counts = Counter(finding.severity for finding in trouble.findings)
     found = [
-        f"{counts[severity]} {severity.name.lower()}{'s' * (counts[severity] != 1)}"
+        count_of(counts[severity], severity.name.lower())
         for severity in sorted(Severity, reverse=True)
         if counts[severity]
     ]
@@ -165,7 +168,7 @@ def _finding_text(finding: Finding) -> str:
 
 
 def _cooccurrence(trouble: Trouble) -> Iterator[str]:
-    """Of every split a triangle: rows and columns are classes."""
+    """A triangle for every split, with classes as rows and columns."""
     if len(trouble.class_names) > _MOST_CLASSES:
         return
     left = max(len(name) for name in trouble.class_names)

@@ -1,4 +1,4 @@
-"""A `map` over processes that keeps the order, holds little, and ends with the process that started it."""
+"""A `map` over processes. It keeps the order, holds few items, and ends with the process that started it."""
 
 import multiprocessing
 from collections import deque
@@ -17,11 +17,11 @@ R = TypeVar("R")
 
 _AHEAD_PER_WORKER = 4
 _WORTH_A_PROCESS = 4
-"""Fewer items are done before a process has started."""
+"""Fewer items than this are done sooner than a process starts."""
 
 
 class Workers:
-    """`count` processes, started with the first use; with one of them the work is done by this process."""
+    """`count` processes that start with the first use. A count of 1 does the work in this process."""
 
     def __init__(self, count: int) -> None:
         self.count = max(1, count)
@@ -37,9 +37,9 @@ class Workers:
             self._executor.shutdown(wait=True, cancel_futures=True)
 
     def map(self, function: Callable[[T], R], items: Iterable[T], /) -> Iterator[R]:
-        """The results in the order of the items, which are drawn a few ahead of those asked for.
+        """The results in the order of the items. A few items are taken in advance.
 
-        Raises what the function raises, and `DataError` where a process ended without a word.
+        Raises what the function raises, and `DataError` if a process ends unexpectedly.
         """
         items = iter(items)
         first = list(islice(items, _WORTH_A_PROCESS))
@@ -60,6 +60,6 @@ class Workers:
                 yield waiting.popleft().result()
         except BrokenProcessPool as error:
             raise DataError(
-                "a process that looked at samples ended without a word, killed for memory perhaps; run again with "
-                "fewer of them (--workers)"
+                "a process that looked at samples ended unexpectedly, perhaps because memory ran out; run again with "
+                "fewer processes (--workers)"
             ) from error

@@ -1,4 +1,4 @@
-"""Which classes are where: in which splits, in how many samples, and which together."""
+"""Checks where classes occur: in which splits, in how many samples, and which ones together."""
 
 from collections.abc import Iterator, Sequence
 
@@ -13,14 +13,14 @@ _MIN_SAMPLES = 10
 
 
 def class_findings(manifest: Manifest, splits: Sequence[str], table: SampleTable | None) -> Iterator[Finding]:
-    """Of some of the manifest's splits, and of the samples where they were looked at."""
+    """Findings for some of the manifest's splits, and for their samples if these were looked at."""
     yield from _absent(manifest, splits)
     if table is not None and len(table) >= _MIN_SAMPLES:
         yield from _seen_once(manifest, splits, table)
 
 
 def cooccurrence(table: SampleTable, split: str) -> NDArray[np.int64]:
-    """(classes, classes): in how many of the split's samples both are; on the diagonal, in how many one is."""
+    """(classes, classes) number of the split's samples with both classes; on the diagonal, with the class."""
     present = table.present[table.rows(split)].astype(np.float64)
     return np.rint(present.T @ present).astype(np.int64)
 
@@ -46,7 +46,7 @@ def _absent(manifest: Manifest, splits: Sequence[str]) -> Iterator[Finding]:
                 what=f"classes that other splits have are absent from {split}: {', '.join(names)}",
                 count=len(names),
                 examples=(),
-                advice="split so that every class is in each, or drop the class: it cannot be learned or scored there",
+                advice="make every split hold every class, or drop the class: it cannot be learned or scored there",
                 splits=(split,),
             )
 
@@ -58,21 +58,21 @@ def _seen_once(manifest: Manifest, splits: Sequence[str], table: SampleTable) ->
         return
     classes = np.flatnonzero((samples == 1) & (seen <= 1))
     if len(classes):
-        shown = [int(i) for i in classes if seen[i]]  # Where some samples were looked at, it need not be among them.
+        shown = [int(i) for i in classes if seen[i]]  # If only some samples were looked at, it may be in another one.
         rows = [int(np.flatnonzero(table.present[:, i])[0]) for i in shown]
         unseen = ", ".join(manifest.class_names[i] for i in classes if not seen[i])
         yield Finding(
             kind="class_seen_once",
             severity=Severity.WARNING,
-            what=f"classes are in a single sample{f' (of them not looked at: {unseen})' * bool(unseen)}",
+            what=f"classes are in a single sample{f' (not looked at: {unseen})' * bool(unseen)}",
             count=len(classes),
             examples=table.examples(rows, (manifest.class_names[i] for i in shown)),
-            advice="a slip of labelling perhaps; a class needs many samples to be learned",
+            advice="perhaps a labelling mistake; a class needs many samples to be learned",
         )
 
 
 def _samples_by_class(manifest: Manifest, splits: Sequence[str], table: SampleTable) -> NDArray[np.int64] | None:
-    """Of all samples, in how many each class is; None where that is not known, as only some were looked at."""
+    """(classes,) number of all samples with each class; None if that is unknown because only some were looked at."""
     parts = [manifest.split(name) for name in splits]
     if len(table) == sum(part.num_samples for part in parts):
         seen: NDArray[np.int64] = table.present.sum(axis=0, dtype=np.int64)

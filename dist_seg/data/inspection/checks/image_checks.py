@@ -1,4 +1,4 @@
-"""Images unlike the rest, by size, brightness and contrast, and images without any."""
+"""Finds images that differ from the rest in size, brightness or contrast, and images of one colour."""
 
 from collections.abc import Iterator
 
@@ -11,14 +11,14 @@ from dist_seg.data.inspection.table import SampleTable
 _FAR = 6.0
 """Robust standard deviations."""
 _MAD_TO_DEVIATION = 1.4826
-# A deviation is at least this: where all but a few are equal, the median of the differences is nothing.
+# Smallest deviations to assume: if nearly all images are equal, the median of the differences is 0.
 _LEAST_GREYS = 2.0
 _LEAST_LOG2 = 0.1
 _MIN_SAMPLES = 10
 
 
 def image_findings(table: SampleTable) -> Iterator[Finding]:
-    """Over all splits together."""
+    """Findings over all splits together."""
     records = table.records
     constant = records["constant"]
     if constant.any():
@@ -29,7 +29,7 @@ def image_findings(table: SampleTable) -> Iterator[Finding]:
             what="images are of one colour",
             count=len(rows),
             examples=table.examples(rows, (f"grey {value:.0f}" for value in records["brightness"][rows])),
-            advice="leave them out, or mend what wrote them",
+            advice="leave them out, or fix what wrote them",
         )
     if len(table) < _MIN_SAMPLES:
         return
@@ -70,13 +70,13 @@ def _far(
             what=what,
             count=len(rows),
             examples=table.examples(rows, (remarks[row] for row in rows)),
-            advice="look whether they belong to the data",
+            advice="check whether they belong to the data",
         )
 
 
 def robust_distance(values: NDArray[np.floating], least: float) -> NDArray[np.float64]:
-    """How far each lies from the median, in deviations estimated by the median absolute one, which is at least
-    `least`."""
+    """Distance of each value from the median, in standard deviations. These are estimated from the median absolute
+    deviation and are at least `least`."""
     away = np.abs(values - np.median(values)).astype(np.float64)
     deviation = max(float(np.median(away)) * _MAD_TO_DEVIATION, least)
     distance: NDArray[np.float64] = away / deviation

@@ -1,4 +1,4 @@
-"""What duplicates mean: across splits the score is not to be trusted, inside one split some images count twice."""
+"""Turns duplicates into findings: across splits they make scores meaningless, within a split images count twice."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -7,19 +7,17 @@ from dist_seg.data.inspection.duplicates.find import Duplicate, Duplicates
 from dist_seg.data.inspection.findings import MAX_EXAMPLES, Example, Finding, Severity
 from dist_seg.data.inspection.table import SampleTable
 
-_LEAK = "take them out of one of the splits: a score on what was trained with says nothing"
-_VIDEO_LEAK = "split by whole videos (pack folder --val SHARE --group-by REGEX): such a score is too good"
-_TWICE = "harmless where it is meant; else leave one of each pair out, as these count twice"
+_LEAK = "take them out of one of the splits: a score on training images says nothing"
+_VIDEO_LEAK = "split by whole videos (pack folder --val SHARE --group-by REGEX): otherwise scores are too good"
+_TWICE = "harmless if intended; otherwise leave one of each pair out, because such images count twice"
 
 
 def duplicate_findings(table: SampleTable, found: Duplicates) -> Iterator[Finding]:
-    """Pairs by the splits that they lie in."""
+    """One finding for each kind of pair and the splits that it lies in."""
     yield from _grouped(
         table, found.same_pixels, "same_pixels", Severity.ERROR, "pairs of images with the same pixels", _LEAK
     )
-    yield from _grouped(
-        table, found.copies, "copies", Severity.ERROR, "pairs of images of which one looks like a copy", _LEAK
-    )
+    yield from _grouped(table, found.copies, "copies", Severity.ERROR, "pairs of images that look like copies", _LEAK)
     yield from _grouped(
         table, found.frames, "frames", Severity.WARNING, "pairs of frames of one sequence that look alike", _VIDEO_LEAK
     )

@@ -1,4 +1,4 @@
-"""Masks that do not lie on their images, and masks with nothing in them."""
+"""Finds masks that do not lie on their images, and masks without content."""
 
 from collections.abc import Iterator, Mapping
 
@@ -11,25 +11,26 @@ from dist_seg.data.inspection.samples.alignment import REACH, TURN_NAMES, centre
 from dist_seg.data.inspection.samples.look import Looked
 from dist_seg.data.inspection.table import SampleTable
 
-# Fits are in robust standard deviations. Set on the training splits of CamVid, COCO and nuclei: see docs/measured.md.
+# Fits are in robust standard deviations. Thresholds were set on the training splits of CamVid, COCO and nuclei: see
+# docs/measured.md.
 _BETTER_BY = 1.5
 _VOTE_BETTER_BY = 3.0
 _REAL_PEAK = 4.5
-"""What outlines of another image reach at the best of all shifts is below, as a rule."""
+"""Outlines of another image usually fit less than this, even at their best shift."""
 _TURNED_FIT = 4.0
 _NO_FIT = 1.5
 _USUAL_FIT = 4.0
-"""Where masks fit worse as a rule, an image's mask that fits badly says nothing."""
+"""If the masks of a split usually fit worse than this, a mask that fits badly says nothing."""
 _MIN_VOTES = 5
 _SAME_SHIFT = 2.0
-"""Pixels of an image as it was looked at."""
+"""Pixels of the image at the size that was looked at."""
 _NEARLY_ALL = 0.95
 MISFIT = "misfit"
-"""The kind of finding of masks that do not fit their images in any way that was tried."""
+"""Kind of the finding for masks that fit their images in no way that was tried."""
 
 
 def mask_findings(table: SampleTable, looked: Mapping[str, Looked], kind: TargetKind) -> Iterator[Finding]:
-    """Of every split."""
+    """Findings for every split."""
     for split in table.splits:
         yield from _alignment(table, split, looked[split])
         yield from _emptiness(table, split, kind)
@@ -52,13 +53,13 @@ def _alignment(table: SampleTable, split: str, looked: Looked) -> Iterator[Findi
             what=f"masks of {split} lie {_direction(vote[0] * pixels, vote[1] * pixels)} of their images, on the whole",
             count=len(rows),
             examples=(),
-            advice="look for an offset, a crop or a resize that was applied to images or masks alone",
+            advice="look for an offset, a crop or a resize that was applied only to images or only to masks",
             splits=(split,),
         )
     fit, best, turned = records["fit"], records["best"], records["turned"]
     shift = records["shift"] / scale[:, None]
     off = np.abs(shift - np.array(vote)).max(axis=1)
-    inside = np.abs(shift).max(axis=1) < REACH - 0.5  # at the edge of what was looked at there may be no peak
+    inside = np.abs(shift).max(axis=1) < REACH - 0.5  # at the edge of the search there may be no peak
     is_turned = (turned >= _TURNED_FIT) & (turned > best)
     is_shifted = ~is_turned & inside & (off > _SAME_SHIFT) & (best >= _REAL_PEAK) & (best - fit > _BETTER_BY)
     is_other = ~is_turned & ~is_shifted & (fit < _NO_FIT) & (vote == (0, 0)) & (float(mean.max()) >= _USUAL_FIT)
@@ -72,7 +73,7 @@ def _alignment(table: SampleTable, split: str, looked: Looked) -> Iterator[Findi
 
 
 def _vote(mean: NDArray[np.float64]) -> tuple[int, int]:
-    """By how many pixels (down, right), of images as they were looked at, the masks of a split lie off together."""
+    """Common offset (down, right) of a split's masks, in pixels of the images at the size that was looked at."""
     surface = standardised(mean)
     down, right = peak(surface)
     if max(abs(down), abs(right)) <= 1 or float(surface.max()) - centre(surface) < _VOTE_BETTER_BY:
@@ -81,9 +82,9 @@ def _vote(mean: NDArray[np.float64]) -> tuple[int, int]:
 
 
 _ADVICE = {
-    "turned": "compare images and masks as they were before packing: was one of them mirrored or rotated alone?",
-    "shifted": "look at them on the sheet of suspects, and mend the masks or leave them out",
-    MISFIT: "look at them on the sheet of suspects: masks of other images, or outlines drawn without care?",
+    "turned": "compare images and masks before packing: was only one of them mirrored or rotated?",
+    "shifted": "look at them on the sheet of suspects, and fix the masks or leave them out",
+    MISFIT: "look at them on the sheet of suspects: are these masks of other images, or careless outlines?",
 }
 
 
@@ -116,7 +117,7 @@ def _how(kind: str, record: NDArray[np.void]) -> str:
 
 
 def _direction(down: float, right: float) -> str:
-    """Such as `8 px left and 2 px below`."""
+    """A text such as `8 px left and 2 px below`."""
     sideways = f"{abs(right):.0f} px {'right' if right > 0 else 'left'}" if round(right) else ""
     upright = f"{abs(down):.0f} px {'below' if down > 0 else 'above'}" if round(down) else ""
     return " and ".join(part for part in (sideways, upright) if part)
@@ -124,7 +125,7 @@ def _direction(down: float, right: float) -> str:
 
 def _emptiness(table: SampleTable, split: str, kind: TargetKind) -> Iterator[Finding]:
     if kind.has_objects:
-        return  # what has no object is told of with the objects
+        return  # `object_checks` reports images without objects
     rows = table.rows(split)
     ignored, num_present = table.records["ignored"][rows], table.present[rows].sum(axis=1)
     nothing = ignored == 1
@@ -134,8 +135,8 @@ def _emptiness(table: SampleTable, split: str, kind: TargetKind) -> Iterator[Fin
         rows[nothing],
         "nothing_known",
         Severity.WARNING,
-        "masks of {} have no pixel that counts",
-        "label them or leave them out: nothing is learned from them",
+        "masks of {} have only ignored pixels",
+        "label them or leave them out: a model learns nothing from them",
     )
     nearly = ~nothing & (ignored >= _NEARLY_ALL)
     yield from _of(
@@ -144,8 +145,8 @@ def _emptiness(table: SampleTable, split: str, kind: TargetKind) -> Iterator[Fin
         rows[nearly],
         "nearly_ignored",
         Severity.WARNING,
-        "masks of {} are ignored but for 5% or less",
-        "look whether ids are ignored that should be classes",
+        "masks of {} are ignored except for 5% or less",
+        "check whether ignored ids should be classes",
         "{:.1%} ignored",
     )
     if kind.overlaps:
@@ -156,7 +157,7 @@ def _emptiness(table: SampleTable, split: str, kind: TargetKind) -> Iterator[Fin
             "no_label",
             Severity.NOTE,
             "masks of {} have no label",
-            "as it should be where nothing is to be seen",
+            "correct if there is nothing to see",
         )
     else:
         one = ~nothing & (num_present == 1)
@@ -166,8 +167,8 @@ def _emptiness(table: SampleTable, split: str, kind: TargetKind) -> Iterator[Fin
             rows[one],
             "one_class",
             Severity.NOTE,
-            "masks of {} have one class only",
-            "as it should be for images of background; look at some",
+            "masks of {} have only one class",
+            "correct for images of background; look at some",
         )
 
 

@@ -1,4 +1,4 @@
-"""Objects that are hardly any or there twice, and annotations that contradict their masks; of instances."""
+"""Finds objects that are tiny or duplicated, and annotations that contradict their masks. Instance data only."""
 
 from collections.abc import Iterator
 
@@ -8,37 +8,37 @@ from dist_seg.data.inspection.findings import Finding, Severity
 from dist_seg.data.inspection.table import SampleTable
 
 _COUNTED = (
-    ("specks", Severity.WARNING, "objects of {} are of one pixel", "leave them out: clicks that slipped, as a rule"),
-    ("slivers", Severity.NOTE, "objects of {} are slivers, less than 2 pixels wide", "look whether they are objects"),
+    ("specks", Severity.WARNING, "objects of {} have one pixel", "leave them out: usually slips of the mouse"),
+    ("slivers", Severity.NOTE, "objects of {} are slivers, less than 2 pixels wide", "check whether they are objects"),
     (
         "twins",
         Severity.WARNING,
-        "objects of {} have the mask and the class of another",
-        "leave one of each out: a model that finds it once is scored as if it missed one",
+        "objects of {} have the mask and the class of another object",
+        "leave one of each out: a model that finds it once is scored as if it missed the other",
     ),
     (
         "odd_boxes",
         Severity.WARNING,
         "annotations of {} have a bbox that is not their mask's",
-        "write x, y, width, height of the mask: training takes the masks' boxes, COCO's box AP the annotations'",
+        "write x, y, width, height of the mask: training uses the masks' boxes, COCO's box AP the annotations'",
     ),
     (
         "odd_areas",
         Severity.WARNING,
         "annotations of {} have an area far from their mask's",
-        "write the pixels of the masks: by the annotations' area COCO's AP tells small, medium and large objects apart",
+        "write the masks' pixels: COCO's AP sorts objects into small, medium and large by the annotated area",
     ),
     (
         "zero_areas",
         Severity.NOTE,
         "annotations of {} have the area 0",
-        "COCO's AP takes them for small ones; all else is measured at their masks",
+        "COCO's AP counts them as small; everything else uses their masks",
     ),
 )
 
 
 def object_findings(table: SampleTable) -> Iterator[Finding]:
-    """Of every split."""
+    """Findings for every split."""
     for split in table.splits:
         rows = table.rows(split)
         records = table.records[rows]
@@ -50,7 +50,7 @@ def object_findings(table: SampleTable) -> Iterator[Finding]:
                 what=f"images of {split} have no objects",
                 count=len(empty),
                 examples=table.examples(empty),
-                advice="as it should be where nothing is to be seen; look at some",
+                advice="correct if there is nothing to see; look at some",
                 splits=(split,),
             )
         for name, severity, what, advice in _COUNTED:

@@ -1,4 +1,4 @@
-"""Whose mask a mask that does not fit its image is: masks that were exchanged are among the suspects themselves."""
+"""Finds the image that a misfitting mask belongs to: exchanged masks are both among the suspects."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,9 +21,9 @@ from dist_seg.data.inspection.samples.decoded import read_members, view_sample
 from dist_seg.data.shards.opened import OpenedData
 
 _MOST_SUSPECTS = 48
-"""They are decoded once more, held together, and compared each with each."""
+"""Suspects to compare. They are decoded again, held in memory, and compared pair by pair."""
 _FIT = 4.0
-"""Robust standard deviations: what own masks have, as a rule."""
+"""Robust standard deviations: masks on their own images usually reach this fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class _Suspect:
 
 
 def with_owners(data: OpenedData, finding: Finding) -> Finding:
-    """The finding, of masks that do not fit, saying of which other one of them the mask would fit."""
+    """The finding about misfitting masks, with remarks that name another suspect whose mask would fit an image."""
     some = finding.examples[:_MOST_SUSPECTS]
     suspects = [_suspect(data, example.places[0]) for example in some]
     named = list(finding.examples)
@@ -71,7 +71,7 @@ def _suspect(data: OpenedData, place: Place) -> _Suspect:
 
 
 def _best_other(suspects: Sequence[_Suspect], number: int) -> int | None:
-    """The other one whose mask, of the same size, fits the image best."""
+    """The other suspect whose mask has the same size and fits the image best."""
     own = suspects[number]
     fits = {
         other: fit_of(own.edges, suspect.outlines)

@@ -1,8 +1,8 @@
-"""Which images may be copies of each other, by their hashes.
+"""Finds images that may be copies of each other, by their hashes.
 
-Every hash is compared with every other, and with every mirrored one, in blocks, by counting bits: at 3 ns a pair
-100,000 images take a minute of one core, a million an hour and a half. Kept are the few nearest of every image, so
-memory grows with their number alone.
+Every hash is compared with every other one and with every mirrored one, in blocks, by counting bits. At 3 ns a pair,
+100,000 images take a minute of one core and a million take an hour and a half. Only the few nearest of every image are
+kept, so memory grows only with the number of images.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,26 +13,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_DISTANCE = 60
-"""Bits of 256. Cropped by 5%, 95 of 100 training images of CamVid, COCO and nuclei lie within 40, 49 and 61 of their
-originals, and one in ten thousand pairs of different videos or photographs within about 63."""
+"""Of 256 bits. 95% of the training images of CamVid, COCO and nuclei, cropped by 5%, differ from their originals by at
+most 40, 49 and 61 bits. One in ten thousand pairs of different videos or photographs differs by at most about 63."""
 _MAX_FIRST_DISTANCE = 22
-"""Of the 64 bits that are compared first, so that most pairs cost one step and not four."""
+"""Of the 64 bits that are compared first: most pairs then cost one step instead of four."""
 _FIRST_WORD = 1
-"""`dhash`: the one of the four that tells different images of one kind apart best."""
+"""`dhash`, which of the four hashes best separates different images of one kind."""
 _BLOCK_PAIRS = 1 << 18
 _NEAREST_ELSEWHERE, _NEAREST_IN_SEQUENCE = 3, 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """Two rows, the first the lesser."""
+    """Two rows; `first` is the smaller one."""
 
     first: int
     second: int
     mirrored: bool
-    """The one is like the mirror image of the other."""
+    """Whether one looks like the mirror image of the other."""
     distance: int
-    """Bits."""
+    """Bits that differ."""
 
 
 def find_candidates(
@@ -44,10 +44,10 @@ def find_candidates(
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Candidate]:
-    """The nearest pairs. words, mirrored: (N, 4); split, sequence: (N,), -1 for images that belong to no sequence.
+    """The nearest pairs. words, mirrored: (N, 4); split, sequence: (N,), sequence is -1 for images in no sequence.
 
-    Of every image the three nearest within its split, the three nearest in the others, and of frames of its own
-    sequence one more of each. `progress` is told images compared with all others, and in all.
+    Every image keeps its three nearest images within its split and in other splits, and for frames of its own sequence
+    one more of each. `progress` gets the number of images compared with all others, and of all.
     """
     count = len(words)
     rows = max(1, _BLOCK_PAIRS // max(count, 1))
@@ -61,7 +61,7 @@ def find_candidates(
             found += list(_nearest(queries[start:stop], words, first_words, start, flipped, split, sequence))
         return found
 
-    with ThreadPoolExecutor(max(1, threads)) as pool:  # the counting lets go of the interpreter's lock
+    with ThreadPoolExecutor(max(1, threads)) as pool:  # counting bits releases the interpreter's lock
         unique: dict[tuple[int, int, bool], Candidate] = {}
         for start, found in zip(starts, pool.map(search, starts), strict=True):
             unique |= {(c.first, c.second, c.mirrored): c for c in found}
@@ -80,7 +80,7 @@ def _nearest(
     sequence: NDArray[np.integer],
 ) -> Iterator[Candidate]:
     first = np.bitwise_count(queries[:, None, _FIRST_WORD] ^ first_words[None])
-    # Of two dimensions NumPy's nonzero takes eight times as long.
+    # In two dimensions NumPy's nonzero takes eight times as long.
     row, other = np.divmod(np.flatnonzero(first <= _MAX_FIRST_DISTANCE), len(words))
     distance = np.bitwise_count(queries[row] ^ words[other]).sum(axis=1, dtype=np.int64)
     row += start
@@ -88,7 +88,7 @@ def _nearest(
     row, other, distance = row[near], other[near], distance[near]
     elsewhere = split[row] != split[other]
     in_sequence = (sequence[row] >= 0) & (sequence[row] == sequence[other])
-    # Sorted by row, kind of pair and distance, a pair's rank is its place in its run.
+    # After sorting by row, kind of pair and distance, a pair's rank is its position in its run.
     kind = row * 4 + elsewhere * 2 + in_sequence
     order = np.lexsort((other, distance, kind))
     kind = kind[order]

@@ -1,7 +1,7 @@
-"""Whether two small grey pictures are of one image, of which one may be cropped.
+"""Tells whether two small grey pictures show the same image, even if one is cropped.
 
-Correlation of the pictures less their local mean, so that it is not the layout (a sky above a road) that counts, over
-crops of either by up to a tenth of each side.
+The measure is the correlation of the pictures without their local means, so that the rough layout, such as a sky above
+a road, does not count. It is the best one over crops of either picture by up to a tenth of each side.
 """
 
 from dataclasses import dataclass
@@ -16,14 +16,15 @@ from dist_seg.data.inspection.samples.hashes import THUMBNAIL_SIDE
 
 _MOST_CROPPED = 0.1
 _HOPELESS = 0.55
-"""At the coarse resolution. Copies of CamVid's and COCO's training images have 0.8 and more, of nuclei 0.6."""
+"""Correlation at the coarse resolution below which the fine one is not tried. Copies of CamVid's and COCO's training
+images have 0.8 and more, of nuclei 0.6."""
 
 Pictures = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Crops:
-    """Matrices that crop one side of a picture and scale what is left."""
+    """Matrices that crop one side of a picture and scale the rest."""
 
     pick: NDArray[np.float32]
     """(crops, side of the result, side of the picture); the first crop is the whole side."""
@@ -32,7 +33,7 @@ class _Crops:
 
 
 def similarity(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
-    """Correlation, up to 1, of two thumbnails (32, 32) at the crop of either that fits best."""
+    """Correlation, at most 1, of two thumbnails (32, 32) at the best crop of either."""
     rough = _best(_halved(first), _halved(second), _crops(THUMBNAIL_SIDE // 2, 16, 5, 0.05))
     if rough < _HOPELESS:
         return rough
@@ -41,7 +42,7 @@ def similarity(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
 
 
 def in_place(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Of (N, 32, 32) the correlation of each with the next, without crops: (N - 1,)."""
+    """(N - 1,) correlation of each thumbnail (N, 32, 32) with the next one, without crops."""
     crops = _crops(THUMBNAIL_SIDE // 2, 16, 5, 0.05)
     described = (_described(_halved(thumbnail), crops, 1)[0] for thumbnail in thumbnails)
     return np.array([np.vdot(one, following) for one, following in pairwise(described)], np.float32)
@@ -53,7 +54,7 @@ def _best(first: Pictures, second: Pictures, crops: _Crops) -> float:
 
 
 def _described(picture: Pictures, crops: _Crops, first: int | None = None) -> NDArray[np.float32]:
-    """All crops of a picture as vectors of length 1 without mean: (crops², pixels); or the first ones only."""
+    """(crops², pixels): crops of a picture as vectors of length 1 and mean 0. first: number of crops per side."""
     rows, columns = crops.pick[:first], crops.pick_mean[:first]
     sharp = (rows @ picture)[:, None] @ rows.transpose(0, 2, 1)[None]
     smooth = (columns @ picture)[:, None] @ columns.transpose(0, 2, 1)[None]

@@ -1,9 +1,9 @@
-"""Images that are in the data twice: the same pixels, copies that were encoded, scaled, cropped or mirrored, and
-neighbouring frames of a video.
+"""Finds images that are in the data twice: with the same pixels, as copies that were encoded, scaled, cropped or
+mirrored, or as neighbouring frames of a video.
 
-Thresholds were set on the training splits of CamVid, COCO and nuclei and their own synthetic copies (JPEG quality 40
-and 80, scaled, cropped by up to 10%, mirrored): copies correlate by 0.89 and more, images of different videos by 0.53
-at most, different photographs by 0.63, different microscope pictures by 0.75.
+Thresholds were set on the training splits of CamVid, COCO and nuclei and on synthetic copies of them (JPEG quality 40
+and 80, scaled, cropped by up to 10%, mirrored). Copies correlate by at least 0.89. Images of different videos correlate
+by at most 0.53, different photographs by at most 0.63, different microscope pictures by at most 0.75.
 """
 
 from collections import defaultdict
@@ -19,11 +19,11 @@ from dist_seg.data.inspection.duplicates.compare import similarity
 from dist_seg.data.inspection.duplicates.sequences import find_sequences
 
 MIN_COPY = 0.85
-"""Correlation from which two images count as one."""
+"""Smallest correlation of two images that count as copies."""
 MIN_FRAME = 0.6
-"""And two frames of one sequence as alike."""
+"""Smallest correlation of two frames of one sequence that count as alike."""
 _MIN_CONTRAST = 2.0
-"""Grey levels: hashes of images with less say nothing. The same pixels are found all the same."""
+"""Grey levels. Hashes of images with less contrast say nothing; images with the same pixels are found anyway."""
 
 _PAIRS_AT_ONCE = 64
 
@@ -32,7 +32,7 @@ Pictures = Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 
 
 class Spread(Protocol):
-    """`map`, or one over processes."""
+    """`map`, or a `map` over processes."""
 
     def __call__(
         self, function: Callable[[Pictures], list[float]], parts: Iterable[Pictures], /
@@ -41,7 +41,7 @@ class Spread(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicate:
-    """Two rows of the table, the first the lesser."""
+    """Two rows of the table; `first` is the smaller one."""
 
     first: int
     second: int
@@ -52,18 +52,19 @@ class Duplicate:
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicates:
-    """The pairs, most similar first; of one image that is like several frames of one sequence only the most similar."""
+    """The pairs, the most similar first. An image that resembles several frames of one sequence is paired only with the
+    most similar one."""
 
     same_pixels: tuple[Duplicate, ...]
-    """Each image with the first that has its pixels, in its own split and in each other one."""
+    """Pairs of each image and the first one with the same pixels, in its own split and in every other split."""
     copies: tuple[Duplicate, ...]
     frames: tuple[Duplicate, ...]
-    """Frames of one sequence that look alike: of each frame the nearest in its own split and elsewhere."""
+    """Frames of one sequence that look alike: each frame with the nearest one in its own split and in other splits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Traits:
-    """What N images are compared by."""
+    """The traits by which N images are compared."""
 
     keys: Sequence[str]
     """Their names, by which frames of one sequence are found."""
@@ -87,8 +88,8 @@ def find_duplicates(
     searching: Callable[[int, int], None] | None = None,
     comparing: Callable[[int, int], None] | None = None,
 ) -> Duplicates:
-    """`spread` is `map`, over processes if need be. `searching` is told hashes compared with all others, `comparing`
-    pairs of pictures compared, and in all.
+    """Compares the images. `spread` is `map` or a `map` over processes. The callbacks get the number done and of all:
+    `searching` for hashes compared with all others, `comparing` for pairs of pictures.
     """
     same, stand_ins = _same_pixels(images.digests, images.split)
     rows = np.array([row for row in stand_ins if images.thumbnails[row].std() >= _MIN_CONTRAST], np.intp)
@@ -118,7 +119,7 @@ def _compared(
     spread: Spread,
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[Duplicate]:
-    """The candidates that are alike."""
+    """The candidates whose pictures are alike."""
     parts = [found[start : start + _PAIRS_AT_ONCE] for start in range(0, len(found), _PAIRS_AT_ONCE)]
     pictures = (
         [(thumbnails[c.first][:, ::-1] if c.mirrored else thumbnails[c.first], thumbnails[c.second]) for c in part]
@@ -139,7 +140,7 @@ def _similarities(pictures: Pictures) -> list[float]:
 
 
 def _same_pixels(digests: NDArray[np.uint64], split: NDArray[np.integer]) -> tuple[list[Duplicate], list[int]]:
-    """The pairs, and of every picture one row in each split, which stands for the others in what follows."""
+    """The pairs with the same pixels, and for every picture one row in each split that stands for the other ones."""
     rows_of: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for row, digest in enumerate(digests.tolist()):
         rows_of[tuple(digest)].append(row)
@@ -163,7 +164,7 @@ def _most_similar_first(pair: Duplicate) -> tuple[float, int, int]:
 
 
 def _each_once(pairs: Sequence[Duplicate]) -> list[Duplicate]:
-    """A picture that is symmetric is like the other and like its mirror image."""
+    """Every pair once: a symmetric picture resembles another picture and its mirror image."""
     best: dict[tuple[int, int], Duplicate] = {}
     for pair in sorted(pairs, key=_most_similar_first):
         best.setdefault((pair.first, pair.second), pair)
@@ -173,7 +174,7 @@ def _each_once(pairs: Sequence[Duplicate]) -> list[Duplicate]:
 def _without_neighbours(
     pairs: Sequence[Duplicate], split: NDArray[np.integer], sequence: NDArray[np.int32]
 ) -> list[Duplicate]:
-    """A copy of a frame is like the frames around it, too: only the most similar of each split is kept."""
+    """Keeps only the most similar frame of each split: a copy of a frame also resembles the frames around it."""
     taken: set[tuple[int, int, int]] = set()
     kept = []
     for pair in pairs:

@@ -1,7 +1,7 @@
-"""Videos among the samples: keys that are the same up to a trailing frame number, and pictures that follow each other.
+"""Finds videos among the samples: keys that differ only in a trailing frame number, and similar consecutive pictures.
 
-Many data sets number pictures that have nothing to do with each other, too. So keys alone do not make a video: a fifth
-of the pictures must look like the one before.
+Many data sets also number unrelated pictures. So keys alone do not make a video: a fifth of the pictures must look like
+the picture before.
 """
 
 import re
@@ -26,12 +26,12 @@ def frame_number(key: str) -> tuple[str, int] | None:
 
 
 def name_in_split(key: str, split: str) -> str:
-    """The key without the folder of its split, as which data sets that are packed from folders begin."""
+    """The key without the folder of its split, with which keys begin in data sets that are packed from folders."""
     return key.removeprefix(f"{split}__")
 
 
 def find_sequences(keys: Sequence[str], thumbnails: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """(N,) a number for each video, for all its frames; -1 for samples of none. thumbnails: (N, 32, 32)."""
+    """(N,) the number of each sample's video; -1 for samples in no video. thumbnails: (N, 32, 32)."""
     groups: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for row, key in enumerate(keys):
         if found := frame_number(key):

@@ -1,7 +1,7 @@
-"""Whether a mask lies on its image: its outlines should run where the image changes.
+"""Measures whether a mask lies on its image: its outlines should run where the image changes.
 
-The outlines are moved over the image's gradients, each direction against its own, by up to 24 pixels either way. How
-well they fit at a shift is counted in robust standard deviations (median and MAD over all shifts).
+The outlines are shifted over the image's gradients by up to 24 pixels either way; horizontal and vertical changes are
+compared separately. The fit at a shift is in robust standard deviations (median and MAD over all shifts).
 """
 
 from collections.abc import Callable
@@ -15,15 +15,15 @@ from scipy.fft import irfft2, next_fast_len, rfft2
 from dist_seg.data.codecs.encoded import UNKNOWN
 
 REACH = 24
-"""Pixels, of images shrunk to `LONGER_SIDE`."""
+"""Largest shift, in pixels of images that are shrunk to `LONGER_SIDE`."""
 LONGER_SIDE = 512
 _MIN_SIDE = 64
 _MIN_OUTLINE = 64
-"""Pixels; of less outline nothing is said."""
+"""Pixels of outline that a mask needs to be judged."""
 _NEIGHBOURHOOD = 15
-"""Radius in pixels, over which the image's contrast is evened out."""
+"""Radius in pixels over which the image's contrast is evened out."""
 _TRIED_BELOW = 5.0
-"""A mask that fits better as it lies is not turned."""
+"""Turned versions are tried only for a mask that fits worse than this."""
 _MAD_TO_DEVIATION = 1.4826
 
 Field = NDArray[np.float32]
@@ -45,22 +45,22 @@ class Fit:
     """How a mask fits its image. Fits are in robust standard deviations."""
 
     fit: float
-    """As it lies, give or take a pixel."""
+    """Without a shift, give or take a pixel."""
     best: float
-    """At the shift that fits best."""
+    """At the best shift."""
     shift: tuple[float, float]
-    """By how much (down, right) the mask lies off its image, in the image's pixels."""
+    """Offset (down, right) of the mask from its image, in the image's pixels."""
     turn: int
-    """Place in `TURN_NAMES` of how the mask was turned that fits best when turned back; -1 where none was tried."""
+    """Index into `TURN_NAMES` of the turn that fits best when it is undone; -1 if none was tried."""
     turned: float
-    """How the mask fits when turned back."""
+    """Fit of the mask after undoing that turn."""
     surface: Field
-    """(49, 49): the fit at every shift."""
+    """(49, 49) fit at every shift."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outlines:
-    """Where something changes from a column, or a row, to the next: 0 and 1, (H, W) each."""
+    """Changes from one column (x) or row (y) to the next, (H, W) each; 0 and 1 for the outlines of a mask."""
 
     x: Field
     y: Field
@@ -71,7 +71,7 @@ class Outlines:
 
 
 def measure_fit(image_HWC: NDArray[np.uint8], layers_LHW: Layers) -> Fit | None:
-    """None where nothing can be said: small images, hardly any outline, an image without contrast."""
+    """How a mask fits its image. None for small images, masks with hardly any outline, and images without contrast."""
     height, width = image_HWC.shape[:2]
     scale = 1 / shrinkage(height, width)
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
@@ -106,18 +106,18 @@ def measure_fit(image_HWC: NDArray[np.uint8], layers_LHW: Layers) -> Fit | None:
 
 
 def shrinkage(height: int, width: int) -> float:
-    """How many of the image's pixels, along a side, are one that is looked at."""
+    """Number of image pixels, along a side, for each pixel at the size that is looked at."""
     return max(1.0, max(height, width) / LONGER_SIDE)
 
 
 def standardised(surface: NDArray[np.float64]) -> Field:
-    """In robust standard deviations, over all shifts."""
+    """The surface in robust standard deviations over all shifts."""
     middle, deviation = _spread(surface)
     return ((surface - middle) / max(deviation, 1e-9)).astype(np.float32)
 
 
 def peak(surface: Field) -> tuple[int, int]:
-    """The shift (down, right) of the outlines at which they fit best."""
+    """The shift (down, right) at which the outlines fit best."""
     row, column = np.unravel_index(int(surface.argmax()), surface.shape)
     return int(row) - REACH, int(column) - REACH
 
@@ -128,7 +128,7 @@ def centre(surface: Field) -> float:
 
 
 def edges_of(image_HWC: NDArray[np.uint8], size: tuple[int, int]) -> Outlines:
-    """How much the image, at a size (height, width), changes to each side: 0 to 1 by local contrast, less the mean."""
+    """Changes of the image at a size (height, width): 0 to 1 relative to the local contrast, minus the mean."""
     grey = Image.fromarray(image_HWC).convert("L")
     if grey.size != (size[1], size[0]):
         grey = grey.resize((size[1], size[0]), Image.Resampling.BOX)
@@ -136,8 +136,8 @@ def edges_of(image_HWC: NDArray[np.uint8], size: tuple[int, int]) -> Outlines:
     x, y = np.zeros_like(smooth), np.zeros_like(smooth)
     np.abs(np.subtract(smooth[:, 1:], smooth[:, :-1], out=x[:, 1:]), out=x[:, 1:])
     np.abs(np.subtract(smooth[1:], smooth[:-1], out=y[1:]), out=y[1:])
-    # Strong edges everywhere in a picture would drown faint ones elsewhere: each counts by what is around it. Most is
-    # done in place, as new memory for every step takes longer than the step.
+    # Strong edges in one part of a picture would drown faint ones elsewhere, so each change is divided by the contrast
+    # around it. Most is done in place, because new memory for a step takes longer than the step.
     changes = x + y
     changes *= 4
     np.minimum(changes, 255, out=changes)
@@ -151,7 +151,7 @@ def edges_of(image_HWC: NDArray[np.uint8], size: tuple[int, int]) -> Outlines:
 
 
 def outlines_of(layers_LHW: Layers) -> Outlines:
-    """Where any of the layers changes between pixels of which something is known."""
+    """Where any of the layers changes between known pixels."""
     known = layers_LHW != UNKNOWN
     x, y = np.zeros(layers_LHW.shape[1:], np.float32), np.zeros(layers_LHW.shape[1:], np.float32)
     across = (layers_LHW[:, :, 1:] != layers_LHW[:, :, :-1]) & known[:, :, 1:] & known[:, :, :-1]
@@ -161,7 +161,7 @@ def outlines_of(layers_LHW: Layers) -> Outlines:
 
 
 def fit_of(edges: Outlines, outlines: Outlines) -> float:
-    """Mean of the edges under the outlines, of one size."""
+    """Mean of the edges under the outlines, both of one size."""
     total = np.vdot(edges.x, outlines.x) + np.vdot(edges.y, outlines.y)
     return float(total) / max(outlines.length, 1.0)
 
@@ -181,7 +181,7 @@ def _spread(values: NDArray[np.floating]) -> tuple[float, float]:
 
 
 def _ways_back(size: tuple[int, int]) -> list[Callable[[Layers], Layers]]:
-    """For every turn that the size allows what undoes it, in the order of `TURN_NAMES`."""
+    """The functions that undo every turn that the size allows, in the order of `TURN_NAMES`."""
     undone = {**TURNS, "turned by 90 degrees": TURNS["turned by 270 degrees"]}
     undone["turned by 270 degrees"] = TURNS["turned by 90 degrees"]
     ways = list(undone.values())
@@ -189,7 +189,7 @@ def _ways_back(size: tuple[int, int]) -> list[Callable[[Layers], Layers]]:
 
 
 def _correlation(edges: Outlines, outlines: Outlines) -> Field:
-    """(49, 49): the sum of the edges under the outlines at every shift, by FFT, zeros around."""
+    """(49, 49) sum of the edges under the outlines at every shift, by FFT with zero padding."""
     height, width = edges.x.shape
     shape = next_fast_len(height + REACH, real=True), next_fast_len(width + REACH, real=True)
     spectrum = rfft2(edges.x, shape) * rfft2(outlines.x, shape).conj()

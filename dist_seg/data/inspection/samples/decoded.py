@@ -22,26 +22,25 @@ class SampleView:
     """A decoded sample."""
 
     image: NDArray[np.uint8]
-    """(H, W, 3) RGB, 8 bits: of other images what a person would be shown."""
+    """(H, W, 3) RGB with 8 bits; for other images, what a person would see of them."""
     layers: NDArray[np.int16]
-    """(L, H, W) ids whose changes are outlines, or `UNKNOWN`: one layer of classes, one of 0 and 1 for each label, or
-    up to three of objects."""
+    """(L, H, W) as `TargetContents.layers`."""
     class_pixels: NDArray[np.int64]
-    """Of each class; of instances the pixels of its objects in the layers."""
+    """(classes,) as `TargetContents.class_pixels`."""
     ignored_fraction: float
-    """Of all pixels, in all layers."""
+    """Share of unknown pixels among all pixels of all layers."""
     values: Values | None = None
-    """(H, W, C) what `image` shows, where it does not hold all of it: of arrays."""
+    """Arrays only: the values (H, W, C) that `image` shows."""
     objects: tuple[ObjectAnnotation, ...] | None = None
-    """Of instances."""
+    """Instance data only."""
     boxes: NDArray[np.float64] | None = None
-    """(N, 4) x, y, width, height of the objects' exact masks."""
+    """(N, 4) x, y, width and height of the objects' exact masks."""
     areas: NDArray[np.int64] | None = None
-    """(N,) pixels of them."""
+    """(N,) pixels of the objects' exact masks."""
 
 
 def read_members(storage: Storage, shard: ShardInfo, sidecar: Sidecar, index: int) -> list[bytes]:
-    """A sample's members in the order of their roles. Raises `DataError` for a damaged one."""
+    """A sample's members, in the order of their roles. Raises `DataError` for a damaged one."""
     found = []
     for role in sidecar.roles:
         member = sidecar.member(index, role)
@@ -53,12 +52,12 @@ def read_members(storage: Storage, shard: ShardInfo, sidecar: Sidecar, index: in
 
 
 def packed_sample(members: list[bytes], manifest: Manifest, key: str, height: int, width: int) -> EncodedSample:
-    """The sample that consists of these members. Raises `UndecodableError` for one that is not as dist-seg packs it."""
+    """The sample that consists of these members. Raises `UndecodableError` for one that dist-seg would not pack."""
     return read_sample(members, manifest.target_kind, manifest.image, key=key, height=height, width=width)
 
 
 def picture_of(sample: EncodedSample, manifest: Manifest) -> NDArray[np.uint8]:
-    """A sample's image as (H, W, 3) RGB; of an array its first three channels, or the first as grey, in one scale for
+    """A sample's image as (H, W, 3) RGB. Arrays show their first three channels, or the first as grey, on one scale for
     all splits. Raises `UndecodableError`."""
     if sample.array is None:
         return decode_image(sample.image)
@@ -73,8 +72,8 @@ def view_sample(members: list[bytes], manifest: Manifest, height: int, width: in
     """Decodes a sample. Raises `UndecodableError`, also for one of more than `max_pixels`."""
     if height * width > max_pixels:
         raise UndecodableError(
-            f"image: {width}x{height} pixels, more than the allowed {max_pixels}; look at it with a larger "
-            "--max-pixels if it is to be trusted"
+            f"image: {width}x{height} pixels, more than the allowed {max_pixels}; set a larger --max-pixels "
+            "if you trust it"
         )
     sample = packed_sample(members, manifest, "", height, width)
     found = sample.kind.contents(sample)

@@ -1,4 +1,4 @@
-"""The pass over the samples: each is decoded once, in worker processes, a few dozen at a time."""
+"""The pass over the samples. Worker processes decode each sample once, a few dozen at a time."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,15 +32,15 @@ class Unreadable:
 
 @dataclass(frozen=True, kw_only=True)
 class Looked:
-    """What was found in samples of one split."""
+    """The records of samples of one split."""
 
     keys: list[str]
     records: NDArray[np.void]
     """(N,) of `MEASURES`, in the order of the keys."""
     surface: NDArray[np.float64]
-    """(49, 49): the sum of the fits of all masks at every shift; see `alignment`."""
+    """(49, 49) sum of the fits of all masks at every shift; see `alignment`."""
     num_fits: int
-    """Masks whose fit is in the sum."""
+    """Number of masks in the sum."""
     unreadable: list[Unreadable]
 
 
@@ -50,7 +50,7 @@ class _Job:
 
     storage: Storage
     manifest: Manifest
-    """Without shards: it goes to the workers with every job."""
+    """Without shards, because it goes to the workers with every job."""
     split: str
     shard_number: int
     shard: ShardInfo
@@ -66,12 +66,12 @@ def look_at_samples(
     workers: Workers,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Looked]:
-    """What is in the samples, of each split at most `limit`, evenly spread over it.
+    """Looks at the samples: at most `limit` of each split, evenly spread over it.
 
-    `progress` is told samples looked at and in all. A sample that is damaged or cannot be decoded is among the
-    unreadable. Raises `StorageError` and, for a damaged index, `DataError`.
+    `progress` gets the number of samples that are done, and of all. A sample that is damaged or cannot be decoded is
+    listed as unreadable. Raises `StorageError` and, for a damaged index, `DataError`.
     """
-    # Without shards, of which there may be many; arrays are seen on the scale of their splits' statistics.
+    # Without shards, because there may be many. The splits stay: arrays are shown on the scale of their statistics.
     whole = data.manifest
     bare = replace(whole, splits={name: replace(split, shards=()) for name, split in whole.splits.items()})
     jobs = [job for name, split in splits.items() for job in _jobs(data, bare, name, split, limit)]
@@ -104,8 +104,8 @@ def _jobs(data: OpenedData, manifest: Manifest, name: str, split: Split, limit: 
 
 
 def _look(job: _Job) -> Looked:
-    # glibc gives memory back to the system at every turn until it has seen a block of this size come and go: taking it
-    # anew, page by page, would be a quarter of the work.
+    # glibc returns freed memory to the system until it has seen a block of this size freed. Taking it again, page by
+    # page, would be a quarter of the work.
     np.empty(_KEPT_BYTES, np.uint8)
     sidecar = read_unchecked_sidecar(job.storage, job.shard)
     sidecar.check(job.shard.samples, job.shard.bytes, f"{job.storage.url}/{job.shard.sidecar_name}")

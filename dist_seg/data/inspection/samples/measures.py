@@ -1,4 +1,4 @@
-"""What is kept of every sample that was looked at: a record of 1.2 kB, and its key."""
+"""Measures of a sample: a record of 1.2 kB, which is kept with the key."""
 
 import hashlib
 
@@ -39,27 +39,34 @@ MEASURES = np.dtype(
         ("zero_areas", "<i4"),
     ]
 )
-"""`shard` and `index`: the place of the shard in its split, of the sample in its shard. `digest`: of size and pixels.
-`brightness`, `contrast`: mean and deviation of the grey image, 0 to 255. `constant`: of one colour, an array in all its
-channels. `classes`: a bit for each that is there.
-`ignored`: share of the pixels. `fit` to `turned`: see `alignment.Fit`; `fit` is NaN where nothing can be said.
-`objects` (-1 where the data has none), of them `specks` of one pixel, `slivers`, `twins`, which have the mask and
-the class of one before, and of their annotations `odd_boxes`, `odd_areas` and `zero_areas`, which contradict the
-masks."""
+"""Fields of a record:
+
+- `shard`, `index`: number of the shard in its split, and of the sample in its shard.
+- `digest`: hash of size and pixels.
+- `brightness`, `contrast`: mean and deviation of the grey image, 0 to 255.
+- `constant`: whether the image has one colour; an array, in all its channels.
+- `classes`: a bit for each class that occurs.
+- `ignored`: share of the pixels.
+- `fit` to `turned`: see `alignment.Fit`; `fit` is NaN if nothing can be said.
+- `objects`: their number, -1 if the data has none; among them `specks` of one pixel, `slivers`, and `twins`, which have
+  the mask and the class of an earlier object.
+- `odd_boxes`, `odd_areas`, `zero_areas`: number of annotations that contradict their masks.
+"""
 
 _CONSTANT = 0.5
-"""Grey levels of standard deviation."""
+"""Standard deviation, in grey levels, below which an image has one colour."""
 _SLIVER_LENGTH, _SLIVER_WIDTH = 8, 1.5
-"""Pixels: an object whose box has a side so long, over which it is less wide on average."""
+"""Pixels: the box of a sliver has a side at least so long, along which the object is narrower than this on average."""
 _BOX_IOU, _BOX_PIXELS = 0.5, 8.0
-"""A box that is less like the mask's than this, by an edge that is farther off than this: tools round, and thin ends
-of a polygon have no pixels."""
+"""A box is odd if its IoU with the mask's box is smaller than this and an edge is farther off than these pixels: tools
+round, and thin ends of a polygon have no pixels."""
 _AREA_RATIO, _RIM_PIXELS = 2.0, 2
-"""An area that is farther from the mask's than this, by more than a rim of this width around the mask."""
+"""An area is odd if it differs from the mask's by more than this ratio, and by more than a rim of this width around the
+mask."""
 
 
 def measure(view: SampleView) -> tuple[NDArray[np.void], Fit | None]:
-    """The record, () of `MEASURES` without a place, and how the mask fits the image."""
+    """The record, () of `MEASURES` without `shard` and `index`, and how the mask fits the image."""
     record = np.zeros((), MEASURES)
     height, width = view.image.shape[:2]
     digest = hashlib.blake2b(f"{height}x{width}".encode(), digest_size=16)
@@ -93,12 +100,12 @@ def measure(view: SampleView) -> tuple[NDArray[np.void], Fit | None]:
 
 
 def classes_present(records: NDArray[np.void], num_classes: int) -> NDArray[np.bool_]:
-    """(N, num_classes)."""
+    """(N, num_classes): whether a sample has a class."""
     return np.unpackbits(records["classes"], axis=1, count=num_classes).astype(np.bool_)
 
 
 def _present(view: SampleView) -> NDArray[np.bool_]:
-    """(classes,): those with a pixel; of instances those with an object, hidden ones too."""
+    """(classes,): whether a class has a pixel, or an object, even a hidden one."""
     if view.objects is None:
         return view.class_pixels > 0
     present = np.zeros(len(view.class_pixels), np.bool_)
@@ -114,7 +121,8 @@ def _bits(present: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 
 def _odd_objects(view: SampleView) -> tuple[int, int, int]:
-    """How many have one pixel, how many are slivers, how many have the class and the mask of one before. No crowds."""
+    """Number of objects with one pixel, of slivers, and of objects with the class and mask of an earlier one. Without
+    crowds."""
     assert view.objects is not None and view.boxes is not None and view.areas is not None
     single = np.array([not found.crowd for found in view.objects], np.bool_)
     lengths, areas = view.boxes[single, 2:].max(axis=1, initial=0), view.areas[single]
@@ -124,7 +132,7 @@ def _odd_objects(view: SampleView) -> tuple[int, int, int]:
 
 
 def _odd_boxes(view: SampleView) -> int:
-    """How many annotations have a box that is not their mask's. No crowds, whose boxes are drawn at will."""
+    """Number of annotations with a box that is not their mask's. Without crowds, whose boxes follow no rule."""
     assert view.objects is not None and view.boxes is not None
     single = np.array([not found.crowd for found in view.objects], np.bool_)
     given = np.array([found.bbox for found in view.objects], np.float64).reshape(-1, 4)[single]
@@ -138,7 +146,7 @@ def _odd_boxes(view: SampleView) -> int:
 
 
 def _odd_areas(view: SampleView) -> tuple[int, int]:
-    """How many annotations have an area far from their mask's pixels, and how many have none. No crowds."""
+    """Number of annotations with an area far from their mask's pixels, and with the area 0. Without crowds."""
     assert view.objects is not None and view.boxes is not None and view.areas is not None
     single = np.array([not found.crowd for found in view.objects], np.bool_)
     given = np.array([found.area for found in view.objects], np.float64)[single]

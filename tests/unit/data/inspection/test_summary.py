@@ -195,7 +195,7 @@ class TestInstances:
         write_coco(tmp_path, [annotation(i) for i in range(4)])
         pack(open_coco(tmp_path), tmp_path / "out")
         text = inspect(open_data(tmp_path / "out")).to_text()
-        assert "train: 1 objects lie under more others than there are layers; 25 of their pixels" in text
+        assert "train: 1 object overlapped by more others than there are layers; 25 of the pixels" in text
         assert "no object in train: nucleus" in text
 
     def test_a_split_without_objects_is_shown(self, tmp_path: Path) -> None:
