@@ -314,7 +314,7 @@ class TestInspect:
     def test_what_is_found_is_told_drawn_and_written(self, leaky: Path, tmp_path: Path) -> None:
         result = dist_seg("inspect", leaky, "--json", "all.json", "--out", "sheet.jpg", "--workers", 1, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
-        assert "looked at 12 of 12 samples of train, 1 of 1 samples of val: 1 error" in result.stdout
+        assert "looked at 12 of 12 samples of train, 1 of 1 sample of val: 1 error" in result.stdout
         assert result.stdout.endswith("contact sheet: sheet.jpg\nsuspects: suspects.png\n")
         document = json.loads((tmp_path / "all.json").read_text())
         assert document["findings"][0]["examples"][0]["samples"] == ["train/train__c03", "val/val__copy"]
@@ -330,7 +330,7 @@ class TestInspect:
     def test_counts_alone_decode_nothing(self, leaky: Path, tmp_path: Path) -> None:
         result = dist_seg("inspect", leaky, "--look", 0, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
-        assert "looked at 0 of 12 samples of train, 0 of 1 samples of val" in result.stdout
+        assert "looked at 0 of 12 samples of train, 0 of 1 sample of val" in result.stdout
         assert not (tmp_path / "suspects.png").exists()
 
     @pytest.mark.parametrize(
