@@ -8,7 +8,7 @@ import hashlib
 import json
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, ClassVar, Literal
 
@@ -134,7 +134,7 @@ class CocoSource:
             num_bytes=num_bytes + sum(end - begin for begin, end in image.annotations),
             version=f"{version} {annotated}",
             portable_version=annotated,
-            payload=b"" if fault else json.dumps(asdict(excerpt)).encode(),
+            payload=b"" if fault else json.dumps(vars(excerpt)).encode(),
             fault=fault,
         )
 
