@@ -1,11 +1,10 @@
-"""Several streams of samples mixed by weight: data sets, or the classes that samples hold. A pure function, as all
-plans.
+"""Mixes several streams of samples by weight: data sets, or the classes that samples hold. A pure function.
 
-A lane's stream is cut into blocks of `BLOCK` samples, in which every part has its share, in an order of the block's
-own. A part has epochs of its own, in each of which every sample comes exactly once in one of the lanes. The lanes take
-turns: draw t of a part in lane m is number t * lanes + m of all, whose every `num_samples` make up an epoch. So after
-whole blocks no sample has come more than once more often than another of its part. In between a lane may be some draws
-ahead of another (see `_block`), and be in a part's next epoch before the other has ended the last.
+A lane's stream is cut into blocks of `BLOCK` samples. In a block every part has its share, in an order of the block's
+own. Each part has its own epochs: in one epoch every sample comes exactly once, in one of the lanes. The lanes take
+turns: draw t of a part in lane m is draw number t * lanes + m of the part, and every `num_samples` draws make up an
+epoch. So after whole blocks, the counts of two samples of a part differ by at most one. Within a block a lane may be
+some draws ahead of another (see `_block`), and may start a part's next epoch before the other has finished the last.
 """
 
 from collections.abc import Sequence
@@ -22,25 +21,25 @@ from dist_seg.data.shards.counts import locate_samples
 from dist_seg.runtime.rng import generator, keyed_permutation
 
 BLOCK = 5040
-"""Divisible by all numbers up to 10: such shares are exact."""
+"""Divisible by all numbers up to 10, so that such shares are exact."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixedPart:
-    """What is mixed with others."""
+    """One of the streams of a mix."""
 
     name: str
     shard_samples: Sequence[int] | NDArray[np.integer]
-    """How many of its samples every shard of the split holds; one at least in all."""
+    """Number of the part's samples in every shard of the split; at least one sample in total."""
     weight: float
     holding: int | None = None
-    """Of a class: its id. A shard's samples are then those that hold it."""
+    """Class id if the part is a class: its samples are then the samples that hold the class."""
 
 
 class MixedPlan:
-    """A `Plan` of parts. What is bad is replaced by others of the same part, then by whatever there is.
+    """A `Plan` of parts. A bad sample is replaced by others of its part first, then by any other sample.
 
-    shard_samples: of the split, whatever part they belong to. Raises ConfigError as `TrainPlan`.
+    shard_samples: samples of every shard of the split, of all parts. Raises ConfigError as `TrainPlan` does.
     """
 
     def __init__(
@@ -60,7 +59,7 @@ class MixedPlan:
         self.global_batch = global_batch
         self.micro_batch = micro_batch
         self._seed = seed
-        # Of the parts no more is kept: a part's samples by shard are as many numbers as there are shards.
+        # The parts themselves are not kept: each holds a number for every shard.
         self._names, self._holding = [part.name for part in parts], [part.holding for part in parts]
         self._shard_ends = np.cumsum(shard_samples)
         self._streams = [
@@ -71,7 +70,7 @@ class MixedPlan:
 
     @property
     def shares(self) -> dict[str, float]:
-        """The part of all samples that each part's make up, by name."""
+        """The fraction of all samples that come from each part, by name."""
         return {name: int(n) / BLOCK for name, n in zip(self._names, self._quotas, strict=True)}
 
     def __getstate__(self) -> dict[str, object]:
@@ -104,22 +103,22 @@ class MixedPlan:
         )
 
     def _drawn(self, lane: int, place: int) -> tuple[int, int]:
-        """Which part a place in a lane's stream is, and how many of that part the lane has had before."""
+        """The part that a place in a lane's stream belongs to, and how often the lane drew from this part before."""
         number, in_block = divmod(place, BLOCK)
         block = self._blocks.get((lane, number))
         if block is None:
             block = _block(self._quotas, "mix", self._seed, lane, number)
-            # Replaced, not changed: threads read it. Two blocks are needed while a loader reads across their border.
+            # Replaced, not changed: other threads read it. A loader that reads across a border needs two blocks.
             kept = {key: block for key, block in self._blocks.items() if abs(key[1] - number) <= 1}
             self._blocks = {**kept, (lane, number): block}
         part = int(block.parts[in_block])
         return part, number * int(self._quotas[part]) + int(block.ranks[in_block])
 
     def _of_part(self, part: int, lanes: NDArray[np.int64], taken: NDArray[np.int64]) -> list[PlannedSample]:
-        """The samples of a part that come as the `taken`-th ones of it in their lanes."""
+        """The samples of a part for some draws of its lanes. taken: draws of the part in the same lane before."""
         num_samples = self._streams[part].num_samples
         epochs, drawn = np.divmod(taken * self.lanes + lanes, num_samples)
-        # What one lane draws lies together: in few shards, where there are many. `begin` lanes' turns come before its.
+        # One lane's draws are neighbours, so it reads few shards. The draws of `begin` lanes come before its own.
         rounds, begin = np.divmod(drawn, self.lanes)
         slots = begin * (num_samples // self.lanes) + np.minimum(begin, num_samples % self.lanes) + rounds
         found: dict[int, PlannedSample] = {}
@@ -157,7 +156,7 @@ class MixedPlan:
                 shard=shard,
                 index=index,
                 slot=slot,
-                # A sample may come by way of several classes.
+                # A sample may be drawn for several of its classes, each time with another augmentation.
                 visit=epoch * len(self._names) + part,
                 stream=part,
                 holding=self._holding[part],
@@ -166,7 +165,7 @@ class MixedPlan:
         ]
 
     def _span(self, part: int, slot: int) -> range:
-        """Of a part's epoch the places of the lane that a slot is drawn in; the longer spans, by one, come first."""
+        """The span of a part's epoch that belongs to the lane of a slot. Spans differ by one; the longer come first."""
         length, longer = divmod(self._streams[part].num_samples, self.lanes)
         end_of_longer = longer * (length + 1)
         if slot < end_of_longer:
@@ -179,18 +178,18 @@ class MixedPlan:
 @dataclass(frozen=True, kw_only=True)
 class _Block:
     parts: NDArray[np.int16]
-    """(BLOCK,) which part comes at each place."""
+    """(BLOCK,) the part at each place."""
     ranks: NDArray[np.int16]
-    """(BLOCK,) how many of the same part come before, in the block."""
+    """(BLOCK,) number of places of the same part before it in the block."""
 
 
 def _block(quotas: NDArray[np.int64], *key: int | str) -> _Block:
-    """So many of each part in an order that the key names, each part evenly spread: its k-th sample comes at a random
-    time in the k-th of as many equal stretches of the block as it has samples.
+    """An order of the parts, drawn by the key, in which every part is evenly spread: a part with n places divides the
+    block into n equal stretches, and its k-th place is at a random time in the k-th stretch.
 
-    So at any place a part has come as often as its share of the places before, to less than 1 + number of parts *
-    share. An order without stretches would be as fair at its end, but lanes would be apart by whole epochs of a small
-    part before.
+    So at any place, the count of a part differs from its share of the places before by less than 1 + number of parts *
+    share. A plain shuffle would be as fair at the end of a block, but within it lanes could be whole epochs of a small
+    part apart.
     """
     parts = np.repeat(np.arange(len(quotas)), quotas)
     ranks = np.arange(BLOCK) - np.repeat(np.cumsum(quotas) - quotas, quotas)
@@ -199,7 +198,7 @@ def _block(quotas: NDArray[np.int64], *key: int | str) -> _Block:
 
 
 def block_shares(weights: Sequence[float], block: int = BLOCK) -> list[int]:
-    """`block` divided by weight, by largest remainders, with 1 at least for each."""
+    """Divides `block` by weight, by largest remainders; each share is at least 1."""
     exact = [Fraction(str(weight)) for weight in weights]
     parts = [share * block / sum(exact) for share in exact]
     shares = [max(1, int(part)) for part in parts]
@@ -207,7 +206,7 @@ def block_shares(weights: Sequence[float], block: int = BLOCK) -> list[int]:
     while (missing := block - sum(shares)) > 0:
         for i in by_remainder[:missing]:
             shares[i] += 1
-    while (over := sum(shares) - block) > 0:  # the ones that no weight stands for are the largest part's to give
+    while (over := sum(shares) - block) > 0:  # the largest part pays for the shares that were raised to 1
         largest = max(range(len(shares)), key=lambda i: shares[i])
         shares[largest] -= min(over, shares[largest] - 1)
     return shares

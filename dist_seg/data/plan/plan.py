@@ -1,7 +1,7 @@
 """Which samples make up which micro-batch: a pure function of the data, the seed and the step.
 
-An epoch's stream of samples is cut into `lanes` equal contiguous spans; lane m feeds micro-batch m of every step.
-Nothing here knows the number of processes, and any step is found without the steps before it.
+An epoch's stream of samples is cut into `lanes` equal contiguous spans. Lane m feeds micro-batch m of every step. The
+plan does not depend on the number of processes, and any step is found without the steps before it.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,23 +17,23 @@ from dist_seg.data.shards.counts import locate_samples
 from dist_seg.errors import ConfigError
 
 _MOST_AT_ONCE = 1 << 16
-"""Candidates that are drawn together."""
+"""Candidates drawn at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedSample:
-    """A place in the data: sample `index` of shard `shard` (a position in the split's list of shards)."""
+    """Sample `index` of shard `shard` (a position in the split's list of shards)."""
 
     shard: int
     index: int
     slot: int
-    """The place in the epoch's stream that the sample was planned for."""
+    """The place in the epoch's stream that the sample fills."""
     visit: int = 0
-    """Tells one coming of the sample from its others, each of which is augmented in its own way: the epoch."""
+    """Distinguishes repeated uses of a sample, each of which is augmented differently. In a `TrainPlan`: the epoch."""
     stream: int = 0
-    """Of several streams that are mixed the one that it comes from."""
+    """The part of a mix that the sample comes from."""
     holding: int | None = None
-    """A class: then `index` counts those samples of the shard alone that hold it."""
+    """A class id: `index` then counts only the samples of the shard that hold the class."""
 
 
 class Plan(Protocol):
@@ -61,10 +61,10 @@ class Plan(Protocol):
     def next_outside(
         self, planned: PlannedSample, attempt: int, bad_shards: AbstractSet[int]
     ) -> tuple[int, PlannedSample] | None:
-        """The first candidate for a planned sample's place, and its number, from `attempt` on that lies in none of some
-        shards; None if all do. Number 0 is the planned sample itself.
+        """The first candidate for a sample's slot that is not in a bad shard, and its number; None if there is none.
 
-        Passing bad shards over so gives the samples that rejecting theirs one by one would.
+        Looks from candidate number `attempt` on; number 0 is the planned sample itself. The result is the same as if
+        the samples of bad shards were rejected one by one.
         """
         ...
 
@@ -77,7 +77,7 @@ def micro_batch_at(plan: Plan, step: int, lane: int) -> list[PlannedSample]:
 class TrainPlan:
     """A `Plan` in which all samples come equally often.
 
-    Within an epoch no sample comes twice, and all but fewer than `global_batch` come once. Raises ConfigError where
+    In an epoch no sample comes twice, and fewer than `global_batch` samples do not come at all. Raises ConfigError if
     the split has fewer samples than one global batch, or the batch does not divide into micro-batches.
     """
 
@@ -123,7 +123,7 @@ class TrainPlan:
 
 
 def check_batches(num_samples: int, global_batch: int, micro_batch: int, shuffle_window: int) -> None:
-    """Raises ConfigError for batches that cannot be made of so many samples."""
+    """Raises ConfigError for batches that cannot be made from `num_samples` samples."""
     if micro_batch < 1 or global_batch < 1 or global_batch % micro_batch:
         raise ConfigError(
             f"train.global_batch={global_batch} is not a multiple of train.micro_batch={micro_batch}; "
@@ -139,7 +139,7 @@ def check_batches(num_samples: int, global_batch: int, micro_batch: int, shuffle
 
 
 def check_lanes_exist(lanes: range, number: int) -> None:
-    """Raises IndexError for lanes that are not among so many."""
+    """Raises IndexError for lanes beyond `number`."""
     if lanes and not (lanes[0] >= 0 and lanes[-1] < number):
         raise IndexError(f"lanes {lanes} of {number}")
 
@@ -155,7 +155,7 @@ def first_outside(
     replacements: Callable[[range], list[PlannedSample]],
     num_replacements: int,
 ) -> tuple[int, PlannedSample] | None:
-    """As `Plan.next_outside`. replacements: the candidates of some numbers from 1, of which there are so many."""
+    """See `Plan.next_outside`. replacements: gives candidates by number, from 1 to `num_replacements`."""
     if attempt == 0:
         if planned.shard not in bad_shards:
             return 0, planned
@@ -166,14 +166,14 @@ def first_outside(
         for number, candidate in zip(attempts, replacements(attempts), strict=True):
             if candidate.shard not in bad_shards:
                 return number, candidate
-        first, count = attempts.stop, min(4 * count, _MOST_AT_ONCE)  # a lane's whole span may lie in a bad shard
+        first, count = attempts.stop, min(4 * count, _MOST_AT_ONCE)  # the bad shard may hold a lane's whole span
     return None
 
 
 class EvalPlan:
-    """Every sample of a split once, in the order of the shards, in batches whose make-up no rank count changes.
+    """Every sample of a split once, in the order of the shards, in the same batches at any number of ranks.
 
-    Convolutions may differ in their last bit with the batch's size, so ranks share out whole batches.
+    Convolutions may differ in their last bit with the size of the batch, so ranks share out whole batches.
     """
 
     def __init__(self, shard_samples: Sequence[int], *, batch: int) -> None:
@@ -185,13 +185,13 @@ class EvalPlan:
         self.num_batches = -(-self.num_samples // batch)
 
     def batch(self, number: int) -> list[PlannedSample]:
-        """The samples of batch `number`; the last one may be shorter."""
+        """The samples of batch `number`; the last batch may be shorter."""
         slots = np.arange(number * self._batch, min((number + 1) * self._batch, self.num_samples))
         found = (places.tolist() for places in (*locate_samples(self._ends, slots), slots))
         return [PlannedSample(shard=shard, index=index, slot=slot) for shard, index, slot in zip(*found, strict=True)]
 
     def of_rank(self, rank: int, world_size: int) -> range:
-        """The contiguous batches of a rank; empty for some where there are fewer batches than ranks."""
+        """The contiguous batches of a rank; empty for some ranks if there are more ranks than batches."""
         return range(rank * self.num_batches // world_size, (rank + 1) * self.num_batches // world_size)
 
 

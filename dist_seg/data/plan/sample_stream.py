@@ -1,6 +1,6 @@
-"""An endless stream of the samples of some shards, epoch by epoch, any place of which is found without those before.
+"""An endless, shuffled stream of the samples of some shards. Any place of it is found without the places before.
 
-An epoch's shards are shuffled and laid end to end, and permuted inside blocks of about `shuffle_window` samples.
+In every epoch the shards are shuffled and joined, and samples are permuted in blocks of about `shuffle_window`.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from dist_seg.runtime.rng import generator, keyed_permutation
 
 @dataclass(frozen=True, kw_only=True)
 class _Epoch:
-    """One of each part of a plan is kept, over all shards: in as few bytes as go."""
+    """The layout of an epoch. Every part of a plan keeps some, so they take as few bytes as possible."""
 
     order: NDArray[np.unsignedinteger]
     """The stream's shards in this epoch's order."""
@@ -24,16 +24,16 @@ class _Epoch:
 
 
 class SampleStream:
-    """The samples of shards that hold so many each. name: tells streams of one seed apart.
+    """A stream over shards with `shard_samples` samples each. name: distinguishes streams of the same seed.
 
-    May be pickled, and is small then: without what it has found of epochs.
+    Can be pickled; the layouts of epochs are left out and found again.
     """
 
     def __init__(
         self, shard_samples: Sequence[int] | NDArray[np.integer], *, seed: int, shuffle_window: int, name: str = ""
     ) -> None:
         samples = np.asarray(shard_samples, dtype=np.int64)
-        # Of a part of the data most shards may hold nothing. Among all of it they stay: orders are drawn with them.
+        # Most shards may hold nothing of a part. A stream of all data keeps empty shards: its order counts them.
         shards = np.flatnonzero(samples) if name else np.arange(len(samples))
         self._shards = shards.astype(np.min_scalar_type(len(samples)))
         self._samples = samples[shards].astype(np.min_scalar_type(int(samples.max(initial=0))))
@@ -46,9 +46,9 @@ class SampleStream:
         return {**vars(self), "_epochs": {}}
 
     def locate(self, epoch: int, slots: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Shards, and indices in them, of places in an epoch, which are below `num_samples`."""
+        """The shards of places in an epoch (below `num_samples`), and the indices in these shards."""
         layout = self._epoch(epoch)
-        # Blocks differ by at most one sample, so that no short last block is left nearly unshuffled.
+        # Blocks differ by at most one sample: a short last block would be nearly unshuffled.
         blocks = ((slots + 1) * self._num_blocks - 1) // self.num_samples
         begins = blocks * self.num_samples // self._num_blocks
         sizes = (blocks + 1) * self.num_samples // self._num_blocks - begins
@@ -58,10 +58,10 @@ class SampleStream:
         return self._shards[layout.order[places]].astype(np.int64), indices
 
     def replacing(self, epoch: int, slot: int, attempts: NDArray[np.int64], span: range) -> NDArray[np.int64]:
-        """The places of what comes instead of the sample of a slot, by number from 1: first the others of the span that
-        the slot lies in, each once, then the rest of the epoch; beyond that they come again.
+        """The places of the candidates for a slot with a bad sample, by their numbers from 1.
 
-        Only a stream of one sample gives that sample itself.
+        First come the other places of the span that the slot is in, each once, then the rest of the epoch. After that
+        they repeat. Only a stream of one sample gives the sample itself.
         """
         others, elsewhere = len(span) - 1, self.num_samples - len(span)
         if others + elsewhere == 0:
@@ -82,7 +82,7 @@ class SampleStream:
         if layout is None:
             order = generator("shards", self._seed, epoch).permutation(len(self._shards))
             ends = np.cumsum(self._samples[order], dtype=np.int64)
-            # Replaced, not changed: threads read it. Two epochs are needed while a loader reads across their border.
+            # Replaced, not changed: other threads read it. A loader that reads across a border needs two epochs.
             kept = {number: layout for number, layout in self._epochs.items() if abs(number - epoch) == 1}
             layout = _Epoch(
                 order=order.astype(self._shards.dtype), ends=ends.astype(np.min_scalar_type(self.num_samples))

@@ -1,4 +1,4 @@
-"""The plan that a configuration asks for: all samples equally often, by data set, or by class."""
+"""Builds the plan of a configuration: all samples equally often, by data set, or by class."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from dist_seg.data.view.data_view import DataView, SplitView, dataset_of
 from dist_seg.errors import DataError
 
 RARE_CLASS_TEMPERATURE = 0.01
-"""Of Hoyer et al. 2022, DAFormer."""
+"""From Hoyer et al. 2022, DAFormer."""
 
 
 def training_plan(data: DataConfig, train: TrainConfig, view: DataView) -> Plan:

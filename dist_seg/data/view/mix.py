@@ -1,4 +1,4 @@
-"""Several data sets read as one: their shards by `NAME/SHARD`, their classes united by name."""
+"""Reads several data sets as one: shards are called `NAME/SHARD`, and classes are united by name."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from dist_seg.storage.object_store import Storage
 
 @dataclass(frozen=True, kw_only=True)
 class MixedStorage:
-    """The `Storage` of a mix: an object's name begins with the name of its data set."""
+    """The `Storage` of a mix. Object names begin with the name of their data set."""
 
     members: Mapping[str, Storage]
 
@@ -54,10 +54,10 @@ class MixedStorage:
 
 
 def united(members: Mapping[str, DataView]) -> DataView:
-    """One view of data sets by name: classes in the order in which their names appear first, splits one after the
-    other. A data set may lack classes, and splits.
+    """One view of several data sets. Classes are in the order in which their names first appear; splits are joined.
 
-    Raises ConfigError for data sets of different tasks or kinds of images, and for too many classes together.
+    A data set may lack classes and splits. Raises ConfigError for data sets with different tasks or kinds of images,
+    and for too many classes in total.
     """
     tasks = {name: member.task for name, member in members.items()}
     if len(set(tasks.values())) > 1:
@@ -68,8 +68,8 @@ def united(members: Mapping[str, DataView]) -> DataView:
     names, palette, category_ids = _classes(list(members.values()))
     if len(names) > MAX_CLASSES:
         raise ConfigError(
-            f"data.mix: the data sets have {len(names)} classes together, at most {MAX_CLASSES} go; merge or ignore "
-            "some with the members' class_map"
+            f"data.mix: the data sets have {len(names)} classes together, at most {MAX_CLASSES} are possible; "
+            "merge or ignore some with the members' class_map"
         )
     aligned = {
         name: align_classes(member, names, palette, category_ids, IGNORE_INDEX) for name, member in members.items()
@@ -129,7 +129,7 @@ def _joined(name: str, members: Mapping[str, DataView]) -> SplitView:
 
 
 def _joined_objects(parts: Sequence[ObjectCounts]) -> ObjectCounts:
-    """With means of the percentiles of sides, by the number of objects: the sides themselves stand in no manifest."""
+    """Percentiles of sides are averages weighted by the number of objects, as manifests do not hold the sides."""
     measured = [part for part in parts if part.sides and part.total]
     total = sum(part.total for part in measured)
     sides = tuple(
@@ -148,7 +148,7 @@ def _joined_objects(parts: Sequence[ObjectCounts]) -> ObjectCounts:
 
 
 def _joined_channels(parts: Sequence[tuple[ChannelStatistics | None, int]]) -> ChannelStatistics | None:
-    """Of data sets with so many images each, which all weigh alike. Percentiles are the outermost ones."""
+    """parts: statistics with the number of images. Every image has the same weight; percentiles are the outermost."""
     known = [(statistics, number) for statistics, number in parts if statistics is not None and number]
     if not known:
         return None

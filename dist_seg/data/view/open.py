@@ -26,11 +26,11 @@ _READING_THREADS = 32
 T = TypeVar("T")
 
 IndexFacts = Mapping[str, object]
-"""What one rank looks up in the shards' indexes for all of them; JSON-ready."""
+"""What one rank looks up in the sidecars of shards for all ranks; JSON-ready."""
 
 
 def open_view(data: DataConfig) -> DataView:
-    """The data of a configuration, the same on every rank. A collective; raises UserError for what cannot be used."""
+    """The data of a configuration, the same on every rank. A collective; raises UserError if it cannot be used."""
     members = _members(data)
     packed = on_every_rank(lambda: [_packed(member, name) for name, member in members])
     pairs = [(whole, member) for whole, (_, member) in zip(packed, members, strict=True)]
@@ -43,7 +43,7 @@ def open_view(data: DataConfig) -> DataView:
 
 
 def load_view(data: DataConfig) -> DataView:
-    """As `open_view`, on this rank alone, and without what only a plan of training needs."""
+    """Like `open_view`, on this rank alone and without what only a training plan needs."""
     members = _members(data)
     packed = [_packed(member, name) for name, member in members]
     facts = [_index_facts(whole, member) for whole, (_, member) in zip(packed, members, strict=True)]
@@ -51,21 +51,21 @@ def load_view(data: DataConfig) -> DataView:
 
 
 def viewed(packed: DataView, data: DataConfig) -> DataView:
-    """One whole data set, seen as `data` asks; without what only a plan of training needs."""
+    """The view of one data set that `data` asks for, without what only a training plan needs."""
     if data.mix:
-        raise ConfigError("data.mix: names data sets of its own; here is one already")
+        raise ConfigError("data.mix: names data sets, but a data set is given already")
     return _viewed(packed, data, _index_facts(packed, data), SETTING)
 
 
 def _members(data: DataConfig) -> list[tuple[str | None, DataConfig]]:
-    """Name and configuration of each data set that is mixed, or the very one."""
+    """Name and configuration of every data set of the mix, or of the only data set."""
     if not data.mix:
         return [(None, data)]
     return [(m.name, replace(data, mix=(), shards=m.shards, class_map=m.class_map)) for m in data.mix]
 
 
 def _mixed(data: DataConfig, packed: Sequence[DataView], facts: Sequence[IndexFacts]) -> DataView:
-    """The view of all data sets. packed, facts: of each of them, in the order of `_members`."""
+    """The view of all data sets. packed, facts: in the order of `_members`."""
     views = {}
     for (name, member), whole, found in zip(_members(data), packed, facts, strict=True):
         setting = SETTING if name is None else f"data.mix: class_map of {name}"
@@ -92,7 +92,7 @@ def _viewed(packed: DataView, data: DataConfig, facts: IndexFacts, setting: str)
 
 
 def _index_facts(packed: DataView, data: DataConfig) -> IndexFacts:
-    """Reads every index of the training split where that is needed."""
+    """Reads every sidecar of the training split if the configuration needs that."""
     if data.folds is None or data.fold_by is None:
         return {}
     split = packed.split(data.train_split)
@@ -104,7 +104,7 @@ def _index_facts(packed: DataView, data: DataConfig) -> IndexFacts:
     no_groups = np.empty(0, np.int64)
     groups = np.concatenate([no_groups, *_of_every_index(split, groups_of, packed.url, "data.fold_by")])
     numbers = fold_numbers(groups, data.folds)
-    if (number := len(np.unique(numbers))) < data.folds:  # each of the first groups has one to itself
+    if (number := len(np.unique(numbers))) < data.folds:  # each of the first groups gets a fold of its own
         raise ConfigError(
             f"data.fold_by={data.fold_by}: makes {number} groups of {packed.url}, fewer than the "
             f"data.folds={data.folds} folds they are to be divided into"
@@ -113,7 +113,7 @@ def _index_facts(packed: DataView, data: DataConfig) -> IndexFacts:
 
 
 def _with_chosen_samples(view: DataView, data: DataConfig, facts: IndexFacts) -> DataView:
-    """With the split that is validated on, where that is a fold, and a training split of what is left to it."""
+    """The view with the chosen samples: a fold as the scored split, the rest or a fraction as the training split."""
     if data.folds is None and data.fraction == 1:
         return view
     split = view.split(data.train_split)
@@ -150,7 +150,7 @@ def _listed_class_samples(view: DataView, data: DataConfig) -> list[Sequence[int
 
 
 def _counted_class_samples(view: DataView, data: DataConfig) -> list[list[int]] | None:
-    """The same counts, from the index of every shard; None if the manifest lists them, as every rank has the list."""
+    """The same counts from the sidecars; None if the manifest lists them, as then every rank has the list."""
     if _listed_class_samples(view, data) is not None:
         return None
     reader = ShardReader(view, data.train_split)
@@ -170,12 +170,12 @@ def _with_class_samples(view: DataView, data: DataConfig, counted: Sequence[Sequ
 
 
 def _of_every_index(split: SplitView, look_up: Callable[[int], T], url: str, setting: str) -> list[T]:
-    """What is looked up in the index of every shard, by its position."""
+    """What `look_up` finds in the sidecar of every shard, by the shard's position."""
     with ThreadPoolExecutor(_READING_THREADS) as pool:  # Object stores answer after tens of milliseconds each.
         try:
             return list(pool.map(look_up, range(len(split.shards))))
         except BadShardError as error:
-            raise DataError(f"{url}/{error}; {setting} needs the index of every shard") from error
+            raise DataError(f"{url}/{error}; {setting} needs the sidecar of every shard") from error
 
 
 def _chosen(split: SplitView, folds: Folds | None, fraction: float) -> SplitView:

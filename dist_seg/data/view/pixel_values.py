@@ -1,5 +1,7 @@
-"""What `data.channels`, `data.scaling`, `data.mean` and their like stand for, given the data: filled in once, at the
-start, so that a trained model is used without its data's manifest."""
+"""Chooses `data.channels`, `data.scaling`, `data.mean` and similar settings from the data.
+
+They are filled in once, at the start, so that a trained model can be used without the manifest of its data.
+"""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -15,31 +17,31 @@ from dist_seg.data.view.data_view import DataView
 from dist_seg.errors import ConfigError, DataError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of RGB in 0 to 1."""
+"""For RGB values from 0 to 1."""
 _WHITE = 255.0
 _RGB = "R, G and B"
 _SHOWN_DEVIATIONS = 3
 
 
 def layout_of_data(data: DataConfig) -> ArrayLayout | None:
-    """What the images are that a fitted configuration is for; None for pictures."""
+    """Layout of the arrays that a fitted configuration is for; None for pictures."""
     if data.image_dtype is None or data.image_channels is None:
         return None
     return ArrayLayout(dtype=data.image_dtype, channels=data.image_channels)
 
 
 def input_channels(data: DataConfig) -> int:
-    """How many channels the network takes, by a fitted configuration."""
+    """Number of channels that the network takes, from a fitted configuration."""
     return len(data.channels) if data.channels is not None else data.image_channels or 3
 
 
 def value_range(data: DataConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The values that become 0 and 1, for each channel that the network takes, by a fitted configuration."""
+    """The values that become 0 and 1, for each channel that the network takes, from a fitted configuration."""
     return _each(data.value_low, 0.0, data), _each(data.value_high, _WHITE, data)
 
 
 def network_values(values: Values, data: DataConfig) -> NDArray[np.uint8] | NDArray[np.float32]:
-    """An image (H, W, C) as `place_image` takes it, by a fitted configuration."""
+    """(H, W, C): an image as `place_image` takes it. data: fitted."""
     if layout_of_data(data) is None:
         assert values.dtype == np.uint8
         return cast(NDArray[np.uint8], values)
@@ -48,23 +50,24 @@ def network_values(values: Values, data: DataConfig) -> NDArray[np.uint8] | NDAr
 
 
 def shown(values: Values, data: DataConfig) -> NDArray[np.uint8]:
-    """An image (H, W, 3) for people, by a fitted configuration: a picture as it is, of an array the first three
-    channels that the network takes, or the first as grey."""
+    """(H, W, 3): an image to look at. Pictures stay unchanged; arrays show the first three channels that the network
+    takes, or the first as grey. data: fitted.
+    """
     if layout_of_data(data) is None:
         assert values.dtype == np.uint8
         return cast(NDArray[np.uint8], values)
     assert data.channels is not None and data.mean is not None and data.std is not None
     low, high, mean, std = (np.array(numbers) for numbers in (*value_range(data), data.mean, data.std))
-    if data.scaling == "fixed":  # of the type's whole range an image fills only a part as a rule
+    if data.scaling == "fixed":  # an image usually fills only a part of the type's range
         middle, around = low + mean * (high - low), _SHOWN_DEVIATIONS * std * (high - low)
         low, high = np.maximum(low, middle - around), np.minimum(high, middle + around)
     return rgb_view(values.take(data.channels[:3], axis=2), low[:3], high[:3])
 
 
 def fit_pixels(data: DataConfig, view: DataView) -> DataConfig:
-    """Fills what is None by the images that the data set holds. What is filled stays.
+    """Fills settings that are None from the images of the data set; others stay.
 
-    Raises ConfigError for a setting that does not go with them, or DataError where their statistics are missing.
+    Raises ConfigError for a setting that does not fit the images, and DataError if their statistics are missing.
     """
     for key, found in (
         ("image_dtype", view.image and view.image.dtype),
@@ -76,19 +79,19 @@ def fit_pixels(data: DataConfig, view: DataView) -> DataConfig:
 
 
 def check_images(data: DataConfig, view: DataView, where: str) -> None:
-    """Raises DataError unless the images are of the kind that a trained model's configuration is for."""
+    """Raises DataError unless the images have the layout that a trained model was configured for."""
     if layout_of_data(data) != view.image:
         trained_on = layout_of_data(data) or "pictures of 8 bits"
         raise DataError(f"{where}: {_held(view)}; the model was trained on {trained_on}")
 
 
 def check_jitter(augment: AugmentConfig, view: DataView) -> None:
-    """Raises ConfigError for a jitter of colours that arrays do not have."""
+    """Raises ConfigError for colour jitter on arrays, which have no colours."""
     for key in ("saturation", "hue_deg"):
         if view.image and (value := getattr(augment, key)):
             raise ConfigError(
-                f"augment.{key}={value}: {_held(view)}, whose channels are no colours; set it to 0 "
-                "(augment.brightness and augment.contrast act on all channels alike)"
+                f"augment.{key}={value}: {_held(view)}, whose channels are not colours; set it "
+                "to 0 (augment.brightness and augment.contrast act on all channels alike)"
             )
 
 
@@ -101,7 +104,7 @@ def fit_pictures(data: DataConfig) -> DataConfig:
     """`fit_pixels` for data that holds pictures."""
     if data.scaling == "percentiles":
         raise ConfigError(
-            "data.scaling=percentiles: the data set holds pictures of 8 bits, of which packing finds none; leave it "
+            "data.scaling=percentiles: the data set holds 8-bit pictures, for which packing records no percentiles; leave it "
             "out, or give data.value_low and data.value_high"
         )
     channels = _checked_channels(data, 3, _RGB)
@@ -127,7 +130,7 @@ def _fit_arrays(data: DataConfig, view: DataView, layout: ArrayLayout) -> DataCo
         found = _statistics(data, view)
         low = tuple(float(found.low[channel]) for channel in channels) if low is None else low
         high = tuple(float(found.high[channel]) for channel in channels) if high is None else high
-        if data.value_high is None:  # a channel of one value
+        if data.value_high is None:  # a channel with a single value
             high = tuple(max(a + 1, b) for a, b in zip(_each(low, 0.0, data), _each(high, 0.0, data), strict=True))
     data = dataclasses.replace(
         data, scaling=scaling, value_low=_each(low, 0.0, data), value_high=_each(high, 0.0, data)

@@ -1,4 +1,4 @@
-"""Encoded samples by their place in the shards, checked against the checksums that were taken while packing."""
+"""Reads encoded samples by their place in the shards and checks them against the checksums taken while packing."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from dist_seg.data.view.taxonomy import target_classes
 from dist_seg.errors import DataError
 
 _LARGEST_GAP = 64 << 10
-"""Bytes between two members that are rather read along than skipped by a second request."""
+"""Bytes between two members up to which one request reads both and the gap."""
 _LOOKED_AT = 9
-"""Samples of a shard, evenly spread, that tell whether the shard was changed or only one of its samples."""
+"""Number of evenly spread samples that show whether a whole shard was changed, or only one sample."""
 
 
 class BadSampleError(DataError):
-    """A sample that was read and cannot be used: damaged in its shard, or packed by something else than dist-seg."""
+    """A sample that was read and cannot be used: damaged in its shard, or not packed by dist-seg."""
 
     def __init__(self, bad: BadSample) -> None:
         super().__init__(bad.reason, where=f"{bad.shard}: sample {bad.key}")
@@ -32,7 +32,7 @@ class BadSampleError(DataError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleInfo:
-    """What the index says about a sample."""
+    """Key and size of a sample, from the sidecar of its shard."""
 
     key: str
     height: int
@@ -40,15 +40,15 @@ class SampleInfo:
 
 
 _NOT_PICKLED = frozenset({"_changes", "_unreadable", "_indexes"})
-"""What `_reset` makes anew."""
+"""Attributes that `_reset` creates again."""
 
 
 class ShardReader:
     """Random access to the samples of one split.
 
-    May be pickled and used from several threads. Holds the indexes of the shards that were read last, no pixels.
+    Can be pickled and used from several threads. Keeps the sidecars of the shards read last, but no pixels.
 
-    max_pixels: a larger image makes a bad sample.
+    max_pixels: a sample with a larger image is a bad sample.
     """
 
     def __init__(self, view: DataView, split: str, *, max_pixels: int = MAX_PIXELS) -> None:
@@ -81,7 +81,7 @@ class ShardReader:
 
     @property
     def bad_shards(self) -> frozenset[int]:
-        """Those that are not to be read."""
+        """Positions of the shards that are not to be read."""
         return frozenset(i for i, shard in enumerate(self._shards) if shard.name in self._bad_shards)
 
     @property
@@ -95,24 +95,24 @@ class ShardReader:
         return dataset_of(self.shard_name(shard)) if self._is_mix else None
 
     def info(self, shard: int, index: int) -> SampleInfo:
-        """Key and size of a sample. Reads the shard's index, not the shard."""
+        """Key and size of a sample. Reads the shard's sidecar, not the shard."""
         found = self._index(shard)
         return self._info(shard, found.sidecar, found.place(index))
 
     def key_or_place(self, shard: int, index: int) -> str:
-        """A sample's key, or where its shard's index cannot be read words for its place."""
+        """A sample's key, or a description of its place if the shard's sidecar cannot be read."""
         if shard not in self._unreadable:
             try:
                 return self.info(shard, index).key
             except BadShardError:
-                self._unreadable.add(shard)  # or it would be read again for each of its samples
+                self._unreadable.add(shard)  # do not try again for each of its samples
         place = index if self._selection is None else int(self._selection.indices(shard)[index])
         return f"sample {place} of {self.shard_name(shard)}"
 
     def read(self, shard: int, index: int, *, holding: int | None = None) -> EncodedSample:
-        """A sample, checked. holding: a class; `index` then counts those samples of the shard alone that hold it.
+        """A checked sample. holding: a class id; `index` then counts only the samples of the shard that hold it.
 
-        Raises BadSampleError for one that cannot be used, BadShardError where its shard cannot, and StorageError where
+        Raises BadSampleError if the sample cannot be used, BadShardError if its shard cannot, and StorageError if
         reading fails.
         """
         name = self.shard_name(shard)
@@ -135,25 +135,25 @@ class ShardReader:
             raise BadSampleError(bad) from error
 
     def class_samples(self, shard: int) -> list[int]:
-        """The number of samples that hold each class. Raises DataError for a shard whose index does not say."""
+        """Number of samples that hold each class. Raises DataError if the shard's sidecar does not record it."""
         found = self._index(shard)
         if not found.sidecar.num_classes:
             raise DataError(
-                f"{self._storage.url}: the index of {self.shard_name(shard)} does not say which samples hold which "
-                "classes: it was packed by an earlier version, or is of tars that others wrote; pack the data again, "
-                "or take data.sampling=uniform"
+                f"{self._storage.url}: the sidecar of {self.shard_name(shard)} does not record which samples hold "
+                "which classes: it was packed by an earlier version, or belongs to tars that were not packed here; pack "
+                "the data again, or use data.sampling=uniform"
             )
         return [int(found.held(self._packed_ids(shard, class_id)).sum()) for class_id in range(self._num_classes)]
 
     def _packed_ids(self, shard: int, class_id: int | None) -> list[int]:
-        """The ids in a shard of what is one class now."""
+        """The ids in a shard that make up a class of the run."""
         if class_id is None:
             return []
         table = self._classes[self._dataset(shard)].new_ids
         return [class_id] if table is None else np.flatnonzero(table == class_id).tolist()
 
     def _read_checked(self, shard: int, members: list[Member]) -> list[bytes]:
-        for _ in range(2):  # a wrong checksum may be the reading's fault: it counts after a fresh read only
+        for _ in range(2):  # a wrong checksum may come from reading: it only counts after a second read
             contents = self._read_members(shard, members)
             damaged = [m for m, data in zip(members, contents, strict=True) if crc32c(data) != m.crc32c]
             if not damaged:
@@ -164,15 +164,15 @@ class ShardReader:
         raise UndecodableError(f"{damaged[0].suffix}: its checksum is wrong, read twice")
 
     def _why_changed(self, shard: int) -> str | None:
-        """Asked once a sample is damaged: what became of its whole shard; None for one that is otherwise as packed.
+        """How a shard with a damaged sample was changed; None if the rest of the shard is unchanged.
 
-        A function of the shard alone, whichever sample was met first, so that every rank finds the same.
+        Depends on the shard alone, not on the sample that was met first, so that every rank finds the same.
         """
         if shard not in self._changes:
             info = self._shards[shard]
             change = why_other_length(self._storage, info)
             if change is None:
-                # Read anew: one that was packed again has another index, too.
+                # Read again: a shard that was packed again has another sidecar, too.
                 change = _damage(read_sidecar(self._storage, info), lambda members: self._read_members(shard, members))
             self._changes[shard] = change
         return self._changes[shard]
@@ -207,7 +207,7 @@ class ShardReader:
 
 @dataclass(frozen=True, kw_only=True)
 class _Index:
-    """A shard's index, and the places of those samples that are chosen; None for all."""
+    """A shard's sidecar, and the places of the chosen samples; None for all samples."""
 
     sidecar: Sidecar
     chosen: NDArray[np.int64] | None
@@ -217,13 +217,13 @@ class _Index:
         return self.sidecar.num_bytes + (0 if self.chosen is None else self.chosen.nbytes)
 
     def place(self, index: int, holding: Sequence[int] = ()) -> int:
-        """Where the chosen sample number `index` stands in the shard; among those that hold any of some classes."""
+        """Place of chosen sample `index` in the shard. holding: count only samples that hold one of these class ids."""
         if holding:
             index = int(np.flatnonzero(self.held(holding))[index])
         return index if self.chosen is None else int(self.chosen[index])
 
     def held(self, class_ids: Sequence[int]) -> NDArray[np.bool_]:
-        """Of every chosen sample whether it holds any of these classes, as they were packed."""
+        """Whether each chosen sample holds any of these class ids, which are those in the shard."""
         held = self.sidecar.held(class_ids)
         return held if self.chosen is None else held[self.chosen]
 
@@ -233,7 +233,7 @@ def _members(sidecar: Sidecar, index: int) -> list[Member]:
 
 
 def _damage(sidecar: Sidecar, read: Callable[[list[Member]], list[bytes]]) -> str | None:
-    """Whether samples spread over a shard are damaged, or only here and there one."""
+    """Describes the damage if many samples spread over a shard are damaged; None if only a few are."""
     count = min(_LOOKED_AT, sidecar.num_samples)
     chosen = [_members(sidecar, i * sidecar.num_samples // count) for i in range(count)]
     damaged = sum(

@@ -1,4 +1,4 @@
-"""Other classes than those that a data set was packed with: renamed, merged, ignored or in another order.
+"""Changes the classes that a data set was packed with: renamed, merged, ignored or reordered.
 
 Nothing is packed again. The view's `class_ids` say which of the run's classes the ids in the shards stand for.
 """
@@ -19,15 +19,14 @@ from dist_seg.masks.palette import Rgb
 
 SETTING = "data.class_map"
 ONLY = ""
-"""The key of `DataView.class_ids` where there is one data set."""
+"""The key of `DataView.class_ids` if there is only one data set."""
 
 
 def map_classes(view: DataView, class_map: Mapping[str, str | None], where: str) -> DataView:
     """The data with new names for its classes, by their old names; None ignores a class. Other classes keep their name.
 
-    Classes of one name become one, with the colour and category of the first. They are in the order in which their
-    names appear first. `where` names the setting. Raises ConfigError for a class that there is not, and where none is
-    left.
+    Classes with the same name become one, with the colour and category of the first. Names keep the order of their
+    first appearance. where: names the setting. Raises ConfigError for an unknown class, and if no class is left.
     """
     for name in class_map:
         if name not in view.class_names:
@@ -74,7 +73,7 @@ def align_classes(
 
 
 def class_id_table(view: DataView, dataset: str | None) -> NDArray[np.uint8] | None:
-    """(256,) uint8: what the ids in a data set's shards stand for; None where that is what they are."""
+    """(256,) uint8: the run's class for each id in a data set's shards; None if the ids stay the same."""
     ids = (view.class_ids or {}).get(dataset or ONLY)
     if ids is None:
         return None
@@ -95,7 +94,7 @@ def target_classes(view: DataView, dataset: str | None) -> TargetClasses:
 
 
 def num_packed_classes(view: DataView, dataset: str | None) -> int:
-    """How many classes a data set was packed with."""
+    """Number of classes that a data set was packed with."""
     ids = (view.class_ids or {}).get(dataset or ONLY)
     return view.num_classes if ids is None else len(ids)
 
@@ -119,7 +118,7 @@ def _remapped(
     for dataset in view.mixed or (ONLY,):
         before = (view.class_ids or {}).get(dataset, identity)
         ids = tuple(IGNORE_INDEX if old == IGNORE_INDEX or (new := targets[old]) is None else new for old in before)
-        # Where classes are only called otherwise, ids stay as they are, and their number.
+        # Classes that are only renamed keep their ids, and there are as many as before.
         changed = ids != tuple(range(len(names))) or view.ignore_index != ignore_index
         if changed or dataset in (view.class_ids or {}):
             class_ids[dataset], packed_ignore[dataset] = ids, packed_ignore_index(view, dataset)
@@ -152,8 +151,9 @@ def _remapped_split(split: SplitView, targets: Sequence[int | None], num_classes
 def _moved(
     counts: NDArray[np.unsignedinteger], targets: Sequence[int | None], num_classes: int
 ) -> NDArray[np.unsignedinteger]:
-    """(shards, classes) counts of samples in columns of the new ids. Classes that become one are more than a sum: a
-    sample may hold both.
+    """(shards, classes) sample counts with columns in the order of the new ids.
+
+    Merged classes are not supported: their samples cannot be added up, as a sample may hold both classes.
     """
     columns = [target for target in targets if target is not None]
     assert len(set(columns)) == len(targets)
@@ -168,7 +168,7 @@ def _remapped_objects(counts: ObjectCounts, targets: Sequence[int | None], num_c
 
 
 def _summed(counts: Sequence[int], targets: Sequence[int | None], num_classes: int) -> tuple[tuple[int, ...], int]:
-    """Counts by new class, and those of the classes that are ignored."""
+    """Counts by new class, and the total of the ignored classes."""
     sums, ignored = [0] * num_classes, 0
     for count, target in zip(counts, targets, strict=True):
         if target is None:

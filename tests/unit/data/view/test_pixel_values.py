@@ -94,7 +94,7 @@ def test_pictures_may_have_a_range_of_their_own() -> None:
         ({"value_low": (1.0, 2.0)}, _ARRAYS, r"data\.value_low=\[1\.0, 2\.0\]: 2 numbers"),
         ({"value_low": 5.0, "value_high": 5.0}, _ARRAYS, r"data\.value_low=5: must be less than data\.value_high=5"),
         ({"value_low": 255.0}, _PICTURES, r"must be less than"),
-        ({"scaling": "percentiles"}, _PICTURES, r"data\.scaling=percentiles: the data set holds pictures"),
+        ({"scaling": "percentiles"}, _PICTURES, r"data\.scaling=percentiles: the data set holds 8-bit pictures"),
         ({"image_channels": 8}, _ARRAYS, r"data\.image_channels=8: the data set holds arrays of 16 bits and 3 chann"),
         ({"image_dtype": "uint8"}, _ARRAYS, r"data\.image_dtype=uint8: the data set holds arrays of 16 bits"),
         ({"image_dtype": "uint8"}, _PICTURES, r"data\.image_dtype=uint8: the data set holds pictures"),
@@ -129,5 +129,5 @@ def test_a_model_is_not_used_on_other_images() -> None:
 def test_colours_are_jittered_in_pictures_only() -> None:
     check_jitter(AugmentConfig(hue_deg=3, saturation=0.1), _PICTURES)
     check_jitter(AugmentConfig(brightness=0.3, contrast=0.1), _ARRAYS)
-    with pytest.raises(ConfigError, match=r"augment\.hue_deg=3: .* whose channels are no colours"):
+    with pytest.raises(ConfigError, match=r"augment\.hue_deg=3: .* whose channels are not colours"):
         check_jitter(AugmentConfig(hue_deg=3), _ARRAYS)
