@@ -1,4 +1,4 @@
-"""Samples and shards that turn out bad in training: put on record by all ranks alike, told, and bounded."""
+"""Records samples and shards that turn out bad in training, alike on all ranks, and limits their number."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +17,9 @@ _log = logging.getLogger(__name__)
 
 
 class BadDataRecord:
-    """Keeps `progress` the same on every rank; `record_...` are collectives.
+    """Keeps the bad data in `progress` the same on every rank. The `record_...` methods are collectives.
 
-    shard_samples: of the training split, the number of samples by shard.
+    shard_samples: number of samples in each shard of the training split, by name.
     """
 
     def __init__(
@@ -35,11 +35,11 @@ class BadDataRecord:
         self._progress, self._emit = progress, emit
 
     def announce(self) -> None:
-        """Tells of the shards that are known to be bad when training begins."""
+        """Reports the shards that are known to be bad when training begins."""
         self._tell(self._progress.bad_shards)
 
     def record_shards(self, own: Sequence[BadShard]) -> None:
-        """own: what this rank's lanes have found. Raises DataError beyond `data.max_bad_shards`."""
+        """own: bad shards met by this rank's lanes. Raises DataError for more than `data.max_bad_shards`."""
         found = gather_json([[shard.name, shard.reason] for shard in own])
         known = self._progress.bad_shards
         new = {name: reason for part in cast(list[list[tuple[str, str]]], found) for name, reason in part}
@@ -49,7 +49,7 @@ class BadDataRecord:
         self._tell(new)
 
     def record_samples(self, own: Sequence[BadSample]) -> None:
-        """own: what this rank's lanes have found. Raises DataError beyond `data.max_bad_samples`."""
+        """own: bad samples met by this rank's lanes. Raises DataError for more than `data.max_bad_samples`."""
         step, known = self._progress.step + 1, self._progress.bad_samples
         for sample in own:
             self._emit(BadSampleFound(step=step, key=sample.key, shard=sample.shard, reason=sample.reason))

@@ -1,7 +1,7 @@
-"""Running statistics of batch norm that do not know how many ranks there are.
+"""Running statistics of batch norm that do not depend on the number of ranks.
 
-Every micro-batch is normalised with its own moments. The running statistics move once a step, by the mean of the
-moments of all micro-batches of all ranks, and only if the step counts.
+Every micro-batch is normalised with its own moments. The running statistics move once per step, by the mean of the
+moments of all micro-batches on all ranks, and only if the step is not skipped.
 """
 
 import torch
@@ -12,7 +12,7 @@ from dist_seg.distributed.collectives import sum_over_ranks
 
 
 class RunningStatistics:
-    """Takes the updating of running means and variances over from the batch-norm layers of a model.
+    """Updates running means and variances in place of a model's batch-norm layers.
 
     Between steps the model's buffers hold the running statistics. Inside a step they hold the last micro-batch's
     moments: with momentum 1, batch norm leaves them there at no extra cost. Layers in evaluation mode (frozen) are
@@ -20,7 +20,7 @@ class RunningStatistics:
     """
 
     def __init__(self, model: nn.Module, momentum: float) -> None:
-        """momentum: one for all layers; encoders come with values (0.01, say) that suit epochs of a million images."""
+        """momentum: used for all layers. Encoders come with values such as 0.01, for epochs of a million images."""
         layers = [
             layer
             for layer in model.modules()
@@ -38,7 +38,7 @@ class RunningStatistics:
 
     @torch.no_grad()
     def begin_step(self) -> None:
-        """Keeps the running statistics aside; call before the step's first micro-batch."""
+        """Sets the running statistics aside; call it before the first micro-batch of a step."""
         if self._buffers:
             torch._foreach_copy_(self._running, self._buffers)
             torch._foreach_copy_(self._running_steps, self._steps)
@@ -46,13 +46,13 @@ class RunningStatistics:
 
     @torch.no_grad()
     def collect(self) -> None:
-        """Adds the moments of the micro-batch that has just gone forward."""
+        """Adds the moments of the latest micro-batch; call it after the forward pass."""
         if self._buffers:
             torch._foreach_add_(self._sums, self._buffers)
 
     @torch.no_grad()
     def end_step(self, lanes: int, *, skipped: bool) -> None:
-        """Moves the running statistics by the mean over all `lanes` micro-batches, or restores them."""
+        """Moves the running statistics by the mean over all `lanes` micro-batches; restores them if `skipped`."""
         if not self._buffers:
             return
         if not skipped:

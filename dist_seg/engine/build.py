@@ -1,4 +1,4 @@
-"""From a configuration, and a checkpoint if there is one, to a model in its engine, ready for the next step."""
+"""Builds a model in its engine from a configuration and, if there is one, a checkpoint."""
 
 import dataclasses
 import logging
@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Trainee:
-    """What is trained, and how far it has come."""
+    """The model being trained, with its task, engine and progress."""
 
     task: Task
     strategy: Strategy
@@ -49,9 +49,11 @@ class Trainee:
 def build_trainee(
     config: Config, view: DataView, checkpoint: str | None, world: World, *, lanes: int, startup: StartUp
 ) -> Trainee:
-    """A collective. Raises CheckpointError for a checkpoint that cannot be taken up, ConfigError for a model that
-    cannot be trained."""
-    if checkpoint is not None:  # It holds all weights: a lost file of pretrained ones must not stand in the way.
+    """The model at the state of the checkpoint, ready for the next step. A collective.
+
+    Raises CheckpointError for a checkpoint that cannot be resumed, ConfigError for a model that cannot be trained.
+    """
+    if checkpoint is not None:  # It holds all weights, so a missing file of pretrained weights must not matter.
         norm = resolve_norm(config.model.norm, config.task, config.model.weights)
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=None, norm=norm))
     classes = class_info(view)
@@ -77,7 +79,7 @@ def _initialised_model(config: Config, task: Task, world: World) -> nn.Module:
 def _build_strategy(
     config: Config, task: Task, model: nn.Module, statistics: RunningStatistics, world: World, lanes: int
 ) -> Strategy:
-    """The engine around the model, after passes through the whole of it that leave no trace."""
+    """The engine around the model, after warm-up passes through the whole engine that change no state."""
     precision = resolve_precision(config.train.precision, world.device)
     blank = task.blank_batch(world.device)
     optimizer = build_optimizer(config.optim, model)
@@ -117,7 +119,7 @@ def _build_strategy(
 
 
 def _loaded(config: Config, classes: ClassInfo, checkpoint: str | None, model: nn.Module) -> TrainingState | None:
-    """The checkpoint to start from, its weights in the model already; None where there is none."""
+    """The checkpoint to start from, with its weights loaded into the model; None if there is none."""
     if checkpoint is None:
         return None
     if not checkpoint_exists(checkpoint):
@@ -135,9 +137,9 @@ def _loaded(config: Config, classes: ClassInfo, checkpoint: str | None, model: n
     names = cast(Sequence[str], state.meta.manifest.get("class_names", classes.names))
     if len(names) != len(classes.names):
         raise ConfigError(
-            f"{checkpoint}: its weights are of {len(names)} classes ({', '.join(names)}), the data has "
-            f"{len(classes.names)} ({', '.join(classes.names)}); bring the data's to these with data.class_map, or "
-            "begin with the encoder's weights alone (model.weights)"
+            f"{checkpoint}: its weights are for {len(names)} classes ({', '.join(names)}), the data has "
+            f"{len(classes.names)} ({', '.join(classes.names)}); map the data's classes to these with data.class_map, "
+            "or start from the encoder's weights only (model.weights)"
         )
     try:
         model.load_state_dict(dict(state.model))
@@ -153,7 +155,7 @@ def _resumed(
     strategy: Strategy,
     ema: ExponentialMovingAverage | None,
 ) -> Progress:
-    """Takes up the rest of a checkpoint; where that leaves the run."""
+    """Loads the rest of a checkpoint and returns the progress of the run."""
     if checkpoint is None or state is None:
         return Progress()
     optimizer = cast(Mapping[str, object], state.meta.config["optim"])["name"]
@@ -163,7 +165,7 @@ def _resumed(
         except (RuntimeError, KeyError) as error:
             raise CheckpointError(f"{checkpoint} does not fit the model: {error}") from error
     else:
-        _log.warning("optim.name was %s and is %s: its moments begin anew", optimizer, config.optim.name)
+        _log.warning("optim.name was %s and is %s: its moments start from zero", optimizer, config.optim.name)
     if ema is not None:
         ema.load({name: strategy.part(name, tensor) for name, tensor in {**state.model, **state.ema}.items()})
     if strategy.loss_scale.dynamic and state.meta.loss_scale != 1:

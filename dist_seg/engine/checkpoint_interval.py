@@ -1,7 +1,7 @@
-"""How often to save: often enough that a failure loses little, rarely enough that saving costs little.
+"""Chooses how often to save: a failure should lose little work, and saving should cost little time.
 
-The optimum is Daly's (2006, "A higher order estimate of the optimum checkpoint interval for restart dumps"), of Young's
-(1974) first-order one.
+Uses the optimum of Daly (2006, "A higher order estimate of the optimum checkpoint interval for restart dumps"), which
+refines the first-order optimum of Young (1974).
 """
 
 import math
@@ -11,12 +11,12 @@ from collections import deque
 from dataclasses import dataclass
 
 _FIRST_STEPS = 10
-"""Trained before the first save, to know what a step takes without one."""
+"""Steps before the first save, which measure a step without saving."""
 _REMEMBERED_STEPS, _REMEMBERED_SAVES = 50, 5
 
 
 def optimal_interval_s(cost_s: float, mtbf_s: float) -> float:
-    """Seconds of training between two saves of `cost_s` each, where a failure comes every `mtbf_s` on average."""
+    """Seconds of training between two saves that cost `cost_s` each, for a failure every `mtbf_s` on average."""
     ratio = cost_s / (2 * mtbf_s)
     if ratio >= 1:
         return mtbf_s
@@ -24,9 +24,9 @@ def optimal_interval_s(cost_s: float, mtbf_s: float) -> float:
 
 
 def expected_goodput(interval_s: float, cost_s: float, restart_s: float, mtbf_s: float) -> float:
-    """The share of wall time that is training which stands, where failures come at random (Daly 2006, equation 20).
+    """The share of wall time spent on training that is not lost, for random failures (Daly 2006, equation 20).
 
-    restart_s: from a failure to the first step after it. Failures during saves and restarts are counted in.
+    restart_s: from a failure to the first step after it. Failures during saves and restarts are included.
     """
     wall_s = mtbf_s * math.exp(restart_s / mtbf_s) * math.expm1((interval_s + cost_s) / mtbf_s)
     return interval_s / wall_s
@@ -34,14 +34,14 @@ def expected_goodput(interval_s: float, cost_s: float, restart_s: float, mtbf_s:
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenInterval:
-    """What `OptimalInterval` makes of what it has measured."""
+    """The interval between saves, and the cost of a save that it follows from."""
 
     interval_s: float
     cost_s: float
 
 
 class OptimalInterval:
-    """Measures on rank 0 what saves cost, and says when the next one is due. Times are seconds of `time.monotonic`."""
+    """Measures the cost of saves on rank 0 and decides when the next one is due. Times are from `time.monotonic`."""
 
     def __init__(self, mtbf_s: float) -> None:
         self._mtbf_s = mtbf_s
@@ -53,7 +53,7 @@ class OptimalInterval:
 
     @property
     def chosen(self) -> ChosenInterval | None:
-        """None until a save has been measured whole."""
+        """None until the first save is measured completely."""
         if not self._costs_s:
             return None
         cost_s = statistics.mean(self._costs_s)
@@ -64,19 +64,22 @@ class OptimalInterval:
         if self._last_save is None:
             return self._steps + 1 >= _FIRST_STEPS
         chosen = self.chosen
-        # A save that is still being written is not measured yet, and another would wait for it.
+        # A save that is still being written has no cost yet, and a second save would wait for it.
         if chosen is None or self._running_cost_s is not None:
             return False
         step_s = statistics.median(self._plain_s) if self._plain_s else 0.0
         return (time.monotonic() if now is None else now) + step_s - self._last_save >= chosen.interval_s
 
     def saved(self, stall_s: float, now: float | None = None) -> None:
-        """A save has been handed over, for which training waited so long."""
+        """Records a save that was handed over. stall_s: seconds that training waited for it."""
         self._last_save = time.monotonic() if now is None else now
         self._running_cost_s = stall_s
 
     def step_done(self, step_s: float, *, writing: bool) -> bool:
-        """writing: a save was being written beside the step. True where this completes the measurement of one."""
+        """Records a step; returns whether that completes the measurement of a save.
+
+        writing: a save was being written during the step.
+        """
         self._steps += 1
         if self._running_cost_s is not None and writing and self._plain_s:
             self._running_cost_s += max(0.0, step_s - statistics.median(self._plain_s))

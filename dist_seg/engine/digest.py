@@ -11,7 +11,7 @@ from dist_seg.errors import RunFailedError
 
 
 def batch_digest(lane_digests: dict[int, int], lanes: int) -> str:
-    """One digest of a global batch from every lane's, the same for any number of ranks. A collective."""
+    """The digest of a global batch from the digests of its lanes, the same at any number of ranks. A collective."""
     vector = torch.zeros(lanes, dtype=torch.int64)
     for lane, digest in lane_digests.items():
         vector[lane] = digest
@@ -19,7 +19,7 @@ def batch_digest(lane_digests: dict[int, int], lanes: int) -> str:
 
 
 def weights_digest(state: Iterable[tuple[str, torch.Tensor]]) -> str:
-    """A digest of a model's state: whole tensors by name, in the model's order."""
+    """The digest of a model's state. state: names and whole tensors, in the model's order."""
     content = hashlib.blake2b(digest_size=8)
     for name, tensor in state:
         content.update(name.encode())
@@ -32,8 +32,10 @@ class ReplicaMismatchError(RunFailedError):
 
 
 def agreed_digest(digest: str) -> str:
-    """The digest, if all ranks have the same. A collective; raises ReplicaMismatchError that names the odd
-    ranks, where there is a majority."""
+    """The digest, if all ranks have the same. A collective.
+
+    Raises ReplicaMismatchError, which names the ranks that differ from the majority, if there is one.
+    """
     by_rank = [str(entry) for entry in gather_json(digest)]
     if len(set(by_rank)) > 1:
         (most, count), (_, second) = Counter(by_rank).most_common(2)

@@ -8,16 +8,16 @@ from torch import nn
 
 
 class ExponentialMovingAverage:
-    """An average of every floating-point tensor of the model's state, moved once a step.
+    """An average of every floating-point tensor of the model's state, updated once per step.
 
-    The decay rises as (1 + t) / (10 + t) up to `decay` (as in TensorFlow's ExponentialMovingAverage), so that the
-    random start is soon forgotten.
+    The decay rises as (1 + t) / (10 + t) up to `decay`, as in TensorFlow's ExponentialMovingAverage, so that the random
+    initialisation is soon forgotten.
     """
 
     def __init__(self, live: Mapping[str, torch.Tensor], decay: float) -> None:
-        """live: the state that is averaged, by name (`Strategy.held`); the very tensors that training changes."""
+        """live: the tensors to average, by name (`Strategy.held`). Training changes these same tensors."""
         self._decay = decay
-        # A tensor that is known by several names (tied weights) is averaged once, under the first of them.
+        # A tensor with several names (tied weights) is averaged once, under its first name.
         by_tensor: dict[int, tuple[str, torch.Tensor]] = {}
         self._first_name: dict[str, str] = {}
         for name, tensor in live.items():
@@ -28,12 +28,12 @@ class ExponentialMovingAverage:
 
     @property
     def averages(self) -> dict[str, torch.Tensor]:
-        """This rank's parts of them, by the names of the model's state."""
+        """This rank's parts of the averages, by the names of the model's state."""
         return {name: self._averages[first] for name, first in self._first_name.items()}
 
     @torch.no_grad()
     def update(self, steps_done: int) -> None:
-        """Moves the average after optimiser step number `steps_done`, counted from 1."""
+        """Updates the averages after optimiser step `steps_done`, counted from 1."""
         decay = min(self._decay, (1 + steps_done) / (10 + steps_done))
         torch._foreach_lerp_(
             list(self._averages.values()), [tensor.detach() for tensor in self._live.values()], 1 - decay
@@ -41,13 +41,13 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def load(self, averages: Mapping[str, torch.Tensor]) -> None:
-        """Takes up parts of averages by name."""
+        """Loads this rank's parts of averages, by name."""
         for name, tensor in self._averages.items():
             tensor.copy_(averages[name])
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """The model with the averages as its weights while the context lasts; nothing is copied."""
+        """Inside the context, the model has the averages as its weights. Nothing is copied."""
         self._swap()
         try:
             yield
@@ -61,7 +61,7 @@ class ExponentialMovingAverage:
 
 @contextmanager
 def averaged(model: nn.Module, ema: ExponentialMovingAverage | None) -> Iterator[nn.Module]:
-    """The model itself, while the context lasts with the averages as its weights, if there are any."""
+    """The model; inside the context it has the averages as its weights, if there are any."""
     if ema is None:
         yield model
         return

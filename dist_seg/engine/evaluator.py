@@ -1,4 +1,4 @@
-"""Scoring a model on a whole split, each sample exactly once, at any number of ranks."""
+"""Scores a model on a whole split, each sample exactly once, at any number of ranks."""
 
 from collections.abc import Callable
 
@@ -35,15 +35,15 @@ def evaluate(
     on_images: Callable[[int], None] = lambda count: None,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> EvalResult | None:
-    """The result, the same on every rank, or None where a rank was asked to stop. A collective.
+    """The result, the same on every rank; None if a rank was asked to stop. A collective.
 
-    Leaves the model in the mode (training or evaluation) that it came in. on_images: called with the number of images
-    of this rank that were scored since the last call.
+    Restores the mode (training or evaluation) of the model. on_images: called with the number of images that this rank
+    scored since the last call.
     """
     plan = EvalPlan(view.split(split).shard_samples, batch=config.eval.batch)
     precision = resolve_precision(config.train.precision, world.device)
     metric = task.metric()
-    # Remembered one by one: a model may keep parts of itself in evaluation mode while it trains.
+    # Remembered for each module: a model may keep some of its modules in evaluation mode while it trains.
     training = [module for module in model.modules() if module.training]
     model.eval()
     indices = plan.of_rank(world.rank, world.size)
@@ -62,7 +62,7 @@ def evaluate(
                     prediction = task.predict(model, images, batch.targets.shape[-2:]) if batch.keys else ()
                 metric.update(prediction, batch)
             on_images(sum(len(batch.keys) for batch in group))
-    except Exception as error:  # Not swallowed: the other ranks wait in a collective, and must learn of it first.
+    except Exception as error:  # Raised again below: first the other ranks, which wait in a collective, must know.
         failure = error
     finally:
         groups.close()

@@ -41,14 +41,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class StepTimes:
-    """What one step's time on this rank went to."""
+    """Where the time of one step on this rank went."""
 
     data_wait: float = 0.0
     """Seconds that the host waited for a batch."""
     lanes: list[tuple[Mark, Mark, Mark]] = field(default_factory=list)
-    """Of every micro-batch: begin, end of the forward pass, end of the backward pass."""
+    """Begin, end of the forward pass and end of the backward pass of every micro-batch."""
     optimizer: float = 0.0
-    """Seconds from the last backward pass to the weights' update, the wait for other ranks included."""
+    """Seconds from the last backward pass to the update of the weights, including the wait for other ranks."""
 
     @property
     def forward_of_lanes(self) -> list[float]:
@@ -61,7 +61,7 @@ class StepTimes:
 
 @dataclass(kw_only=True)
 class _Lanes:
-    """What a rank's micro-batches of one step have given."""
+    """Results of a rank's micro-batches in one step."""
 
     sums: dict[str, torch.Tensor] = field(default_factory=dict)
     """Losses by name, summed over this rank's lanes, in double precision."""
@@ -96,7 +96,7 @@ class Feed:
 class Trainer:
     """Trains from `progress.step` to `max_steps`, or until a stop signal.
 
-    Everything it needs is made by others (see `dist_seg.engine.run`); every rank runs one.
+    Every rank runs one. See `dist_seg.engine.run` for how its parts are built.
     """
 
     def __init__(
@@ -131,9 +131,9 @@ class Trainer:
         self._save_is_due = False
 
     def run(self) -> bool:
-        """True when the last step is done, False when a signal stopped the run; its state is then in a checkpoint.
+        """Whether the last step is done. False if a signal stopped the run, whose state is then in a checkpoint.
 
-        A last step that could not be saved is no error yet: see `Saver.unsaved`, once its result is written.
+        It is no error yet if the last step could not be saved: check `Saver.unsaved` once the result is written.
         """
         self._feed.bad_data.announce()
         batches = self._batches_from_here()
@@ -145,7 +145,7 @@ class Trainer:
                 if not self._train_step(batches):
                     return self._stopped()
                 if len(self._progress.bad_shards) > num_bad_shards:
-                    # What was read ahead may hold samples of theirs: from this step on none does, on any rank.
+                    # Batches read ahead may hold samples of bad shards. From this step on none does, on any rank.
                     batches.close()
                     batches = self._batches_from_here()
                 if self._is_checkpoint_step() or self._is_eval_step():
@@ -170,7 +170,7 @@ class Trainer:
         begin = time.perf_counter()
         first, failure = _next_or_failure(batches)
         times.data_wait = time.perf_counter() - begin
-        if not self._agree_to_go_on(failure or self._saver.failure):
+        if not self._agree_to_continue(failure or self._saver.failure):
             return False
         assert first is not None
         self._trainee.statistics.begin_step()
@@ -182,7 +182,7 @@ class Trainer:
         means = sum_over_ranks(torch.stack(list(done.sums.values()))) / self._plan.lanes
         loss = means[list(done.sums).index("loss")]
         factor = lr_factor(self._config.optim, step, self._max_steps)
-        with HERE.collective():  # On a GPU it is here that the host waits for the sum of the gradients.
+        with HERE.collective():  # On a GPU, the host waits here for the sum of the gradients.
             grad_norm, skipped = self._strategy.step(factor, loss)
         self._trainee.statistics.end_step(self._plan.lanes, skipped=skipped)
         if self._trainee.ema is not None and not skipped:
@@ -190,7 +190,7 @@ class Trainer:
         updated = mark(self._world.device)
 
         self._progress.step = step + 1
-        # Brings the losses to the host, and so waits for all that was handed to the device, `updated` included.
+        # Brings the losses to the host, and so waits for all work on the device, `updated` included.
         numbers = dict(zip(done.sums, means.tolist(), strict=True))
         times.optimizer = seconds_between(updating, updated)
         step_s = time.perf_counter() - begin
@@ -205,7 +205,7 @@ class Trainer:
         return True
 
     def _run_lanes(self, step: int, first: Batch, batches: Iterator[Batch], times: StepTimes) -> _Lanes:
-        """Forward and backward of this rank's micro-batches; the gradient is summed over ranks with the last one."""
+        """Forward and backward passes of this rank's micro-batches. The last one sums the gradient over ranks."""
         done = _Lanes()
         for _ in range(self._strategy.rounds - len(self._lanes)):
             self._run_blank_lane(first.images.device)
@@ -216,9 +216,9 @@ class Trainer:
                 waiting = time.perf_counter()
                 following, done.failure = _next_or_failure(batches)
                 times.data_wait += time.perf_counter() - waiting
-                # Without its batch the lane goes through the same collectives with another; the step will not count.
+                # A lane whose batch failed joins the same collectives with the first batch; the step will not count.
                 batch = following or first
-            # Dropout and the like depend on (seed, step, lane) alone: not on the rank, nor on what ran before.
+            # Dropout and other random operations depend only on (seed, step, lane), not on the rank or earlier steps.
             _seed(seed_of("lane", self._config.train.seed, step, lane), self._world.device)
             HERE.at("forward")
             begin = mark(self._world.device)
@@ -234,7 +234,10 @@ class Trainer:
         return done
 
     def _run_blank_lane(self, device: torch.device) -> None:
-        """Keeps ranks company that have one lane more, where the engine has them meet on each; of no weight."""
+        """Runs an empty micro-batch so that ranks with one lane fewer still join the collectives.
+
+        It adds nothing to the gradient. Only needed for engines whose ranks meet on every micro-batch.
+        """
         HERE.at("forward")
         with autocast(self._precision, self._world.device):
             loss = self._trainee.task.losses(
@@ -245,12 +248,12 @@ class Trainer:
             self._strategy.backward(loss * 0.0, last=False)
 
     def _forward(self, images: torch.Tensor, *more: object, last: bool) -> ModelOutput:
-        # The layout too: dropout draws in the order of memory, and an engine may keep the weights in another one.
+        # Convert the layout too: dropout draws in memory order, and an engine may keep the weights in another layout.
         return self._strategy.forward(images.to(self._dtype, memory_format=self._layout), *more, last=last)
 
-    def _agree_to_go_on(self, failure: Exception | None) -> bool:
-        """What every rank must know before the forward pass: whether one wants to stop, or has failed, and whether rank
-        0 wants the state saved after it."""
+    def _agree_to_continue(self, failure: Exception | None) -> bool:
+        """False if any rank wants to stop; raises if any has failed. Also agrees whether to save after the step, which
+        rank 0 decides. Called before the forward pass."""
         own = [self._stop.requested, failure is not None, self._saver.is_wanted]
         flags = torch.tensor(own, dtype=torch.int64)
         stop, failed, self._save_is_due = sum_over_ranks(flags).tolist()
@@ -259,7 +262,7 @@ class Trainer:
         return not stop
 
     def _agree_on_data(self, done: _Lanes) -> None:
-        """What the lanes met: a failure ends all ranks before the step counts; bad samples are put on record."""
+        """Agrees on problems of the lanes: a failure ends all ranks before the step counts; bad data is recorded."""
         flags = torch.tensor([done.failure is not None, len(done.bad), len(done.bad_shards)], dtype=torch.int64)
         failed, num_bad, num_bad_shards = sum_over_ranks(flags).tolist()
         if failed:
@@ -329,26 +332,26 @@ class Trainer:
         return bool(every and self._progress.step % every == 0)
 
     def _stopped(self) -> bool:
-        """After a signal: leaves a checkpoint of this very step, on storage."""
+        """Writes a checkpoint of this step after a signal."""
         self._saver.save_last()
         return False
 
 
 def current_lr(optim: OptimConfig, step: int, max_steps: int) -> float:
-    """The decoder's learning rate at a step counted from 0."""
+    """The learning rate of the decoder at a step, counted from 0."""
     return optim.lr * lr_factor(optim, step, max_steps)
 
 
 def _next_or_failure(batches: Iterator[Batch]) -> tuple[Batch | None, Exception | None]:
     try:
         return next(batches), None
-    except Exception as error:  # Not swallowed: it is raised once every rank knows of it.
+    except Exception as error:  # Raised again once every rank knows of it.
         return None, error
 
 
 def _seed(seed: int, device: torch.device) -> None:
-    """As `torch.manual_seed`, for the CPU and this device alone: that one notes the stack for every kind of device that
-    is not there, which takes over a millisecond."""
+    """`torch.manual_seed` for the CPU and this device only. The original records the stack for every missing kind of
+    device, which takes over a millisecond."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)

@@ -193,7 +193,7 @@ def test_weights_that_cannot_be_trained_on_are_refused(
 ) -> None:
     checkpoint = both[0] / "packed" / "checkpoints" / "step-00000002"
     shards, steps, words = {
-        "fewer classes": (synthetic_shards, 3, "its weights are of 4 classes (background, round, triangle, cross)"),
+        "fewer classes": (synthetic_shards, 3, "its weights are for 4 classes (background, round, triangle, cross)"),
         "no step left": (both[0] / "data", 2, "is at step 2, and train.max_steps=2: no step is left"),
     }[case]
     data = [f"data.shards={shards}", f"run.dir={tmp_path / 'run'}"]

@@ -104,8 +104,8 @@ def fit_pictures(data: DataConfig) -> DataConfig:
     """`fit_pixels` for data that holds pictures."""
     if data.scaling == "percentiles":
         raise ConfigError(
-            "data.scaling=percentiles: the data set holds 8-bit pictures, for which packing records no percentiles; leave it "
-            "out, or give data.value_low and data.value_high"
+            "data.scaling=percentiles: the data set holds 8-bit pictures, for which packing records no percentiles; "
+            "leave it out, or give data.value_low and data.value_high"
         )
     channels = _checked_channels(data, 3, _RGB)
     changes: dict[str, object] = {}

@@ -140,8 +140,8 @@ class ShardReader:
         if not found.sidecar.num_classes:
             raise DataError(
                 f"{self._storage.url}: the sidecar of {self.shard_name(shard)} does not record which samples hold "
-                "which classes: it was packed by an earlier version, or belongs to tars that were not packed here; pack "
-                "the data again, or use data.sampling=uniform"
+                "which classes: it was packed by an earlier version, or belongs to tars that were not packed here; "
+                "pack the data again, or use data.sampling=uniform"
             )
         return [int(found.held(self._packed_ids(shard, class_id)).sum()) for class_id in range(self._num_classes)]
 
