@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def process_age_s() -> float:
-    """How long ago the operating system started this process; 0 where that is not to be had."""
+    """Seconds since the operating system started this process; 0 if unknown."""
     try:
-        # Behind the name in brackets, which may hold blanks, the 20th field is the start in ticks since boot.
+        # After the name in brackets, which may contain blanks, the 20th field is the start in ticks since boot.
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
     except (OSError, AttributeError, ValueError):  # Not Linux.
@@ -17,16 +17,16 @@ def process_age_s() -> float:
 
 
 class StartUp:
-    """Seconds by part, without gaps: each part lasts from the end of the one before it to its own `done`.
+    """Seconds of each part of a start, without gaps: a part lasts from the end of the previous one to its own `done`.
 
-    Made by the command line before anything heavy is imported. The first part, `interpreter`, is all the time before
-    that. A part that is done again adds up.
+    The command line makes it before anything heavy is imported. The first part, `interpreter`, is all the time before
+    that. If a part is done several times, its seconds add up.
     """
 
     def __init__(self) -> None:
         age_s = process_age_s()
         self.process_started = time.time() - age_s
-        """Unix time."""
+        """When the operating system started this process, in Unix time."""
         self._last = time.monotonic()
         self._seconds = {"interpreter": age_s}
 
@@ -37,5 +37,5 @@ class StartUp:
 
     @property
     def seconds(self) -> Mapping[str, float]:
-        """So far, in the order in which the parts began."""
+        """The parts done so far, in the order of their first `done`."""
         return dict(self._seconds)
