@@ -81,7 +81,7 @@ class FoundNumbers:
 
 
 def find_numbers(pairs: Sequence[Pair], max_pixels: int, progress: Callable[[int, int], None] | None) -> FoundNumbers:
-    """Read all masks. Packing reports the masks that cannot be used; raises the last such error if none can."""
+    """Read all masks. Packing reports the masks that cannot be used; raises the first such error if none can."""
     pixels: Counter[int] = Counter()
     masks: Counter[int] = Counter()
     first: dict[int, Path] = {}
