@@ -26,6 +26,15 @@ LEVELS = [
     {"cli"},
     {"__main__"},
 ]
+# The same inside data/.
+DATA_LEVELS = [
+    {"codecs"},
+    {"shards"},
+    {"raw"},
+    {"formats", "packing", "view", "inspection"},
+    {"plan", "indexing"},
+    {"loading"},
+]
 ONE_MODULE_EACH = {
     "nvidia": "data/loading/dali.py",
     "prometheus_client": "telemetry/prometheus.py",
@@ -57,23 +66,65 @@ def part_of(file: Path) -> str:
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def level_of(part: str) -> int:
-    return next(number for number, parts in enumerate(LEVELS) if part in parts)
+def level_of(part: str, levels: list[set[str]]) -> int:
+    return next(number for number, parts in enumerate(levels) if part in parts)
+
+
+def wrong_imports(file: Path, package: Path, prefix: str, levels: list[set[str]]) -> list[str]:
+    """What a file below `package` imports from its own level or from one above it."""
+    part = file.relative_to(package).parts[0].removesuffix(".py")
+    wrong = []
+    for name in sorted(imported(file)):
+        if not name.startswith(f"{prefix}."):
+            continue
+        other = name.removeprefix(f"{prefix}.").split(".")[0]
+        if other not in (part, "__version__") and level_of(other, levels) >= level_of(part, levels):
+            wrong.append(name)
+    return wrong
 
 
 @pytest.mark.parametrize("file", modules(), ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_imports_go_one_way(file: Path) -> None:
-    part = part_of(file)
-    wrong = []
-    for name in imported(file):
-        if not name.startswith("dist_seg."):
-            continue
-        other = name.split(".")[1]
-        if other == part or other == "__version__":
-            continue
-        if level_of(other) >= level_of(part):
-            wrong.append(name)
-    assert wrong == []
+    assert wrong_imports(file, PACKAGE, "dist_seg", LEVELS) == []
+
+
+@pytest.mark.parametrize(
+    "file",
+    [file for file in modules() if part_of(file) == "data" and file.parent != PACKAGE / "data"],
+    ids=lambda file: str(file.relative_to(PACKAGE)),
+)
+def test_imports_inside_data_go_one_way(file: Path) -> None:
+    assert wrong_imports(file, PACKAGE / "data", "dist_seg.data", DATA_LEVELS) == []
+
+
+def test_every_room_has_a_level_and_data_holds_rooms_alone() -> None:
+    rooms = {part_of(file) for file in modules()}
+    assert rooms == set().union(*LEVELS)
+    assert {file.parent.name for file in (PACKAGE / "data").glob("*/__init__.py")} == set().union(*DATA_LEVELS)
+    assert [file.name for file in (PACKAGE / "data").glob("*.py")] == ["__init__.py"]
+
+
+@pytest.mark.parametrize(
+    ("room", "line", "found"),
+    [
+        ("masks", "from dist_seg.data.shards.manifest import Manifest", "dist_seg.data.shards.manifest"),
+        ("models", "import dist_seg.losses", "dist_seg.losses"),
+        ("tasks", "def late() -> None:\n    from dist_seg.engine.run import run_training", "dist_seg.engine.run"),
+        ("engine", "from dist_seg import training", "dist_seg.training"),
+    ],
+)
+def test_a_planted_import_that_goes_up_is_found(tmp_path: Path, room: str, line: str, found: str) -> None:
+    planted = tmp_path / room / "planted.py"
+    planted.parent.mkdir()
+    planted.write_text(f"{line}\n")
+    assert found in wrong_imports(planted, tmp_path, "dist_seg", LEVELS)
+
+
+def test_a_planted_import_that_goes_up_inside_data_is_found(tmp_path: Path) -> None:
+    planted = tmp_path / "shards" / "planted.py"
+    planted.parent.mkdir()
+    planted.write_text("from dist_seg.data.view.selection import Selection\n")
+    assert wrong_imports(planted, tmp_path, "dist_seg.data", DATA_LEVELS) == ["dist_seg.data.view.selection"]
 
 
 def test_configuration_never_imports_torch() -> None:
