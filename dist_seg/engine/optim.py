@@ -11,7 +11,7 @@ from dist_seg.config.schema import OptimConfig
 
 
 def build_optimizer(config: OptimConfig, model: nn.Module) -> Optimizer:
-    """The optimiser over the trained parameters of `model`, in groups that keep their own learning rate as `base_lr`.
+    """The optimiser over the trained parameters of `model`, in groups that keep their learning rate as `base_lr`.
 
     Parameters under `encoder.` learn at `lr * encoder_lr_factor`. Weight decay spares biases and everything of fewer
     than two dimensions, which are the scales and shifts of normalisation layers.
@@ -34,7 +34,7 @@ def build_optimizer(config: OptimConfig, model: nn.Module) -> Optimizer:
 
 
 def lr_factor(config: OptimConfig, step: int, max_steps: int) -> float:
-    """The learning rate's factor at step `step`, counted from 0: a linear warm-up, then the schedule."""
+    """The factor of the learning rate at step `step`, counted from 0: a linear warm-up, then the schedule."""
     warmup = round(config.warmup_fraction * max_steps)
     if step < warmup:
         return (step + 1) / (warmup + 1)
@@ -53,13 +53,13 @@ def lr_factor(config: OptimConfig, step: int, max_steps: int) -> float:
 
 
 def set_learning_rate(optimizer: Optimizer, factor: float) -> None:
-    """Every group's learning rate: its base rate times `factor`."""
+    """Sets the learning rate of every group to its base rate times `factor`."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
 
 
 def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, torch.Tensor]:
-    """The moments by `PARAMETER/MOMENT`, whole tensors; empty before the first step."""
+    """The moments as whole tensors, by `PARAMETER/MOMENT`; empty before the first step."""
     return {
         f"{name}/{moment}": tensor
         for name, parameter in model.named_parameters()
@@ -69,14 +69,14 @@ def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, torch.T
 
 
 def load_optimizer_state(optimizer: Optimizer, model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """Takes moments up that `optimizer_state` gave. Raises KeyError for a parameter that the model lacks."""
+    """Loads moments from `optimizer_state`. Raises KeyError for a parameter that the model lacks."""
     parameters = dict(model.named_parameters())
     optimizer.state.clear()
     for key, tensor in state.items():
         name, moment = key.rsplit("/", 1)
         parameter = parameters[name]
-        # Adam counts its steps on the CPU; the other moments lie where their parameter does.
+        # Adam counts its steps on the CPU; other moments are on the device of their parameter.
         device = torch.device("cpu") if moment == "step" else parameter.device
-        # Same memory layout as the parameter's, which `foreach` kernels want to be fast (channels_last).
+        # `foreach` kernels are only fast if moments have the memory layout of their parameter (channels_last).
         copy = tensor.to(device, copy=True) if moment == "step" else torch.empty_like(parameter).copy_(tensor)
         optimizer.state[parameter][moment] = copy

@@ -1,4 +1,4 @@
-"""A rank that runs out of memory says where, with what sizes, and which settings ask for less."""
+"""Explains where a rank ran out of memory, with which sizes, and which settings need less."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ class OutOfMemoryError(RunFailedError):
 
 @contextmanager
 def memory_explained(config: Config, world: World, where: Callable[[], str]) -> Iterator[None]:
-    """Raises an error for want of memory as an OutOfMemoryError that says what to change.
+    """Turns out-of-memory errors into an OutOfMemoryError that says what to change.
 
     where: what the rank is doing, such as `step 3`.
     """

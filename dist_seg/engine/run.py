@@ -1,4 +1,4 @@
-"""From a resolved configuration to a training run: everything is made here and handed to the loop."""
+"""Runs a training from a resolved configuration: builds all parts of the loop and starts it."""
 
 import dataclasses
 import platform
@@ -30,6 +30,7 @@ from dist_seg.engine.stop import StopSignal
 from dist_seg.engine.trainer import Feed, Trainer
 from dist_seg.errors import CheckpointError, ConfigError
 from dist_seg.runs.folder import RunFolder
+from dist_seg.runtime.plural import count_of
 from dist_seg.runtime.precision import make_deterministic
 from dist_seg.runtime.startup import StartUp
 from dist_seg.tasks.classes import manifest_meta
@@ -39,31 +40,33 @@ from dist_seg.telemetry.events import CheckpointFailed, CheckpointSaved, Event, 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingOutcome:
-    """How a run, or this process's part of it, ended."""
+    """How a run, or the part of it in this process, ended."""
 
     complete: bool
     step: int
     result: EvalResult | None
-    """Of the final weights; None where the run was stopped before."""
+    """Result of the final weights; None if the run was stopped earlier."""
     unsaved: CheckpointError | None = None
-    """Why the last step is in no checkpoint, on rank 0, where that is so; to be raised once the result is written."""
+    """Why the last step is in no checkpoint, if it is in none; only on rank 0. Raise it once the result is written."""
 
 
 def check_lanes(config: Config, plan: Plan, world_size: int) -> None:
-    """Raises ConfigError where the ranks cannot share out the lanes."""
+    """Raises ConfigError if the ranks cannot share the micro-batches of a step."""
     if world_size > plan.lanes:
         raise ConfigError(
-            f"{world_size} ranks, but train.global_batch / train.micro_batch gives {plan.lanes} lanes: every rank "
-            f"needs one. Start at most {plan.lanes} ranks, or lower train.micro_batch"
+            f"{count_of(world_size, 'rank')}, but a step has {count_of(plan.lanes, 'micro-batch')} "
+            "(train.global_batch / train.micro_batch) and every rank needs one. Start at most "
+            f"{count_of(plan.lanes, 'rank')}, or lower train.micro_batch"
         )
     if config.model.norm == "sync" and plan.lanes % world_size:
         raise ConfigError(
-            f"model.norm=sync needs as many lanes on every rank: {plan.lanes} lanes on {world_size} ranks do not divide"
+            f"model.norm=sync needs the same number of micro-batches on every rank: {plan.lanes} micro-batches do not "
+            f"divide among {world_size} ranks"
         )
 
 
 def engine_name(engine: EngineConfig) -> str:
-    """As logs and pages show it."""
+    """The engine as logs and reports show it."""
     return engine.name if engine.name == "ddp" else f"{engine.name}, ZeRO-{engine.zero_stage}"
 
 
@@ -132,7 +135,7 @@ def run_training(
 def _evaluation(
     config: Config, view: DataView, world: World, task: Task, stop: StopSignal
 ) -> Callable[[nn.Module], EvalResult | None]:
-    """Scores a model on the scored split."""
+    """The function that scores a model on the scored split."""
 
     def score(model: nn.Module) -> EvalResult | None:
         return evaluate(
@@ -181,7 +184,7 @@ def _run_started(config: Config, world: World, view: DataView, plan: Plan, step:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _SaveEvents:
-    """Turns what becomes of saves into events."""
+    """Turns the outcome of saves into events."""
 
     emit: Callable[[Event], None]
     engine: str

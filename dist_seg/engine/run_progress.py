@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 @dataclass(kw_only=True)
 class Progress:
-    """What a run has behind it, apart from weights; kept in every checkpoint."""
+    """The progress of a run, apart from its weights; in every checkpoint."""
 
     step: int = 0
     bad_samples: dict[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The state of a run on its way into checkpoints: gathered by all ranks, written by rank 0, at the best interval."""
+"""Saves the state of a run: all ranks gather it, rank 0 writes it, at the best interval."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -44,26 +44,26 @@ class Saver:
 
     @property
     def failure(self) -> CheckpointError | None:
-        """What must end the run, on rank 0."""
+        """The error that must end the run; only on rank 0."""
         return self._failure
 
     @property
     def unsaved(self) -> CheckpointError | None:
-        """Why the newest state is in no checkpoint, on rank 0, where that is so."""
+        """Why the newest state is in no checkpoint, if it is in none; only on rank 0."""
         return self._failure or (self._writer.failure if self._writer is not None else None)
 
     @property
     def is_writing(self) -> bool:
-        """Whether this rank has a save under way."""
+        """Whether this rank is writing a checkpoint."""
         return self._writer is not None and self._writer.is_writing
 
     @property
     def is_wanted(self) -> bool:
-        """Whether `checkpoint.interval_steps: auto` has this rank want a save after the next step."""
+        """Whether this rank wants a save after the next step, with `checkpoint.interval_steps: auto`."""
         return self._optimal is not None and self._optimal.is_due()
 
     def save(self) -> None:
-        """Has the state written beside the training. A collective, as the engine may have to bring it together."""
+        """Writes the state in the background. A collective, as the engine may have to gather the state."""
         HERE.at("checkpoint", self._progress.step)
         taken = False
 
@@ -82,26 +82,26 @@ class Saver:
                     pass
 
     def save_last(self) -> None:
-        """Leaves a checkpoint of this very step, whole on storage, or raises CheckpointError. A collective."""
+        """Writes a checkpoint of this step and waits for it, or raises CheckpointError. A collective."""
         if broadcast_json(self._writer.last_step if self._writer else None) != self._progress.step:
             self.save()
         self.wait()
         raise_if_any(self.unsaved)
 
     def poll(self) -> None:
-        """Takes note of a save that has ended."""
+        """Handles a save that has ended, without waiting."""
         self._with_writer(CheckpointWriter.poll)
 
     def wait(self) -> None:
-        """Waits for the save under way."""
+        """Waits for the current save."""
         self._with_writer(CheckpointWriter.wait)
 
     def record_score(self, step: int, score: float) -> None:
-        """Has the score of a step's weights kept beside its checkpoint."""
+        """Keeps the score of a step's weights beside its checkpoint."""
         self._with_writer(lambda writer: writer.record_score(step, score))
 
     def step_done(self, step_s: float, *, writing: bool) -> None:
-        """Measures what saving costs, for `checkpoint.interval_steps: auto`. writing: beside this step."""
+        """Measures the cost of saves for `checkpoint.interval_steps: auto`. writing: a save was written meanwhile."""
         if self._optimal is None or not self._optimal.step_done(step_s, writing=writing):
             return
         chosen, step = self._optimal.chosen, self._progress.step
@@ -115,11 +115,11 @@ class Saver:
             work(self._writer)
         except CheckpointError as error:
             if self._config.checkpoint.on_error == "stop":
-                # The first one is the cause: a score that cannot be recorded after it tells less.
+                # Keep the first error, which is the cause of later ones.
                 self._failure = self._failure or error
 
     def _state(self, buffers: SnapshotBuffers) -> TrainingState:
-        """A copy of the whole training state, as a checkpoint keeps it, in the memory of `buffers`.
+        """A copy of the whole training state for a checkpoint, in the memory of `buffers`.
 
         A collective (`_state_parts`).
         """
@@ -142,9 +142,9 @@ class Saver:
         )
 
     def _state_parts(self) -> Iterator[tuple[str, Iterator[tuple[str, torch.Tensor]]]]:
-        """Parts of a checkpoint, each as names with whole tensors, one after the other.
+        """The parts of a checkpoint, each as names with whole tensors.
 
-        A collective: all ranks go through all.
+        A collective: every rank must iterate over everything.
         """
         strategy = self._strategy
         yield "model", strategy.whole(strategy.held())

@@ -1,4 +1,4 @@
-"""From where a training goes on: the checkpoint that all ranks take, what it says, and a folder that is made ready."""
+"""Finds the checkpoint that all ranks start from, loads it, and prepares the run folder."""
 
 import logging
 
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 def find_checkpoint(config: Config, checkpoints: CheckpointStore, *, restarted: bool) -> str | None:
-    """Path or URL of the checkpoint that `checkpoint.resume` asks to start from.
+    """Path or URL of the checkpoint that `checkpoint.resume` selects; None to start without one.
 
     Raises CheckpointError for one that is not whole.
     restarted: the launcher has started the ranks anew, so that the run's own newest checkpoint comes before all else.
@@ -36,7 +36,7 @@ def find_checkpoint(config: Config, checkpoints: CheckpointStore, *, restarted: 
         case "none":
             return None
         case path:
-            # The same command again, after a preemption say: what the run has done since is not thrown away.
+            # The same command again, after a preemption for example: keep what the run has done since.
             if checkpoints.steps() and load_meta(checkpoints.path(checkpoints.steps()[-1])).origin == _origin(path):
                 return checkpoints.newest_whole()
             verify_checkpoint(path)
@@ -44,7 +44,7 @@ def find_checkpoint(config: Config, checkpoints: CheckpointStore, *, restarted: 
 
 
 def _origin(checkpoint: str) -> str:
-    """How checkpoints of a run name the one that it began from."""
+    """The name that a run's checkpoints give to the checkpoint that it began from."""
     return open_storage(checkpoint).url
 
 
@@ -56,7 +56,7 @@ def started(
     plan: Plan,
     startup: StartUp,
 ) -> tuple[Trainee, int | None]:
-    """The model in its engine, where its training goes on from; and the step that the run has saved of it, if any."""
+    """The model in its engine at its first step, and that step if the run's own checkpoint holds it, else None."""
     checkpoint = _agreed_checkpoint(config, folder, restarted=world.restarts > 0)
     startup.done("restore")
     with memory_explained(config, world, lambda: "a first micro-batch"):
@@ -73,7 +73,7 @@ def started(
     _check_same_start(progress, view)
     training_shards = shard_samples(config, view)
     known_bad = {name: reason for name, reason in view.bad_shards.items() if name in training_shards}
-    # In a checkpoint of other data the same names mean other shards.
+    # In a checkpoint of other data, the same names belong to other shards.
     of_other_data = checkpoint is not None and load_meta(checkpoint).manifest.get("hash") != view.hash
     progress.bad_shards = {**known_bad, **({} if of_other_data else progress.bad_shards)}
     check_bad_shards(progress.bad_shards, config.data.max_bad_shards, len(training_shards), view.url)
@@ -81,25 +81,25 @@ def started(
 
 
 def shard_samples(config: Config, view: DataView) -> dict[str, int]:
-    """The number of samples of the training split by shard."""
+    """Number of samples in each shard of the training split, by name."""
     split = view.split(config.data.train_split)
     return {shard.name: samples for shard, samples in zip(split.shards, split.shard_samples, strict=True)}
 
 
 def _agreed_checkpoint(config: Config, folder: RunFolder, *, restarted: bool) -> str | None:
-    """What rank 0 found to start from: ranks that looked for themselves might find different ones."""
+    """The checkpoint that rank 0 finds: ranks that looked for themselves might find different ones."""
     found = on_main(lambda: str(find_checkpoint(config, folder.checkpoints, restarted=restarted) or ""))
     return str(found) if found else None
 
 
 def claim(folder: RunFolder, config: Config, step: int) -> list[int]:
-    """From here on the folder is this run's: its configuration, and no checkpoint of a later step.
+    """Makes the folder this run's: writes the configuration and sets checkpoints of later steps aside.
 
-    Returns the steps whose weights have been scored already.
+    Returns the steps whose weights have a score already.
     """
     superseded = folder.checkpoints.begin_at(step)
     if superseded:
-        _log.warning("checkpoints of steps %s were set aside: this run goes on from step %d", superseded, step)
+        _log.warning("checkpoints of steps %s were set aside: this run continues from step %d", superseded, step)
     folder.write_text("config.yaml", to_yaml(config))
     return list(folder.checkpoints.scores())
 

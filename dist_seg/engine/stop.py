@@ -1,15 +1,15 @@
-"""SIGTERM and Ctrl-C as a wish to stop, which the training loop grants between two steps."""
+"""SIGTERM and Ctrl-C as a request to stop, which the training loop follows between two steps."""
 
 import signal
 from types import FrameType
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# A terminal's Ctrl-C reaches the ranks twice, directly and through torchrun; only an insisting user presses it thrice.
+# A Ctrl-C in a terminal reaches the ranks twice, directly and through torchrun. A third one comes from the user.
 _INSISTING = 3
 
 
 class StopSignal:
-    """Installed as a context manager in the main thread; `requested` tells whether a signal has come."""
+    """A context manager for the main thread; `requested` is True once a signal has arrived."""
 
     def __init__(self) -> None:
         self.requested = False

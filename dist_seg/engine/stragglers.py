@@ -1,4 +1,4 @@
-"""Which rank the others wait for: every rank's own time, without what it waited for its peers."""
+"""Finds the rank that others wait for, from each rank's own time without its waits for other ranks."""
 
 import logging
 import statistics
@@ -14,16 +14,16 @@ _log = logging.getLogger(__name__)
 
 PARTS = ("data_wait", "forward", "backward")
 _SLOW_RATIO = 1.5
-# Below that a step's times are mostly the noise of the machine.
+# Smaller differences are mostly noise of the machine.
 _SLOW_S = 0.05
 
 
 class RankClock:
-    """Adds up a rank's own times, and every `interval_steps` makes the RankTimes of all ranks of them.
+    """Adds up a rank's own times, and gathers them from all ranks as RankTimes every `interval_steps`.
 
-    Times are a micro-batch's, as ranks may own different numbers of lanes. A rank's last backward pass of a step waits
-    for the sum of the gradients, and so tells of the others: it is left out, and with it all backward passes of ranks
-    that own one lane alone, or of an engine that meets in every one of them (meets_in_backward).
+    Times are per micro-batch, as ranks may own different numbers of lanes. The last backward pass of a step waits for
+    the sum of the gradients, so it depends on other ranks and is left out. That leaves no backward pass of ranks with a
+    single lane, and none if ranks meet in every backward pass (`meets_in_backward`).
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class RankClock:
         self._warning = StragglerWarning()
 
     def add(self, step: int, *, data_wait_s: float, forward_s: Sequence[float], backward_s: Sequence[float]) -> None:
-        """A step's times: of all its micro-batches together, and of each. A collective at the end of an interval."""
+        """Adds the times of a step. forward_s, backward_s: of each micro-batch. A collective every `interval_steps`."""
         if not self._interval_steps:
             return
         early = backward_s[:-1] if self._with_backward else [0.0]
@@ -66,7 +66,7 @@ class RankClock:
 
 
 class StragglerWarning:
-    """Names a rank that is slower than the others: when it first is, and after twice as many intervals each time."""
+    """Names a rank that is slower than the others: at once, then after 2, 4, 8, ... intervals."""
 
     def __init__(self) -> None:
         self._rank, self._seen, self._next = -1, 0, 1
@@ -92,6 +92,6 @@ class StragglerWarning:
 
 
 def _slow_part(by_part: Mapping[str, Sequence[float]], rank: int) -> tuple[str, float, float]:
-    """The part in which a rank loses most, with its time and the median of all."""
+    """The part in which a rank loses most time, with its time and the median of all ranks."""
     part = max(by_part, key=lambda name: by_part[name][rank] - statistics.median_low(by_part[name]))
     return part, by_part[part][rank], statistics.median_low(by_part[part])
