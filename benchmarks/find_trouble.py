@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from dist_seg.data.codecs.encoded import UNKNOWN
+from dist_seg.data.codecs.headers import MAX_PIXELS
 from dist_seg.data.inspection.checks.mask_checks import mask_findings
 from dist_seg.data.inspection.samples.alignment import REACH, TURNS
 from dist_seg.data.inspection.samples.decoded import SampleView, read_members, view_sample
@@ -55,7 +56,8 @@ def main() -> None:
         sidecar = read_unchecked_sidecar(storage, shard)
         for index in range(sidecar.num_samples):
             members.append(read_members(storage, shard, sidecar, index))
-            views.append(view_sample(members[-1], manifest, sidecar.height(index), sidecar.width(index)))
+            size = (sidecar.height(index), sidecar.width(index))
+            views.append(view_sample(members[-1], manifest, *size, MAX_PIXELS))
     clean = [_measured(view) for view in views]
     figures: dict[str, object] = {"samples": len(views)}
     print(f"{len(views)} masks of {options.split}; unchanged: {_kinds(manifest, clean) or 'nothing found'}")

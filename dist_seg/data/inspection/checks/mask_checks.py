@@ -50,7 +50,7 @@ def _alignment(table: SampleTable, split: str, looked: Looked) -> Iterator[Findi
         yield Finding(
             kind="shifted_split",
             severity=Severity.WARNING,
-            what=f"masks of {split} lie {_direction(vote[0] * pixels, vote[1] * pixels)} of their images, on the whole",
+            what=f"masks of {split} as a whole lie too far {_direction(vote[0] * pixels, vote[1] * pixels)} on their images",
             count=len(rows),
             examples=(),
             advice="look for an offset, a crop or a resize that was applied only to images or only to masks",
@@ -111,15 +111,15 @@ def _how(kind: str, record: NDArray[np.void]) -> str:
             return TURN_NAMES[int(record["turn"])]
         case "shifted":
             down, right = record["shift"].tolist()
-            return f"{_direction(down, right)} of where it fits"
+            return f"too far {_direction(down, right)}"
         case _:
             return f"fit {float(record['fit']):.1f}"
 
 
 def _direction(down: float, right: float) -> str:
-    """A text such as `8 px left and 2 px below`."""
-    sideways = f"{abs(right):.0f} px {'right' if right > 0 else 'left'}" if round(right) else ""
-    upright = f"{abs(down):.0f} px {'below' if down > 0 else 'above'}" if round(down) else ""
+    """A text such as `left by 8 px and down by 2 px`."""
+    sideways = f"{'right' if right > 0 else 'left'} by {abs(right):.0f} px" if round(right) else ""
+    upright = f"{'down' if down > 0 else 'up'} by {abs(down):.0f} px" if round(down) else ""
     return " and ".join(part for part in (sideways, upright) if part)
 
 

@@ -151,7 +151,7 @@ def test_faulty_masks_are_named_with_their_fault(tmp_path: Path) -> None:
     assert kinds["misfit"] == [("train/photo_i",)]
     remarks = {finding.kind: finding.examples[0].what for finding in trouble.findings if finding.examples}
     assert remarks["turned"] == "mirrored"
-    assert remarks["shifted"] in ("9 px right of where it fits", "8 px right of where it fits")
+    assert remarks["shifted"] in ("too far right by 9 px", "too far right by 8 px")
 
 
 def test_masks_that_were_exchanged_are_told_of_each_other(tmp_path: Path) -> None:
@@ -168,5 +168,5 @@ def test_a_shift_of_all_masks_is_one_finding(tmp_path: Path) -> None:
     scenes = {name: (image, _moved(mask, -6, 4)) for name, (image, mask) in _scenes({}).items()}
     trouble = trouble_of(tmp_path, scenes)
     (finding,) = [finding for finding in trouble.findings if finding.kind == "shifted_split"]
-    assert finding.what == "masks of train lie 4 px right and 6 px above of their images, on the whole"
+    assert finding.what == "masks of train as a whole lie too far right by 4 px and up by 6 px on their images"
     assert finding.count == 14 and not {"shifted", "misfit"} & found(trouble).keys()
