@@ -26,7 +26,7 @@ def find_checkpoint(config: Config, checkpoints: CheckpointStore, *, restarted: 
     """Path or URL of the checkpoint that `checkpoint.resume` selects; None to start without one.
 
     Raises CheckpointError for one that is not whole.
-    restarted: the launcher has started the ranks anew, so that the run's own newest checkpoint comes before all else.
+    restarted: the launcher restarted the ranks, so the run's own newest checkpoint comes first.
     """
     if restarted and checkpoints.steps():
         return checkpoints.newest_whole()

@@ -18,7 +18,7 @@ from dist_seg.tasks.task import Forward, ModelOutput
 
 
 class DdpStrategy:
-    """A `Strategy`. With one rank the model is not wrapped at all."""
+    """A `Strategy`. On a single rank the model is not wrapped."""
 
     def __init__(
         self,
@@ -31,20 +31,20 @@ class DdpStrategy:
         compile: bool,
         loss_scale: LossScale | None = None,
     ) -> None:
-        """loss_scale: None for the formats that need none."""
+        """loss_scale: None for number formats that need none."""
         self.module = model
         self.loss_scale = loss_scale or LossScale.starting(dynamic=False)
-        # Ranks meet on their last micro-batch only, so how many come before it is each one's own affair.
+        # Ranks meet only on their last micro-batch, so they may have different numbers of micro-batches before it.
         self.rounds = 0
         self._optimizer = optimizer
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        # DDP divides the sum over ranks by their number, the contract by the number of lanes.
+        # DDP divides the sum over ranks by their number; `Strategy` asks for a division by the number of lanes.
         self._weight = world.size / lanes
         self._clip_norm = clip_norm or math.inf
         self._ddp: DistributedDataParallel | None = None
         called: nn.Module = model
         if world.size > 1:
-            # Buffers are the statistics' affair; see engine.statistics.
+            # `batch_norm_statistics` takes care of the buffers.
             self._ddp = called = DistributedDataParallel(
                 model, forward_sync_buffers=False, gradient_as_bucket_view=True
             )
@@ -52,7 +52,7 @@ class DdpStrategy:
 
     def forward(self, *inputs: object, last: bool) -> ModelOutput:
         if self._ddp is not None:
-            # What DDP.no_sync() sets; as a flag it also spans the backward pass that comes after this returns.
+            # The flag that DDP.no_sync() sets. It must also hold for the backward pass after this returns.
             self._ddp.require_backward_grad_sync = last
         return self._forward(*inputs)
 
@@ -75,11 +75,11 @@ class DdpStrategy:
         return grad_norm, skipped
 
     def warm_up(self, loss_of: Callable[[Forward], torch.Tensor]) -> None:
-        """Passes whose gradients are thrown away; call before any state is loaded. On one rank a single one.
+        """Runs passes and discards their gradients; call it before any state is loaded.
 
         Raises ConfigError for trained parameters that the loss does not depend on, at any number of ranks.
-        DDP rebuilds its buckets after the first step, and the order in which gloo adds depends on them: without this
-        the first step after a resume would differ in the last bit from the same step of a run without the pause.
+        DDP rebuilds its buckets after the first step, and they decide the order in which gloo adds. Without this, the
+        first step after a resume would differ in the last bit from the same step of an uninterrupted run.
         """
         for _ in range(2 if self._ddp is not None else 1):
             self.backward(loss_of(lambda *inputs: self.forward(*inputs, last=True)), last=True)

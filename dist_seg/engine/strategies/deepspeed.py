@@ -1,7 +1,7 @@
 """Training sharded by DeepSpeed's ZeRO (Rajbhandari et al. 2020): moments, gradients and weights spread over the ranks.
 
-Weights are single precision, and so is all that is summed over ranks. What a rank's shards are is read off DeepSpeed's
-own records, which differ by stage; they are not part of its public interface, so its version is pinned.
+Weights and all sums over ranks are in single precision. The positions of a rank's shards come from DeepSpeed's internal
+records, which differ by stage. They are not part of its public interface, so its version is pinned.
 """
 
 import logging
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class _Piece:
-    """Where in a flat tensor of this rank a piece of a parameter lies, and where in the parameter it belongs."""
+    """A piece of a parameter: its position in a flat tensor of this rank, and in the parameter."""
 
     flat: torch.Tensor
     flat_begin: int
@@ -42,7 +42,7 @@ class _Piece:
 
 
 class _Network(nn.Module):
-    """The network, computing in the run's format: DeepSpeed switches off an autocast that is on around it."""
+    """The network under the run's autocast. DeepSpeed switches off any autocast that is active around it."""
 
     def __init__(self, module: nn.Module, precision: Precision, device: torch.device) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class _Network(nn.Module):
 
 
 class DeepSpeedStrategy:
-    """A `Strategy`. Needs a process group, also for a single rank."""
+    """A `Strategy`. Needs a process group even for a single rank."""
 
     def __init__(
         self,
@@ -74,16 +74,16 @@ class DeepSpeedStrategy:
         self.loss_scale = LossScale.starting(dynamic=precision == "fp16")
         self._base = optimizer
         self._stage = config.engine.zero_stage
-        # From stage 2 on ranks meet on every micro-batch.
+        # From stage 2 on, ranks meet on every micro-batch.
         self.rounds = -(-lanes // world.size) if self._stage >= 2 else 0
         self._weight = world.size / lanes
         self._clip_norm = config.optim.clip_norm or math.inf
         self._rank, self._device = world.rank, world.device
         self._blank_model = blank_model
         self._loss_is_finite = True
-        # What holds a parameter back from an update is known only inside DeepSpeed's own step.
+        # Only DeepSpeed's own step knows what prevents the update of a parameter.
         self._update, optimizer.step = optimizer.step, self._guarded_update  # type: ignore[assignment, method-assign]
-        # Its flat tensors know plain layouts only. Channels-last images give channels-last features all the same.
+        # Its flat tensors only support contiguous weights. Channels-last images still give channels-last features.
         model.to(memory_format=torch.contiguous_format)
         settings = deepspeed_settings(config, world_size=world.size, lanes=lanes)
         self._engine = _initialize(_Network(model, precision, world.device), optimizer, settings, world)
@@ -122,7 +122,7 @@ class DeepSpeedStrategy:
         return norm
 
     def _step_sharded(self) -> float:
-        """ZeRO sums the squares over ranks, clips, and leaves a step out of itself where the norm is not finite."""
+        """ZeRO sums the squares over ranks, clips, and skips the step by itself if the norm is not finite."""
         self._engine.step()
         norm = float(self._engine.get_global_grad_norm())
         return norm if norm >= 0 else math.inf
@@ -155,8 +155,8 @@ class DeepSpeedStrategy:
 
     @contextmanager
     def evaluated(self, ema: ExponentialMovingAverage | None) -> Iterator[nn.Module]:
-        """Under stage 3 a whole model beside the shards: ranks that predict a different number of images, or find other
-        numbers of objects in them, would wait for each other's shards in vain."""
+        """Under stage 3, a whole model beside the shards: ranks that predict different numbers of images or objects
+        would otherwise wait forever for each other's shards."""
         if self._stage < 3:
             with averaged(self.module, ema) as module:
                 yield module
@@ -198,14 +198,14 @@ class DeepSpeedStrategy:
                 continue
             moments = self._base.state[piece.flat]
             if moment == "step":
-                # Adam counts its steps on the CPU, once for all that a rank has of a group.
+                # Adam counts its steps on the CPU, once for all parts of a group on a rank.
                 moments.setdefault(moment, tensor.to("cpu", copy=True))
                 continue
             flat = moments.setdefault(moment, torch.zeros_like(piece.flat, requires_grad=False))
             _copy_into(_moved(piece, flat), tensor)
 
     def _piece(self, parameter: nn.Parameter) -> _Piece | None:
-        """Of a trained parameter what this rank updates; None where that is nothing."""
+        """The piece of a parameter that this rank updates; None if it updates none."""
         if not parameter.requires_grad:
             return None
         if self._stage < 3:
@@ -225,7 +225,7 @@ class DeepSpeedStrategy:
         return None if numel <= 0 else _Piece(flat=flat, flat_begin=offset, begin=begin, numel=numel)
 
     def _assembled(self, shape: torch.Size, piece: _Piece | None) -> torch.Tensor:
-        """A whole tensor from the pieces of all ranks, to the bit."""
+        """The whole tensor from the pieces of all ranks, exact to the bit."""
         whole = torch.zeros(shape.numel(), dtype=torch.float32, device=self._device)
         if piece is not None:
             held = piece.flat.detach()[piece.flat_begin : piece.flat_begin + piece.numel]
@@ -239,14 +239,14 @@ def _shape_of(parameter: nn.Parameter) -> torch.Size:
 
 
 def _shard_of(parameter: torch.Tensor, part: torch.Tensor, rank: int) -> _Piece | None:
-    """What `part`, of the form of a stage-3 parameter's shard, has of it."""
+    """The piece of a stage-3 parameter that `part`, which has the shape of its shard, holds."""
     begin = part.numel() * rank
     numel = min(part.numel(), parameter.ds_numel - begin)  # type: ignore[attr-defined]  # DeepSpeed's; shards are padded
     return None if numel <= 0 else _Piece(flat=part, flat_begin=0, begin=begin, numel=numel)
 
 
 def _moved(piece: _Piece, flat: torch.Tensor) -> _Piece:
-    """The same place in another flat tensor."""
+    """The same position in another flat tensor."""
     return _Piece(flat=flat, flat_begin=piece.flat_begin, begin=piece.begin, numel=piece.numel)
 
 
@@ -266,10 +266,10 @@ def _initialize(model: nn.Module, optimizer: Optimizer, settings: Settings, worl
             "engine.name=deepspeed, but DeepSpeed cannot be imported "
             f"({error}): pip install 'dist-seg[deepspeed]'; or train with engine.name=ddp"
         ) from error
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # Its warnings are of choices made here.
-    # A CPU kernel that would be compiled at the first start, which takes a compiler and minutes; gloo does without.
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # Its warnings are about choices made here.
+    # DeepSpeed would compile this CPU kernel at the first start, which takes a compiler and minutes. Gloo needs none.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    # DeepSpeed calls torch's collectives by names that torch is about to give up.
+    # DeepSpeed calls torch's collectives by deprecated names.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     return engine

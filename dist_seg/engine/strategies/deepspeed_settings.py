@@ -1,6 +1,6 @@
-"""DeepSpeed's JSON, derived from this project's configuration: one source of truth.
+"""Derives DeepSpeed's JSON from this project's configuration, the single source of truth.
 
-A user's own file adds to it (bucket sizes, overlap, logging), and must agree where both speak.
+A user's own file can add settings (bucket sizes, overlap, logging), and must agree on settings that both contain.
 """
 
 import json
@@ -12,6 +12,7 @@ from typing import cast
 from dist_seg.config.load import leaves
 from dist_seg.config.schema import Config
 from dist_seg.errors import ConfigError
+from dist_seg.runtime.plural import count_of
 
 Settings = dict[str, object]
 _AUTO = "auto"
@@ -19,18 +20,18 @@ _AUTO = "auto"
 
 @dataclass(frozen=True, kw_only=True)
 class _Claim:
-    """What a key of a user's file must say, and which setting of ours that follows from."""
+    """The value that a key of a user's file must have, and the setting that it follows from."""
 
     value: object
     ours: str
 
 
 def deepspeed_settings(config: Config, *, world_size: int, lanes: int) -> Settings:
-    """What DeepSpeed is started with. Raises ConfigError for a user's file that contradicts the configuration.
+    """The configuration of DeepSpeed. Raises ConfigError for a user's file that contradicts the configuration.
 
-    The trainer decides which micro-batch is a rank's last one, as ranks may have different numbers of them, and gives
-    each its weight. So DeepSpeed itself is told of one micro-batch a step. Weights are single precision whatever
-    `train.precision` says, under autocast, so neither `fp16` nor `bf16` is on.
+    The trainer decides which micro-batch is the last one of a rank, as ranks may have different numbers of them, and
+    weights them. So DeepSpeed is configured for one micro-batch per step. Weights are always single precision, and
+    `train.precision` works by autocast, so neither `fp16` nor `bf16` is on.
     """
     engine, train = config.engine, config.train
     assert train.micro_batch is not None
@@ -47,14 +48,14 @@ def deepspeed_settings(config: Config, *, world_size: int, lanes: int) -> Settin
         if name in zero and isinstance(own_zero.get(name), dict):
             merged_zero[name] = {**cast(Settings, own_zero[name]), **cast(Settings, zero[name])}
     return {
-        "steps_per_print": 2**31,  # The trainer's events say more.
+        "steps_per_print": 2**31,  # The trainer's events report more.
         **{key: value for key, value in own.items() if value != _AUTO},
         "train_micro_batch_size_per_gpu": train.micro_batch,
         "gradient_accumulation_steps": 1,
         "train_batch_size": train.micro_batch * world_size,
         "gradient_clipping": config.optim.clip_norm,
         "zero_optimization": merged_zero,
-        # torch's own optimisers, on the CPU too: DeepSpeed's would be compiled at the first start.
+        # Use torch's optimisers, also on the CPU: DeepSpeed would compile its own at the first start.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }
@@ -88,27 +89,27 @@ def _check(own: Mapping[str, object], config: Config, *, world_size: int, lanes:
 
 
 _REFUSED = {
-    "optimizer": "the optimiser is that of `optim`",
-    "scheduler": "the learning rate is that of `optim`",
-    "fp16": "the format is that of train.precision, whose fp16 keeps the weights in single precision",
-    "bf16": "the format is that of train.precision, whose bf16 keeps the weights in single precision",
-    "amp": "the format is that of train.precision",
-    "torch_autocast": "the format is that of train.precision",
-    "elasticity": "any number of ranks up to that of the lanes trains the same model without it",
-    "data_efficiency": "data is planned by this project",
-    "curriculum_learning": "data is planned by this project",
+    "optimizer": "set the optimiser with optim.name",
+    "scheduler": "set the learning rate with `optim`",
+    "fp16": "set the number format with train.precision, whose fp16 keeps the weights in single precision",
+    "bf16": "set the number format with train.precision, whose bf16 keeps the weights in single precision",
+    "amp": "set the number format with train.precision",
+    "torch_autocast": "set the number format with train.precision",
+    "elasticity": "not needed: any number of ranks up to the number of micro-batches trains the same model",
+    "data_efficiency": "dist-seg plans the data",
+    "curriculum_learning": "dist-seg plans the data",
 }
 
 
 def _is_on(section: object) -> bool:
-    """A section that is there and not switched off."""
+    """Whether a section is present and not switched off."""
     if isinstance(section, Mapping):
         return section.get("enabled", True) not in (False, _AUTO)
     return section is not None
 
 
 def _claims(config: Config, world_size: int, lanes: int) -> Mapping[str, _Claim]:
-    """By the dotted key of a user's file."""
+    """The claims, by the dotted key of a user's file."""
     engine, train = config.engine, config.train
     device = {True: "cpu", False: "none"}
     claims = {
@@ -122,9 +123,9 @@ def _claims(config: Config, world_size: int, lanes: int) -> Mapping[str, _Claim]
         "zero_optimization.offload_param.device": _Claim(
             value=device[engine.offload_param], ours="engine.offload_param"
         ),
-        "prescale_gradients": _Claim(value=False, ours="the loss, a mean over lanes"),
-        "gradient_predivide_factor": _Claim(value=1.0, ours="the loss, a mean over lanes"),
+        "prescale_gradients": _Claim(value=False, ours="the loss, a mean over micro-batches"),
+        "gradient_predivide_factor": _Claim(value=1.0, ours="the loss, a mean over micro-batches"),
     }
-    steps = f"{lanes} lanes on {world_size} ranks"
+    steps = f"{count_of(lanes, 'micro-batch')} on {count_of(world_size, 'rank')}"
     each = lanes // world_size if lanes % world_size == 0 else "no whole number"
     return {**claims, "gradient_accumulation_steps": _Claim(value=each, ours=steps)}

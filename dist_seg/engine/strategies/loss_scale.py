@@ -8,22 +8,22 @@ _FIRST, _LEAST = 2.0**16, 2.0**-14
 
 @dataclass(kw_only=True)
 class LossScale:
-    """Doubled after 2,000 steps without overflow, halved at one, as torch's GradScaler does.
+    """Doubled after 2,000 steps without overflow and halved at an overflow, like torch's GradScaler.
 
-    1 for good if not `dynamic`.
+    Stays 1 if not `dynamic`.
     """
 
     dynamic: bool
     value: float = 1.0
     good_steps: int = 0
-    """Since the value last changed."""
+    """Steps since the value last changed."""
 
     @classmethod
     def starting(cls, *, dynamic: bool) -> "LossScale":
         return cls(dynamic=dynamic, value=_FIRST if dynamic else 1.0)
 
     def update(self, *, skipped: bool) -> None:
-        """After a step; the same call on every rank."""
+        """Call it after every step, alike on every rank."""
         if not self.dynamic:
             return
         self.good_steps = 0 if skipped else self.good_steps + 1

@@ -46,11 +46,11 @@ def _alignment(table: SampleTable, split: str, looked: Looked) -> Iterator[Findi
     mean = looked.surface / looked.num_fits
     vote = _vote(mean) if len(rows) >= _MIN_VOTES else (0, 0)
     if vote != (0, 0):
-        pixels = float(np.median(scale))
+        down, right = (offset * float(np.median(scale)) for offset in vote)
         yield Finding(
             kind="shifted_split",
             severity=Severity.WARNING,
-            what=f"masks of {split} as a whole lie too far {_direction(vote[0] * pixels, vote[1] * pixels)} on their images",
+            what=f"masks of {split} as a whole lie too far {_direction(down, right)} on their images",
             count=len(rows),
             examples=(),
             advice="look for an offset, a crop or a resize that was applied only to images or only to masks",

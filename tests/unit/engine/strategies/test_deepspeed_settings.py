@@ -59,7 +59,7 @@ def test_a_file_of_ones_own_is_merged(tmp_path: Path) -> None:
     [
         ({"train_batch_size": 32}, ("32", "16", "train.global_batch")),
         ({"train_micro_batch_size_per_gpu": 4}, ("4", "2", "train.micro_batch")),
-        ({"gradient_accumulation_steps": 3}, ("3", "4", "8 lanes on 2 ranks")),
+        ({"gradient_accumulation_steps": 3}, ("3", "4", "8 micro-batches on 2 ranks")),
         ({"gradient_clipping": 1.0}, ("1.0", "0.5", "optim.clip_norm")),
         ({"zero_optimization": {"stage": 2}}, ("2", "3", "engine.zero_stage")),
         (
