@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dist_seg.data.codecs.targets import decode_sample
+from dist_seg.data.codecs.targets import decode_sample_image
 from dist_seg.data.loading.loader import eval_batches
 from dist_seg.data.plan.plan import EvalPlan
 from dist_seg.data.shards.bad_shards import BadShardError
@@ -111,7 +111,7 @@ def _pictures(
             images = batch.images.to(dtype_of(precision))
             prediction = trained.task.predict(trained.model, images, batch.targets.shape[-2:])
         place = plan.batch(number)[0]
-        image = shown(decode_sample(reader.read(place.shard, place.index)), trained.config.data)
+        image = shown(decode_sample_image(reader.read(place.shard, place.index)), trained.config.data)
         drawing = trained.task.draw(image, prediction, batch)
         pictures.append(
             ReportPicture(kind=scored.kind, key=scored.key, score=scored.miou, image=image, drawing=drawing)

@@ -35,6 +35,7 @@ from dist_seg.errors import DataError
 from dist_seg.masks.drawing import diagonals, outline_of
 from dist_seg.masks.palette import Rgb, default_palette
 from dist_seg.masks.rle import boxes_and_areas, decode_mask, mask_extent
+from dist_seg.runtime.plural import count_of
 
 _OBJECT_COLORS = default_palette(64)[1:]
 """Neighbours in the list are easy to tell apart."""
@@ -88,9 +89,7 @@ class ObjectLayers:
     def contents(self, sample: EncodedSample) -> TargetContents:
         layers, objects, num_classes = self.decode(sample), _objects_of(sample), self.classes.num_classes
         pixels = np.bincount(layers.ravel(), minlength=len(objects) + 1)[1:]
-        classes = np.array([found.class_id for found in objects], np.intp)
-        if len(classes) and not 0 <= classes.min() <= classes.max() < num_classes:
-            raise UndecodableError(f"json: an object has class {classes.max()}, the data set has {num_classes} classes")
+        classes = np.array(self._classes_of(objects), np.intp)
         try:
             boxes, areas = boxes_and_areas([found.rle for found in objects], sample.height, sample.width)
         except ValueError as error:
@@ -112,17 +111,25 @@ class ObjectLayers:
     ) -> DrawnTarget:
         """The exact masks over the picture, after it is shrunk: there may be hundreds of them."""
         assert sample.annotations is not None
-        objects = sample.annotations.objects
+        classes = self._classes_of(sample.annotations.objects)
         return DrawnTarget(
             picture=draw_annotations(shrunk(picture), sample.annotations, palette),
-            remark=f"{len(objects)} objects",
-            classes=frozenset(found.class_id for found in objects),
+            remark=count_of(len(classes), "object"),
+            classes=frozenset(classes),
         )
 
     def legend(self, classes: Sequence[tuple[str, Rgb]], drawn: Sequence[DrawnTarget]) -> list[tuple[str, Rgb]]:
         """Only the classes that are drawn: COCO has 80."""
         seen = set[int]().union(*(target.classes for target in drawn))
         return [*(classes[class_id] for class_id in sorted(seen)), ("crowd", _CROWD_COLOR)]
+
+    def _classes_of(self, objects: Sequence[ObjectAnnotation]) -> list[int]:
+        """Each object's class. Raises `UndecodableError` for one that the data set does not have."""
+        classes, count = [found.class_id for found in objects], self.classes.num_classes
+        for class_id in classes:
+            if not 0 <= class_id < count:
+                raise UndecodableError(f"json: an object has class {class_id}, the data set has {count} classes")
+        return classes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -53,7 +53,7 @@ def read_sample(
     )
 
 
-def decode_sample(encoded: EncodedSample) -> Values:
+def decode_sample_image(encoded: EncodedSample) -> Values:
     """A sample's image: (H, W, 3) uint8 RGB, or an array (H, W, C). Raises `UndecodableError`."""
     if encoded.array is None:
         return decode_image(encoded.image)
@@ -64,7 +64,7 @@ def why_undecodable(encoded: EncodedSample) -> str | None:
     """None where the sample can be decoded."""
     role = "image"
     try:
-        decode_sample(encoded)
+        decode_sample_image(encoded)
         role = "mask"
         encoded.kind.decode(encoded)
     except UndecodableError as error:

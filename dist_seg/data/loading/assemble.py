@@ -16,7 +16,7 @@ from dist_seg.data.codecs.decode import decode_image
 from dist_seg.data.codecs.encoded import BadSample, BadShard, Ids, LayerMap, TargetKind, ValueMap
 from dist_seg.data.codecs.label_layers import PRESENT
 from dist_seg.data.codecs.npy import ArrayLayout, Values
-from dist_seg.data.codecs.targets import decode_sample, why_undecodable
+from dist_seg.data.codecs.targets import decode_sample_image, why_undecodable
 from dist_seg.data.loading.augment import SampleTransform, digest
 from dist_seg.data.loading.batch import Batch
 from dist_seg.data.loading.fetch import DrawnSample, Fetched, Fetcher, Unit, bad_samples, bad_shards, drawn_samples
@@ -114,7 +114,7 @@ def decode_reference(
 def array_region(sample: DrawnSample, recipe: Recipe) -> Values:
     """The region (h, w, C) of an array image, with the channels that the network takes."""
     y, x, h, w = sample.transform.roi
-    part = decode_sample(sample.encoded)[y : y + h, x : x + w]
+    part = decode_sample_image(sample.encoded)[y : y + h, x : x + w]
     assert recipe.array is not None and recipe.channels is not None
     everything = recipe.channels == tuple(range(recipe.array.channels))
     chosen = part if everything else part.take(recipe.channels, axis=2)

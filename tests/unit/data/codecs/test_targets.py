@@ -112,6 +112,17 @@ def test_classes_of_a_run_are_given_as_a_table_or_as_layers_or_with_the_objects(
     assert [(found.class_id, found.crowd) for found in annotations.objects] == [(1, False), (-1, True), (1, False)]
 
 
+def test_an_object_of_a_class_that_is_not_there_is_neither_measured_nor_drawn() -> None:
+    sample = packed("instance")
+    assert sample.annotations is not None
+    wrong = replace(sample.annotations.objects[0], class_id=NUM_CLASSES)
+    sample = replace(sample, annotations=replace(sample.annotations, objects=(wrong, *sample.annotations.objects[1:])))
+    with pytest.raises(UndecodableError, match="class 3, the data set has 3 classes"):
+        sample.kind.contents(sample)
+    with pytest.raises(UndecodableError, match="class 3, the data set has 3 classes"):
+        sample.kind.draw(sample, scene(0, HEIGHT, WIDTH)[0], PALETTE, lambda picture: picture)
+
+
 def test_objects_without_annotations_are_refused() -> None:
     sample = packed("instance")
     with pytest.raises(UndecodableError, match="json: is missing"):
