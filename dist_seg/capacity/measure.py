@@ -1,4 +1,4 @@
-"""What one training micro-batch costs on this machine."""
+"""Measures the cost of a training micro-batch on this machine."""
 
 import time
 from dataclasses import dataclass
@@ -19,20 +19,20 @@ from dist_seg.tasks.task import ModelOutput
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One training micro-batch on this machine."""
+    """The cost of a training micro-batch on this machine."""
 
     seconds: float
     parameter_bytes: int
     process_bytes: int
-    """The most memory that this process had taken before: the interpreter, its libraries and the data's indexes."""
+    """Peak memory of this process before: the interpreter, its libraries and the data's sidecars."""
     activation_bytes: int
     """Tensors kept for the backward pass; on a GPU, the peak of allocated memory beyond the parameters."""
     target_bytes: int = 8
-    """Of one pixel's target."""
+    """Target bytes per pixel."""
 
 
 def measure(config: Config, view: DataView, world: World) -> Measured:
-    """Trains a blank micro-batch three times and takes the fastest.
+    """Trains on a blank micro-batch three times and takes the fastest.
 
     Raises ConfigError for a micro-batch that does not fit into the GPU's memory.
     """
@@ -89,7 +89,7 @@ def _measure(config: Config, view: DataView, world: World) -> Measured:
         kept.pop(parameter.untyped_storage().data_ptr(), None)
     parameter_bytes = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
     activation_bytes = sum(kept.values())
-    if world.device.type == "cuda":  # The allocator saw the kernels' workspaces as well; gradients are counted apart.
+    if world.device.type == "cuda":  # The allocator also counts workspaces of kernels. Gradients are counted apart.
         activation_bytes = max(0, torch.cuda.max_memory_allocated(world.device) - before - 2 * parameter_bytes)
     return Measured(
         seconds=min(seconds),
@@ -101,7 +101,7 @@ def _measure(config: Config, view: DataView, world: World) -> Measured:
 
 
 def seconds_per_step(config: Config, world: World, measured: Measured) -> float:
-    """Of the rank with the most lanes, without data wait."""
+    """Seconds of a step on the rank with the most micro-batches, without waiting for data."""
     train = config.train
     assert train.global_batch is not None and train.micro_batch is not None
     lanes = train.global_batch // train.micro_batch

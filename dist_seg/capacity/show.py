@@ -1,4 +1,4 @@
-"""What the user is shown of a training before it begins."""
+"""Shows the plan of a training before it begins."""
 
 import sys
 
@@ -11,6 +11,7 @@ from dist_seg.data.plan.plan import EvalPlan
 from dist_seg.data.plan.training_plan import training_plan
 from dist_seg.data.view.data_view import DataView
 from dist_seg.distributed.world import World
+from dist_seg.runtime.plural import count_of
 from dist_seg.runtime.progress_bar import duration
 
 
@@ -22,12 +23,13 @@ def show_plan(
     view: DataView,
     num_threads: int,
 ) -> None:
-    """Prints data, model, sizes, memory and time on the error output."""
+    """Prints data, model, sizes, memory and time to stderr."""
     train, augment = config.train, config.augment
     guess = estimate(config, world, measured)
     val = EvalPlan(view.split(config.data.scored_split).shard_samples, batch=config.eval.batch)
     assert train.global_batch and train.micro_batch
     mebibyte, names = 2**20, view.class_names
+    lanes = count_of(train.global_batch // train.micro_batch, "micro-batch")
     plan = training_plan(config.data, train, view)
     shares = plan.shares.items() if isinstance(plan, MixedPlan) else ()
     lines = [
@@ -38,10 +40,11 @@ def show_plan(
         f"{measured.parameter_bytes / 4e6:.1f} M parameters",
         *([f"samples     {', '.join(f'{name} {share:.1%}' for name, share in shares)}"] if shares else []),
         *_heads(config),
-        f"training    {train.max_steps} steps of {train.global_batch} images ({train.global_batch // train.micro_batch}"
-        f" lanes of {train.micro_batch}), crops of {augment.crop_width}x{augment.crop_height}, "
-        f"{_input_size(config)}; {world.size} rank(s) on {world.device.type}, {num_threads} thread(s) each",
-        f"memory      a rank: {guess.process_bytes / mebibyte:.0f} MiB for Python and its libraries, "
+        f"training    {train.max_steps} steps of {train.global_batch} images ({lanes} of "
+        f"{train.micro_batch}), crops of {augment.crop_width}x{augment.crop_height}, "
+        f"{_input_size(config)}; {count_of(world.size, 'rank')} on {world.device.type}, "
+        f"{count_of(num_threads, 'thread')} each",
+        f"memory      per rank: {guess.process_bytes / mebibyte:.0f} MiB for Python and its libraries, "
         f"{guess.device_bytes / mebibyte:.0f} MiB for the model and its training, "
         f"{guess.host_bytes / mebibyte:.0f} MiB for batches decoded ahead; all ranks here: "
         f"{guess.total_bytes * world.local_size / mebibyte:.0f} MiB",

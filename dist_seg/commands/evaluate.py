@@ -41,7 +41,7 @@ def run_eval(options: argparse.Namespace) -> int:
     folder = open_run_folder(options.run_dir, must_exist=True)
     cpu_threads = set_threads(world, None)
     with StopSignal() as stop, process_group(world, _TIMEOUT_S):
-        # Chosen once: a run that is still training may commit a newer checkpoint between two ranks' looks.
+        # Chosen once for all ranks: a run that is still training may write a newer checkpoint in between.
         checkpoint = str(on_main(lambda: pick_checkpoint(folder, options.checkpoint)))
         settings = _settings(options)
         trained = on_every_rank(lambda: load_trained(checkpoint, options.weights, world.device, settings))
@@ -76,9 +76,9 @@ def run_eval(options: argparse.Namespace) -> int:
 
 
 def _without_bad_shards(trained: TrainedModel, view: DataView, split: str) -> DataView:
-    """The view with the split's shards that cannot be used as `bad_shards`; an error unless they may be left out.
+    """The view with the unusable shards of the split as `bad_shards`. A collective.
 
-    A collective.
+    Raises DataError if there are any and they may not be left out.
     """
     bad = cast(dict[str, str], on_main(lambda: find_bad_shards(view.storage, view.split(split).shards)))
     if bad and not trained.config.eval.allow_bad_samples:
@@ -105,7 +105,7 @@ def _evaluate(trained: TrainedModel, view: DataView, split: str, world: World, s
 
 
 def _settings(options: argparse.Namespace) -> list[str]:
-    """Those of the command line; classes that are given for other data take the place of all that a mix has."""
+    """The settings of the command line. Classes given for other data replace the classes of a mix."""
     if options.data is None or not _gives_classes(options):
         return list(options.settings)
     return [*options.settings, "data.mix=[]", f"data.shards={json.dumps(str(options.data))}"]
@@ -116,13 +116,13 @@ def _gives_classes(options: argparse.Namespace) -> bool:
 
 
 def _data_config(trained: TrainedModel, options: argparse.Namespace) -> DataConfig:
-    """The run's, or with `--data` what of it holds for other data."""
+    """The data section of the run; with `--data`, the part of it that applies to other data."""
     _refuse_without_effect(options)
     data = dataclasses.replace(trained.config.data, sampling="uniform", sampling_temperature=None)
     if options.data is None:
         if options.split in (None, data.train_split, data.scored_split):
             return data
-        # A split that no fold divides needs no indexes to find folds by.
+        # Folds do not divide this split, so there is no need to read sidecars to find them.
         return dataclasses.replace(data, fraction=1.0, folds=None, fold=None, fold_by=None)
     other = dataclasses.replace(data, shards=options.data, mix=(), fraction=1.0, folds=None, fold=None, fold_by=None)
     if _gives_classes(options):
@@ -131,20 +131,20 @@ def _data_config(trained: TrainedModel, options: argparse.Namespace) -> DataConf
     if data.mix:
         found = on_main(lambda: _number_in_mix(data, storage))
         return other if found is None else dataclasses.replace(other, class_map=data.mix[cast(int, found)].class_map)
-    # The run's own renaming goes along, as far as the other data has such classes: it may be packed like the
-    # training data, or with the new names already.
+    # Keeps the run's renaming for classes that the other data has: it may be packed like the training data, or with
+    # the new names already.
     there = on_every_rank(lambda: load_manifest(storage)).class_names
     ambiguous = sorted(data.class_map.keys() & set(data.class_map.values()) & set(there))
     if ambiguous:
         raise UserError(
-            f"{options.data}: {', '.join(ambiguous)}: an old and a new name in the run's {SETTING}; say what it is "
-            f"here: '{SETTING}={{...}}', or '{SETTING}={{}}' where these are the new names"
+            f"{options.data}: {', '.join(ambiguous)}: both an old and a new name in the run's {SETTING}; say which "
+            f"it is here: '{SETTING}={{...}}', or '{SETTING}={{}}' where these are the new names"
         )
     return dataclasses.replace(other, class_map={old: new for old, new in data.class_map.items() if old in there})
 
 
 def _number_in_mix(data: DataConfig, storage: Storage) -> int | None:
-    """Which data set of the run's mix lies there: the one with that manifest, wherever it lies itself by now."""
+    """The position in the run's mix of the data set with this manifest, wherever it is stored now; None without one."""
     there = load_manifest(storage).hash
     for number, member in enumerate(data.mix):
         of_member = open_storage(member.shards, retry_s=0)
@@ -152,19 +152,21 @@ def _number_in_mix(data: DataConfig, storage: Storage) -> int | None:
             if of_member.url == storage.url or load_manifest(of_member).hash == there:
                 return number
         except UserError:
-            continue  # It is no longer where it was.
-    print(f"{storage.url}: is none of the run's data.mix; its classes are taken by their names")
+            continue  # It is no longer at its old location.
+    print(f"{storage.url}: is not in the run's data.mix; its classes are matched by name")
     return None
 
 
 def _refuse_without_effect(options: argparse.Namespace) -> None:
-    """Raises ConfigError for settings of the data that only a training has, or that `--data` takes the place of."""
+    """Raises ConfigError for data settings that only apply to training, or that `--data` replaces."""
     lost = {"sampling", "sampling_temperature"}
     if options.data is not None:
         lost |= {"shards", "mix", "fraction", "folds", "fold", "fold_by"}
     given = {text.partition("=")[0].removeprefix("data.") for text in options.settings if text.startswith("data.")}
     if other := sorted(given & {"folds", "fold", "fold_by"} - lost):
-        raise ConfigError(f"data.{other[0]}: leave it out; any fold but the one that the run held out was trained on")
+        raise ConfigError(
+            f"data.{other[0]}: leave it out; the run was trained on every fold except the one it held out"
+        )
     if found := sorted(given & lost):
         keys = ", ".join(f"data.{name}" for name in found)
         where = "eval" if options.data is None else "eval with --data"
@@ -178,7 +180,7 @@ def _view(trained: TrainedModel, data: DataConfig) -> DataView:
 
 
 def _with_classes_of(trained: TrainedModel, view: DataView, class_map: Mapping[str, str | None]) -> DataView:
-    """class_map: what has been applied; the advice goes on from it."""
+    """class_map: already applied to the view; the error's advice extends it."""
     classes = trained.classes
     if view.task != trained.config.task:
         raise UserError(f"{view.url} is packed for the task {view.task!r}, the model {trained.config.task}")
@@ -196,7 +198,7 @@ def _with_classes_of(trained: TrainedModel, view: DataView, class_map: Mapping[s
 
 
 def _old_names(names: Sequence[str], class_map: Mapping[str, str | None]) -> list[str]:
-    """What the data itself calls classes that have become these names."""
+    """The data's own names for classes that were renamed to `names`."""
     return [old for name in names for old in ([old for old, new in class_map.items() if new == name] or [name])]
 
 

@@ -1,4 +1,4 @@
-"""`dist-seg preview`: a sheet of what the network will be fed."""
+"""`dist-seg preview`: a sheet of the inputs that the network will get."""
 
 import argparse
 import io

@@ -1,4 +1,4 @@
-"""`dist-seg report`: the result of a run as one HTML page, with its worst and best pictures predicted again."""
+"""`dist-seg report`: the result of a run as one HTML page, with its worst and best pictures."""
 
 import argparse
 

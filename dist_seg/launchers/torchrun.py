@@ -1,4 +1,4 @@
-"""Starting the ranks of one machine with torchrun."""
+"""Starts the ranks of one machine with torchrun."""
 
 import logging
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from dist_seg.runtime.machine import share_cores
 
 
 def processes(wanted: str) -> int:
-    """How many processes `--nproc` asks for; `auto` is one per visible GPU, or one without a GPU."""
+    """Number of processes for `--nproc`; `auto` is one per visible GPU, or one without a GPU."""
     if wanted == "auto":
-        import torch  # Only here is it needed before the ranks start.
+        import torch  # Only needed here before the ranks start.
 
         return max(1, torch.cuda.device_count())
     if not wanted.isdigit() or int(wanted) < 1:
@@ -24,7 +24,7 @@ def processes(wanted: str) -> int:
 def launch(nproc: int, max_restarts: int, arguments: Sequence[str], config: Config) -> int:
     """Runs `dist-seg ARGUMENTS` on `nproc` ranks; returns their exit code, read from the run folder.
 
-    max_restarts: how often all ranks are started again after one has failed.
+    max_restarts: how often all ranks are restarted after one has failed.
     """
     share_cores(nproc)
     from torch.distributed import run
@@ -39,13 +39,13 @@ def launch(nproc: int, max_restarts: int, arguments: Sequence[str], config: Conf
     options = [*ranks, *grace, "-m", "dist_seg", *arguments]
     try:
         run.run(run.parse_args(options))  # type: ignore[no-untyped-call]  # torchrun's own entry is not annotated
-    except (ChildFailedError, SignalException) as error:  # The ranks have said why.
+    except (ChildFailedError, SignalException) as error:  # The ranks have printed the reason.
         failures = error.failures if isinstance(error, ChildFailedError) else {}
         if written_at(outcome_file) not in (None, before):
             killed = [
                 f"rank {rank} by {failure.signal_name()}" for rank, failure in failures.items() if failure.exitcode < 0
             ]
-            return exit_code(outcome_file, f"killed: {', '.join(killed)}" if killed else "ended without a word")
+            return exit_code(outcome_file, f"killed: {', '.join(killed)}" if killed else "ended without a message")
         if isinstance(error, SignalException):
             return EXIT_PREEMPTED
         return 2 if 2 in [failure.exitcode for failure in failures.values()] else 1

@@ -82,12 +82,12 @@ def _read_result(folder: RunFolder) -> Result:
 
 
 def _of_the_model(trained: TrainedModel, view: DataView) -> DataView:
-    """The data with the model's classes, which it may have in another order."""
+    """The data with the model's classes in the model's order."""
     check_images(trained.config.data, view, view.url)
     classes = trained.classes
     if sorted(view.class_names) != sorted(classes.names):
         raise DataError(
-            f"{view.url}: its classes are not those that the model was trained for; it was packed anew since the run"
+            f"{view.url}: its classes are not those that the model was trained for; it was packed again after the run"
         )
     return with_classes(view, classes)
 
@@ -155,7 +155,7 @@ def _slots_of(keys: set[str], reader: ShardReader) -> dict[str, int]:
             break
     missing = keys - set(found)
     if missing:
-        raise DataError(f"the data has no sample {sorted(missing)[0]!r} any more; it was packed anew since the run")
+        raise DataError(f"the data has no sample {sorted(missing)[0]!r} any more; it was packed again after the run")
     return found
 
 

@@ -1,22 +1,22 @@
-"""Comparing two runs by the digests in their logs: where they part, and in what."""
+"""Compares two runs by the digests in their logs: from which step on they differ, and in what."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from dist_seg.errors import UserError
+from dist_seg.runtime.plural import count_of
 from dist_seg.telemetry.events import DigestTaken, RunStarted
 from dist_seg.telemetry.jsonl import read_events, read_log
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditResult:
-    """What the digests of two runs say."""
+    """The comparison of two runs by their digests."""
 
     compared_steps: int
-    """Steps of which both runs took a digest."""
+    """Steps with a digest in both runs."""
     weights_compared: bool
-    """Weights are compared where both ran under one and the same engine on one and the same number of ranks; others add
-    in another order."""
+    """Weights are compared if both runs used the same engine and number of ranks. Others sum in another order."""
     batch_differs_at: int | None
     weights_differ_at: int | None
 
@@ -26,7 +26,7 @@ class AuditResult:
 
 
 def audit(run_a: Path, run_b: Path) -> AuditResult:
-    """Compares the runs in two folders. Raises UserError where one has no digests."""
+    """Compares the runs in two folders. Raises UserError if one has no digests."""
     digests_a, digests_b = _digests(run_a), _digests(run_b)
     common = sorted(digests_a.keys() & digests_b.keys())
     weights_compared = len(_settings(run_a) | _settings(run_b)) == 1
@@ -41,10 +41,10 @@ def audit(run_a: Path, run_b: Path) -> AuditResult:
 
 
 def describe(result: AuditResult) -> str:
-    """The result in words."""
+    """The result as text."""
     if not result.compared_steps:
-        return "no step has a digest in both runs: nothing can be said"
-    lines = [f"{result.compared_steps} steps compared"]
+        return "no step has a digest in both runs: they cannot be compared"
+    lines = [f"{count_of(result.compared_steps, 'step')} compared"]
     lines.append(
         "batches agree" if result.batch_differs_at is None else f"batches differ from step {result.batch_differs_at} on"
     )
@@ -67,7 +67,7 @@ def _digests(run: Path) -> dict[int, DigestTaken]:
 
 
 def _settings(run: Path) -> set[tuple[str, int]]:
-    """What the order of summation depends on: the engine and the number of ranks."""
+    """The engines and numbers of ranks, which decide the order of summation."""
     return {
         (record.event.engine, record.event.world_size)
         for record in read_log(run)

@@ -1,4 +1,4 @@
-"""A run's folder: what lies where, and what a start finds in it.
+"""A run's folder: its files, and what a start finds in it.
 
 config.yaml  checkpoints/  events.jsonl  result.json  report.html  pictures.png  outcome.json  ports.json
 """
@@ -21,7 +21,7 @@ from dist_seg.errors import CheckpointError, ConfigError
 from dist_seg.storage.files import file_lock, path_errors, write_whole
 from dist_seg.storage.object_store import is_remote
 
-# Settings that may change between a run and its resumption without changing what is trained.
+# Settings that a resumed run may change without changing the training.
 _HARMLESS = (
     "run.",
     "telemetry.",
@@ -70,7 +70,7 @@ class RunFolder:
         return CheckpointStore(self.checkpoint_dir or self.path / "checkpoints")
 
     def stored_config(self) -> Config | None:
-        """The configuration of the run that the folder holds, if any; where only checkpoints are left of it, theirs."""
+        """The configuration of the run in the folder, if any; taken from a checkpoint if only checkpoints are left."""
         with path_errors(self.config_file, "cannot be read", CheckpointError):
             there = self.config_file.is_file()
         if there:
@@ -79,17 +79,19 @@ class RunFolder:
         return config_from_tree(meta.config, f"{self.checkpoints.path(meta.step)}/meta.json") if meta else None
 
     def write_json(self, name: str, content: Mapping[str, object]) -> Path:
-        """Writes a small file whole or not at all. Raises CheckpointError where that is not possible."""
+        """Writes a small file completely or not at all. Raises CheckpointError if it cannot be written."""
         return self.write_text(name, json.dumps(content, indent=1) + "\n")
 
     def write_text(self, name: str, content: str) -> Path:
-        """As `write_json`."""
+        """See `write_json`."""
         return write_whole(self.path / name, content, CheckpointError)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps a second process from training in the folder, or from writing to the same local folder of checkpoints;
-        raises CheckpointError where one does, or where no run can be written."""
+        """Prevents a second process from training in the folder, or from writing to the same local checkpoint folder.
+
+        Raises CheckpointError if another process already does, or if no run can be written.
+        """
         places = [(self.path / "run.lock", "trains in this folder", "run.dir")]
         if self.checkpoint_dir is not None and not is_remote(self.checkpoint_dir):
             lock = Path(self.checkpoints.root) / "checkpoints.lock"
@@ -105,15 +107,15 @@ class RunFolder:
             yield
 
     def check_writable(self) -> None:
-        """Raises CheckpointError where `locked` would, because of the folder's place; leaves nothing behind."""
+        """Raises CheckpointError if the folder cannot be created or written; leaves nothing behind."""
         there = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
         with path_errors(self.path, "no run can be written there", CheckpointError, "; give another run.dir"):
             tempfile.TemporaryFile(dir=there).close()
 
     def move_aside(self) -> Path | None:
-        """Renames a folder that holds anything, so that a new run can begin; nothing is deleted.
+        """Renames the folder unless it is empty, so that a new run can begin. Nothing is deleted.
 
-        Raises CheckpointError where another process trains in it, or where it cannot be renamed.
+        Raises CheckpointError if another process trains in it, or if it cannot be renamed.
         """
         with path_errors(self.path, "cannot be moved aside", CheckpointError, "; give another run.dir"):
             if not self.path.exists() or not any(self.path.iterdir()):
@@ -131,12 +133,12 @@ class RunFolder:
 
 
 def open_run_folder(path: Path, *, must_exist: bool = False) -> RunFolder:
-    """The folder of a run; with `must_exist`, a UserError unless a run lies there."""
+    """The folder of a run. must_exist: raise CheckpointError unless there is a run."""
     folder = RunFolder(path=path)
     with path_errors(path, "cannot be read", CheckpointError):
         is_run = folder.config_file.is_file()
     if must_exist and not is_run:
-        raise CheckpointError(f"{path}: no run lies here (config.yaml is missing); give the folder that train wrote")
+        raise CheckpointError(f"{path}: there is no run here (config.yaml is missing); give a folder that train wrote")
     stored = folder.stored_config() if is_run else None
     return RunFolder(path=path, checkpoint_dir=stored.checkpoint.dir) if stored else folder
 
@@ -147,7 +149,7 @@ def check_same_run(folder: RunFolder, config: Config, manifest_hash: str) -> Non
     meta = newest_meta(folder.checkpoints)
     if old is not None and meta is None:
         _check_not_left_behind(folder, old)
-    if old is None or meta is None:  # Nothing has been trained yet that could be mixed up.
+    if old is None or meta is None:  # There is no training yet that could be mixed up.
         return
     changed = [
         f"  {key}: {before!r} there, {now!r} here"
@@ -159,43 +161,43 @@ def check_same_run(folder: RunFolder, config: Config, manifest_hash: str) -> Non
     if changed:
         raise ConfigError(
             f"{folder.path} holds a run with other settings:\n" + "\n".join(changed) + "\nGive another run.dir, "
-            "--fresh to start anew (the old folder is moved aside), or --resume-with-changes to go on with the new ones"
+            "--fresh to start a new run (the old folder is moved aside), or --resume-with-changes to use the new ones"
         )
 
 
 def _without_places(config: Config) -> Config:
-    """Where data lies may change: what it is stands in the manifest's hash."""
+    """The location of data may change: the hash of the manifest identifies the data."""
     mix = tuple(dataclasses.replace(member, shards="") for member in config.data.mix)
     return dataclasses.replace(config, data=dataclasses.replace(config.data, shards=None, mix=mix))
 
 
 def _check_not_left_behind(folder: RunFolder, old: Config) -> None:
-    """Raises ConfigError where the run's checkpoints lie elsewhere than they are looked for."""
+    """Raises ConfigError if the run's checkpoints are elsewhere than in `checkpoint.dir`."""
     before = RunFolder(path=folder.path, checkpoint_dir=old.checkpoint.dir).checkpoints
     if before.root != folder.checkpoints.root and before.steps():
         raise ConfigError(
-            f"{folder.path} holds a run whose checkpoints lie in {before.root}, and {folder.checkpoints.root} has "
-            "none. Copy them there as they are, give the old checkpoint.dir, or --fresh to start anew"
+            f"{folder.path} holds a run whose checkpoints are in {before.root}, and {folder.checkpoints.root} has "
+            "none. Copy them there, give the old checkpoint.dir, or --fresh to start a new run"
         )
 
 
 def newest_meta(checkpoints: CheckpointStore) -> CheckpointMeta | None:
-    """Of the newest checkpoint whose description can be read."""
+    """The metadata of the newest checkpoint that can be read; None if there is none."""
     for step in reversed(checkpoints.steps()):
         try:
             return load_meta(checkpoints.path(step))
         except CheckpointError:
-            continue  # Named when a checkpoint is chosen to start from.
+            continue  # Reported when a checkpoint is chosen to start from.
     return None
 
 
 def pick_checkpoint(folder: RunFolder, which: str) -> str:
-    """As `picked`, of the run's checkpoints."""
+    """See `picked`, for the checkpoints of a run."""
     return picked(folder.checkpoints, which, str(folder.path))
 
 
 def picked(store: CheckpointStore, which: str, run: str) -> str:
-    """Path or URL of the checkpoint that `best`, `last` or a step number names. Raises CheckpointError otherwise.
+    """Path or URL of the checkpoint that `best`, `last` or a step number selects. Raises CheckpointError otherwise.
 
     run: how errors call what was looked into.
     """
@@ -221,7 +223,7 @@ def config_of_checkpoint(location: str) -> Config:
 
 
 def run_dir_of(config: Config) -> Path:
-    """`run.dir`, or `runs/NAME` after the data."""
+    """`run.dir`, or `runs/NAME` with the name of the data."""
     if config.run.dir is not None:
         return Path(config.run.dir)
     if not config.data.location:

@@ -1,4 +1,4 @@
-"""A trained model out of a checkpoint, ready to predict."""
+"""Restores a trained model from a checkpoint, ready to predict."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from dist_seg.tasks.task import Task
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedModel:
-    """A model in evaluation mode, with what it was trained as."""
+    """A model in evaluation mode, with the configuration and classes that it was trained with."""
 
     model: nn.Module
     task: Task
@@ -34,10 +34,10 @@ class TrainedModel:
 def load_trained(
     checkpoint: str, weights: Literal["ema", "raw"] | None, device: torch.device, overrides: Sequence[str] = ()
 ) -> TrainedModel:
-    """The model of a checkpoint, by path or URL. weights: None takes the moving average where one was kept.
+    """The model of a checkpoint, by path or URL. weights: None takes the moving average if there is one.
 
     overrides: `KEY=VALUE` of `eval.`, `data.` and `train.` settings. Raises CheckpointError for a checkpoint that is
-    not whole or does not fit its own configuration.
+    incomplete or does not fit its own configuration.
     """
     meta = load_meta(checkpoint)
     config = config_from_tree(meta.config, f"{checkpoint}/meta.json")

@@ -1,4 +1,4 @@
-"""What `result.json` says, in one line."""
+"""Summarises `result.json` in one line."""
 
 from collections.abc import Mapping, Sequence
 from typing import cast

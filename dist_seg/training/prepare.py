@@ -1,4 +1,4 @@
-"""What a start settles before the first step: sizes that are left open, and everything that can be checked by then."""
+"""Prepares a training: chooses the settings that are left open and checks everything before the first step."""
 
 import logging
 from collections.abc import Mapping
@@ -54,7 +54,7 @@ class StartOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """Everything that was settled before the first step, equal on every rank."""
+    """Everything that is known before the first step, equal on every rank."""
 
     config: Config
     folder: RunFolder
@@ -70,7 +70,7 @@ def prepare(config: Config, options: StartOptions, world: World, cpu_threads: in
     view = open_view(config.data)
     config = with_task(config, view)
     folder = RunFolder(path=run_dir_of(config), checkpoint_dir=config.checkpoint.dir)
-    # Not again when the launcher restarts the ranks: what lies there then is the run itself.
+    # Not after the launcher restarted the ranks: the folder then holds the run itself.
     options = replace(options, fresh=options.fresh and not world.restarts)
     names = cast(list[str] | None, on_main(lambda: start_classes(config, folder, fresh=options.fresh)))
     if names is not None:
@@ -184,7 +184,7 @@ def without_bad_shards(config: Config, view: DataView, *, scored: bool) -> DataV
 
 
 def _check_start(config: Config, folder: RunFolder, view: DataView, world: World) -> None:
-    """What a start would find out after the checks of every start: outputs, checkpoint, a first micro-batch."""
+    """Checks what a start would only notice later: outputs, the checkpoint and a first micro-batch."""
     folder.check_writable()
     check_sinks(config.telemetry)
     find_checkpoint(config, folder.checkpoints, restarted=False)

@@ -1,4 +1,4 @@
-"""Micro-batches as the network is fed them, turned back into pictures with their targets drawn over them."""
+"""Turns micro-batches, as the network gets them, back into pictures with their targets drawn on top."""
 
 import dataclasses
 import math
@@ -40,26 +40,26 @@ class FedSample:
     image: NDArray[np.uint8]
     """(H, W, 3): the network's input, its normalisation undone."""
     drawn: NDArray[np.uint8]
-    """The same with its target over it; larger where objects would not be seen."""
+    """The image with its target drawn on top; enlarged if objects would be too small to see."""
     target: NDArray[np.integer]
-    """As the loss gets it."""
+    """The target as the loss gets it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Of one sample by two loaders."""
+    """The difference between two loaders for one sample."""
 
     grey_levels: float
-    """The mean over all pixels and channels, of 256."""
+    """Mean difference over all pixels and channels, in grey levels of 256."""
     equal_target: float
-    """Share of the target's pixels."""
+    """Fraction of the target's pixels that are equal."""
 
     def __str__(self) -> str:
         return f"images {self.grey_levels:.2f} grey levels apart, targets {100 * self.equal_target:.2f}% equal"
 
 
 def fed_samples(batch: Batch, task: str, classes: ClassInfo, norm: Normalization) -> Iterator[FedSample]:
-    """The samples of a micro-batch of training."""
+    """The samples of a training micro-batch."""
     targets = batch.targets.cpu().numpy()
     for i, image in enumerate(as_pictures(batch.images, norm)):
         match task:
@@ -74,7 +74,7 @@ def fed_samples(batch: Batch, task: str, classes: ClassInfo, norm: Normalization
 
 
 def difference(a: FedSample, b: FedSample) -> Difference:
-    """Of one sample by two loaders."""
+    """The difference between two loaders for one sample."""
     return Difference(
         grey_levels=float(np.abs(a.image.astype(np.int16) - b.image).mean()),
         equal_target=float((a.target == b.target).mean()),
@@ -84,7 +84,7 @@ def difference(a: FedSample, b: FedSample) -> Difference:
 def preview_sheet(
     samples: Sequence[Sequence[FedSample]], captions: Sequence[str], task: str, classes: ClassInfo, title: str
 ) -> Image.Image:
-    """A sheet with a group for each sample: its image and its target, by one loader or by several, side by side."""
+    """A sheet with a group for each sample: its image and target from one or several loaders, side by side."""
     return contact_sheet(
         [[picture for sample in group for picture in (sample.image, sample.drawn)] for group in samples],
         captions,
@@ -118,7 +118,7 @@ def _label(names: Sequence[str], class_id: int) -> str:
 
 
 def prepare_preview(config: Config, world: World) -> tuple[Config, DataView]:
-    """The configuration and the data as a training settles them, whose seed, batch and crop decide what is drawn."""
+    """The configuration and data as a training would use them. Seed, batch and crop decide what is drawn."""
     view = without_bad_shards(config, open_view(config.data), scored=False)
     config, _ = fit_to_data(with_task(config, view), view, world)
     return config, view
@@ -127,8 +127,10 @@ def prepare_preview(config: Config, world: World) -> tuple[Config, DataView]:
 def first_fed_samples(
     config: Config, loader: Literal["dali", "torch"], view: DataView, world: World, *, first_step: int, count: int
 ) -> Iterator[FedSample]:
-    """So many samples of the global batches from `first_step` on, in the order of their lanes; beyond an epoch's end
-    those of the next one."""
+    """The first `count` samples of the global batches from `first_step` on, in the order of their lanes.
+
+    Continues with the next epoch at the end of an epoch.
+    """
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, loader=loader))
     choose_loader(config)  # DALI may be missing
     plan = training_plan(config.data, config.train, view)

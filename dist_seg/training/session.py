@@ -1,4 +1,4 @@
-"""A training on one rank, from what was prepared to the result, the report and the outcome in the run folder."""
+"""Runs a training on one rank: preparation, training, result, report and the outcome in the run folder."""
 
 import logging
 import sys
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 def run_session(config: Config, options: StartOptions, startup: StartUp) -> int:
-    """A training on this rank from its configuration to its report; the exit code. The same call on every rank."""
+    """Trains on this rank, from the configuration to the report; returns the exit code. Call it on every rank."""
     config = replace(config, run=replace(config.run, dir=str(run_dir_of(config))))
     world = detect_world()
     cpu_threads = set_threads(world, config.train.num_threads)
@@ -63,8 +63,7 @@ class _Session:
     startup: StartUp
 
     def run(self, *, fresh: bool) -> int:
-        """Trains and finishes the run; how it ended stands in `outcome.json`, as torchrun hides the ranks' exit
-        codes."""
+        """Trains and finishes the run; returns the exit code and writes it to `outcome.json`."""
         folder, world, watchdog = self.prepared.folder, self.world, self.watchdog
         with ExitStack() as stack:
             on_main(lambda: stack.enter_context(folder.locked()))
@@ -82,7 +81,7 @@ class _Session:
                 ended: Literal["complete", "preempted"] = "complete" if trained.complete else "preempted"
                 write_outcome(folder, Outcome(outcome=ended, exit_code=code, step=trained.step))
         if not trained.complete and world.is_main:
-            print(f"stopped at step {trained.step}; {_how_to_go_on(self.prepared.config, fresh)}", file=sys.stderr)
+            print(f"stopped at step {trained.step}; {_how_to_resume(self.prepared.config, fresh)}", file=sys.stderr)
         return code
 
     def _train_and_log(self) -> TrainingOutcome:
@@ -132,16 +131,16 @@ class _Session:
 
 
 def _newest_step(folder: RunFolder) -> int:
-    """Of the checkpoints; -1 where there is none, or none can be seen."""
+    """The newest step with a checkpoint; -1 if there is none or the storage cannot be read."""
     try:
         return max(folder.checkpoints.steps(), default=-1)
-    except CheckpointError as error:  # A storage that is away must not hide why the run ended.
+    except CheckpointError as error:  # An unreachable storage must not hide why the run ended.
         _log.error("%s", error)
         return -1
 
 
 def _reason(error: BaseException, watchdog: Watchdog) -> str:
-    """Why the run has failed: this rank's own error, or the one of another rank that it follows from."""
+    """Why the run has failed: this rank's own error, or the error of another rank that caused it."""
     cause = watchdog.cause_of(error)
     return f"{type(error).__name__}: {error}" if cause is None else cause.message
 
@@ -150,14 +149,14 @@ def _write_failure(folder: RunFolder, reason: str, code: int) -> None:
     write_outcome(folder, Outcome(outcome="failed", exit_code=code, step=_newest_step(folder), reason=reason))
 
 
-def _how_to_go_on(config: Config, fresh: bool) -> str:
-    anew = ["--fresh"] * fresh + ["checkpoint.resume=none"] * (config.checkpoint.resume == "none")
-    return f"the same command{' without ' + ' and '.join(anew) if anew else ''} goes on from there"
+def _how_to_resume(config: Config, fresh: bool) -> str:
+    start_over = ["--fresh"] * fresh + ["checkpoint.resume=none"] * (config.checkpoint.resume == "none")
+    return f"run the same command{' without ' + ' and '.join(start_over) if start_over else ''} to resume"
 
 
 def _drawn(folder: RunFolder, world: World) -> str:
-    """Draws the report, and says where it lies. A disk that is full by now does not undo the run."""
-    from dist_seg.report.render import render_report  # Its plots' library takes seconds of every start.
+    """Writes the report and returns lines that say where it is. A full disk does not undo the run."""
+    from dist_seg.report.render import render_report  # Its plotting library takes seconds to import.
 
     try:
         report = render_report(folder, world)
@@ -168,8 +167,10 @@ def _drawn(folder: RunFolder, world: World) -> str:
 
 
 def _finish(prepared: Prepared, outcome: TrainingOutcome, world: World) -> int:
-    """The result and the report of a complete run; the exit code. Raises CheckpointError, with the result written,
-    where the last step is in no checkpoint."""
+    """Writes the result and the report of a complete run; returns the exit code.
+
+    Raises CheckpointError if the last step is in no checkpoint, once the result is written.
+    """
     config, folder = prepared.config, prepared.folder
     assert outcome.result is not None
     document = dict(outcome.result.document)

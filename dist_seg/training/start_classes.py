@@ -1,4 +1,4 @@
-"""The classes of a run that begins from a checkpoint: its weights are of these, in their order."""
+"""The classes of a run that starts from a checkpoint, in the order of the checkpoint's weights."""
 
 import logging
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ _log = logging.getLogger(__name__)
 
 
 def start_classes(config: Config, folder: RunFolder, *, fresh: bool) -> tuple[str, ...] | None:
-    """The names of the classes of the checkpoint that the run begins from or goes on with; None where there is none.
+    """The class names of the checkpoint that the run starts from or resumes; None if there is none.
 
-    fresh: what lies in the folder is about to be moved aside.
+    fresh: the contents of the folder are about to be moved aside.
     """
     match config.checkpoint.resume:
         case "none":
@@ -29,23 +29,23 @@ def start_classes(config: Config, folder: RunFolder, *, fresh: bool) -> tuple[st
 
 
 def in_order_of_start(view: DataView, names: tuple[str, ...], *, log: bool) -> DataView:
-    """The data with its classes in the order of these names, where they are the same ones.
+    """The data with its classes in the order of `names`, if these are the same classes.
 
-    Other names may be meant, as a new task begins from old weights; that is logged where `log` says so. Weights of
-    another number of classes are refused where they are loaded.
+    Other names are allowed, as a new task may start from old weights; `log` says whether to log that. Weights for
+    another number of classes are refused when they are loaded.
     """
     if names == view.class_names or len(names) != view.num_classes:
         return view
     if sorted(names) != sorted(view.class_names):
         if log:
             _log.warning(
-                "the weights are of the classes %s, the data has %s: by their places, not by their names, they go on",
+                "the weights are for the classes %s, the data has %s: they are matched by position, not by name",
                 ", ".join(names),
                 ", ".join(view.class_names),
             )
         return view
     if log:
-        _log.info("the classes are taken in the order of the checkpoint: %s", ", ".join(names))
+        _log.info("classes are in the order of the checkpoint: %s", ", ".join(names))
     old = [view.class_names.index(name) for name in names]
     palette = tuple(view.palette[i] for i in old)
     ids = None if view.category_ids is None else tuple(view.category_ids[i] for i in old)

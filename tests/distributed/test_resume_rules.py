@@ -136,7 +136,7 @@ def test_a_run_whose_checkpoints_lie_elsewhere_is_not_begun_anew_without_a_word(
     ended: Mapping[str, Mapping[str, object]], folder: Path
 ) -> None:
     assert ended["left behind"]["code"] == 2
-    assert f"holds a run whose checkpoints lie in {folder}/its checkpoints" in str(ended["left behind"]["words"])
+    assert f"holds a run whose checkpoints are in {folder}/its checkpoints" in str(ended["left behind"]["words"])
 
 
 def test_fresh_sets_checkpoints_aside_that_lie_elsewhere(

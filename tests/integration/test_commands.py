@@ -123,7 +123,7 @@ def test_fresh_moves_the_old_run_aside(synthetic_shards: Path, tmp_path: Path) -
 def test_dry_run_checks_and_estimates_and_leaves_nothing(synthetic_shards: Path, tmp_path: Path) -> None:
     result = dist_seg("train", f"data.shards={synthetic_shards}", "--dry-run", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    for text in ("24 training and 8 validation images", "lanes", "MiB", "time"):
+    for text in ("24 training and 8 validation images", "micro-batch", "MiB", "time"):
         assert text in result.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -222,12 +222,12 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen[bytes]) -> Non
         (["train", "data.shards=nowhere"], "nowhere"),
         (["train", "absent.yaml"], "no such configuration file"),
         (["train", "data.shards=x", "optim.lrr=1"], "did you mean optim.lr?"),
-        (["eval", "nowhere"], "no run lies here"),
+        (["eval", "nowhere"], "there is no run here"),
         (["audit", "nowhere", "nowhere"], "nowhere"),
         (["verify", "nowhere"], "nowhere"),
         (["pack", "camvid", "nowhere", "out"], "nowhere"),
         (["pack", "folder", "nowhere", "nothing", "out"], "nowhere"),
-        (["predict", "nowhere", "x.jpg", "--out", "y"], "no run lies here"),
+        (["predict", "nowhere", "x.jpg", "--out", "y"], "there is no run here"),
     ],
 )
 def test_mistakes_end_with_2_and_a_message_without_traceback(

@@ -148,7 +148,7 @@ def test_weights_of_the_same_classes_in_another_order_keep_their_meaning(
     for _ in range(2):  # The second time it goes on from its own, and is no run of other data.
         result = dist_seg("train", *begun, "train.max_steps=3", cwd=tmp_path)
         assert result.returncode == 0, result.stderr
-        assert "the classes are taken in the order of the checkpoint: background, round" in result.stderr
+        assert "classes are in the order of the checkpoint: background, round" in result.stderr
         document = json.loads((tmp_path / "run" / "result.json").read_text())
         assert document["class_names"] == list(NAMES)
         assert (tmp_path / "run" / "report.html").exists() and (tmp_path / "run" / "pictures.png").exists()
@@ -161,12 +161,12 @@ def test_the_truth_follows_where_classes_are_put_in_the_order_of_weights(tmp_pat
     found = in_order_of_start(ordered, NAMES, log=False)
     assert (found.class_names, found.palette) == (
         NAMES,
-        tuple(ordered.manifest.palette[ORDERED.index(n)] for n in NAMES),
+        tuple(ordered.palette[ORDERED.index(n)] for n in NAMES),
     )
-    assert found.split("val").class_pixels == named.manifest.split("val").class_pixels
+    assert found.split("val").class_pixels == named.split("val").class_pixels
     expected, seen = (
         evaluate(PackedData(storage, manifest), config(), split="val")
-        for storage, manifest in ((named.storage, named.manifest), (ordered.storage, found))
+        for storage, manifest in ((named.storage, named), (ordered.storage, found))
     )
     for a, b in zip(expected, seen, strict=True):
         for one, two in zip(a, b, strict=True):
@@ -284,7 +284,7 @@ def test_eval_of_a_mixed_run_takes_other_data_by_name_or_as_told(synthetic_shard
 def test_names_that_are_old_and_new_are_not_guessed(both: tuple[Path, list[object]], synthetic_shards: Path) -> None:
     trained = trained_on("data.class_map={disk: square, square: disk}")
     options = argparse.Namespace(data=str(synthetic_shards), settings=[], split=None)
-    with pytest.raises(UserError, match="disk, square: an old and a new name"):
+    with pytest.raises(UserError, match="disk, square: both an old and a new name"):
         _data_config(trained, options)
     told = argparse.Namespace(data=str(synthetic_shards), settings=["data.class_map={}"], split=None)
     assert _data_config(dataclasses.replace(trained, config=load_config([])), told).class_map == {}

@@ -1,6 +1,6 @@
-"""`manifest.json`: what a packed data set consists of.
+"""`manifest.json`: the contents of a packed data set.
 
-Nothing in it is per sample. What grows is a line for each shard with a number for each class.
+It holds nothing per sample: it grows by one entry per shard, with a number for each class.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ SIDE_PERCENTILES = (10, 30, 50, 70, 90)
 
 @dataclass(frozen=True, kw_only=True)
 class ShardInfo:
-    """One shard and what lies beside it. The hashes are sha256 in hexadecimal."""
+    """A shard and the files beside it. The hashes are sha256 in hexadecimal."""
 
     name: str
     """File name of the tar, such as `train-000000.tar`."""
@@ -33,13 +33,13 @@ class ShardInfo:
     sha256: str
     samples: int
     index_sha256: str
-    """Of DALI's index, `index_name`."""
+    """Hash of DALI's index, `index_name`."""
     sidecar_sha256: str
-    """Of our own index, `sidecar_name`."""
+    """Hash of our sidecar, `sidecar_name`."""
     class_samples: Counts | None = None
-    """The number of samples that hold each class, as the index says; None where it does not."""
+    """Samples per class, from the sidecar; None if the sidecar does not record it."""
     indexed: bool | None = None
-    """The tar was written by others and indexed as it lies: it may hold more than its index lists. None: packed."""
+    """True for a tar that was not packed here but indexed in place: it may hold more than its sidecar lists."""
 
     @property
     def index_name(self) -> str:
@@ -52,21 +52,21 @@ class ShardInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectCounts:
-    """What a split's annotations amount to; of instance data."""
+    """Counts of a split's annotations. Instance data only."""
 
     class_objects: tuple[int, ...]
-    """Objects of each class, crowds apart."""
+    """Objects of each class, without crowds."""
     crowd_objects: int
     max_objects: int
-    """Of one image."""
+    """The most objects in one image."""
     sides: tuple[float, ...]
     """Square roots of the objects' areas in pixels: the 10th, 30th, 50th, 70th and 90th percentile; empty for none."""
     overfull_objects: int
-    """Objects that no layer had room for as a whole, as more overlap there than there are layers."""
+    """Objects that did not fit into the layers completely, as too many objects overlap."""
     hidden_pixels: int
-    """Pixels of theirs that are in no layer."""
+    """Pixels of these objects that are in no layer."""
     skipped_annotations: int
-    """Annotations that could not be used and were left out, as asked for, while packing."""
+    """Unusable annotations that packing left out, as requested."""
 
     @property
     def total(self) -> int:
@@ -75,7 +75,7 @@ class ObjectCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelStatistics:
-    """What the values of a split's images amount to: a number for each channel. Of arrays."""
+    """Statistics of the pixel values of a split, one number per channel. Array images only."""
 
     low: tuple[int, ...]
     high: tuple[int, ...]
@@ -92,13 +92,13 @@ class Split:
     class_pixels: tuple[int, ...]
     """Pixels of each class over all of the split's masks."""
     ignored_pixels: int
-    """Pixels without a class. Of multi-label data, where a pixel has any number of labels: over all labels together."""
+    """Pixels without a class. For multi-label data: the total over all labels."""
     skipped_samples: int = 0
-    """Samples that could not be used and were left out, as asked for, while packing."""
+    """Unusable samples that packing left out, as requested."""
     objects: ObjectCounts | None = None
-    """Of instance data."""
+    """Instance data only."""
     channels: ChannelStatistics | None = None
-    """Of arrays."""
+    """Array images only."""
 
     @property
     def shard_samples(self) -> tuple[int, ...]:
@@ -112,18 +112,18 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The whole of `manifest.json`."""
+    """The contents of `manifest.json`."""
 
     format_version: int = FORMAT_VERSION
     task: str = "semantic"
     class_names: tuple[str, ...]
     palette: tuple[Rgb, ...]
-    """A colour for each class, 0 to 255."""
+    """A colour for each class, with values from 0 to 255."""
     ignore_index: int = IGNORE_INDEX
     category_ids: tuple[int, ...] | None = None
-    """Of instance data: each class's id in the raw data set, which results in COCO's format are written with."""
+    """Instance data only: the id of each class in the raw data set, used in results in COCO's format."""
     image: ArrayLayout | None = None
-    """Of images that are arrays; None for pictures."""
+    """Layout of array images; None for pictures."""
     splits: Mapping[str, Split] = field(default_factory=dict)
 
     @property
@@ -136,7 +136,7 @@ class Manifest:
         return target_kind(self.task, TargetClasses.as_packed(self.num_classes, self.ignore_index))
 
     def split(self, name: str) -> Split:
-        """Raises `DataError` that names the splits there are."""
+        """Raises `DataError`, which lists the splits, for an unknown split."""
         if name not in self.splits:
             raise no_split(name, self.splits)
         return self.splits[name]
@@ -180,7 +180,7 @@ def _json_value(value: object) -> object:
 
 
 def check_same_kind(where: object, kind: Manifest, other_where: object, other_kind: Manifest) -> None:
-    """Raises `DataError` that names both and the first thing in which they differ, their splits apart."""
+    """Raises `DataError` if data sets differ in anything but their splits; it names both and the first difference."""
     for entry in fields(Manifest):
         one, other = getattr(kind, entry.name), getattr(other_kind, entry.name)
         if entry.name in _MAY_DIFFER or one == other:

@@ -94,7 +94,7 @@ class DataView:
         return target_kind(self.task, TargetClasses.as_packed(self.num_classes, self.ignore_index))
 
     def split(self, name: str) -> SplitView:
-        """Raises `DataError` that names the splits there are."""
+        """Raises `DataError`, which lists the splits, for an unknown split."""
         if name not in self.splits:
             raise no_split(name, self.splits)
         return self.splits[name]

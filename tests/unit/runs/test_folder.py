@@ -152,7 +152,7 @@ def test_file_of_a_run_that_cannot_be_written_is_named_and_leaves_no_rest(folder
 
 
 def test_folder_without_a_run_is_refused_where_one_is_needed(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no run lies here"):
+    with pytest.raises(CheckpointError, match="there is no run here"):
         open_run_folder(tmp_path, must_exist=True)
 
 
