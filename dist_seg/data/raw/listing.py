@@ -116,8 +116,9 @@ def listed_refs(listed: Sequence[tuple[str, Pair]], reading: RawReading, version
     if not reading.skip_bad:
         refuse_faults([pair.fault for _, pair in listed if pair.fault], to_fix)
     return [
-        fault_ref(pair.fault, split, pair.fault) if pair.fault else pair_ref(pair, split, version)
-        for split, pair in listed
+        # The key decides the order in shards, so it must not change with the wording of a message.
+        fault_ref(f"{pair.stem} fault {number}", split, pair.fault) if pair.fault else pair_ref(pair, split, version)
+        for number, (split, pair) in enumerate(listed, 1)
     ]
 
 

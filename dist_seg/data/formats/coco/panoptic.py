@@ -66,7 +66,9 @@ class PanopticSource:
         refs: list[SampleRef] = []
         for split, masks, file in zip(self.splits, self.masks, self.files, strict=True):
             # An annotation is an image's mask here: one without an image is a sample that is left out.
-            refs += [fault_ref(fault, split.name, fault) for fault in (*file.faults, *(f for f, _ in file.strays))]
+            faults = (*file.faults, *(fault for fault, _ in file.strays))
+            name = split.annotations.name
+            refs += [fault_ref(f"{name} fault {i}", split.name, fault) for i, fault in enumerate(faults)]
             refs += self._split_samples(split, masks, file)
         if not self.reading.skip_bad:
             refuse_faults([ref.fault for ref in refs if ref.fault], "the file")

@@ -63,6 +63,7 @@ def test_a_listed_fault_is_an_error_or_a_sample_of_its_own(tmp_path: Path) -> No
         listed_refs(listed, RawReading(), "v1", "the list")
     good, bad = listed_refs(listed, RawReading(skip_bad=True), "v1", "the list")
     assert (good.key, good.split, good.fault) == ("a", "train", "")
+    assert bad.key == "b fault 2"
     assert (bad.split, bad.fault, bad.version) == ("val", "list:2: there is no image b", "list:2: there is no image b")
 
 
