@@ -92,6 +92,20 @@ def test_is_packed_like_the_built_in_ones(module: str, tmp_path: Path) -> None:
     assert result.manifest.splits["train"].class_pixels == (96, 96)
 
 
+def test_a_reader_that_was_written_for_an_earlier_version_is_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imports = "from dist_seg.data.raw.source import RawInstances, RawSample, SampleRef, StrayAnnotationsError"
+    objects = "from dist_seg.data.codecs.object_layers import RawObject"
+    assert imports in _READER and objects in _READER
+    text = _READER.replace("dist_seg.data.raw.source", "dist_seg.data.formats")
+    text = text.replace("dist_seg.data.codecs.object_layers", "dist_seg.data.formats")
+    (tmp_path / "earlier_reader.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    pack(load_source("earlier_reader:make_source", ["3"]), tmp_path / "stripes")
+    pack(load_source("earlier_reader:Squares"), tmp_path / "squares", PackOptions(skip_bad=True))
+
+
 def test_a_reader_of_instances_needs_nothing_but_what_its_protocol_says(module: str, tmp_path: Path) -> None:
     result = pack(load_source(f"{module}:Squares"), tmp_path / "out", PackOptions(skip_bad=True))
     split = result.manifest.splits["train"]
