@@ -1,4 +1,4 @@
-"""What the tests of the loaders of instances share: real and drawn images with objects, and the comparison of two
+"""Shared by the tests of the loaders of instances: real and drawn images with objects, and the comparison of two
 loaders' objects."""
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ LARGE_SCALE_JITTER = AugmentConfig(crop_height=160, crop_width=160, scale_min=0.
 
 
 def real_samples(shared_data: Path) -> list[EncodedMembers]:
-    """Photographs and microscopy: no two of a size."""
+    """Photographs and microscopy, all of different sizes."""
     return [
         encode_instance_sample(sample, source, MAX_PIXELS, skip_bad=False).members
         for folder, keys in (("coco100", COCO_KEYS), ("nuclei", NUCLEI_KEYS))
@@ -41,7 +41,7 @@ def real_samples(shared_data: Path) -> list[EncodedMembers]:
 def discs_sample(
     seed: int, *, height: int = 120, width: int = 150, depth: int = 1, crowd: bool = False, form: str = "jpeg444"
 ) -> EncodedMembers:
-    """Six places with `depth` discs each, one inside the other, so that there are as many layers.
+    """Six places with `depth` discs each, one inside the other, which gives `depth` layers.
 
     Object i is of class i % 5. crowd: the last object is one.
     """
@@ -66,7 +66,7 @@ def discs_sample(
 
 
 def assert_same_objects(reference: Sequence[Batch], other: Sequence[Batch]) -> None:
-    """Objects whose pixels are the same in both have the same box, label, layer and flag; few have not."""
+    """Objects with equal pixels in both must have the same box, label, layer and flag. Few may differ in a pixel."""
     touched = total = 0
     for a, b in zip(reference, other, strict=True):
         assert len(a.objects) == len(b.objects) == len(a.keys)

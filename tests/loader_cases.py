@@ -1,4 +1,4 @@
-"""What the tests of the loaders share: small packed data sets, and the comparison of two loaders' batches."""
+"""Shared by the tests of the loaders: small packed data sets, and the comparison of two loaders' batches."""
 
 import io
 import struct
@@ -26,7 +26,7 @@ from dist_seg.storage.object_store import Storage, open_storage
 
 CPU = torch.device("cpu")
 NUM_CLASSES = 12
-"""CamVid's, and its void."""
+"""The number of CamVid's classes, including void."""
 
 _STILL = AugmentConfig(crop_height=96, crop_width=128, scale_min=1.0, scale_max=1.0, flip_probability=0.0)
 AUGMENTATIONS = {
@@ -85,7 +85,7 @@ def opened(shards: Path, **data: object) -> PackedData:
 
 
 def write_dataset(folder: Path, samples: Sequence[EncodedMembers], *, per_shard: int = 5) -> PackedData:
-    """Samples as they are, in one split `train`: what packing would refuse can be written, too."""
+    """Writes samples into one split `train`, unchecked: also samples that packing would refuse."""
     folder.mkdir(exist_ok=True)
     instances = samples[0].annotations is not None
     task = "instance" if instances else "multilabel" if samples[0].target_suffix == "multi.png" else "semantic"
@@ -105,7 +105,7 @@ def write_dataset(folder: Path, samples: Sequence[EncodedMembers], *, per_shard:
 
 
 def camvid_samples(shared_data: Path, count: int) -> list[EncodedMembers]:
-    """Real pictures, spread over the sequences; 360x480 as they are."""
+    """Real pictures of 360x480 pixels, spread over the sequences."""
     images = sorted((shared_data / "camvid" / "train").iterdir())
     chosen = images[:: max(1, len(images) // count)][:count]
     return [
@@ -167,7 +167,7 @@ def scene_sample(seed: int, *, height: int = 120, width: int = 150, form: str = 
 
 
 def with_pixels(png: bytes, compressed: bytes) -> bytes:
-    """The PNG with other contents in its first IDAT, all checksums right."""
+    """The PNG with other contents in its first IDAT chunk, and correct checksums."""
     start = png.index(b"IDAT") - 4
     (length,) = struct.unpack_from(">I", png, start)
     body = b"IDAT" + compressed
@@ -218,7 +218,7 @@ def evaluate(
 
 
 def assert_same(reference: Sequence[Batch], other: Sequence[Batch], cfg: Config) -> None:
-    """Keys and digests equal; masks on 99.5% of the pixels; images within 2 of 256 grey levels, in the mean."""
+    """Keys and digests are equal, masks on 99.5% of the pixels, and images within 2 of 256 grey levels on average."""
     assert [batch.keys for batch in reference] == [batch.keys for batch in other]
     assert [batch.digest for batch in reference] == [batch.digest for batch in other]
     assert [batch.bad for batch in reference] == [batch.bad for batch in other]

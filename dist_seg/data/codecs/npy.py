@@ -41,7 +41,7 @@ class ArrayLayout:
         return (1 << self.bits) - 1
 
     def num_bytes(self, height: int, width: int) -> int:
-        """Of an image as a member of a shard."""
+        """Bytes of an image of that size, as a member of a shard."""
         return NPY_HEADER_BYTES + height * width * self.channels * self.bits // 8
 
 

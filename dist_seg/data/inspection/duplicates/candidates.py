@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_DISTANCE = 60
-"""Of 256 bits. 95% of the training images of CamVid, COCO and nuclei, cropped by 5%, differ from their originals by at
-most 40, 49 and 61 bits. One in ten thousand pairs of different videos or photographs differs by at most about 63."""
+"""Bits out of 256. 95% of the training images of CamVid, COCO and nuclei, cropped by 5%, differ from their originals by
+at most 40, 49 and 61 bits. One in ten thousand pairs of different videos or photographs differs by at most about 63."""
 _MAX_FIRST_DISTANCE = 22
-"""Of the 64 bits that are compared first: most pairs then cost one step instead of four."""
+"""Bits out of the 64 that are compared first: most pairs then cost one step instead of four."""
 _FIRST_WORD = 1
 """`dhash`, which of the four hashes best separates different images of one kind."""
 _BLOCK_PAIRS = 1 << 18

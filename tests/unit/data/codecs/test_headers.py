@@ -46,7 +46,7 @@ def test_bytes_after_the_end_do_no_harm() -> None:
 
 
 def test_a_marker_among_the_pixels_is_refused() -> None:
-    """libjpeg stops at it; DALI's decoder passes over it, and shows other pixels from there on."""
+    """libjpeg stops at such a marker; DALI's decoder skips it and shows other pixels from there on."""
     data = bytearray(scene_sample(0, form="jpeg444").image)
     place = data.index(b"\xff\x00", data.index(b"\xff\xda"))
     data[place + 1] = 0x20

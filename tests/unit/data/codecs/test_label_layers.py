@@ -1,4 +1,4 @@
-"""Masks of several labels: from a reader's layers to batches, the same by both loaders."""
+"""Masks of several labels, from a reader's layers to batches, which both loaders make alike."""
 
 import dataclasses
 from pathlib import Path
@@ -36,7 +36,7 @@ UNITS = [(0, 0), (1, 0)]
 
 
 def layers(seed: int, height: int, width: int) -> NDArray[np.uint8]:
-    """(K, H, W): blocks of 0, 1 and some 255, other ones for every label."""
+    """(K, H, W): blocks of 0, 1 and some 255, different for every label."""
     rng = np.random.default_rng(seed)
     blocks = rng.choice(
         np.array([0, 1, 255], np.uint8), (NUM_CLASSES, -(-height // 8), -(-width // 8)), p=(0.6, 0.3, 0.1)
@@ -63,7 +63,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, samples: list[EncodedMembers]
 
 @pytest.fixture(params=["placed_by_torch", "placed_by_dali"])
 def dali(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The DALI loader as it is on the CPU, and with the graph that is otherwise for GPUs."""
+    """The DALI loader with its CPU graph, and with the graph for GPUs."""
     module = pytest.importorskip("dist_seg.data.loading.dali")
     if request.param == "placed_by_dali":
         monkeypatch.setattr(module, "_places_by_itself", lambda device: True)
@@ -93,9 +93,9 @@ def test_dali_equals_torch(data: PackedData, augment: AugmentConfig, dali: None)
 def test_a_layer_goes_where_a_mask_of_classes_would(
     data: PackedData, samples: list[EncodedMembers], tmp_path: Path, name: str
 ) -> None:
-    """The path of class ids, which has other tests, is the oracle."""
+    """The oracle is the path of class ids, which has tests of its own."""
     cfg, label = config(AUGMENTATIONS[name]), 3
-    # As class ids, with 2 for what is not known: the ignore index is also what lies outside the picture.
+    # As class ids, with 2 for unknown, because the ignore index also marks what lies outside the picture.
     single = [
         dataclasses.replace(
             sample,

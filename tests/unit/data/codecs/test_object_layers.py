@@ -1,4 +1,4 @@
-"""Objects on the way into a shard: from the layers and the annotations one gets back what was put in."""
+"""Objects on their way into a shard: the layers and the annotations give back the original masks."""
 
 import io
 
@@ -61,7 +61,7 @@ def test_layers_and_annotations_give_back_each_mask_up_to_its_hidden_pixels(
     for i, (mask, found) in enumerate(zip(masks, _objects(encoded), strict=True)):
         places = layers == i + 1
         visible = places[found.layer]
-        assert places.sum() == visible.sum()  # in its layer alone
+        assert places.sum() == visible.sum()  # only in its layer
         assert not (visible & ~mask).any()
         assert mask.sum() - visible.sum() == found.hidden
     assert set(np.unique(layers).tolist()) <= set(range(len(masks) + 1))

@@ -1,4 +1,4 @@
-"""Masks as PNGs of our own writing, and JPEGs that pass: what the libraries read is what was written."""
+"""Masks as PNGs that we write ourselves, and JPEGs that are kept: libraries read what was written."""
 
 import io
 import random
@@ -53,7 +53,7 @@ def test_values_are_counted_as_numpy_counts_them(mask: np.ndarray) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True}], ids=["4:2:0", "4:4:4", "scans"])
 def test_no_damaged_jpeg_passes_that_cannot_be_decoded_in_colour(options: dict[str, object]) -> None:
-    """Packing decodes a JPEG without its colours: that must find whatever decoding with them does."""
+    """Packing decodes a JPEG without its colours, which must find all faults that decoding with colours finds."""
     whole = encoded(Image.fromarray(picture(48, 64)), "JPEG", quality=80, **options)
     assert check_image(whole, "x").data == whole
     chance = random.Random(0)

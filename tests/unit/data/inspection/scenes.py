@@ -82,7 +82,7 @@ def trouble_of(folder: Path, scenes: Mapping[str, Scene]) -> Trouble:
 
 
 def found(trouble: Trouble) -> dict[str, list[tuple[str, ...]]]:
-    """Of every kind of finding its samples."""
+    """The samples of every kind of finding."""
     kinds: dict[str, list[tuple[str, ...]]] = {}
     for finding in trouble.findings:
         kinds.setdefault(finding.kind, []).extend(tuple(map(str, example.places)) for example in finding.examples)

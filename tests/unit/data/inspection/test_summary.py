@@ -97,7 +97,7 @@ def test_the_contact_sheet_shows_images_beside_their_masks(packed: Path, tmp_pat
 
 def test_pictures_over_pil_s_own_limit_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pack(SyntheticSource(num_train=1, num_val=0, height=300, width=300), tmp_path / "large")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)  # which PIL doubles, and applies to text as well
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)  # PIL doubles it, and applies it to text as well
     inspect(open_data(tmp_path / "large"), out_png=tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").is_file()
 

@@ -1,4 +1,4 @@
-"""Arrays through both loaders: pixels in are pixels out, and what augmentation makes of them is the same."""
+"""Arrays through both loaders: pixels come out unchanged, and augmentation gives the same result."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ def loader(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def dali_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the CPU, the graph that is otherwise for GPUs."""
+    """The graph for GPUs, on the CPU."""
     dali = pytest.importorskip("dist_seg.data.loading.dali")
     monkeypatch.setattr(dali, "_places_by_itself", lambda device: True)
 
@@ -173,7 +173,7 @@ def test_brightness_and_contrast_act_on_all_channels_in_scaled_values(tmp_path: 
     (jittered,) = train(data, config(augment, loader=loader, **settings), [(0, 0)])
     before, after = plain.images[:, :, 0, 0], jittered.images[:, :, 0, 0]
     assert before[0].tolist() == pytest.approx([0.1, 0.125, 0.5])
-    # One gain and one offset a sample: three channels lie on one line.
+    # One gain and one offset per sample: three channels lie on one line.
     gain = (after[:, 2] - after[:, 0]) / 0.4
     offset = after[:, 0] - 0.1 * gain
     torch.testing.assert_close(after[:, 1], 0.125 * gain + offset, rtol=0, atol=1e-5)

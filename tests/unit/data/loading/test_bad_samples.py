@@ -1,4 +1,4 @@
-"""Damaged samples: replaced in training, left out in evaluation, named in both, the same by both loaders."""
+"""Damaged samples are replaced in training, left out in evaluation and named in both, alike by both loaders."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +37,7 @@ def loader(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory: pytest.TempPathFactory) -> PackedData:
-    """24 samples, 5 of them bad, each in its own way."""
+    """24 samples, 5 of which are bad, each in a different way."""
     folder = tmp_path_factory.mktemp("damaged")
     good = [scene_sample(i, form="png" if i % 3 else "jpeg420") for i in range(19)]
     data = write_dataset(folder, [*good, *(_damaged_sample(kind) for kind in BAD)])
@@ -54,7 +54,7 @@ def _damaged_sample(kind: str) -> EncodedMembers:
             return replace(sample, image=np.random.default_rng(0).bytes(4000))
         case "other_size":
             return replace(sample, target=encode(scene(0, 120, 149)[1], "PNG"))
-        case "broken_pixels":  # every checksum is right, but what is inside is not compressed pixels
+        case "broken_pixels":  # all checksums are right, but the contents are not compressed pixels
             return replace(sample, target=with_pixels(sample.target, b"\x78\x9c" + bytes(range(200))))
     return sample
 

@@ -1,4 +1,4 @@
-"""Geometry on tiny pictures, where the right answer can be written down."""
+"""Geometry on tiny pictures whose results can be written down."""
 
 import math
 

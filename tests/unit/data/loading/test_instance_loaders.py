@@ -1,4 +1,4 @@
-"""Two loaders, one set of batches, of instances."""
+"""Both loaders make the same batches of instances."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +48,7 @@ def real(tmp_path_factory: pytest.TempPathFactory, real_members: list[EncodedMem
 
 @pytest.fixture(scope="module")
 def discs(tmp_path_factory: pytest.TempPathFactory) -> PackedData:
-    """One, two and three layers, of every form and size, some with a crowd."""
+    """Samples with one, two and three layers, in every format and size, some with a crowd."""
     samples = [
         discs_sample(10 * i + j, height=height, width=width, depth=1 + (i + j) % 3, crowd=i == j, form=form)
         for i, form in enumerate(FORMS)
@@ -66,14 +66,14 @@ def loader(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=["placed_by_torch", "placed_by_dali"])
 def dali(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The DALI loader as it is on the CPU, and with the graph that is otherwise for GPUs."""
+    """The DALI loader with its CPU graph, and with the graph for GPUs."""
     module = pytest.importorskip("dist_seg.data.loading.dali")
     if request.param == "placed_by_dali":
         monkeypatch.setattr(module, "_places_by_itself", lambda device: True)
 
 
 def side_by_side(data: PackedData, cfg: Config, units: list[tuple[int, int]], *, batch: int = 4) -> list[Batch]:
-    """The reference's batches, which DALI's are held to."""
+    """The reference batches, to compare DALI's with."""
     sizes = {"global_batch": batch, "micro_batch": batch}
     reference = train(data, cfg, units, **sizes)
     by_dali = train(data, replace(cfg, data=replace(cfg.data, loader="dali")), units, **sizes)
@@ -232,7 +232,7 @@ class TestBadSamples:
 
 
 def _whole() -> AugmentConfig:
-    """Discs as they are."""
+    """Settings that do not change the discs."""
     return replace(AUGMENTATIONS["crop"], crop_height=120, crop_width=150)
 
 
@@ -245,7 +245,7 @@ DISC_PIXELS = torch.tensor([o.area for o in _annotations(discs_sample(0))])
 
 
 def _objects_alone(members: EncodedMembers, augment: AugmentConfig) -> dict[int, tuple[list[float], bool]]:
-    """Box and flag by id, of the objects of which something is to be seen. Those that lack pixels are left out."""
+    """Box and flag by id for the visible objects. Objects without all of their pixels are left out."""
     assert augment.crop_height is not None and augment.crop_width is not None
     cfg = config(augment)
     transform = draw(

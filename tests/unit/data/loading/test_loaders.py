@@ -1,4 +1,4 @@
-"""Two loaders, one set of batches."""
+"""Both loaders make the same batches."""
 
 import subprocess
 import sys
@@ -37,7 +37,7 @@ def camvid(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Packe
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> PackedData:
-    """Every form and size that pictures have."""
+    """Pictures in every format and size."""
     samples = [
         scene_sample(10 * i + j, form=form, height=height, width=width)
         for i, form in enumerate(FORMS)
@@ -115,7 +115,7 @@ class TestSideBySide:
 
     @pytest.fixture
     def dali_places(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """On the CPU, the graph that is otherwise for GPUs."""
+        """The graph for GPUs, on the CPU."""
         dali = pytest.importorskip("dist_seg.data.loading.dali")
         monkeypatch.setattr(dali, "_places_by_itself", lambda device: True)
 

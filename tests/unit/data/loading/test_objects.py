@@ -1,4 +1,4 @@
-"""What is derived from id layers after geometry."""
+"""Objects that are derived from layers of ids after geometry."""
 
 import numpy as np
 import pytest
@@ -78,7 +78,7 @@ _SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 6))
 
 @given(ids=arrays(np.int32, _SHAPES, elements=st.integers(0, 4)))
 def test_boxes_and_areas_are_those_of_each_objects_pixels_looked_at_alone(ids: NDArray[np.int32]) -> None:
-    """Few ids in few columns: the same one often ends a row and begins the next, or a layer."""
+    """Few ids in few columns: the same id often ends a row and begins the next row or layer."""
     layers = {i: len(ids) - 1 for i in range(4)}
     areas = [int((ids == number).sum()) for number in range(1, 5)]
     objects = derive_objects(
@@ -90,7 +90,7 @@ def test_boxes_and_areas_are_those_of_each_objects_pixels_looked_at_alone(ids: N
         if len(x):
             expected[number] = [x.min(), y.min(), x.max() + 1, y.max() + 1]
     assert dict(zip(objects.ids.tolist(), objects.boxes.tolist(), strict=True)) == expected
-    assert not objects.ignored.any()  # nothing is lacking
+    assert not objects.ignored.any()  # nothing is missing
 
 
 def test_no_objects_are_no_error() -> None:

@@ -1,4 +1,4 @@
-"""A leak planted in real data: validation images, changed a little, under new names among the training images."""
+"""A leak planted in real data: slightly changed validation images stand under new names among the training images."""
 
 import shutil
 from pathlib import Path
@@ -40,7 +40,7 @@ def _changed(picture: NDArray[np.uint8], change: str, *, is_mask: bool) -> NDArr
 
 @pytest.fixture(scope="module")
 def planted(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], Trouble]:
-    """The originals by the names of their copies, and what is found."""
+    """The originals by the names of their copies, and the findings."""
     root = tmp_path_factory.mktemp("camvid")
     for folder in ("train", "trainannot", "val", "valannot"):
         shutil.copytree(shared_data / "camvid" / folder, root / folder, copy_function=shutil.copyfile)

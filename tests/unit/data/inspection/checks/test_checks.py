@@ -122,7 +122,7 @@ class TestImages:
         image, mask = scene(0)
         values = np.repeat(image.astype(np.uint16), 2, axis=2) * 200
         other = values.copy()
-        other[5, 5, 5] += 1  # of a channel that nobody is shown
+        other[5, 5, 5] += 1  # in a channel that is never shown
         view = decoded.SampleView(
             image=image,
             values=values,
@@ -139,7 +139,7 @@ class TestImages:
         image, mask = scene(0)
         flat = np.full((*image.shape[:2], 5), 700, np.uint16)
         lively = flat.copy()
-        lively[..., 4] += image[..., 0]  # of a channel that nobody is shown
+        lively[..., 4] += image[..., 0]  # in a channel that is never shown
         view = decoded.SampleView(
             image=np.full_like(image, 9),
             layers=mask.astype(np.int16)[None],

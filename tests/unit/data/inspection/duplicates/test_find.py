@@ -130,7 +130,7 @@ class TestSequences:
 
 
 def _blank(image: NDArray[np.uint8]) -> Scene:
-    """With a mask that says nothing of the image."""
+    """A scene with a mask that is unrelated to the image."""
     return image, np.zeros(image.shape[:2], np.uint8)
 
 

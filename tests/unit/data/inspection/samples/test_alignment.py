@@ -1,4 +1,4 @@
-"""Masks against their images."""
+"""Fits of masks to their images."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +27,7 @@ _SIZE = (160, 200)
 
 
 def _blocks(height: int = 160, width: int = 200, seed: int = 0) -> Scene:
-    """Rectangles of even colours, and their ids."""
+    """Rectangles of one colour each, and their ids."""
     rng = np.random.default_rng(seed)
     image, mask = np.full((height, width, 3), 100, np.uint8), np.zeros((height, width), np.uint8)
     for number in range(1, 6):
@@ -61,7 +61,7 @@ def test_the_shift_of_a_mask_is_found(down: int, right: int, seed: int) -> None:
 
 
 def test_the_correlation_is_that_of_a_loop() -> None:
-    """Up to a factor and a constant, which the standardising takes away."""
+    """The fit up to a factor and a constant, which standardising removes."""
     image, mask = _blocks(72, 80)
     fit = measure_fit(image, _layers(mask))
     assert fit is not None
