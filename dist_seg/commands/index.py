@@ -1,4 +1,4 @@
-"""`dist-seg index`: tars that others wrote as a data set."""
+"""`dist-seg index`: uses WebDataset tars in place."""
 
 import argparse
 import sys
@@ -19,11 +19,11 @@ from dist_seg.storage.object_store import is_remote
 
 
 def run_index(options: argparse.Namespace) -> int:
-    """The command."""
+    """Run the command."""
     if is_remote(options.folder):
         raise UserError(
-            f"{options.folder}: indexing takes a local folder, which it writes beside the tars; index a copy, and copy "
-            "manifest.json and the .idx and .samples files to where the tars are"
+            f"{options.folder}: index takes a local folder, because it writes files beside the tars; index a copy, "
+            "then copy manifest.json and the .idx and .samples files to the tars"
         )
     root = Path(options.folder)
     classes: Path | None = options.classes
@@ -53,12 +53,12 @@ def run_index(options: argparse.Namespace) -> int:
         print(note)
     print_summary(str(root), result.manifest)
     if result.kept_tars:
-        print(f"  {count_of(result.kept_tars, 'tar')} had been indexed already")
+        print(f"  {count_of(result.kept_tars, 'tar')} {'was' if result.kept_tars == 1 else 'were'} indexed already")
     return 0
 
 
 def _patterns(texts: list[str]) -> dict[str, str]:
-    """Of `NAME=GLOB`."""
+    """Parse `NAME=GLOB` texts: the pattern of each split."""
     patterns: dict[str, str] = {}
     for text in texts:
         name, sign, pattern = text.partition("=")

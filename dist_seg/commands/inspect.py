@@ -1,4 +1,4 @@
-"""`dist-seg inspect`."""
+"""`dist-seg inspect`: counts, leaks, faulty masks and contact sheets of a data set."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ from dist_seg.runtime.progress_bar import Bar
 
 
 def run_inspect(options: argparse.Namespace) -> int:
-    """The command: 1 if with `--strict` something is found that is worse than a note."""
+    """Run the command. Returns 1 for a finding worse than a note, with `--strict`."""
     suspects: Path = options.suspects or options.out.with_name("suspects.png")
     _check(options, suspects)
     data = open_data(options.shards, max_pixels=options.max_pixels or MAX_PIXELS)
@@ -31,7 +31,7 @@ def run_inspect(options: argparse.Namespace) -> int:
     if save_suspects(data, trouble, suspects):
         print(f"suspects: {suspects}")
     elif suspects.exists():
-        print(f"suspects: none to show; {suspects} is of an earlier look")
+        print(f"suspects: none to show; {suspects} is from an earlier run")
     if options.json is not None:
         document = {**json.loads(inspection.to_json()), **trouble.to_json()}
         try:
@@ -42,7 +42,7 @@ def run_inspect(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace, suspects: Path) -> None:
-    """Refuses what cannot be, before anything is read."""
+    """Raises `UserError` for impossible options, before anything is read."""
     if options.look < 0:
         raise UserError(f"{options.look} samples to look at; give 0 or more (--look)")
     if options.workers is not None and options.workers < 1:

@@ -1,4 +1,4 @@
-"""`dist-seg merge`: parts and data sets as one."""
+"""`dist-seg merge`: joins parts or data sets."""
 
 import argparse
 from pathlib import Path
@@ -12,10 +12,12 @@ from dist_seg.storage.object_store import is_remote
 
 
 def run_merge(options: argparse.Namespace) -> int:
-    """The command."""
+    """Run the command."""
     for text in (options.out, *options.folders):
         if is_remote(text):
-            raise UserError(f"{text}: merging takes local folders; copy the data here, merge, and copy the result back")
+            raise UserError(
+                f"{text}: merge takes local folders; copy the data here, merge it, and copy the result back"
+            )
     out = Path(options.out)
     with Bar("merge") as bar:
         result = merge(out, [Path(text) for text in options.folders], progress=bar.show)
@@ -23,5 +25,5 @@ def run_merge(options: argparse.Namespace) -> int:
     there = sum(len(split.shards) for split in result.manifest.splits.values()) - result.links - result.copies
     done = [(result.links, "linked"), (result.copies, "copied"), (there, "there already")]
     print("  " + ", ".join(f"{count_of(count, 'shard')} {how}" for count, how in done if count))
-    print("the merged folders are as they were; once `dist-seg verify` finds nothing wrong, they may be deleted")
+    print("the merged folders have not changed; you may delete them once `dist-seg verify` finds nothing wrong")
     return 0

@@ -1,4 +1,4 @@
-"""`dist-seg verify`: every byte of a packed data set against its manifest."""
+"""`dist-seg verify`: compares every byte of a packed data set with its manifest."""
 
 import argparse
 
@@ -9,7 +9,7 @@ from dist_seg.runtime.progress_bar import Bar
 
 
 def run_verify(options: argparse.Namespace) -> int:
-    """The command: 1 if anything differs from the manifest."""
+    """Run the command. Returns 1 if anything differs from the manifest."""
     with Bar("verify") as bar:
         problems = verify(options.shards, workers=visible_cores(), progress=bar.show)
     for problem in problems:

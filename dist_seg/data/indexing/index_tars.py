@@ -1,7 +1,7 @@
-"""Indexing WebDataset tars that others wrote: a manifest, and an index beside each tar. The tars stay as they are.
+"""Indexes WebDataset tars that others wrote: a manifest, and two index files beside each tar. The tars do not change.
 
-What was indexed is kept while its tar has the same size and time; `index.dist-seg.json` beside the manifest, and
-`.index/` while it is not finished, hold what that takes.
+An indexed tar is not read again while it has the same size and modification time. The records for this are in
+`index.dist-seg.json` beside the manifest, and in `.index/` until the index is finished.
 """
 
 import hashlib
@@ -40,8 +40,8 @@ from dist_seg.storage.files import atomic_write, locked
 
 _VERSION = 1
 _ADVICE = (
-    "what cannot be used as it lies has to be unpacked and packed (tar -xf, dist-seg pack folder), or such samples be "
-    "left out of the index (--skip-bad)"
+    "unpack and pack what cannot be used in place (tar -xf, dist-seg pack folder), or leave such samples out of the "
+    "index (--skip-bad)"
 )
 
 
@@ -53,7 +53,7 @@ class IndexResult:
     skipped: tuple[Refusal, ...]
     indexed_tars: int
     kept_tars: int
-    """That had been indexed before and are unchanged."""
+    """Tars that were indexed before and have not changed."""
     notes: tuple[str, ...]
 
 
@@ -66,10 +66,10 @@ def index_tars(
     workers: int = 1,
     progress: OnProgress | None = None,
 ) -> IndexResult:
-    """Make a data set of the WebDataset tars under a folder, of images with masks of class ids.
+    """Make the WebDataset tars under a folder a data set of images with masks of class ids.
 
-    skip_bad: samples that cannot be used are not listed, and counted. workers: threads, a tar each. `progress` is told
-    bytes. Raises `DataError` that names the tar and the sample, and what to do.
+    skip_bad: unusable samples are left out and counted. workers: number of threads; each reads one tar at a time.
+    `progress` counts bytes. Raises `DataError` that names the tar and the sample, and says what to do.
     """
     names, ignored = classes_of(layout.classes, layout.ignore_index)
     reading = _reading(layout, len(names), ignored, max_pixels)
@@ -136,41 +136,41 @@ def _tars(root: Path, patterns: Mapping[str, str] | None, reading: Reading) -> l
 
 
 def _by_number(path: Path) -> list[object]:
-    """`a-9` before `a-10`."""
+    """Sort key that puts `a-9` before `a-10`."""
     parts = re.split(r"(\d+)", path.as_posix())
     return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 def _refuse_other_data(root: Path) -> tuple[PackedShard, ...]:
-    """What was indexed here before."""
+    """The records of an earlier run. Raises `DataError` if the folder holds another kind of data set."""
     try:
         manifest = parse_manifest((root / MANIFEST_NAME).read_bytes(), str(root / MANIFEST_NAME))
     except FileNotFoundError:
-        pass  # where placing was cut off there is no manifest, and ours lie beside tars
+        pass  # an interrupted run may have left index files beside the tars, but no manifest
     else:
         if not all(shard.indexed for split in manifest.splits.values() for shard in split.shards):
-            raise DataError(f"{root}: holds a data set that was packed or merged, with an index of its own")
+            raise DataError(f"{root}: holds a data set that was packed or merged, and is already complete")
     return read_records(root / INDEX_RECORD_NAME).shards
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Indexing:
-    """Reads the tars that are new or have changed, and keeps the records of the others."""
+    """Reads tars that are new or have changed, and keeps the records of the others."""
 
     root: Path
     reading: Reading
     skip_bad: bool
     earlier: Sequence[PackedShard]
-    """The records of earlier runs."""
+    """Records of earlier runs."""
     count: SharedCount
-    """Of bytes."""
+    """Counts the bytes read."""
 
     def all_tars(self, tars: Sequence[IndexedTar], workers: int) -> list[tuple[PackedShard, bool]]:
-        """The tars' records, with pixels by number for classes, and whether each was kept."""
+        """The tars' records, and whether each was kept. Pixels are counted by mask value, not yet by class."""
         known: dict[str, list[PackedShard]] = {}
         for record in self.earlier:
             known.setdefault(record.info.name, []).append(record)
-        with ThreadPoolExecutor(max(1, workers)) as pool:  # decoding and hashing let other threads run
+        with ThreadPoolExecutor(max(1, workers)) as pool:  # decoding and hashing release the interpreter lock
             work = [pool.submit(self._record, tar, known.get(tar.name, [])) for tar in tars]
             try:
                 return [future.result() for future in work]
@@ -205,11 +205,11 @@ class _Indexing:
         )
         if is_good:
             with atomic_write(tar.hidden(self.root, "json")) as file:
-                file.write(records_text([*earlier, record]))  # of any of them an index may lie beside the tar
+                file.write(records_text([*earlier, record]))  # index files beside the tar may come from any of them
         return record, False
 
     def _is_kept(self, tar: IndexedTar, record: PackedShard) -> bool:
-        """Whether the record is of the tar as it is, and its indexes lie beside the tar or wait for that."""
+        """Whether the record matches the tar, and its index files are beside the tar or staged."""
         if record.fingerprint != tar.fingerprint or (record.skipped and not self.skip_bad):
             return False
         hashes = (record.info.index_sha256, record.info.sidecar_sha256)
@@ -237,5 +237,5 @@ def _check_keys(root: Path, tars: Sequence[IndexedTar], records: Sequence[Packed
             for tar, record in zip(tars, records, strict=True)
             if record.info.samples
         ],
-        "unpack the tars and pack them, each into a folder of its own",
+        "unpack each tar into a folder of its own, and pack the folders",
     )

@@ -1,4 +1,4 @@
-"""What indexing writes: beside each tar its indexes, first where nobody sees them, and a record for a later run."""
+"""The files that indexing writes: two index files per tar, first staged in `.index`, and records for later runs."""
 
 import hashlib
 import re
@@ -21,40 +21,40 @@ from dist_seg.storage.files import PARTIAL_MARK, atomic_write, path_errors
 
 _UNFINISHED_NAME = ".index"
 _HIDDEN = re.compile(rf"[0-9a-f]{{24}}\.(idx|samples|json)($|{re.escape(PARTIAL_MARK)})")
-"""What is ours in that folder: a tar's files, or halves of them."""
+"""Files of ours in that folder, whole or partly written."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexedTar:
-    """A tar of another tool's, and where its indexes lie."""
+    """A tar that another tool wrote, and the paths of its index files."""
 
     path: Path
     name: str
-    """Below the folder, with forward slashes."""
+    """Path below the folder, with forward slashes."""
     split: str
     fingerprint: str
 
     @property
     def beside(self) -> tuple[Path, Path]:
-        """DALI's index and ours."""
+        """DALI's index and our sidecar."""
         return self.path.with_suffix(".idx"), self.path.with_suffix(".samples")
 
     def hidden(self, root: Path, suffix: str) -> Path:
-        """A file of the tar's in the folder of what is not finished."""
+        """A file for the tar in the folder `.index`."""
         return root / _UNFINISHED_NAME / f"{hashlib.sha256(self.name.encode()).hexdigest()[:24]}.{suffix}"
 
     def staged(self, root: Path) -> tuple[Path, Path]:
-        """Where the two wait until all tars have been read."""
+        """Where DALI's index and the sidecar wait until all tars have been read."""
         return self.hidden(root, "idx"), self.hidden(root, "samples")
 
 
 @contextmanager
 def unfinished_folder(root: Path) -> Iterator[None]:
-    """The folder of what is not finished; where nothing can be gone on from, it is not left behind."""
+    """Creates the folder `.index`, and removes it at the end if it is empty."""
     folder = root / _UNFINISHED_NAME
     with path_errors(folder, kind=DataError):
         folder.mkdir(exist_ok=True)
-        for name in (INDEX_RECORD_NAME, MANIFEST_NAME):  # halves of them, from indexing that was cut off
+        for name in (INDEX_RECORD_NAME, MANIFEST_NAME):  # partly written by an interrupted run
             for path in root.glob(f"{name}{PARTIAL_MARK}*"):
                 path.unlink()
     try:
@@ -65,15 +65,16 @@ def unfinished_folder(root: Path) -> Iterator[None]:
 
 
 def unfinished_records(root: Path) -> list[PackedShard]:
-    """Of tars that were read before indexing was cut off."""
+    """Records of the tars that an interrupted run has read."""
     return [record for path in (root / _UNFINISHED_NAME).glob("*.json") for record in read_records(path).shards]
 
 
 def stage(root: Path, tar: IndexedTar, contents: TarContents, earlier: Sequence[PackedShard]) -> tuple[str, str]:
-    """Write what is to lie beside the tar, and say what its hashes will be. An index by DALI's tool may stay.
+    """Write DALI's index and the sidecar to their staging paths. Returns the sha256 of both.
 
-    earlier: all records of the tar; what has one of their hashes may be written over. Ours notes of every number in the
-    masks which samples hold it; `settle` cuts that to the classes there are.
+    An index by DALI's own tool beside the tar is kept. earlier: all records of the tar; files with one of their hashes
+    may be written over. The sidecar stores for every mask value which samples hold it; `settle` cuts that to the
+    classes. Raises `DataError` if a file of somebody else is in the way.
     """
     ours = (dali_index(contents.entries), Sidecar.of(contents.entries, num_classes=MAX_CLASSES).to_bytes())
     known = (
@@ -87,7 +88,9 @@ def stage(root: Path, tar: IndexedTar, contents: TarContents, earlier: Sequence[
         is_ours = there == data or sha256 in were or (path.suffix == ".samples" and _is_sidecar(there))
         if not is_ours:
             if path.suffix != ".idx" or there.count(b"\n") != data.count(b"\n") or not there.startswith(b"v1."):
-                raise DataError(f"{path}: was written by others and is not the index of {tar.path}; move it away")
+                raise DataError(
+                    f"{path}: dist-seg did not write it, and it is not the index of {tar.path}; move it away"
+                )
             hashes.append(sha256)
             continue
         with atomic_write(staged) as file:
@@ -105,7 +108,7 @@ def _is_sidecar(data: bytes) -> bool:
 
 
 def settle(root: Path, tar: IndexedTar, record: PackedShard, num_classes: int) -> PackedShard:
-    """The record of an index that notes so many classes, which is staged where it is not there."""
+    """The record with a sidecar cut to this number of classes, which is staged unless it is there already."""
     if not record.info.samples:
         return record
     sidecar = sidecar_of(root, tar, record).with_classes(num_classes)
@@ -119,14 +122,14 @@ def settle(root: Path, tar: IndexedTar, record: PackedShard, num_classes: int) -
 
 
 def sidecar_of(root: Path, tar: IndexedTar, record: PackedShard) -> Sidecar:
-    """The tar's index, wherever it lies."""
+    """The tar's sidecar, staged or beside the tar."""
     staged, beside = tar.staged(root)[1], tar.beside[1]
     path = staged if file_sha256(staged) == record.info.sidecar_sha256 else beside
     return Sidecar.parse(path.read_bytes(), str(path))
 
 
 def place(root: Path, tars: Sequence[IndexedTar], records: Sequence[PackedShard]) -> None:
-    """Bring what was staged beside the tars. A manifest of before would not go with it."""
+    """Move staged files beside the tars. An old manifest would not match them, so it is removed first."""
     for tar, record in zip(tars, records, strict=True):
         hashes = (record.info.index_sha256, record.info.sidecar_sha256)
         for beside, staged, sha256 in zip(tar.beside, tar.staged(root), hashes, strict=True):
@@ -138,7 +141,7 @@ def place(root: Path, tars: Sequence[IndexedTar], records: Sequence[PackedShard]
 
 
 def finish(root: Path, earlier: Sequence[PackedShard], records: Sequence[PackedShard], manifest: Manifest) -> None:
-    """Write records and manifest, and remove what is left of tars that are gone."""
+    """Write records and manifest, and remove the index files of tars that are gone."""
     with atomic_write(root / INDEX_RECORD_NAME) as file:
         file.write(records_text(records))
     with atomic_write(root / MANIFEST_NAME) as file:

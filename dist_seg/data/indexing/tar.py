@@ -1,4 +1,4 @@
-"""One WebDataset tar that others wrote: its samples found, decoded and indexed where they lie. The tar is only read."""
+"""Reads one WebDataset tar that others wrote: finds, decodes and indexes its samples. The tar does not change."""
 
 import hashlib
 import tarfile
@@ -22,35 +22,35 @@ from dist_seg.errors import DataError, StorageError
 from dist_seg.storage.files import path_errors
 
 _CHUNK_BYTES = 4 * 2**20
-_PACKERS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_COMPRESSORS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What of a tar is image and mask, and what stands in the masks.
+    """Which files in a tar are images and masks, and which values the masks may have.
 
-    Its `repr` stands in fingerprints of indexed tars: other names or fields would have every tar read again.
+    Its `repr` is part of the tars' fingerprints: with other names or fields, every tar would be read again.
     """
 
     image_suffixes: tuple[str, ...] = ("jpg", "jpeg", "png")
     mask_suffix: str = "seg.png"
     num_classes: int = 0
-    """0: whatever stands in the masks."""
+    """0 allows any value in the masks."""
     ignore_index: int = 255
     max_pixels: int = MAX_PIXELS
 
 
 @dataclass(frozen=True, kw_only=True)
 class TarContents:
-    """A tar that was read whole."""
+    """What was found in a tar."""
 
     num_bytes: int
     sha256: str
     entries: tuple[SampleEntry, ...]
     id_pixels: tuple[int, ...]
-    """(256,): pixels of every number in the masks."""
+    """(256,): pixels of every mask value."""
     refusals: tuple[Refusal, ...]
-    """Samples that cannot be used."""
+    """Unusable samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +63,10 @@ class _Found:
 
 
 def read_tar(path: Path, where: str, reading: Reading, on_bytes: Callable[[int], None]) -> TarContents:
-    """Read the whole tar, and decode every image and mask in it. `on_bytes` is told the bytes as they are read.
+    """Read the whole tar, and decode every image and mask in it. `on_bytes` gets the number of bytes of each chunk.
 
-    Raises `DataError` naming `where` for a tar that cannot be indexed as it lies: packed with gzip, cut off, damaged,
-    with links in it, or with a sample whose members do not lie together.
+    Raises `DataError` that names `where` for a tar that cannot be indexed in place: compressed, cut off, damaged, with
+    links in it, or with files of a sample that are not next to each other.
     """
     with path_errors(path, "cannot be read", StorageError), path.open("rb") as file:
         sha256, size, samples = _walk(file, where, on_bytes)
@@ -91,7 +91,7 @@ def read_tar(path: Path, where: str, reading: Reading, on_bytes: Callable[[int],
 
 
 def _walk(file: BinaryIO, where: str, on_bytes: Callable[[int], None]) -> tuple[str, int, dict[str, list[_Found]]]:
-    """Hash and size of the file, and its samples' members by key."""
+    """Hash and size of the file, and the members of each sample by key."""
     samples: dict[str, list[_Found]] = {}
     last: list[str] = []
 
@@ -104,8 +104,8 @@ def _walk(file: BinaryIO, where: str, on_bytes: Callable[[int], None]) -> tuple[
         key, suffix = cut
         if key in samples and last != [key]:
             return (
-                f"has a member {member.name!r} away from the others of its sample, where loaders do not find it; write "
-                "the tar anew with the members in the order of their names (tar --sort=name)"
+                f"has a member {member.name!r} apart from the others of its sample, where loaders do not find it; "
+                "write the tar again with its members sorted by name (tar --sort=name)"
             )
         last[:] = [key]
         samples.setdefault(key, []).append(_Found(suffix=suffix, offset=begin, length=member.size))
@@ -114,43 +114,43 @@ def _walk(file: BinaryIO, where: str, on_bytes: Callable[[int], None]) -> tuple[
     walk, digest, offset = TarWalk(on_member, extended=True), hashlib.sha256(), 0
     while chunk := file.read(_CHUNK_BYTES):
         if offset == 0:
-            _refuse_packed(chunk, where)
+            _refuse_compressed(chunk, where)
         digest.update(chunk)
         walk.feed(offset, chunk)
         if walk.problem is not None:
             raise DataError(f"{where}: {walk.problem}")
         if walk.ended and any(chunk[max(walk.position - offset, 0) :]):
             raise DataError(
-                f"{where}: goes on behind the mark at its end (two tars put together?), where loaders read no further; "
-                "write it anew with tar"
+                f"{where}: continues after its end mark (are these two tars joined?), but loaders stop reading there; "
+                "write it again with tar"
             )
         offset += len(chunk)
         on_bytes(len(chunk))
     if not walk.ended:
-        raise DataError(f"{where}: ends without the mark at a tar's end: it is cut off, or still being written")
+        raise DataError(f"{where}: has no end mark: it is cut off, or still being written")
     return digest.hexdigest(), offset, samples
 
 
-def _refuse_packed(begin: bytes, where: str) -> None:
-    for magic, packer in _PACKERS.items():
+def _refuse_compressed(begin: bytes, where: str) -> None:
+    for magic, compressor in _COMPRESSORS.items():
         if begin.startswith(magic):
             raise DataError(
-                f"{where}: is packed with {packer}, in which no sample can be found without the ones before; unpack it "
-                f"({packer} -d) to a plain tar"
+                f"{where}: is compressed with {compressor}, so samples cannot be read at random; decompress "
+                f"it ({compressor} -d) to a plain tar"
             )
 
 
 def _checked(
     file: BinaryIO, where: str, key: str, members: Sequence[_Found], reading: Reading
 ) -> tuple[SampleEntry, NDArray[np.int64]]:
-    """The sample as the index lists it, and (256,) pixels of every number in its mask."""
+    """The sample's entry in the index, and (256,) pixels of every value in its mask."""
     image, mask = _chosen(where, members, reading)
     image_data, mask_data = (_bytes_of(file, member) for member in (image, mask))
     checked = check_image(image_data, f"{where}.{image.suffix}", reading.max_pixels)
     if checked.data != image_data:
         raise DataError(
-            f"{where}.{image.suffix}: cannot be trained on as it is (an EXIF orientation, 16 bits, a palette, an alpha "
-            "channel, another format or a damaged file), only packed, which writes it anew"
+            f"{where}.{image.suffix}: cannot be used in place (an EXIF orientation, 16 bits, a palette, an alpha "
+            "channel, another format or a damaged file); `dist-seg pack` would convert it"
         )
     try:
         check_class_id_png(mask_data, checked.height, checked.width)
@@ -170,7 +170,7 @@ def _checked(
 
 
 def _chosen(where: str, members: Sequence[_Found], reading: Reading) -> tuple[_Found, _Found]:
-    """The image and the mask, whatever the case of their suffixes, as loaders have it."""
+    """The image and the mask of a sample. The case of suffixes does not matter, as in loaders."""
     mask_suffix = reading.mask_suffix.lower()
     masks = [member for member in members if member.suffix.lower() == mask_suffix]
     images = [
@@ -195,9 +195,9 @@ def _bytes_of(file: BinaryIO, member: _Found) -> bytes:
 
 
 def tar_files(root: Path) -> Iterator[Path]:
-    """The tars under a folder, those that are hidden apart; links to folders are followed once.
+    """The tars under a folder without hidden ones. Links to folders are followed once.
 
-    Raises `DataError` for one that is packed.
+    Raises `DataError` for a compressed one.
     """
     for path in files_below(root):
         if ".tar" not in path.name or not path.is_file():
@@ -205,6 +205,4 @@ def tar_files(root: Path) -> Iterator[Path]:
         if path.name.endswith(".tar"):
             yield path
         elif path.suffix in (".gz", ".bz2", ".xz", ".zst"):
-            raise DataError(
-                f"{path}: is packed, in which no sample can be found without the ones before; unpack it to a plain tar"
-            )
+            raise DataError(f"{path}: is compressed, so samples cannot be read at random; decompress it to a plain tar")

@@ -1,6 +1,6 @@
-"""Adding to a packed data set: shards for the samples that are not in it yet. The old ones stay as they are.
+"""Appends to a packed data set: writes shards for samples that are not in it yet. The old shards do not change.
 
-Until the new shards are whole the manifest is the old one, so that the data set can be used meanwhile.
+The old manifest stays until all new shards are written, so the data set can be used in the meantime.
 """
 
 import io
@@ -19,20 +19,19 @@ from dist_seg.data.packing.options import Packing, PackOptions
 from dist_seg.data.packing.pack import PackResult, result_of
 from dist_seg.data.packing.pool import write_jobs
 from dist_seg.data.packing.records import PackedShard, RecordedOptions, Refusal, left_out, listed
-from dist_seg.data.packing.sample import encode_instance_sample, encode_sample
+from dist_seg.data.packing.sample import packed_sample
 from dist_seg.data.packing.shard_plan import in_shard_order, plan_shards, samples_by_key, shard_fingerprint
 from dist_seg.data.packing.totals import joined_splits, manifest_header, manifest_of
 from dist_seg.data.raw.meaning import check_same_meaning, recorded_meaning
-from dist_seg.data.raw.source import AnySource, SampleRef, check_source, is_instances
+from dist_seg.data.raw.source import AnySource, SampleRef, check_source
 from dist_seg.data.shards.manifest import FORMAT_VERSION, Manifest, Split, check_same_kind
 from dist_seg.data.shards.names import MANIFEST_NAME, next_number
 from dist_seg.data.shards.sidecar import crc32c
-from dist_seg.data.shards.writer import EncodedMembers
 from dist_seg.errors import DataError, UserError
 from dist_seg.runtime.progress_bar import OnProgress
 
 _Known = dict[str, dict[str, SampleRef]]
-"""The source's samples by split and by key in shards."""
+"""The source's samples by split and by the key that they have in shards."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +41,7 @@ class _OldShard:
     split: str
     shard: FinishedShard
     keys: frozenset[str]
-    """Those that the source has, too, in whatever split: of a large data set they may be few."""
+    """Keys that the source also has, in any split. For a large data set these may be few."""
 
     @property
     def name(self) -> str:
@@ -54,7 +53,7 @@ class _OldShard:
 
     @property
     def refusals(self) -> tuple[Refusal, ...]:
-        """Samples that were left out of it."""
+        """What was left out of the shard."""
         return self.record.skipped if self.record else ()
 
     @property
@@ -66,13 +65,13 @@ class _OldShard:
         return len(self.keys) == self.shard.info.samples and self.keys <= known.keys()
 
     def fingerprint(self, keys: frozenset[str], known: dict[str, SampleRef], identity: object) -> str:
-        """What the shard's would be, had it been packed from these samples of the source."""
+        """The fingerprint the shard would have if it were packed from these samples of the source."""
         samples = in_shard_order(self.split, {key: known[key] for key in keys})
         return shard_fingerprint(self.name, samples, identity)
 
 
 def open_for_append(out: Path) -> FinishedData:
-    """The data set to append to. Raises `UserError` where there is none, `DataError` for tars that others wrote."""
+    """Read the data set to append to. Raises `UserError` if there is none, `DataError` for indexed tars."""
     if not (out / MANIFEST_NAME).exists():
         raise UserError(f"{out}: holds no finished data set to append to; pack without --append")
     refuse_indexed(out)
@@ -82,11 +81,11 @@ def open_for_append(out: Path) -> FinishedData:
 def append(
     source: AnySource, data: FinishedData, options: PackOptions = PackOptions(), *, progress: OnProgress | None = None
 ) -> PackResult:
-    """Add shards for what `source` has and `data`, of `open_for_append`, has not, by split and key.
+    """Add shards for the samples of `source` that `data` lacks, by split and key. `open_for_append` gives the data.
 
-    What is only in `data` stays. The result speaks of new shards. Raises `DataError` for other classes, for masks that
-    mean something else, for a sample whose content is no longer what was packed, and for one that would be in two
-    splits.
+    Samples that only `data` has stay. The result counts new shards. Raises `DataError` for different classes, for masks
+    with another meaning, for a sample whose content has changed since it was packed, and for a sample that would be in
+    two splits.
     """
     check_source(source)
     out, manifest = data.folder, data.manifest
@@ -114,29 +113,29 @@ def append(
 
 
 def _check_side(out: Path, recorded: RecordedOptions | None, max_side: int | None) -> None:
-    """Images of old and new shards are shrunk alike. The other options do not change what a sample becomes."""
+    """Checks that old and new images are shrunk alike. No other option changes what becomes of a sample."""
     if recorded is None or (packed := recorded.get("--max-side")) == max_side:
         return
     if packed is None:
-        raise UserError(f"{out}: was packed without --max-side; append without --max-side {max_side}, too")
-    given = f"not --max-side {max_side}" if max_side else "too"
-    raise UserError(f"{out}: was packed with --max-side {packed}; append with --max-side {packed}, {given}")
+        raise UserError(f"{out}: was packed without --max-side; append without --max-side {max_side}")
+    instead = f" instead of --max-side {max_side}" if max_side else ""
+    raise UserError(f"{out}: was packed with --max-side {packed}; append with --max-side {packed}{instead}")
 
 
 def _options_advice(recorded: RecordedOptions | None, options: PackOptions) -> str:
-    """Where samples differ: whether other options may be the reason."""
+    """Advice for samples that differ, if other options may be the reason."""
     if recorded is None:
-        return "if it was packed with options such as --max-side or --max-pixels, give them here, too; else "
+        return (
+            "if it was packed with options such as --max-side or --max-pixels, give the same options here; otherwise "
+        )
     pixels = recorded.get("--max-pixels")
     if pixels != options.max_pixels:
-        return (
-            f"it was packed with --max-pixels {pixels}, and now that is {options.max_pixels}; give the same, or else "
-        )
+        return f"it was packed with --max-pixels {pixels}, and now it is {options.max_pixels}; give the same value, or "
     return ""
 
 
 def _old_shards(data: FinishedData, known: _Known) -> list[_OldShard]:
-    """Of the manifest, and those of which there is a record alone, as all of their samples were left out."""
+    """The shards in the manifest, and those that have only a record because all their samples were left out."""
     old = []
     for split in data.manifest.splits:
         for shard in data.shards(split):
@@ -151,24 +150,24 @@ def _old_shards(data: FinishedData, known: _Known) -> list[_OldShard]:
 
 
 def _check_splits(out: Path, old: Sequence[_OldShard], known: _Known) -> None:
-    """A sample that is validated on must not come into training, nor the other way round."""
+    """Raises `DataError` for a validation sample that would also be in training, or the other way round."""
     keys = {split: set().union(*(o.keys for o in old if o.split == split)) for split in {o.split for o in old}}
     for split, there in keys.items():
         for key in there - known.get(split, {}).keys():
             for other, samples in known.items():
                 if key in samples and key not in keys.get(other, ()):
                     raise DataError(
-                        f"{samples[key].where}: would come into split {other}, and {out} has {key!r} in split {split}; "
-                        "divide the data as it was divided then (--val, --group-by), or rename the file"
+                        f"{samples[key].where}: would go into split {other}, but {out} has {key!r} in split {split}; "
+                        "divide the data as before (--val, --group-by), or rename the file"
                     )
 
 
 def _compared(
     old: Sequence[_OldShard], known: _Known, packing: Packing, recorded: RecordedOptions | None
 ) -> list[_OldShard]:
-    """The shards, with records of today's files. What was left out and may have been mended is no more in them.
+    """The shards with records of today's files. Samples that were left out are tried again, so the records drop them.
 
-    Sizes and times tell of most files that they are what was packed. Of the others the content is compared.
+    For most files, size and modification time show that they have not changed. The others are compared by content.
     """
     identity = packing.identity
     doubtful = [shard for shard in old if not _is_as_packed(shard, known.get(shard.split, {}), identity)]
@@ -177,9 +176,9 @@ def _compared(
         reasons = [reason for of_shard in found for reason in of_shard]
     if reasons:
         raise DataError(
-            f"{len(reasons)} sample{'s are' if len(reasons) > 1 else ' is'} not what was packed, and old shards stay "
-            f"as they are:{listed(reasons)}\n{_options_advice(recorded, packing.options)}"
-            "pack everything anew (--overwrite), or rename what has changed, to add it beside the old"
+            f"{len(reasons)} sample{'s are' if len(reasons) > 1 else ' is'} not what was packed, and old shards must "
+            f"not change:{listed(reasons)}\n{_options_advice(recorded, packing.options)}"
+            "pack everything again (--overwrite), or rename what has changed, to add it beside the old samples"
         )
     names = {shard.name for shard in doubtful}
     return [
@@ -208,7 +207,7 @@ def _with_record_of(shard: _OldShard, known: dict[str, SampleRef], identity: obj
 
 
 def _differences(shard: _OldShard, known: dict[str, SampleRef], packing: Packing) -> Iterator[str]:
-    """What of the shard is packed otherwise than the source's files would be now."""
+    """The samples of the shard that would be packed differently from the source's files today."""
     if not shard.keys:
         return
     sidecar, storage = shard.shard.sidecar(), shard.shard.storage
@@ -217,7 +216,7 @@ def _differences(shard: _OldShard, known: dict[str, SampleRef], packing: Packing
         if sample is None:
             continue
         try:
-            members = _encoded(sample, packing).members
+            members = packed_sample(sample, packing).members.members
         except DataError as error:
             yield str(error)
             continue
@@ -234,16 +233,8 @@ def _differences(shard: _OldShard, known: dict[str, SampleRef], packing: Packing
                 break
 
 
-def _encoded(sample: SampleRef, packing: Packing) -> EncodedMembers:
-    source, options, kind = packing.source, packing.options, packing.images
-    limits = (options.max_pixels, options.max_side)
-    if is_instances(source):
-        return encode_instance_sample(sample, source, *limits, skip_bad=options.skip_bad, kind=kind).members
-    return encode_sample(sample, source, *limits, kind).members
-
-
 def _shows_the_same(png: bytes, other: bytes) -> bool:
-    """Another version of the library may have written the same pixels in other bytes."""
+    """Whether two PNGs have the same pixels: other versions of the library may write them in other bytes."""
     with Image.open(io.BytesIO(png)) as a, Image.open(io.BytesIO(other)) as b:
         return a.mode == b.mode and np.array_equal(np.asarray(a), np.asarray(b))
 
@@ -258,14 +249,14 @@ def _new_samples(old: Sequence[_OldShard], known: _Known) -> list[SampleRef]:
 def _total(
     data: FinishedData, before: Sequence[_OldShard], old: Sequence[_OldShard], added: Sequence[PackedShard]
 ) -> Manifest:
-    """The data set's manifest with what was added. `before`: the old shards with what was left out of them then."""
+    """The manifest with the added shards. `before`: the old shards, with what was left out of them at that time."""
     present = data.manifest.splits
     header = replace(data.manifest, splits={}, format_version=FORMAT_VERSION)
     more = manifest_of(header, [shard for shard in added if shard.split in present], whole=False).splits
     splits = dict(manifest_of(header, [shard for shard in added if shard.split not in present]).splits)
     for name, split in present.items():
         of_split = [shard for shard in old if shard.split == name]
-        split = _without_mended(split, [shard for shard in before if shard.split == name], of_split)
+        split = _without_retried(split, [shard for shard in before if shard.split == name], of_split)
         if name in more:
             new = [
                 FinishedShard(storage=data.storage, info=shard.info, record=shard)
@@ -277,8 +268,8 @@ def _total(
     return replace(header, splits=dict(sorted(splits.items())))
 
 
-def _without_mended(split: Split, before: Sequence[_OldShard], now: Sequence[_OldShard]) -> Split:
-    """The split without what was left out of it and is tried again."""
+def _without_retried(split: Split, before: Sequence[_OldShard], now: Sequence[_OldShard]) -> Split:
+    """The split without the counts of what was left out and is now tried again."""
     (samples, strays), (samples_now, strays_now) = (
         left_out(refusal for shard in shards for refusal in shard.refusals) for shards in (before, now)
     )

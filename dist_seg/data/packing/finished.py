@@ -1,4 +1,4 @@
-"""Finished data sets, which more is added to or which are merged: their shards, and what packing recorded of them."""
+"""Finished data sets that `append` adds to or `merge` joins: their shards, and what packing recorded about them."""
 
 import hashlib
 from collections.abc import Iterator
@@ -27,10 +27,10 @@ class FinishedShard:
     storage: Storage
     info: ShardInfo
     record: PackedShard | None = None
-    """None where packing left none: the data set was merged from several, say."""
+    """None if the data set has none, for example because it was merged from several."""
 
     def sidecar(self) -> Sidecar:
-        """Raises `DataError` that names it unless it is what was packed."""
+        """Read the sidecar. Raises `DataError` if it is not what was packed."""
         where = f"{self.storage.url}/{self.info.sidecar_name}"
         data = self.storage.read(self.info.sidecar_name)
         if hashlib.sha256(data).hexdigest() != self.info.sidecar_sha256:
@@ -40,9 +40,9 @@ class FinishedShard:
         return sidecar
 
     def objects(self, num_classes: int) -> ShardObjects:
-        """As recorded, or else counted in its annotations; nothing else of it is read.
+        """The object counts: recorded, or else counted from the annotations alone.
 
-        Raises `DataError` naming the sample whose annotations cannot be used.
+        Raises `DataError` that names a sample with unusable annotations.
         """
         if self.record and self.record.objects:
             return self.record.objects
@@ -57,7 +57,7 @@ class FinishedShard:
         return counter.counts()
 
     def channels(self, layout: ArrayLayout) -> ShardChannels:
-        """As recorded, or else counted in its images, which are all read. Raises `DataError` naming a damaged one."""
+        """The channel statistics: recorded, or else from all images. Raises `DataError` that names a damaged image."""
         if self.record and self.record.channels:
             return self.record.channels
         counter, sidecar = ChannelCounter(layout), self.sidecar()
@@ -83,18 +83,18 @@ class FinishedShard:
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedData:
-    """A finished data set in a local folder, and what packing recorded of it."""
+    """A finished data set in a local folder, and what packing recorded about it."""
 
     folder: Path
     storage: Storage
     manifest: Manifest
     records: tuple[PackedShard, ...]
-    """Those of shards without samples, which are not in the manifest, too."""
+    """Also of shards without samples, which are not in the manifest."""
     options: RecordedOptions | None
-    """With which all of it was packed; None where nobody knows."""
+    """The options with which all of it was packed; None if they are not recorded."""
 
     def shards(self, split: str) -> list[FinishedShard]:
-        """In the manifest's order; none of a split that it does not have."""
+        """The split's shards in the manifest's order; none for a split that the data set does not have."""
         by_name = {record.info.name: record for record in self.records}
         shards = []
         for info in self.manifest.splits[split].shards if split in self.manifest.splits else ():
@@ -105,7 +105,7 @@ class FinishedData:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises `DataError` for a manifest that is missing, cannot be used, or was changed since it was packed."""
+    """Read the manifest. Raises `DataError` if it is missing, unusable, or was changed after packing."""
     path = folder / MANIFEST_NAME
     try:
         data = path.read_bytes()
@@ -113,12 +113,12 @@ def read_manifest(folder: Path) -> Manifest:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     manifest = parse_manifest(data, str(path))
     if recorded_hash(data) != manifest.hash:
-        raise DataError(f"{path}: was changed after it was packed; run verify, or pack it again")
+        raise DataError(f"{path}: was changed after it was packed; run `dist-seg verify`, or pack the data again")
     return manifest
 
 
 def read_finished(folder: Path) -> FinishedData:
-    """Raises `DataError` as `read_manifest` does."""
+    """Read manifest and records. Raises `DataError` as `read_manifest` does."""
     manifest, document = read_manifest(folder), read_records(record_file(folder))
     return FinishedData(
         folder=folder,

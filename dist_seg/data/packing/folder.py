@@ -1,4 +1,4 @@
-"""What packing remembers between runs: which shards are whole, and what they were made from."""
+"""The folder that is packed into, and what packing remembers in it between runs."""
 
 import hashlib
 import json
@@ -32,15 +32,15 @@ from dist_seg.storage.files import PARTIAL_MARK, atomic_write, locked, path_erro
 
 @dataclass(frozen=True, kw_only=True)
 class PackState:
-    """The record of the folder that is being packed into."""
+    """The folder that is being packed into, and the records of its shards."""
 
     out: Path
     document: str = MANIFEST_NAME
-    """The file with which the data set is there."""
+    """The file that is written last: with it the data set is finished."""
     records: dict[str, PackedShard] = field(default_factory=dict)
 
     def kept(self, name: str, fingerprint: str, skip_bad: bool) -> PackedShard | None:
-        """The shard's record, if it is there, undamaged, and what would be written now."""
+        """The shard's record if the shard is there, undamaged, and is what would be written now."""
         record = self.records.get(name)
         is_its = record is not None and fingerprint and record.fingerprint == fingerprint
         if record is None or not is_its or (record.left_out and not skip_bad):
@@ -52,7 +52,7 @@ class PackState:
         return record
 
     def record(self, shard: PackedShard) -> None:
-        """Remember that the shard is whole. One without samples, all having been skipped, is removed."""
+        """Record that the shard is whole. The files of a shard whose samples were all skipped are removed."""
         if not shard.info.samples:
             for name in (shard.info.name, shard.info.index_name, shard.info.sidecar_name):
                 (self.out / name).unlink(missing_ok=True)
@@ -60,10 +60,10 @@ class PackState:
             file.write(record_text(shard))
 
     def finish(self, shards: Sequence[PackedShard] | None, text: str, options: RecordedOptions | None = None) -> None:
-        """Write the records, if there are any, and the document: with it the data set is there.
+        """Write the records, if any, and the document. With the document the data set is finished.
 
-        The records of before go with the document of before. So the new ones wait for theirs under its hash, by which
-        `record_file` finds them should we be cut off.
+        The old records belong to the old document. New ones are stored under the new document's hash until it is
+        written, so that `record_file` finds them after an interruption.
         """
         waiting = waiting_path(self.out, hashlib.sha256(text.encode()).hexdigest())
         if shards is None:
@@ -79,7 +79,7 @@ class PackState:
         for path in (self.out / UNFINISHED_NAME).iterdir():
             if is_hidden(path.name.partition(PARTIAL_MARK)[0]):
                 path.unlink()
-        with suppress(OSError):  # another's file lies in it
+        with suppress(OSError):  # it holds a file of somebody else
             (self.out / UNFINISHED_NAME).rmdir()
 
 
@@ -93,17 +93,17 @@ def open_state(
     extends: Manifest | None = None,
     remedy: str | None = None,
 ) -> Iterator[PackState]:
-    """Take the folder for packing shards of these (name, fingerprint) pairs, and clear what does not belong there.
+    """Lock the folder for packing these shards, (name, fingerprint) pairs, and remove what does not belong there.
 
-    document: what is written last, `manifest.json` or `part.json`. extends: of a data set that stays, its manifest; its
-    shards are part of the plan. remedy: what to do about a folder that holds another data set, for a command without
-    options for it. Raises `DataError` for such a folder (unless `overwrite`), for one that holds files of others, or
-    that is being packed into by another process.
+    document: the file that is written last, `manifest.json` or `part.json`. extends: manifest of the data set that is
+    appended to, whose shards are part of the plan. remedy: what the error for a folder with another data set advises;
+    None advises the options of `pack`. Raises `DataError` for such a folder (unless `overwrite`), for one that holds
+    files of somebody else, and for one that another process is packing into.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{out}: cannot be made a folder: {error.strerror}") from error
+        raise DataError(f"{out}: cannot be created: {error.strerror}") from error
     with locked(out):
         complete(out)
         finished = read_records(out / RECORD_NAME).shards
@@ -113,7 +113,7 @@ def open_state(
         same = has_versions and [(record.info.name, record.fingerprint) for record in finished] == list(plan)
         there = [name for name in DOCUMENTS if (out / name).exists()]
         if extends is not None and manifest_in(out) != extends:
-            raise DataError(f"{out}: its manifest has changed meanwhile; run the same command again")
+            raise DataError(f"{out}: its manifest has changed in the meantime; run the same command again")
         if there and not (overwrite or extends or (same and there == [document])):
             raise DataError(f"{out}: holds {_occupied(out, there, remedy, has_versions=has_versions)}")
         ours = planned.union(own or ())
@@ -128,7 +128,7 @@ def open_state(
 
 
 def _begin(out: Path, names: set[str]) -> None:
-    """Note which shards may lie in the folder, before the first is written."""
+    """Write down which shards may be in the folder, before the first one is written."""
     with path_errors(out / UNFINISHED_NAME, kind=DataError):
         (out / UNFINISHED_NAME).mkdir(exist_ok=True)
     with atomic_write(out / UNFINISHED_NAME / NAMES_NAME) as file:
@@ -136,36 +136,36 @@ def _begin(out: Path, names: set[str]) -> None:
 
 
 def _occupied(out: Path, there: Sequence[str], remedy: str | None, *, has_versions: bool) -> str:
-    """What a folder holds in the way of writing another data set, and what to do."""
+    """What the folder holds that must not be written over, and what to do about it."""
     is_part = PART_NAME in there
     append = "" if is_part else "add what is new (--append), "
     if remedy is None:
         manifest = manifest_in(out)
         if manifest and manifest.format_version < FORMAT_VERSION:
             return (
-                "a data set that an earlier version of dist-seg packed, which is not packed on; use it as it is, add "
-                "what is new (--append), or pack everything anew (--overwrite)"
+                "a data set that an earlier version of dist-seg packed, which this version cannot resume; use it as it "
+                "is, add what is new (--append), or pack everything again (--overwrite)"
             )
         if not has_versions:
             return (
-                "what was packed before, and nothing tells whether that is what would be packed now: the reader gives "
+                "data that was packed before, and it is unknown whether the source has changed since: the reader gives "
                 "samples without a version (SampleRef.version); let it give one, "
                 f"{append and 'compare it and '}{append}or replace what is there (--overwrite)"
             )
         remedy = f"pack into another folder, {append}or replace it (--overwrite)"
     return (
-        f"{'a part of ' if is_part else ''}a data set that is not what would be written now: it is of another "
-        f"source or of other options, or its source has changed since; {remedy}"
+        f"{'a part of ' if is_part else ''}a data set that is not what would be written now: it comes from another "
+        f"source or other options, or its source has changed since; {remedy}"
     )
 
 
 def record_file(out: Path) -> Path:
-    """Where the records lie of the document that is there."""
+    """The file with the records of the document in the folder."""
     return _waiting_records(out) or out / RECORD_NAME
 
 
 def _waiting_records(out: Path) -> Path | None:
-    """Records whose document was written, and then finishing was cut off."""
+    """Records whose document was written before an interruption; None unless there are any."""
     for name in DOCUMENTS:
         path = waiting_path(out, file_sha256(out / name))
         if path.is_file():
@@ -174,7 +174,7 @@ def _waiting_records(out: Path) -> Path | None:
 
 
 def complete(out: Path) -> None:
-    """Finish what was cut off between document and records; records whose document was not written are of no use."""
+    """Finish what was interrupted between document and records, and remove records whose document was never written."""
     if waiting := _waiting_records(out):
         with path_errors(out / RECORD_NAME, kind=StorageError):
             waiting.replace(out / RECORD_NAME)
@@ -184,16 +184,16 @@ def complete(out: Path) -> None:
 
 
 def refuse_indexed(out: Path) -> None:
-    """Raises `DataError` where the shards were written by others and indexed: nothing is written over or between."""
+    """Raises `DataError` if the folder holds indexed tars of somebody else: packing must not write among them."""
     manifest = manifest_in(out)
     if manifest and any(shard.indexed for split in manifest.splits.values() for shard in split.shards):
         raise DataError(
-            f"{out}: holds tars that others wrote, with an index; pack into a folder of its own, and merge the two"
+            f"{out}: holds indexed tars that dist-seg did not write; pack into another folder, and merge the two"
         )
 
 
 def manifest_in(out: Path) -> Manifest | None:
-    """The manifest; None where there is none that can be used."""
+    """The manifest; None if there is none that can be used."""
     try:
         return parse_manifest((out / MANIFEST_NAME).read_bytes(), MANIFEST_NAME)
     except (OSError, DataError):

@@ -1,4 +1,4 @@
-"""Pictures or arrays of one layout: all images of a data set are of one kind, which its first ones decide."""
+"""The kind of a data set's images: pictures, or arrays of one layout. The first images decide it for all."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,21 +9,21 @@ from dist_seg.data.raw.source import AnySource, RawInstances, RawSample, SampleR
 from dist_seg.errors import DataError
 
 _VOTES, _LOOKED_AT = 20, 100
-"""Of a listing's first samples: how many decide what kind the images are, and how many are tried for that."""
+"""How many of the first samples decide the kind, and how many are tried to find them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageKind:
-    """What all images of a data set have to be."""
+    """What all images of a data set must be."""
 
     array: ArrayLayout | None
-    """None for pictures."""
+    """Layout of array images; None for pictures."""
     where: str
-    """What holds such images, as the subject of a sentence."""
+    """Names the data set with such images, as the subject of a sentence."""
 
     @property
-    def images(self) -> str:
-        """In words."""
+    def description(self) -> str:
+        """The images in words."""
         return f"images of {self.array}" if self.array else "pictures of 8-bit RGB or grey"
 
 
@@ -31,14 +31,14 @@ PICTURES = ImageKind(array=None, where="")
 
 
 class OtherKindError(DataError):
-    """An image of another kind than those of its data set."""
+    """An image whose kind is not that of its data set."""
 
 
 def find_kind(samples: Sequence[SampleRef], source: AnySource, max_pixels: int) -> ImageKind:
-    """What most of the first samples that can be read are; of two kinds with as many, that of the earlier sample.
+    """The kind of most of the first samples that can be read. If two kinds tie, the earlier sample decides.
 
-    Of the listing alone, so that every machine and every run finds the same. Where none of the first can be read, those
-    that follow are tried, and where none can be read at all, what is wrong is said when they are packed.
+    Depends on the listing alone, so every machine and every run finds the same kind. If none of the first samples can
+    be read, the following ones are tried. If none can be read at all, packing them will say what is wrong.
     """
     votes: dict[ArrayLayout | None, list[str]] = {}
     for number, sample in enumerate(samples):
@@ -54,16 +54,16 @@ def find_kind(samples: Sequence[SampleRef], source: AnySource, max_pixels: int) 
             break
     if not votes:
         return PICTURES
-    array = max(votes, key=lambda kind: len(votes[kind]))  # the first of those with the most
+    array = max(votes, key=lambda kind: len(votes[kind]))  # of a tie, the first
     return ImageKind(array=array, where=f"the data set (by most of its first images, such as {votes[array][0]})")
 
 
 def checked_image(image: bytes | Values, sample: SampleRef, max_pixels: int, kind: ImageKind) -> CheckedImage:
-    """Raises `DataError` for one that cannot be used, or is of another kind than those of the data set."""
+    """The image after its checks. Raises `DataError` if it cannot be used or is not of the data set's kind."""
     checked = check_image(image, sample.where, max_pixels)
     if checked.array != kind.array:
         raise OtherKindError(
-            f"{sample.where}: is {checked.array or 'a picture of 8-bit RGB or grey'}, {kind.where} holds "
-            f"{kind.images}; all must be alike: convert what differs, or pack it as a data set of its own"
+            f"{sample.where}: is {checked.array or 'a picture of 8-bit RGB or grey'}, but {kind.where} holds "
+            f"{kind.description}; all must be alike: convert what differs, or pack it as a data set of its own"
         )
     return checked

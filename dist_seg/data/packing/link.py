@@ -1,4 +1,4 @@
-"""Putting a file that is there under a second name: a hard link, or a copy where there can be none."""
+"""Gives an existing file a second name: by a hard link, or by a copy if the file system has no hard links."""
 
 import enum
 import hashlib
@@ -12,23 +12,22 @@ _CHUNK_BYTES = 4 * 2**20
 
 
 class Transfer(enum.Enum):
-    """How a file came to its place."""
+    """How a file got its second name."""
 
     KEPT = "kept"
-    """It was there."""
+    """It had the name already."""
     LINKED = "linked"
     COPIED = "copied"
 
 
 def link_or_copy(source: Path, target: Path, sha256: str, *, may_change: bool = False) -> Transfer:
-    """`target` appears whole, with the contents of `source`, which stays as it is.
+    """Create `target` with the contents of `source`, which does not change. It appears whole.
 
-    may_change: others may write to the source where it lies, which would change a link of it, too; it is copied.
-
-    What is copied is compared with its sha256, as is what was there already and is not the same file; a link is
-    the file itself. Raises `DataError` for a source that is missing or damaged.
+    may_change: somebody else may write to the source, which would also change a link; so it is copied. Copies, and
+    other files that are there already, are compared with the sha256; a link is the file itself. Raises `DataError` for
+    a source that is missing or damaged.
     """
-    real = source.resolve()  # of a symbolic link the file, not another link
+    real = source.resolve()  # link to the file, not to a symbolic link
     if not real.is_file():
         raise DataError(f"{source}: is missing")
     if target.exists():
@@ -39,12 +38,12 @@ def link_or_copy(source: Path, target: Path, sha256: str, *, may_change: bool = 
 
 
 def _link(source: Path, target: Path) -> bool:
-    """False where the file system, or the two together, have no hard links."""
+    """False if there can be no hard link between the two."""
     partial = target.with_name(f"{target.name}{PARTIAL_MARK}{os.getpid()}")
     partial.unlink(missing_ok=True)
     try:
         os.link(source, partial)
-    except OSError:  # other systems say it in other ways; if it was the folder, the copy will say so
+    except OSError:  # systems report this differently; if the folder is at fault, the copy will say so
         return False
     try:
         partial.replace(target)

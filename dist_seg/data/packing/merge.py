@@ -1,7 +1,7 @@
-"""Merging packed data: the parts that many machines packed of one data set, or finished data sets of the same classes.
+"""Merges packed data: the parts of a data set that many machines packed, or finished data sets of the same classes.
 
-Shards are not written anew: the merged folder gets hard links to them, or copies where the file system has no links.
-What is merged stays where it is, and may be deleted afterwards. Merged parts are byte for byte the data set that one
+No shard is written again: the merged folder gets hard links to the shards, or copies if the file system has no links.
+The merged folders do not change, and may be deleted afterwards. Merged parts are byte for byte the data set that one
 machine would have packed.
 """
 
@@ -37,9 +37,9 @@ class MergeResult:
     manifest: Manifest
     links: int
     copies: int
-    """Of shards. The rest was there already."""
+    """Shards that were copied. The rest was there already."""
     parts: int
-    """0 where finished data sets were merged."""
+    """0 if finished data sets were merged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +50,14 @@ class _Shard:
     split: str
     info: ShardInfo
     name: str
-    """In the merged data set."""
+    """Its name in the merged data set."""
 
     @property
     def merged(self) -> ShardInfo:
         return replace(self.info, name=self.name)
 
     def finished(self) -> FinishedShard:
-        """Without its record: the sides of objects in records of old were those of the annotated areas."""
+        """Without its record: early versions recorded object sizes from annotated areas, not from the masks."""
         return FinishedShard(storage=open_storage(self.folder), info=self.info)
 
 
@@ -66,26 +66,25 @@ class _Merged:
     shards: Sequence[_Shard]
     manifest: Manifest
     records: Sequence[PackedShard]
-    """Of parts; of data sets there are none for the whole."""
+    """Records of parts. Merged data sets have none."""
     parts: int
     options: RecordedOptions | None = None
-    """Of parts; all have the same."""
+    """Options of parts, which are the same for all."""
 
 
 def merge(out: Path, folders: Sequence[Path] = (), *, progress: OnProgress | None = None) -> MergeResult:
-    """Merge packed parts, or finished data sets, into the new folder `out`; without folders the parts that lie in it.
+    """Merge packed parts, or finished data sets, into the new folder `out`. Without folders, merges the parts in `out`.
 
-    Shards of parts keep their names, those of data sets are numbered anew. `progress` is told shards done and in all.
-    Raises `DataError` for what does not belong together: other classes, colours or options, a part that is missing or
-    given twice, a key that comes twice in a split or is in different splits of two data sets. Merging that was
-    interrupted goes on.
+    Shards of parts keep their names; shards of data sets get new numbers. `progress` counts shards. Raises `DataError`
+    for what does not belong together: different classes, colours or options, a part that is missing or given twice, a
+    key that is twice in a split, or in different splits of two data sets. Interrupted merging resumes.
     """
     folders = [Path(folder) for folder in folders] or _parts_in(out)
     seen: dict[Path, Path] = {}
     for folder in folders:
         real = folder.resolve()
         if real == out.resolve():
-            raise UserError(f"{folder}: is the folder to merge into; give a new one")
+            raise UserError(f"{folder}: is the folder to merge into; give another one")
         if real in seen:
             raise UserError(f"{seen[real]} and {folder} are the same folder; give each once")
         seen[real] = folder
@@ -95,7 +94,7 @@ def merge(out: Path, folders: Sequence[Path] = (), *, progress: OnProgress | Non
             raise DataError(f"{folder}: holds neither a packed part ({PART_NAME}) nor a data set ({MANIFEST_NAME})")
     if any(are_parts) and not all(are_parts):
         part, other = folders[are_parts.index(True)], folders[are_parts.index(False)]
-        raise UserError(f"{part} is a part of a data set, {other} a whole one; merge the parts first")
+        raise UserError(f"{part} is a part of a data set, but {other} is a whole one; merge the parts first")
     merged = _merged_parts(folders) if all(are_parts) else _merged_sets(folders)
     _check_keys(merged)
     links, copies = _transfer(out, merged, progress)
@@ -115,8 +114,8 @@ def _check_keys(merged: _Merged) -> None:
     check_unique_keys(shards, "keep one of the two samples, or pack one of the data sets again with other names")
     check_one_split(
         shards,
-        "an image that is trained on must not be validated on: divide one of the data sets as the other (--val, "
-        "--group-by, --split), or, if these are different images, pack it again with other names",
+        "the same image must not be in training and in validation: divide both data sets in the same way (--val, "
+        "--group-by, --split), or, if these are different images, pack one of them again with other names",
     )
 
 
@@ -124,17 +123,17 @@ def _parts_in(out: Path) -> list[Path]:
     found = sorted(out.iterdir()) if out.is_dir() else []
     parts = [path for path in found if FOLDER_NAME.fullmatch(path.name) and (path / PART_NAME).exists()]
     if not parts:
-        raise UserError(f"{out}: holds no finished part (part-I-of-N); name the folders to merge")
+        raise UserError(f"{out}: holds no finished part (part-I-of-N); give the folders to merge")
     return parts
 
 
 def _transfer(out: Path, merged: _Merged, progress: OnProgress | None) -> tuple[int, int]:
-    """How many shards were linked, and how many copied."""
+    """Returns how many shards were linked and how many were copied."""
     text = merged.manifest.to_json()
     total, counts = len(merged.shards), dict.fromkeys(Transfer, 0)
     fingerprints = {record.info.name: record.fingerprint for record in merged.records}
     plan = [(shard.name, fingerprints.get(shard.name, shard.info.sha256)) for shard in merged.shards]
-    # Merged before: what is missing or damaged is mended.
+    # If they were merged before, missing and damaged files are replaced.
     is_there = manifest_in(out) == merged.manifest
     with (
         open_state(out, plan, overwrite=is_there, remedy="merge into a new folder") as state,
@@ -156,7 +155,7 @@ def _transfer(out: Path, merged: _Merged, progress: OnProgress | None) -> tuple[
 def _transfer_shard(out: Path, shard: _Shard) -> Transfer:
     info, merged, path = shard.info, shard.merged, shard.folder / shard.info.name
     if path.is_file() and (size := path.stat().st_size) != info.bytes:
-        raise DataError(f"{path}: has {size} bytes, {info.bytes} were packed; pack or copy it again")
+        raise DataError(f"{path}: has {size} bytes, but {info.bytes} were packed; pack or copy it again")
     link_or_copy(shard.folder / info.index_name, out / merged.index_name, info.index_sha256)
     link_or_copy(shard.folder / info.sidecar_name, out / merged.sidecar_name, info.sidecar_sha256)
     is_of_others = (shard.folder / INDEX_RECORD_NAME).exists()
@@ -178,8 +177,8 @@ def _merged_parts(folders: Sequence[Path]) -> _Merged:
         shards += [(folder, record) for record in parse_records(recorded, path).shards]
     first = parts[0][1]
     if len(shards) != first.plan_shards:
-        raise DataError(f"the parts list {len(shards)} shards, {first.plan_shards} were planned; pack them again")
-    # As they were planned: by split, then by number, of which there may be more digits than names are padded to.
+        raise DataError(f"the parts list {len(shards)} shards, but {first.plan_shards} were planned; pack them again")
+    # In the order of the plan: by split, then by number, which may have more digits than the names are padded to.
     shards.sort(key=lambda shard: (shard[1].split, len(shard[1].info.name), shard[1].info.name))
     records = [record for _, record in shards]
     check_kinds(records, ImageKind(array=first.header.image, where=str(folders[0])))
@@ -206,7 +205,9 @@ def _check_parts(parts: Sequence[tuple[Path, PackedPart]]) -> None:
             if name != MEANING and part.options.get(name) != value:
                 raise DataError(f"{folder} was packed with {name} {value}, {other} with {part.options.get(name)}")
         if part.part.count != first.part.count:
-            raise DataError(f"{folder} is part {first.part}, {other} part {part.part}; they are of two divisions")
+            raise DataError(
+                f"{folder} is part {first.part}, but {other} is part {part.part}; the number of parts must be the same"
+            )
         if part.plan != first.plan:
             raise DataError(
                 f"{folder} and {other} were packed from different lists of {first.plan_samples} and "
@@ -214,9 +215,9 @@ def _check_parts(parts: Sequence[tuple[Path, PackedPart]]) -> None:
             )
         if part.contents != first.contents:
             raise DataError(
-                f"{folder} and {other} were packed from the same files with other meanings of the masks, or from other "
-                "annotations of the same images; pack one of the two again (--overwrite), with the classes, options "
-                "and annotations of the rest"
+                f"{folder} and {other} were packed from the same files, but with different meanings of the masks or "
+                "different annotations of the images; pack one of the two again (--overwrite) with the classes, "
+                "options and annotations of the other parts"
             )
         if part.part.number in by_number:
             raise DataError(f"{by_number[part.part.number]} and {other} are both part {part.part}")
@@ -225,7 +226,7 @@ def _check_parts(parts: Sequence[tuple[Path, PackedPart]]) -> None:
     if missing:
         named = ", ".join(f"{number}/{first.part.count}" for number in missing[:10])
         more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
-        raise DataError(f"missing: part {named}{more}; pack it (--part), and name the folders of all parts")
+        raise DataError(f"missing: part {named}{more}; pack it (--part), and give the folders of all parts")
 
 
 def _merged_sets(folders: Sequence[Path]) -> _Merged:

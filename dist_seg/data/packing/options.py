@@ -1,4 +1,4 @@
-"""How samples become shards: the user's options, and what one run of packing makes of them."""
+"""Options of packing, and what all shards of one run of packing have in common."""
 
 from dataclasses import dataclass
 
@@ -20,24 +20,24 @@ class PackOptions:
     workers: int = 1
     """Processes that decode and write, one shard at a time each."""
     shard_bytes: int = SHARD_BYTES
-    """About how large a shard gets."""
+    """Target size of a shard."""
     skip_bad: bool = False
-    """Samples that cannot be packed are left out and counted, instead of refused."""
+    """Leave samples that cannot be packed out and count them, instead of refusing the data set."""
     max_pixels: int = MAX_PIXELS
-    """Of an image or mask; a larger one is bad."""
+    """An image or mask with more pixels is bad."""
     max_side: int | None = None
-    """Images whose longer side is longer are shrunk to it, with their masks."""
+    """Images whose longer side exceeds it are shrunk, with their masks."""
 
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise DataError(f"workers is {self.workers}, must be at least 1")
         if self.max_side is not None and self.max_side < 1:
-            raise UserError(f"--max-side {self.max_side}: give a number of pixels from 1")
+            raise UserError(f"--max-side {self.max_side}: give a number of pixels of at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Packing:
-    """One run of packing: the raw data, the options, and what all images have to be. Sent to every worker process."""
+    """One run of packing: the raw data, the options, and the kind of the images. Sent to every worker process."""
 
     source: AnySource
     options: PackOptions
@@ -46,7 +46,7 @@ class Packing:
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """What decides a shard's bytes, besides its samples. It stands in fingerprints: it must not change."""
+        """What decides a shard's bytes besides its samples. Part of the fingerprints, so its form must not change."""
         source = self.source
         identity: tuple[object, ...] = (source.class_names, source.ignore_index, self.options.max_pixels)
         if task_of(source) == "multilabel":
@@ -58,7 +58,7 @@ class Packing:
         return identity if self.options.max_side is None else (*identity, {"max_side": self.options.max_side})
 
     def recorded(self) -> RecordedOptions:
-        """What else decides shards, by the names that the user knows."""
+        """The options that decide what is in the shards, by their names on the command line. Stored in `pack.json`."""
         options: RecordedOptions = {
             "--shard-mb": self.options.shard_bytes / 1e6,
             "--max-pixels": self.options.max_pixels,

@@ -1,4 +1,4 @@
-"""The files that packing writes into a folder, and which of those that lie there are its own."""
+"""The files that packing writes into a folder, and how it tells its own from others."""
 
 import hashlib
 import re
@@ -14,18 +14,18 @@ from dist_seg.runtime.documents import decode
 from dist_seg.storage.files import PARTIAL_MARK
 
 UNFINISHED_NAME = ".pack"
-"""A folder with a record for every shard that is whole, until the data set is finished."""
+"""Folder with a record for every finished shard, until the data set is finished."""
 NAMES_NAME = "names"
-"""In the folder above: the shards that may lie there, from before the first is written."""
+"""File in the folder above that lists the shards packing may write. It is there before the first shard is."""
 WAITING = "records-"
-"""There, too, and with the hash of the document that they are waiting for: records that become `pack.json` then."""
+"""Prefix of records in the same folder that become `pack.json` once their document, named by its hash, is written."""
 _WAITING_NAME = re.compile(rf"{WAITING}[0-9a-f]{{64}}")
 _HASH_CHUNK = 2**20
 DOCUMENTS = (MANIFEST_NAME, PART_NAME)
 
 
 def file_sha256(path: Path) -> str | None:
-    """In hexadecimal; None for a file that is not there."""
+    """In hexadecimal; None for a missing file."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
@@ -37,9 +37,9 @@ def file_sha256(path: Path) -> str | None:
 
 
 def own_shards(out: Path) -> set[str] | None:
-    """The shards that packing wrote or was about to write, by the records it left; None where it left none.
+    """The shards that packing wrote or was about to write, from the records it left; None if it left no records.
 
-    Names alone prove nothing: other tools, too, write `train-000000.tar`.
+    Names alone prove nothing: other tools also write `train-000000.tar`.
     """
     names = {record.info.name for record in read_records(out / RECORD_NAME).shards}
     written = _names_written(out)
@@ -70,7 +70,7 @@ def _names_written(out: Path) -> set[str] | None:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file in the folder of what is not finished is one that packing writes there."""
+    """Whether packing writes a file of this name into the folder `.pack`."""
     return name == NAMES_NAME or name.endswith(".tar.json") or _WAITING_NAME.fullmatch(name) is not None
 
 
@@ -80,7 +80,10 @@ def _files_of(shards: Iterable[str]) -> set[str]:
 
 
 def refuse_foreign(out: Path, own: set[str] | None, planned: set[str]) -> None:
-    """Where nothing of ours lies every file is another's; elsewhere those that packing would write over."""
+    """Raises `DataError` for files of somebody else that packing would write over.
+
+    In a folder that we never packed into, every file belongs to somebody else.
+    """
     found = {path.name for path in out.iterdir() if not (_is_passed_over(path.name) or _is_part(path))}
     foreign = sorted(found if own is None else found & (_files_of(planned) - _files_of(own)))
     if foreign:
@@ -95,12 +98,12 @@ def _is_passed_over(name: str) -> bool:
 
 
 def _is_part(path: Path) -> bool:
-    """A folder beside the shards in which a part is packed, or was."""
+    """Whether this is the folder of a part, beside the shards."""
     return FOLDER_NAME.fullmatch(path.name) is not None and path.is_dir()
 
 
 def clear(out: Path, *, own: set[str], planned: set[str]) -> None:
-    """Remove halves of our files, and our shards that no longer are part of the plan."""
+    """Remove partly written files of ours, and our shards that are no longer in the plan."""
     files = _files_of(own) | {RECORD_NAME, *DOCUMENTS}
     for path in [*out.iterdir(), *(out / UNFINISHED_NAME).iterdir()]:
         name, mark, _ = path.name.partition(PARTIAL_MARK)
@@ -113,15 +116,15 @@ def clear(out: Path, *, own: set[str], planned: set[str]) -> None:
 
 
 def waiting_path(out: Path, document_sha256: str | None) -> Path:
-    """Of the records that wait for a document."""
+    """Path of the records that wait for a document."""
     return out / UNFINISHED_NAME / f"{WAITING}{document_sha256}"
 
 
 def record_path(out: Path, shard: str) -> Path:
-    """Of a shard, until the data set is finished."""
+    """Path of a shard's record until the data set is finished."""
     return out / UNFINISHED_NAME / f"{shard}.json"
 
 
 def unfinished_records(out: Path) -> list[PackedShard]:
-    """Of the shards that are whole."""
+    """Records of the shards finished so far."""
     return [record for path in sorted((out / UNFINISHED_NAME).glob("*.json")) for record in read_records(path).shards]

@@ -1,8 +1,8 @@
-"""Turning a raw data set into shards and a manifest.
+"""Packs a raw data set into shards and a manifest.
 
-The same source gives the same bytes, whatever the number of workers. Packing that was interrupted goes on: a shard that
-is whole, undamaged and still what the source says is kept. `pack.json` beside the manifest, and `.pack/` while it is
-not finished, hold what that takes.
+The same source gives the same bytes for any number of workers. Interrupted packing resumes: it keeps each shard that is
+whole, undamaged, and still matches the source. The records for this are in `pack.json` beside the manifest, and in
+`.pack/` until the data set is finished.
 """
 
 import hashlib
@@ -31,15 +31,15 @@ class PackResult:
 
     manifest: Manifest
     skipped: tuple[Refusal, ...]
-    """Samples that were left out, with `skip_bad`."""
+    """Samples that were left out because of `skip_bad`."""
     skipped_annotations: tuple[str, ...]
-    """Annotations that were, while their samples were kept."""
+    """Annotations that were left out of samples that were packed."""
     written_shards: int
-    """With samples: where all were left out, there is no shard."""
+    """Not counting shards whose samples were all left out."""
     kept_shards: int
-    """Such that were there already."""
+    """Shards that were there already, counted in the same way."""
     present_samples: int = 0
-    """When appending: samples of the source that the data set had already."""
+    """When appending: samples of the source that the data set had before."""
 
 
 def pack(
@@ -51,11 +51,11 @@ def pack(
     overwrite: bool = False,
     progress: OnProgress | None = None,
 ) -> PackResult:
-    """Pack `source`, or a part of it, into the folder `out`. `progress` is told samples.
+    """Pack `source`, or a part of it, into the folder `out`. `progress` counts samples.
 
-    A folder that holds another finished data set is refused unless `overwrite`. A part gets no manifest: see `merge`.
-    Raises `DataError` that names the first files that cannot be packed; with `skip_bad` they are left out and counted,
-    unless most would be for being of another kind.
+    Refuses a folder that holds another finished data set unless `overwrite` is set. A part gets no manifest: see
+    `merge`. Raises `DataError` that names the first files that cannot be packed. `skip_bad` leaves them out and counts
+    them, unless most of the samples would be left out for the kind of their image.
     """
     check_source(source)
     refuse_indexed(out)
@@ -68,7 +68,7 @@ def pack(
     with open_state(out, names, overwrite=overwrite, document=document) as state:
         written = write_jobs(state, jobs, packing, progress)
         shards = [written.by_name[job.name] for job in jobs]
-        if part is None:  # of all parts together, when they are merged
+        if part is None:  # merge checks the kinds of all parts together
             check_kinds(shards, packing.images)
         header = manifest_header(source, packing.images.array)
         manifest = manifest_of(header, shards, whole=part is None)
@@ -89,7 +89,7 @@ def pack(
 
 
 def result_of(manifest: Manifest, shards: Sequence[PackedShard], *, kept: int) -> PackResult:
-    """What is said of the shards, of which so many with samples were kept."""
+    """The result of packing these shards. kept: how many with samples were there already."""
     return PackResult(
         manifest=manifest,
         skipped=tuple(refusal for shard in shards for refusal in shard.skipped),

@@ -1,8 +1,8 @@
-"""Packing on many machines: which shards are a part's, and what a packed part says about itself.
+"""Packing on many machines: which shards belong to a part, and the file that describes a packed part.
 
-Every machine lists the same source, plans all shards and packs each n-th. A part has a folder of its own: one machine
-writes to a folder, so no lock or rename of a shared file system has to be relied upon. `part.json` in it takes the
-place of the manifest, so that a part is never taken for the whole data set.
+Every machine lists the same source, plans all shards and packs every n-th one. Each part has a folder of its own: only
+one machine writes to a folder, so nothing depends on the locks or renames of a shared file system. The folder holds
+`part.json` instead of a manifest, so that a part is never mistaken for the whole data set.
 """
 
 import hashlib
@@ -30,17 +30,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """The share of one machine: part `number` of `count`, from 1."""
+    """The share of one machine: part `number` of `count`, counted from 1."""
 
     number: int
     count: int
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Of `2/8`. Raises `UserError`."""
+        """Parse a text such as `2/8`. Raises `UserError`."""
         match = _WRITTEN.fullmatch(text)
         if match is None or not 1 <= int(match.group(1)) <= int(match.group(2)):
-            raise UserError(f"--part {text}: write it as I/N, the parts from 1 to N, such as 2/8")
+            raise UserError(f"--part {text}: write it as I/N with I from 1 to N, such as 2/8")
         return cls(number=int(match.group(1)), count=int(match.group(2)))
 
     def __str__(self) -> str:
@@ -52,26 +52,26 @@ class Part:
         return f"part-{self.number:0{digits}d}-of-{self.count}"
 
     def share(self, jobs: Sequence[T]) -> list[T]:
-        """Every `count`-th, so that each part has its share of every split."""
+        """Every `count`-th job, so that each part gets its share of every split."""
         return list(jobs[self.number - 1 :: self.count])
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackedPart:
-    """The whole of `part.json`; the shards' records lie beside it."""
+    """What `part.json` says. The shards' records are in `pack.json` beside it."""
 
     part: Part
     header: Manifest
-    """The data set's manifest, without its splits."""
+    """The manifest of the data set without its splits."""
     plan: str
-    """Hash of the plan of all parts: which samples are in which shard."""
+    """Hash of the plan of all parts: which samples go into which shard."""
     contents: str
-    """Hash of what the versions of all parts' samples say on any machine, such as what the masks mean."""
+    """Hash of the portable versions of all parts' samples, which also say what the masks mean."""
     plan_shards: int
-    """Of all parts."""
+    """Number of shards of all parts."""
     plan_samples: int
     options: RecordedOptions
-    """What else decides the bytes, by the name that the user knows it by."""
+    """The options that decide what is in the shards, by their names on the command line."""
     records_sha256: str
 
     def to_json(self) -> str:
@@ -92,7 +92,7 @@ class PackedPart:
 
 @dataclass(frozen=True, kw_only=True)
 class _Document:
-    """`part.json` as it is written."""
+    """The fields of `part.json`."""
 
     format_version: int
     part: int
@@ -109,13 +109,13 @@ class _Document:
 
 @dataclass(frozen=True, kw_only=True)
 class _Version:
-    """What every version of `part.json` has."""
+    """The field that every version of `part.json` has."""
 
     format_version: int
 
 
 def read_part(folder: Path) -> PackedPart:
-    """What `part.json` in the folder says. Raises `DataError` naming it."""
+    """Read `part.json` in the folder. Raises `DataError` that names it."""
     path = folder / PART_NAME
     try:
         data = path.read_bytes()
@@ -127,8 +127,8 @@ def read_part(folder: Path) -> PackedPart:
     except UserError as error:
         raise DataError(f"{error}; pack the part again") from error
     raise DataError(
-        f"{path}: format_version is {version}, this version of dist-seg reads {_FORMAT_VERSION}; pack the part again: "
-        "its shards are kept"
+        f"{path}: format_version is {version}, but this version of dist-seg reads {_FORMAT_VERSION}; pack the part "
+        "again: its shards are kept"
     )
 
 
@@ -146,9 +146,9 @@ def _part(document: _Document, where: str) -> PackedPart:
 
 
 def plan_digest(jobs: Sequence[ShardJob]) -> str:
-    """Of which samples, by keys and sizes, are in which shard.
+    """Hash of the plan: which samples, by key and size, go into which shard.
 
-    Times of change are left out: each machine may have a copy of its own of the raw data.
+    Modification times are left out, because each machine may have its own copy of the raw data.
     """
     digest = hashlib.sha256()
     for job in jobs:
@@ -158,7 +158,7 @@ def plan_digest(jobs: Sequence[ShardJob]) -> str:
 
 
 def contents_digest(jobs: Sequence[ShardJob]) -> str:
-    """Of what the samples' versions say on any machine."""
+    """Hash of the samples' portable versions."""
     digest = hashlib.sha256()
     for job in jobs:
         digest.update(json.dumps([sample.portable_version for sample in job.samples]).encode())

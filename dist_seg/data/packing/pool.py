@@ -1,4 +1,4 @@
-"""Spreading shards over this process and others."""
+"""Packs shards in this process and in others."""
 
 import multiprocessing
 import pickle
@@ -30,11 +30,11 @@ _Submit = Callable[[ShardJob], Future[PackedShard]]
 def pack_shards(
     jobs: Sequence[ShardJob], packing: Packing, out: Path, on_progress: Callable[[int], None]
 ) -> Generator[PackedShard, None, None]:
-    """Pack the jobs into `out` and yield each shard as it is done, in any order. `on_progress` is told the samples
-    done. Closing the generator ends the processes.
+    """Pack the jobs into `out` and yield each shard when it is done, in any order. Closing the generator ends the
+    processes.
 
-    Raises `DataError` naming the samples that are refused, or saying that a worker died, and `UserError` for a source
-    that cannot be sent to worker processes.
+    `on_progress` gets the number of samples done. Raises `DataError` that names the refused samples or says that a
+    worker died, and `UserError` for a source that cannot be sent to worker processes.
     """
     workers = min(packing.options.workers, len(jobs))
     if workers <= 1:
@@ -45,7 +45,7 @@ def pack_shards(
     done: Synchronized[int] = context.Value("q", 0)
     worker = _Worker(packing=packing, out=out, done=done, stop=context.Event())
     others = workers - 1
-    # This process packs too, in a thread: it need not be started, which takes a second, nor need the libraries again.
+    # This process also packs, in a thread: another process would take a second to start and load the libraries.
     here = ThreadPoolExecutor(1)
     elsewhere = ProcessPoolExecutor(others, mp_context=context, initializer=_start_worker, initargs=(worker,))
 
@@ -59,8 +59,8 @@ def pack_shards(
         yield from _completed(jobs, [submit_here, *others * [submit_elsewhere]], lambda: on_progress(done.value))
     except BrokenProcessPool as error:
         raise DataError(
-            "a packing process ended without a word, killed for memory perhaps; run again with fewer workers: "
-            "what is packed stays"
+            "a packing process died without an error, perhaps killed for using too much memory; run again with fewer "
+            "workers: finished shards are kept"
         ) from error
     finally:
         worker.stop.set()
@@ -71,10 +71,10 @@ def pack_shards(
 def _check_picklable(source: AnySource) -> None:
     try:
         pickle.loads(pickle.dumps(source))
-    except Exception as error:  # whatever the parts of a user's object raise
+    except Exception as error:  # a user's object may raise anything
         raise UserError(
             f"the data set's reader, a {type(source).__name__}, cannot be sent to worker processes: {error}; define "
-            "its class at the top of a module, keep lambdas, locks and open files out of it, or pack with --workers 1"
+            "its class at the top level of a module without lambdas, locks and open files, or pack with --workers 1"
         ) from error
 
 
@@ -95,20 +95,22 @@ def _packed_here(
             raise _refused(list(error.refusals)) from None
 
 
-def _completed(jobs: Sequence[ShardJob], places: Sequence[_Submit], poll: Callable[[], None]) -> Iterator[PackedShard]:
-    """Each job's shard as it is done; a place has one at a time. After a refusal no new shard begins, those under way
-    end and are yielded."""
-    waiting, free = deque(jobs), deque(places)
-    under_way: dict[Future[PackedShard], _Submit] = {}
+def _completed(jobs: Sequence[ShardJob], workers: Sequence[_Submit], poll: Callable[[], None]) -> Iterator[PackedShard]:
+    """Each job's shard when it is done. Every worker packs one shard at a time.
+
+    After a refusal no new shard begins; the shards in progress are finished and yielded.
+    """
+    waiting, free = deque(jobs), deque(workers)
+    in_progress: dict[Future[PackedShard], _Submit] = {}
     refusals: list[Refusal] = []
     while True:
         while waiting and free and not refusals:
             submit = free.popleft()
-            under_way[submit(waiting.popleft())] = submit
-        if not under_way:
+            in_progress[submit(waiting.popleft())] = submit
+        if not in_progress:
             break
-        for future in wait(under_way, timeout=_POLL_S, return_when=FIRST_COMPLETED).done:
-            free.append(under_way.pop(future))
+        for future in wait(in_progress, timeout=_POLL_S, return_when=FIRST_COMPLETED).done:
+            free.append(in_progress.pop(future))
             try:
                 yield future.result()
             except RefusedSamplesError as error:
@@ -120,7 +122,7 @@ def _completed(jobs: Sequence[ShardJob], places: Sequence[_Submit], poll: Callab
 
 def _refused(refusals: list[Refusal]) -> DataError:
     reasons = [refusal.reason for refusal in sorted(refusals, key=lambda refusal: refusal.key)[:MAX_REFUSALS]]
-    advice = "mend or remove what is wrong and pack again, or let such samples be left out (--skip-bad)"
+    advice = "fix or remove what is wrong and pack again, or leave such samples out (--skip-bad)"
     if len(reasons) == 1:
         return DataError(f"{reasons[0]}\n{advice}")
     more = " or more" if len(refusals) >= MAX_REFUSALS else ""
@@ -129,14 +131,14 @@ def _refused(refusals: list[Refusal]) -> DataError:
 
 @dataclass(frozen=True, kw_only=True)
 class _Worker:
-    """What packs, and keeps between shards."""
+    """Packs shards in one process."""
 
     packing: Packing
     out: Path
     done: "Synchronized[int]"
-    """The samples of all workers."""
+    """Samples done by all workers."""
     stop: Event
-    """Set when the packing process gives up."""
+    """Set when the main process gives up."""
 
     def pack(self, job: ShardJob) -> PackedShard:
         def on_sample() -> None:
@@ -149,10 +151,10 @@ class _Worker:
 
 
 class _StoppedError(Exception):
-    """The packing process has given up."""
+    """The main process has given up."""
 
 
-# A worker process is given its source once, not with every shard; a pool offers no other place for it.
+# A worker process gets its source once, not with every shard. A process pool offers no other place to keep it.
 _worker: _Worker | None = None
 
 
@@ -169,19 +171,19 @@ def _pack_in_worker(job: ShardJob) -> PackedShard:
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenShards:
-    """All that were to be written, by their names."""
+    """The shards of all jobs, by name."""
 
     by_name: dict[str, PackedShard]
     kept: int
-    """Of them, how many with samples were there already."""
+    """How many of them were there already, not counting shards without samples."""
 
 
 def write_jobs(
     state: PackState, jobs: Sequence[ShardJob], packing: Packing, progress: OnProgress | None
 ) -> WrittenShards:
-    """Write the shards that are not there yet. `progress` is told samples."""
+    """Write the shards that are not there yet. `progress` counts samples."""
     options = packing.options
-    with ThreadPoolExecutor(options.workers) as pool:  # reads whole shards to compare their hashes
+    with ThreadPoolExecutor(options.workers) as pool:  # reads whole shards to compare hashes
         found = pool.map(lambda job: state.kept(job.name, job.fingerprint, options.skip_bad), jobs)
         packed = {shard.info.name: shard for shard in found if shard}
     kept = sum(shard.info.samples > 0 for shard in packed.values())

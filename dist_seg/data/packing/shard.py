@@ -1,4 +1,4 @@
-"""Packing one shard, in a worker process or in the one that packs."""
+"""Packs one shard, in a worker process or in the main process."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from dist_seg.data.codecs.npy import decode_npy
 from dist_seg.data.packing.image_kind import ImageKind, OtherKindError
 from dist_seg.data.packing.options import Packing
 from dist_seg.data.packing.records import MAX_REFUSALS, PackedShard, Refusal
-from dist_seg.data.packing.sample import encode_instance_sample, encode_sample
+from dist_seg.data.packing.sample import packed_sample
 from dist_seg.data.packing.shard_plan import ShardJob
 from dist_seg.data.raw.source import StrayAnnotationsError, is_instances
 from dist_seg.data.shards.channel_statistics import ChannelCounter
@@ -29,27 +29,23 @@ class RefusedSamplesError(Exception):
 
 
 def pack_shard(job: ShardJob, packing: Packing, out: Path, on_sample: Callable[[], None]) -> PackedShard:
-    """Decode the job's samples, check them and write the shard. `on_sample` is called once a sample.
+    """Decode the job's samples, check them and write the shard. `on_sample` is called after each sample.
 
-    Raises `RefusedSamplesError` (all samples are looked at before, so that the user sees more than the first), unless
-    `skip_bad`.
+    Unless `skip_bad` is set, raises `RefusedSamplesError` for bad samples. It does so after all samples, so that you
+    see more than the first bad one.
     """
-    source, kind, skip_bad = packing.source, packing.images, packing.options.skip_bad
-    max_pixels, max_side = packing.options.max_pixels, packing.options.max_side
-    num_classes = len(source.class_names)
+    array, skip_bad = packing.images.array, packing.options.skip_bad
+    num_classes = len(packing.source.class_names)
     class_pixels, ignored_pixels = np.zeros(num_classes, np.int64), 0
     refusals: list[Refusal] = []
-    objects = ObjectCounter(num_classes) if is_instances(source) else None
-    channels = ChannelCounter(kind.array) if kind.array else None
+    objects = ObjectCounter(num_classes) if is_instances(packing.source) else None
+    channels = ChannelCounter(array) if array else None
 
     def encoded() -> Iterator[EncodedMembers]:
         nonlocal class_pixels, ignored_pixels
         for sample in job.samples:
             try:
-                if is_instances(source):
-                    packed = encode_instance_sample(sample, source, max_pixels, max_side, skip_bad=skip_bad, kind=kind)
-                else:
-                    packed = encode_sample(sample, source, max_pixels, max_side, kind)
+                packed = packed_sample(sample, packing)
             except DataError as error:
                 strays = error.count if isinstance(error, StrayAnnotationsError) else 0
                 other_kind = isinstance(error, OtherKindError)
@@ -63,8 +59,8 @@ def pack_shard(job: ShardJob, packing: Packing, out: Path, on_sample: Callable[[
                 if objects is not None and packed.target.annotations is not None:
                     objects.add(packed.target.annotations, packed.problems)
                 members = packed.members
-                if channels is not None and kind.array:
-                    channels.add(decode_npy(members.image, kind.array, members.height, members.width))
+                if channels is not None and array:
+                    channels.add(decode_npy(members.image, array, members.height, members.width))
                 yield members
             on_sample()
         if refusals and not skip_bad:
@@ -84,12 +80,12 @@ def pack_shard(job: ShardJob, packing: Packing, out: Path, on_sample: Callable[[
     )
 
 
-def check_kinds(shards: Sequence[PackedShard], kind: ImageKind) -> None:
-    """Raises `DataError` where more samples are left out for being of another kind than are packed."""
+def check_kinds(shards: Sequence[PackedShard], images: ImageKind) -> None:
+    """Raises `DataError` if more samples were left out for their kind of image than were packed."""
     others = [refusal for shard in shards for refusal in shard.skipped if refusal.other_kind]
     kept = sum(shard.info.samples for shard in shards)
     if len(others) > kept:
         raise DataError(
-            f"{len(others)} samples are of another kind than the {kept} that can be packed, which are {kind.images}; "
-            f"the first: {others[0].reason}"
+            f"{len(others)} samples are of another kind than the {kept} that can be packed, which are "
+            f"{images.description}; the first: {others[0].reason}"
         )

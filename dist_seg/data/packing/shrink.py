@@ -1,7 +1,7 @@
-"""Shrinking samples whose longer side is above a limit, while packing.
+"""Shrinks samples whose longer side is above a limit, while packing.
 
-Images are averaged (Lanczos, which does not alias); masks are sampled at the centres of the new pixels, so that no
-class id is made up. An object keeps at least one pixel: the one that most of it lies in.
+Images are averaged (Lanczos, without aliasing). Masks are sampled at the centres of the new pixels, so that no new
+class id appears. An object keeps at least one pixel: the new pixel that holds most of it.
 """
 
 import io
@@ -23,7 +23,7 @@ Size = tuple[int, int]
 
 
 def shrunk_size(height: int, width: int, max_side: int | None) -> Size | None:
-    """The size with the longer side at the limit and the same proportions; None for what is within it."""
+    """The size with the longer side at the limit and the same proportions; None if the image is within the limit."""
     longer = max(height, width)
     if max_side is None or longer <= max_side:
         return None
@@ -31,7 +31,7 @@ def shrunk_size(height: int, width: int, max_side: int | None) -> Size | None:
 
 
 def shrink_image(image: CheckedImage, size: Size) -> CheckedImage:
-    """In the same format; a JPEG with quality 95 and no chroma subsampling."""
+    """Shrink an image, keeping its format. A JPEG gets quality 95 and no chroma subsampling."""
     height, width = size
     if image.array:
         values = decode_npy(image.data, image.array, image.height, image.width)
@@ -43,7 +43,7 @@ def shrink_image(image: CheckedImage, size: Size) -> CheckedImage:
 
 
 def _shrunk_values(values: Values, size: Size) -> Values:
-    """(H, W, C); each channel as Pillow would shrink it, which takes no 16 bits."""
+    """(H, W, C); each channel is shrunk in float, because Pillow cannot resize 16-bit values."""
     height, width = size
     smaller = np.dstack(
         [
@@ -59,14 +59,14 @@ def _shrunk_values(values: Values, size: Size) -> Values:
 
 
 def shrink_mask(mask: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
-    """(H, W), or layers (K, H, W), to height and width, by the nearest value."""
+    """Shrink a mask (H, W) or layers (K, H, W) to height and width by the nearest value."""
     return np.ascontiguousarray(mask[(..., *_places(mask.shape[-2:], size))])
 
 
 def shrink_object(raw: RawObject, height: int, width: int, size: Size) -> RawObject:
-    """The object of an image of `height` x `width`; area and box are those of the smaller mask.
+    """Shrink an object of an image of `height` x `width`. Its area and box become those of the smaller mask.
 
-    Raises ValueError for a mask that is not of that size.
+    Raises ValueError for a mask that does not have that size.
     """
     mask = decode_mask(raw.rle, height, width)
     smaller = mask[_places((height, width), size)]
@@ -79,7 +79,7 @@ def shrink_object(raw: RawObject, height: int, width: int, size: Size) -> RawObj
 
 
 def _places(shape: tuple[int, ...], size: Size) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows and columns of the pixels that the centres of the new ones lie in."""
+    """Rows and columns of the old pixels that hold the centres of the new ones."""
     centres = [(np.arange(new) * 2 + 1) * old // (2 * new) for old, new in zip(shape, size, strict=True)]
     rows, columns = np.ix_(*centres)
     return rows, columns

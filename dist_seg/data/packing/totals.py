@@ -1,4 +1,4 @@
-"""What the shards of a data set add up to: its manifest, from the records of packing or from finished splits."""
+"""Adds shards up to a manifest: from the records of packing, or from the splits of finished data sets."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ from dist_seg.errors import DataError
 
 
 def manifest_header(source: AnySource, array: ArrayLayout | None = None) -> Manifest:
-    """The manifest of the source's data, without its splits. array: of images that are arrays."""
+    """The manifest of the source without its splits. array: layout of array images, None for pictures."""
     return Manifest(
         task=task_of(source),
         class_names=tuple(source.class_names),
@@ -26,7 +26,7 @@ def manifest_header(source: AnySource, array: ArrayLayout | None = None) -> Mani
 
 
 def manifest_of(header: Manifest, shards: Iterable[PackedShard], *, whole: bool = True) -> Manifest:
-    """The manifest of these shards. Raises `DataError` for a split of a whole data set without one good sample."""
+    """The manifest of these shards. whole: raises `DataError` for a split without a good sample."""
     by_split: dict[str, list[PackedShard]] = {}
     for shard in shards:
         by_split.setdefault(shard.split, []).append(shard)
@@ -38,9 +38,10 @@ def manifest_of(header: Manifest, shards: Iterable[PackedShard], *, whole: bool 
 
 
 def joined_splits(header: Manifest, splits: Sequence[Split], shards: Sequence[FinishedShard]) -> Split:
-    """The splits as one, of these shards, which are all of theirs.
+    """The splits joined into one. shards: all shards of these splits.
 
-    Counts are exact: what the splits have only percentiles of comes from the shards again.
+    Counts are exact. Splits store only percentiles of object sizes and pixel values, so those are computed from the
+    shards again.
     """
     shards = [shard for shard in shards if shard.info.samples]
     objects = channels = None
@@ -81,6 +82,6 @@ def _objects(shards: Sequence[PackedShard]) -> ObjectCounts | None:
 
 
 def _channels(header: Manifest, shards: Sequence[PackedShard]) -> ChannelStatistics | None:
-    """Of arrays; a part of a data set may be without a sample of a split."""
+    """Statistics of array images. A part of a data set may have no sample of a split."""
     counted = [shard.channels for shard in shards if shard.channels and shard.channels.pixels]
     return channel_statistics(header.image, counted) if header.image and counted else None

@@ -1,4 +1,4 @@
-"""Whether a key comes twice in a split, or in two splits of several data sets: at about 10 bytes a sample, or 20."""
+"""Finds keys that are twice in a split, or in two splits of several data sets. Takes about 10 or 20 bytes a sample."""
 
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -14,19 +14,19 @@ from dist_seg.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class KeysOf:
-    """A shard whose keys are to be unique."""
+    """A shard whose keys must be unique."""
 
     split: str
     where: str
-    """What errors name it by."""
+    """Its name in errors."""
     load: Callable[[], Sidecar]
-    """Reads its index; called again where a key may come twice."""
+    """Reads its sidecar; called again if a key may be there twice."""
     data_set: str = ""
-    """Which of several; a data set itself may have a key in two splits, whose files are numbered anew, say."""
+    """Which of several data sets. One may have a key in two splits, for example if every split numbers its files."""
 
 
 def check_unique_keys(shards: Sequence[KeysOf], advice: str) -> None:
-    """Raises `DataError` that names a key that comes twice in a split, and its shards, and gives the advice."""
+    """Raises `DataError` that names a key that is twice in a split, its shards, and the advice."""
     by_split: dict[str, list[KeysOf]] = {}
     for shard in shards:
         by_split.setdefault(shard.split, []).append(shard)
@@ -35,14 +35,14 @@ def check_unique_keys(shards: Sequence[KeysOf], advice: str) -> None:
 
 
 def check_one_split(shards: Sequence[KeysOf], advice: str) -> None:
-    """Raises `DataError` that names a key that data sets have in different splits, and its shards, with the advice.
+    """Raises `DataError` that names a key that is in different splits of two data sets, its shards, and the advice.
 
-    That no key comes twice in a split has been checked before.
+    Call `check_unique_keys` first.
     """
     splits, data_sets = {shard.split for shard in shards}, sorted({shard.data_set for shard in shards})
     if min(len(splits), len(data_sets)) < 2:
         return
-    # As keys are unique in a split, a hash that two data sets have is one that they have in different splits.
+    # Keys are unique within a split, so a hash that two data sets share is in different splits.
     each = [_distinct(_hashes([shard for shard in shards if shard.data_set == name])) for name in data_sets]
     shared = _repeated(np.concatenate(each))
     seen: dict[str, KeysOf] = {}
@@ -50,7 +50,7 @@ def check_one_split(shards: Sequence[KeysOf], advice: str) -> None:
         other = seen.setdefault(key, shard)
         if other.data_set != shard.data_set and other.split != shard.split:
             raise DataError(
-                f"{other.where} and {shard.where}: the key {key!r} is in split {other.split} of the one and in "
+                f"{other.where} and {shard.where}: the key {key!r} is in split {other.split} of one and in "
                 f"split {shard.split} of the other; {advice}"
             )
 
@@ -60,12 +60,12 @@ def _check_keys_with(hashes: AbstractSet[int], split: str, shards: Sequence[Keys
     for shard, key in _keys_with(hashes, shards):
         if key in seen:
             places = shard.where if seen[key] == shard.where else f"{seen[key]} and {shard.where}"
-            raise DataError(f"{places}: the key {key!r} comes twice in split {split}; {advice}")
+            raise DataError(f"{places}: the key {key!r} is twice in split {split}; {advice}")
         seen[key] = shard.where
 
 
 def _keys_with(hashes: AbstractSet[int], shards: Sequence[KeysOf]) -> Iterator[tuple[KeysOf, str]]:
-    """The keys of some hashes. Equal hashes are as good as never of different keys: only these are held, then."""
+    """The shards' keys that have one of these hashes. Different keys hardly ever do, so few keys are held."""
     for shard in shards if hashes else ():
         keys = shard.load().keys()
         yield from ((shard, key) for key in keys if hash(key) in hashes)
@@ -79,13 +79,13 @@ def _hashes(shards: Sequence[KeysOf]) -> NDArray[np.int64]:
 
 
 def _distinct(hashes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Sorts them where they are, as `np.unique` does not."""
+    """The different hashes. Sorts them in place, which `np.unique` does not."""
     hashes.sort()
     found: NDArray[np.int64] = hashes[np.concatenate([[True], hashes[1:] != hashes[:-1]])[: len(hashes)]]
     return found
 
 
 def _repeated(hashes: NDArray[np.int64]) -> set[int]:
-    """Those that come more than once. Sorts them where they are."""
+    """The hashes that occur more than once. Sorts them in place."""
     hashes.sort()
     return set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())

@@ -1,7 +1,7 @@
-"""Shards that cannot be used: missing, of another length, or with an index that is not the one that was packed.
+"""Shards that cannot be used: missing, of another length, or with a sidecar that is not what was packed.
 
-They are looked for before the first step, by their lengths and indexes alone, and found by their readers when they go
-bad under a run.
+A run looks for them before its first step, by their lengths and sidecars alone. Readers find those that become bad
+later.
 """
 
 import hashlib
@@ -26,9 +26,9 @@ class BadShardError(DataError):
 
 
 def find_bad_shards(storage: Storage, shards: Iterable[ShardInfo]) -> dict[str, str]:
-    """Those that cannot be used, each with the reason; none of their samples is read.
+    """The shards that cannot be used, each with the reason. Reads none of their samples.
 
-    Raises StorageError where it cannot be told.
+    Raises StorageError if the storage fails.
     """
     listed = sorted(shards, key=lambda shard: shard.name)
     with ThreadPoolExecutor(_CHECKING_THREADS) as pool:  # Object stores answer after tens of milliseconds each.
@@ -37,10 +37,10 @@ def find_bad_shards(storage: Storage, shards: Iterable[ShardInfo]) -> dict[str, 
 
 
 def read_sidecar(storage: Storage, shard: ShardInfo) -> Sidecar:
-    """The index of a shard, checked. Raises BadShardError for one that is not as it was packed."""
+    """The sidecar of a shard, checked. Raises BadShardError if it is not what was packed."""
     try:
         data = storage.read(shard.sidecar_name)
-        if not _is_packed(data, shard):  # which may be the reading's fault: it counts after a fresh read only
+        if not _is_packed(data, shard):  # the read may be at fault, so it counts only after a second one
             data = storage.read(shard.sidecar_name)
     except MissingObjectError as error:
         raise BadShardError(shard.name, f"its index {shard.sidecar_name} is missing") from error
@@ -55,26 +55,26 @@ def read_sidecar(storage: Storage, shard: ShardInfo) -> Sidecar:
 
 
 def why_other_length(storage: Storage, shard: ShardInfo) -> str | None:
-    """None for a shard that is there, as long as it was packed."""
+    """What is wrong with the shard's length; None if it is there and as long as it was packed."""
     try:
         size = storage.size(shard.name)
     except MissingObjectError:
         return "is missing"
     if size == shard.bytes:
         return None
-    return f"has {size} bytes, the manifest says {shard.bytes}"
+    return f"has {size} bytes, but the manifest says {shard.bytes}"
 
 
 def check_bad_shards(bad: Mapping[str, str], most: int, num_shards: int, url: str) -> None:
-    """Raises DataError, naming them, for more bad training shards than `most`, and where there is no other."""
+    """Raises DataError that names the bad training shards if they are more than `most`, or all there are."""
     if not bad or (len(bad) <= most and len(bad) < num_shards):
         return
-    remedy = f"or leave them out with data.max_bad_shards={len(bad)}, which puts other samples in the place of theirs"
+    remedy = f"or leave them out with data.max_bad_shards={len(bad)}, which trains on other samples instead"
     raise unusable(bad, url, "training" if len(bad) < num_shards else "", remedy if len(bad) < num_shards else "")
 
 
 def unusable(bad: Mapping[str, str], url: str, what: str, remedy: str) -> DataError:
-    """The error that names bad shards and says what can be done; every rank is to raise it."""
+    """The error that names bad shards and says what to do. Every rank must raise it."""
     named = [f"  {shard}: {reason}" for shard, reason in sorted(bad.items())]
     more = [f"  and {len(named) - _MOST_NAMED} more"] if len(named) > _MOST_NAMED else []
     shards = "shard" if len(bad) == 1 else "shards"
@@ -84,7 +84,7 @@ def unusable(bad: Mapping[str, str], url: str, what: str, remedy: str) -> DataEr
                 f"{url}: {len(bad)} {what}{' ' if what else ''}{shards} cannot be used:",
                 *named[:_MOST_NAMED],
                 *more,
-                f"Run `dist-seg verify {url}`, copy or pack the data again and start with the same command"
+                f"Run `dist-seg verify {url}`, copy or pack the data again, and start the same command"
                 f"{'; ' if remedy else ''}{remedy}",
             ]
         )

@@ -1,7 +1,7 @@
-"""Percentiles, means and deviations of every channel, found shard by shard while packing and put together at the end.
+"""Percentiles, means and deviations of every channel, counted shard by shard while packing and combined at the end.
 
-Sums are exact. Percentiles come from a histogram whose bins have one value each below 256, and above it 128 to a power
-of two: a percentile is found to within 1/128 of itself.
+Sums are exact. Percentiles come from a histogram with one bin for each value below 256, and 128 bins for each power of
+two above, so a percentile is exact to within 1/128 of its value.
 """
 
 import base64
@@ -21,23 +21,23 @@ _BINS_PER_OCTAVE = 128
 _EDGES = np.concatenate(
     [np.arange(256), *((np.arange(_BINS_PER_OCTAVE) + _BINS_PER_OCTAVE) << shift for shift in range(1, 9)), [65536]]
 )
-"""Where every bin begins, and where the last one ends."""
+"""The first value of each bin, and the end of the last one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardChannels:
-    """Of one shard, so that a later run of packing need not read it again."""
+    """The sums of one shard. They are recorded, so that a later run of packing need not read the shard again."""
 
     pixels: int
     sums: tuple[int, ...]
-    """Of each channel's values."""
+    """Sum of the values of each channel."""
     square_sums: tuple[int, ...]
     histograms: str
-    """Of all channels, (C, bins) 64-bit numbers, little-endian, compressed and in base 64."""
+    """Histograms of all channels: (C, bins) 64-bit little-endian numbers, compressed, in base 64."""
 
 
 class ChannelCounter:
-    """Counts the values of images, one after the other."""
+    """Counts the values of a shard's images, image by image."""
 
     def __init__(self, layout: ArrayLayout) -> None:
         self._layout = layout
@@ -46,12 +46,12 @@ class ChannelCounter:
         self._histograms = np.zeros((layout.channels, _num_bins(layout)), np.int64)
 
     def add(self, values: Values) -> None:
-        """values: (H, W, C)."""
+        """Count an image. values: (H, W, C)."""
         self._pixels += values.shape[0] * values.shape[1]
         each = np.arange(self._layout.largest + 1, dtype=np.int64)
         for channel in range(self._layout.channels):
             counts = np.bincount(values[..., channel].ravel(), minlength=len(each))
-            # Of one image they fit 64 bits, of a data set perhaps not.
+            # The sums of one image fit into 64 bits; those of a data set may not.
             self._sums[channel] += int(counts @ each)
             self._square_sums[channel] += int(counts @ (each * each))
             edges = _EDGES[: self._histograms.shape[1]]
@@ -67,14 +67,14 @@ class ChannelCounter:
 
 
 def channel_statistics(layout: ArrayLayout, shards: Sequence[ShardChannels]) -> ChannelStatistics:
-    """Of all shards together, whatever their order; there must be a pixel."""
+    """Statistics of all shards together, in any order. There must be at least one pixel."""
     pixels = sum(shard.pixels for shard in shards)
     sums = [sum(values) for values in zip(*(shard.sums for shard in shards), strict=True)]
     square_sums = [sum(values) for values in zip(*(shard.square_sums for shard in shards), strict=True)]
     histograms = np.zeros((layout.channels, _num_bins(layout)), np.int64)
     for shard in shards:
         histograms += _unpacked(shard, layout)
-    # In whole numbers: the difference of two large floats would keep few digits.
+    # In whole numbers, because the difference of two large floats would keep few digits.
     variances = [pixels * squares - total * total for total, squares in zip(sums, square_sums, strict=True)]
     return ChannelStatistics(
         low=tuple(_low(histogram, pixels) for histogram in histograms),
@@ -94,12 +94,12 @@ def _unpacked(shard: ShardChannels, layout: ArrayLayout) -> NDArray[np.int64]:
 
 
 def _low(histogram: NDArray[np.int64], pixels: int) -> int:
-    """The least value of the bin that the low percentile lies in."""
+    """The smallest value of the bin that holds the low percentile."""
     return int(_EDGES[_bin_of(histogram, pixels, LOW_PERCENTILE)])
 
 
 def _high(histogram: NDArray[np.int64], pixels: int) -> int:
-    """The largest value of the bin that the high percentile lies in."""
+    """The largest value of the bin that holds the high percentile."""
     return int(_EDGES[_bin_of(histogram, pixels, HIGH_PERCENTILE) + 1]) - 1
 
 

@@ -11,8 +11,9 @@ LARGEST = 2**64 - 1
 
 
 class Counts(Sequence[int]):
-    """Numbers from 0 to `LARGEST`, equal to a tuple of them, at 1 to 8 bytes each as the largest needs; a tuple takes 8
-    and mostly 32 for the number.
+    """Numbers from 0 to `LARGEST`, stored in 1 to 8 bytes each, depending on the largest. Equal to a tuple of them.
+
+    A tuple takes 8 bytes for each reference, and mostly 32 for the number.
     """
 
     __slots__ = ("_numbers",)
@@ -46,9 +47,9 @@ class Counts(Sequence[int]):
 
 
 def counts_hook(kind: type, value: object) -> object:
-    """For `documents.decode`: builds `Counts` from a JSON list, and leaves other values to their types.
+    """Hook of `documents.decode`: builds `Counts` from a JSON list, and returns other values unchanged.
 
-    Raises ValueError for what is no list of counts.
+    Raises ValueError for anything but a list of counts.
     """
     if kind is not Counts:
         return value

@@ -1,4 +1,4 @@
-"""Adding up objects: over the images of a shard, and over the shards of a split."""
+"""Counts objects: over the images of a shard, and over the shards of a split."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from dist_seg.data.codecs.annotations import ImageAnnotations
 from dist_seg.data.shards.manifest import SIDE_PERCENTILES, ObjectCounts
 
 SIDE_BINS = 128
-"""Of a histogram of objects' sides: bin i begins at 2^(i / 8) pixels."""
+"""Bins of the histogram of objects' sides. Bin i begins at 2^(i / 8) pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardObjects:
-    """The objects of a shard; see `manifest.ObjectCounts`."""
+    """The object counts of a shard; see `manifest.ObjectCounts`."""
 
     class_objects: tuple[int, ...]
     crowd_objects: int
@@ -24,7 +24,7 @@ class ShardObjects:
     overfull_objects: int
     hidden_pixels: int
     skipped_annotations: tuple[str, ...]
-    """What was wrong with each."""
+    """For each annotation that was left out: what is wrong with it."""
 
 
 class ObjectCounter:
@@ -37,7 +37,7 @@ class ObjectCounter:
         self._problems: list[str] = []
 
     def add(self, annotations: ImageAnnotations, problems: Sequence[str] = ()) -> None:
-        """Count an image; problems: what was wrong with the annotations that were left out."""
+        """Count an image. problems: what is wrong with the annotations that were left out."""
         objects = annotations.objects
         alone = [o for o in objects if not o.crowd]
         self._by_class += np.bincount([o.class_id for o in alone], minlength=len(self._by_class))
@@ -61,7 +61,7 @@ class ObjectCounter:
 
 
 def object_counts(shards: Sequence[ShardObjects]) -> ObjectCounts | None:
-    """The counts of a split from those of its shards; None for no shard."""
+    """The counts of a split from those of its shards; None if there is no shard."""
     if not shards:
         return None
     histogram = [sum(counts) for counts in zip(*(shard.side_histogram for shard in shards), strict=True)]
@@ -77,14 +77,14 @@ def object_counts(shards: Sequence[ShardObjects]) -> ObjectCounts | None:
 
 
 def side_histogram(areas: Sequence[float]) -> NDArray[np.int64]:
-    """(SIDE_BINS,): how many objects of these areas, in pixels, have a side in each bin."""
+    """(SIDE_BINS,): number of objects in each bin of side length. areas: in pixels."""
     sides = np.sqrt(np.maximum(np.asarray(areas, np.float64), 1))
     bins = np.minimum((np.log2(sides) * 8).astype(np.int64), SIDE_BINS - 1)
     return np.bincount(bins, minlength=SIDE_BINS)
 
 
 def side_percentiles(histogram: Sequence[int], percentiles: Sequence[float]) -> tuple[float, ...]:
-    """Sides in pixels, to a twelfth; empty for no object."""
+    """Percentiles of side lengths in pixels, exact to within 1/12; empty if there are no objects."""
     counts = np.cumsum(histogram)
     if not len(counts) or counts[-1] == 0:
         return ()

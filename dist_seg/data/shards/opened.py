@@ -1,4 +1,4 @@
-"""A packed data set that was opened to be looked into."""
+"""A packed data set that is opened for inspection."""
 
 import threading
 from collections import OrderedDict
@@ -14,15 +14,15 @@ from dist_seg.data.shards.sidecar import Sidecar
 from dist_seg.storage.object_store import Storage, open_storage
 
 MAX_SIDECAR_BYTES = 64 << 20
-"""Of about half a million samples, in however small shards."""
+"""Memory for sidecars: enough for about half a million samples, however small the shards."""
 
 
 class Sized(Protocol):
-    """An index, and what is kept beside it."""
+    """A sidecar, and what is kept with it."""
 
     @property
     def num_bytes(self) -> int:
-        """What it takes in memory, about."""
+        """Approximate memory that it takes."""
         ...
 
 
@@ -31,7 +31,7 @@ V = TypeVar("V", bound=Sized)
 
 
 class SidecarCache(Generic[K, V]):
-    """Of the indexes that were asked for, the last ones up to `max_bytes`, and the very last in any case.
+    """Keeps the sidecars that were used last, up to `max_bytes`, and always the very last one.
 
     May be used from several threads.
     """
@@ -43,7 +43,7 @@ class SidecarCache(Generic[K, V]):
         self._num_bytes = 0
 
     def get(self, key: K, read: Callable[[], V]) -> V:
-        """The index of that key; `read` is called where it is not among those that are kept."""
+        """The sidecar for the key. Calls `read` unless it is kept."""
         with self._lock:
             if key in self._sidecars:
                 self._sidecars.move_to_end(key)
@@ -60,9 +60,9 @@ class SidecarCache(Generic[K, V]):
 
 
 class OpenedData:
-    """Storage, manifest and indexes of one data set, for all that looks into it: each is read once, when first needed.
+    """Storage, manifest and sidecars of one data set. Each is read once, when first needed.
 
-    Of the indexes as many are kept as fit into `MAX_SIDECAR_BYTES`. max_pixels: larger images are not to be decoded.
+    Keeps as many sidecars as fit into `MAX_SIDECAR_BYTES`. max_pixels: images with more pixels must not be decoded.
     """
 
     def __init__(self, storage: Storage, *, max_pixels: int = MAX_PIXELS) -> None:
@@ -71,7 +71,7 @@ class OpenedData:
 
     @cached_property
     def manifest(self) -> Manifest:
-        """Raises `DataError` for one that cannot be used, and `StorageError`."""
+        """The manifest. Raises `DataError` if it cannot be used, and `StorageError`."""
         return load_manifest(self.storage)
 
     @property
@@ -79,15 +79,15 @@ class OpenedData:
         return self.storage.url
 
     def sidecar(self, shard: ShardInfo) -> Sidecar:
-        """What lies where in a shard. Raises `DataError` for an index that cannot be used, and `StorageError`."""
+        """The sidecar of a shard. Raises `DataError` if it cannot be used, and `StorageError`."""
         return self._sidecars.get(shard.name, lambda: read_unchecked_sidecar(self.storage, shard))
 
 
 def open_data(root: str | Path, *, max_pixels: int = MAX_PIXELS) -> OpenedData:
-    """The data set at a folder or URL. Reads nothing yet."""
+    """Open the data set at a folder or URL. Reads nothing yet."""
     return OpenedData(open_storage(root), max_pixels=max_pixels)
 
 
 def read_unchecked_sidecar(storage: Storage, shard: ShardInfo) -> Sidecar:
-    """What lies where in a shard, read anew."""
+    """Read the sidecar of a shard without comparing it with the manifest."""
     return Sidecar.parse(storage.read(shard.sidecar_name), f"{storage.url}/{shard.sidecar_name}")

@@ -1,9 +1,10 @@
-"""The binary index beside a shard: where each sample's members lie, their crc32c, the image's size and the key.
+"""The sidecar, a binary index beside a shard: where each sample's members are, their crc32c, image size, and key.
 
 Layout, little-endian: magic (8 bytes), length of the header (uint32), header (JSON: version, samples, roles, suffixes,
-key_bytes), one record a sample (`_record_dtype`), the keys' UTF-8 one after another, crc32c of all before (uint32).
-About 50 bytes a sample and its key, in the file as in memory. From version 2 on the header also has `classes`, their
-number, and before the checksum stands a bit for each, in whole bytes a sample: whether the sample holds the class.
+key_bytes), one record per sample (`_record_dtype`), the keys in UTF-8 one after another, crc32c of all bytes before it
+(uint32). It takes about 50 bytes per sample plus the key, in the file and in memory. From version 2 on the header also
+has `classes`, the number of classes, and before the checksum there is one bit per sample and class, padded to whole
+bytes per sample: whether the sample holds the class.
 """
 
 import json
@@ -22,38 +23,38 @@ from dist_seg.runtime.documents import decode
 
 VERSION = 2
 READABLE_VERSIONS = (1, 2)
-"""Without the bits of classes an index is of version 1, still."""
+"""A sidecar without the bits of classes is still written as version 1."""
 SEMANTIC_ROLES = ("image", "target")
 INSTANCE_ROLES = ("image", "target", "annotations")
 _MAGIC = b"DSEGIDX\n"
-# Packed are jpg, png, npy, seg.png, multi.png, inst.png and json; tars of others have suffixes of their own.
+# Packed shards have jpg, png, npy, seg.png, multi.png, inst.png and json. Other tools' tars have their own suffixes.
 SUFFIX = re.compile(r"[\w+-]{1,60}(\.[\w+-]{1,60}){0,4}", re.ASCII)
-# Keys become names of files: nothing in them may lead out of a folder, end a name or cut a suffix off.
+# Keys become file names: nothing in them may lead out of a folder, end a name or cut off a suffix.
 _NOT_IN_KEYS = re.compile(rb"[\x00-\x1f\x7f/\\.]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Member:
-    """One file of a sample, inside its shard's tar."""
+    """One file of a sample, inside the tar of its shard."""
 
     offset: int
-    """Of its first byte, in the tar."""
+    """Position of its first byte in the tar."""
     length: int
     crc32c: int
     suffix: str
-    """What follows the key and a dot, such as `jpg` or `seg.png`."""
+    """What follows the key and the dot, such as `jpg` or `seg.png`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleEntry:
-    """What the index says about one sample. `members` in the order of the roles."""
+    """What the sidecar says about one sample. `members` are in the order of the roles."""
 
     key: str
     height: int
     width: int
     members: tuple[Member, ...]
     classes: tuple[int, ...] = ()
-    """Those that the sample holds."""
+    """Classes that the sample holds."""
 
 
 def crc32c(data: bytes) -> int:
@@ -62,7 +63,7 @@ def crc32c(data: bytes) -> int:
 
 
 class Sidecar:
-    """A parsed index. Nothing is unpacked until it is asked for."""
+    """A parsed sidecar. Values are unpacked only on access."""
 
     def __init__(
         self,
@@ -74,7 +75,7 @@ class Sidecar:
         num_classes: int,
         classes: NDArray[np.uint8],
     ):
-        """num_classes: 0 where it is not known which samples hold which. classes: their bits, (samples, bytes)."""
+        """num_classes: 0 if the classes of samples are not known. classes: their bits, (samples, bytes)."""
         self.roles = roles
         self.num_classes = num_classes
         self._classes = classes
@@ -84,7 +85,7 @@ class Sidecar:
 
     @classmethod
     def of(cls, entries: Sequence[SampleEntry], roles: tuple[str, ...] = SEMANTIC_ROLES, num_classes: int = 0) -> Self:
-        """The index of a shard that holds these samples, in this order. num_classes: 0 leaves theirs out."""
+        """The sidecar of a shard with these samples in this order. num_classes: 0 leaves the classes out."""
         suffixes = tuple(sorted({member.suffix for entry in entries for member in entry.members}))
         records = np.zeros(len(entries), _record_dtype(len(roles)))
         keys = bytearray()
@@ -106,7 +107,7 @@ class Sidecar:
         )
 
     def with_classes(self, num_classes: int) -> Self:
-        """The same index with bits of so many classes; no sample may hold one above."""
+        """The same sidecar with bits for this number of classes. No sample may hold a class above."""
         bits = np.zeros((self.num_samples, -(-num_classes // 8)), np.uint8)
         width = min(bits.shape[1], self._classes.shape[1])
         bits[:, :width] = self._classes[:, :width]
@@ -121,7 +122,7 @@ class Sidecar:
 
     @classmethod
     def parse(cls, data: bytes, where: str = "sidecar") -> Self:
-        """Read what `to_bytes` wrote. Raises `DataError` that names `where` for anything else, damage included."""
+        """Parse what `to_bytes` wrote. Raises `DataError` that names `where` for anything else, also for damage."""
         if len(data) < len(_MAGIC) + 8 or not data.startswith(_MAGIC):
             raise DataError("not an index of dist-seg; pack the data set again", where=where)
         if crc32c(data[:-4]) != struct.unpack("<I", data[-4:])[0]:
@@ -146,9 +147,10 @@ class Sidecar:
         )
 
     def check(self, samples: int, shard_bytes: int, where: str, class_samples: Sequence[int] | None = None) -> None:
-        """Raises DataError for what cannot be the index of a shard of so many samples and bytes, or is made to harm.
+        """Raises DataError unless this can be the sidecar of a shard with these numbers of samples and bytes.
 
-        class_samples: how many of them are to hold each class, where the manifest says so.
+        Also refuses sidecars that are made to do harm. class_samples: the manifest's number of samples that hold each
+        class, if it has one.
         """
         if self.num_samples != samples:
             raise DataError(f"lists {self.num_samples} samples, the manifest says {samples}", where=where)
@@ -204,7 +206,7 @@ class Sidecar:
 
     @property
     def num_bytes(self) -> int:
-        """What it takes in memory, about: the records are a view of the whole file, the keys a copy."""
+        """Approximate memory that it takes: the records are a view of the whole file, the keys a copy."""
         return self._records.nbytes + 2 * len(self._keys) + self._classes.nbytes
 
     @property
@@ -213,7 +215,7 @@ class Sidecar:
         return tuple(self.held([class_id]).sum().item() for class_id in range(self.num_classes))
 
     def held(self, class_ids: Sequence[int]) -> NDArray[np.bool_]:
-        """(num_samples,): whether a sample holds any of these classes. One that the index does not know is in none."""
+        """(num_samples,): whether each sample holds any of these classes. Unknown classes are in no sample."""
         found = np.zeros(self.num_samples, np.bool_)
         for class_id in class_ids:
             if class_id >= self.num_classes:
@@ -252,7 +254,7 @@ class Sidecar:
         return int(self._records["width"][index])
 
     def member(self, index: int, role: str) -> Member:
-        """Where one of the sample's members lies; `role` is one of `roles`."""
+        """Where a member of the sample is. `role` is one of `roles`."""
         at = self._records["members"][index][self.roles.index(role)]
         return Member(
             offset=int(at["offset"]),
@@ -264,7 +266,7 @@ class Sidecar:
 
 @dataclass(frozen=True, kw_only=True)
 class _Header:
-    """The JSON at an index's beginning."""
+    """The JSON header of a sidecar."""
 
     version: int
     samples: int
@@ -272,7 +274,7 @@ class _Header:
     suffixes: tuple[str, ...]
     key_bytes: int
     classes: int = 0
-    """From version 2 on."""
+    """Number of classes, from version 2 on."""
 
 
 def _header(data: bytes, where: str) -> _Header:

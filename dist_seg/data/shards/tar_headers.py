@@ -1,9 +1,9 @@
-"""The headers of a tar, looked at as its bytes pass by.
+"""Checks the headers of a tar while its bytes are read.
 
-Training reads members where the index says, and never looks at a header. Whoever unpacks the tar does, so no header may
-say anything else: another name, a path out of the folder, a link, a device. A packed tar holds what its index lists and
-nothing else; one that others wrote and that was indexed as it lies may hold more files, folders, and headers of the
-formats of POSIX (pax) and GNU.
+Training reads members at the offsets in the sidecar and never looks at a header. Whoever unpacks the tar does, so the
+headers must agree with the sidecar: no other name, no path out of the folder, no link, no device. A packed tar holds
+exactly what its sidecar lists. An indexed tar of another tool may hold more files, folders, and headers in the formats
+of POSIX (pax) and GNU.
 """
 
 import io
@@ -26,19 +26,19 @@ _KINDS = {
     tarfile.GNUTYPE_SPARSE: "stored with holes",
 }
 _EXTENSIONS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
-"""Headers that tell more about the member behind them; of the global kind, about all that follow."""
+"""Headers with more about the next member; global ones are about all following members."""
 _MOST_EXTENDED = 1 << 20
-"""Bytes of such headers of one member: nobody needs as many, and they are held."""
+"""Most bytes of such headers for one member. They are held in memory, and no honest tar needs more."""
 _NOT_FOR_ALL = ("path", "linkpath", "size")
-# As the webdataset library cuts a member's name: at the first dot behind the last slash.
+# The webdataset library cuts a member's name in this way: at the first dot after the last slash.
 _NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
 
 
 class TarWalk:
-    """Is fed a tar's bytes, in order, and tells of every member; holds one member's headers at a time.
+    """Takes a tar's bytes in order and reports every member. Holds the headers of one member at a time.
 
-    on_member: is called with the member and the offset of its first byte; it may return a problem, which ends the walk.
-    extended: headers of several blocks (pax, GNU) are read; otherwise they are members of a type of their own.
+    on_member: called with the member and the offset of its first byte. It may return a problem, which ends the walk.
+    extended: understand headers of several blocks (pax, GNU); otherwise they count as members of an unknown type.
     """
 
     def __init__(self, on_member: Callable[[tarfile.TarInfo, int], str | None], *, extended: bool = False) -> None:
@@ -46,11 +46,11 @@ class TarWalk:
         self._next = 0
         self._held, self._wanted = bytearray(), _BLOCK
         self.ended = False
-        """By the mark at a tar's end, or by a problem."""
+        """Whether the tar's end mark was reached, or a problem was found."""
         self.problem: str | None = None
 
     def feed(self, offset: int, chunk: bytes) -> None:
-        """The bytes from `offset` on, which follow those before."""
+        """Take the bytes from `offset` on, which follow the previous ones."""
         while not self.ended and self._next + len(self._held) < offset + len(chunk):
             begin = self._next + len(self._held) - offset
             self._held += chunk[begin : begin + self._wanted - len(self._held)]
@@ -59,15 +59,15 @@ class TarWalk:
             self._look()
 
     def _look(self) -> None:
-        """The headers that are held end with one that was not looked at yet."""
-        header, place = bytes(self._held[-_BLOCK:]), self._next + len(self._held) - _BLOCK
+        """Look at the last header that is held."""
+        header, at = bytes(self._held[-_BLOCK:]), self._next + len(self._held) - _BLOCK
         if not any(header):
-            self._stop(f"ends in a header at byte {place}" if len(self._held) > _BLOCK else None)
+            self._stop(f"ends in a header at byte {at}" if len(self._held) > _BLOCK else None)
             return
         try:
             member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
         except tarfile.HeaderError as error:
-            self._stop(f"has no header of a tar at byte {place} ({error})")
+            self._stop(f"has no tar header at byte {at} ({error})")
             return
         if self._extended and member.type in _EXTENSIONS:
             self._wanted += _padded(member.size) + _BLOCK
@@ -90,11 +90,11 @@ class TarWalk:
 
     @property
     def position(self) -> int:
-        """Of the header that is looked for, or was looked at last."""
+        """Offset of the next header, or of the last one."""
         return self._next
 
     def _stop(self, problem: str | None) -> None:
-        """After what is no member nothing that follows can be told for sure."""
+        """End the walk: after an invalid member, the offsets that follow are unknown."""
         self.problem, self.ended = problem, True
 
 
@@ -103,11 +103,11 @@ def _padded(size: int) -> int:
 
 
 def _extended_member(headers: bytes) -> tarfile.TarInfo:
-    """The member that the headers are of."""
+    """The member that these headers describe."""
     with tarfile.open(fileobj=io.BytesIO(headers), mode="r:", encoding="utf-8") as tar:
         member = tar.next()
         if member is None or member.size < 0:
-            raise tarfile.ReadError("no member behind it, or one of no size")
+            raise tarfile.ReadError("no member after it, or one with a negative size")
         for name in tar.pax_headers:
             if name in _NOT_FOR_ALL or name.startswith("GNU.sparse"):
                 raise tarfile.ReadError(f"a global header that sets {name}")
@@ -115,13 +115,13 @@ def _extended_member(headers: bytes) -> tarfile.TarInfo:
 
 
 def cut_name(name: str) -> tuple[str, str] | None:
-    """A member's key, as an index holds it, and its suffix; None for a name without one."""
+    """A member's key, as a sidecar has it, and its suffix; None for a name without suffix."""
     match = _NAME.fullmatch(name.removeprefix("./"))
     return (shard_key(match.group(1)), match.group(2)) if match else None
 
 
 class PassingHeaders:
-    """Is fed a shard's bytes, in order, and compares the headers among them with the index."""
+    """Takes a shard's bytes in order, and compares its headers with the sidecar."""
 
     def __init__(self, sidecar: Sidecar, *, indexed: bool = False) -> None:
         self._indexed = indexed
@@ -130,10 +130,10 @@ class PassingHeaders:
         self._next = next(self._listed, None)
         self._walk = TarWalk(self._check, extended=indexed)
         self.problems: list[str] = []
-        """Members that are not what the index lists, the first ones."""
+        """The first members that are not what the sidecar lists."""
 
     def feed(self, offset: int, chunk: bytes) -> None:
-        """The bytes from `offset` on, which follow those before."""
+        """Take the bytes from `offset` on, which follow the previous ones."""
         if self._walk.ended:
             return
         self._walk.feed(offset, chunk)
@@ -176,11 +176,11 @@ def _listed(sidecar: Sidecar) -> Iterator[_Listed]:
 
 
 def member_fault(member: tarfile.TarInfo, *, folders: bool) -> str | None:
-    """Why unpacking the member is not to be trusted. folders: there may be some."""
+    """Why it is not safe to unpack the member; None if it is. folders: allow folders."""
     if member.name.startswith(("/", "\\")) or ".." in member.name.replace("\\", "/").split("/"):
         return "that leads out of the folder it is unpacked in"
     if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.issparse():
         return None
     if folders and member.isdir():
         return None
-    return f"that is {_KINDS.get(member.type, f'of the type {member.type!r}')}, no file"
+    return f"that is {_KINDS.get(member.type, f'of the type {member.type!r}')}, not a file"

@@ -1,4 +1,4 @@
-"""Comparing a packed data set with its manifest, byte by byte."""
+"""Compares a packed data set with its manifest, byte by byte."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from dist_seg.storage.object_store import Storage, open_storage
 _CHUNK_BYTES = 4 * 2**20
 _MAX_NAMED_MEMBERS = 10
 _RETRY_S = 20.0
-"""Somebody waits for the answer."""
+"""Short, because somebody waits for the answer."""
 _SHARD_FILES = (".tar", ".idx", ".samples")
 _EXTRA = "is not in the manifest"
 _LEFT_OVER = "is left over from packing that was interrupted"
@@ -29,7 +29,7 @@ _LEFT_OVER = "is left over from packing that was interrupted"
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Something that is not as it was packed."""
+    """Something that is not what was packed."""
 
     name: str
     """The file."""
@@ -40,11 +40,11 @@ class Problem:
 
 
 def verify(root: str | Path, *, workers: int = 2, progress: OnProgress | None = None) -> list[Problem]:
-    """Everything at a folder or URL that differs from its manifest; nothing if it is as it was packed.
+    """Everything at a folder or URL that differs from its manifest; empty if the data is what was packed.
 
-    Reads every byte once, in pieces: memory does not grow with the data. `workers` threads read a shard each.
-    `progress` is told bytes read and in all. Files that do not belong there are found where the storage can list
-    (an HTTP server cannot). Raises `DataError` if there is no manifest, `StorageError` if the disk or network fails.
+    Reads every byte once, in pieces, so memory does not grow with the data. Each of the `workers` threads reads one
+    shard at a time. `progress` counts bytes. Finds files that do not belong there if the storage can list its files (an
+    HTTP server cannot). Raises `DataError` if there is no manifest, `StorageError` if the disk or network fails.
     """
     storage = open_storage(root, retry_s=_RETRY_S)
     data = storage.read(MANIFEST_NAME)
@@ -67,21 +67,21 @@ def verify(root: str | Path, *, workers: int = 2, progress: OnProgress | None = 
 
 @dataclass(frozen=True, kw_only=True)
 class _Checked:
-    """A shard that was read."""
+    """What was found in one shard."""
 
     problems: tuple[Problem, ...]
     pixels: int = 0
-    """Of its images."""
+    """Pixels of its images."""
     objects: ShardObjects | None = None
     class_pixels: tuple[int, ...] = ()
-    """Of its objects; of instances."""
+    """Pixels of its objects by class. Instance data only."""
 
 
 def _manifest_problems(data: bytes, manifest: Manifest) -> list[Problem]:
     recorded = recorded_hash(data)
     if recorded == manifest.hash:
         return []
-    reason = "was changed after it was packed (its contents do not have the hash that stands in it)"
+    reason = "was changed after it was packed (its contents do not match the hash in it)"
     return [Problem(name=MANIFEST_NAME, reason=reason)]
 
 
@@ -94,17 +94,19 @@ def _check_shard(storage: Storage, manifest: Manifest, shard: ShardInfo, counter
         try:
             sidecar = Sidecar.parse(data, shard.sidecar_name)
             sidecar.check(shard.samples, shard.bytes, shard.sidecar_name, shard.class_samples)
-        except DataError as error:  # as its sha256 says, it was packed so
+        except DataError as error:  # the sha256 is right, so it was packed like this
             return _Checked(problems=(*problems, Problem(name=shard.sidecar_name, reason=error.reason)))
     if index is not None and (num_lines := index.count(b"\n") - 1) != shard.samples:
-        reason = f"lists {num_lines} samples, the manifest {shard.samples}"
+        reason = f"lists {num_lines} samples, but the manifest says {shard.samples}"
         problems.append(Problem(name=shard.index_name, reason=reason))
     if sidecar and (wrong := _wrong_images(sidecar, manifest)):
         return _Checked(problems=(*problems, Problem(name=shard.sidecar_name, reason=wrong)))
     passing: PassingObjects | None = None
     if sidecar and manifest.target_kind.has_objects:
         if sidecar.roles != INSTANCE_ROLES:
-            return _Checked(problems=(Problem(name=shard.sidecar_name, reason="lists no annotations of instances"),))
+            return _Checked(
+                problems=(Problem(name=shard.sidecar_name, reason="lists no annotations, which instance data needs"),)
+            )
         passing = PassingObjects(sidecar, manifest.num_classes)
     problems += _check_tar(storage, shard, sidecar, passing, counter)
     pixels = sum(int(h) * int(w) for h, w in zip(sidecar.heights, sidecar.widths, strict=True)) if sidecar else 0
@@ -113,20 +115,20 @@ def _check_shard(storage: Storage, manifest: Manifest, shard: ShardInfo, counter
 
 
 def _wrong_images(sidecar: Sidecar, manifest: Manifest) -> str | None:
-    """What the index says of images that are not of the manifest's kind."""
+    """What is wrong if the sidecar lists images of another kind than the manifest; None if nothing is."""
     array = manifest.image
     for i in range(sidecar.num_samples):
         member, height, width = sidecar.member(i, "image"), sidecar.height(i), sidecar.width(i)
         if (member.suffix == "npy") != bool(array):
             kind = f"arrays of {array}" if array else "pictures"
-            return f"lists {sidecar.key(i)}.{member.suffix}, the images of the manifest are {kind}"
+            return f"lists {sidecar.key(i)}.{member.suffix}, but the manifest's images are {kind}"
         if array and member.length != array.num_bytes(height, width):
-            return f"lists {sidecar.key(i)}.npy with {member.length} bytes, which {width}x{height} pixels do not take"
+            return f"lists {sidecar.key(i)}.npy with {member.length} bytes, which does not fit {width}x{height} pixels"
     return None
 
 
 def _read_whole(storage: Storage, name: str, sha256: str, problems: list[Problem]) -> bytes | None:
-    """A small file, or None and a problem."""
+    """Read a small file. Returns None and adds a problem if it is missing or damaged."""
     try:
         data = storage.read(name)
     except MissingObjectError:
@@ -196,12 +198,14 @@ def _num_lost(sidecar: Sidecar, size: int) -> int:
 
 
 def _count_problems(manifest: Manifest, name: str, split: Split, shards: Sequence[_Checked]) -> list[Problem]:
-    """A split's counts must be those of its shards: of pixels the images' sizes, of objects the annotations', and of
-    classes those that samples hold."""
+    """Compares a split's counts with its shards.
+
+    Pixels must match the images' sizes, objects the annotations, and classes the samples that hold them.
+    """
     kind = manifest.target_kind
     if not kind.overlaps and not kind.has_objects:  # every pixel is counted once
         counted, there = sum(split.class_pixels) + split.ignored_pixels, sum(shard.pixels for shard in shards)
-        differences = [f"counts {counted} pixels, its images have {there}"] if counted != there else []
+        differences = [f"counts {counted} pixels, but its images have {there}"] if counted != there else []
     else:
         found = object_counts([shard.objects for shard in shards if shard.objects])
         pixels = [sum(counts) for counts in zip(*(shard.class_pixels for shard in shards), strict=True)]
@@ -211,14 +215,14 @@ def _count_problems(manifest: Manifest, name: str, split: Split, shards: Sequenc
 
 
 def _class_differences(manifest: Manifest, split: Split) -> Iterator[str]:
-    """A class has pixels, or objects, where samples hold it, and only there."""
+    """A class must have pixels, or objects, if and only if samples hold it."""
     if any(shard.class_samples is None for shard in split.shards):
         return
     counts, what = (split.objects.class_objects, "objects") if split.objects else (split.class_pixels, "pixels")
     holders = [sum(counts) for counts in zip(*(shard.class_samples or () for shard in split.shards), strict=True)]
     for name, count, samples in zip(manifest.class_names, counts, holders, strict=True):
         if (count > 0) != (samples > 0):
-            yield f"counts {count} {what} of class {name}, and {samples} samples that hold it"
+            yield f"counts {count} {what} of class {name}, but {samples} samples that hold it"
 
 
 def _extra_files(storage: Storage, manifest: Manifest) -> list[Problem]:
@@ -229,6 +233,8 @@ def _extra_files(storage: Storage, manifest: Manifest) -> list[Problem]:
     for shard in shards:
         known |= {shard.name, shard.index_name, shard.sidecar_name}
     extra = [name for name in storage.list() if name not in known and not name.startswith(".")]
-    if any(shard.indexed for shard in shards):  # the folder is another's: what is no shard's is his
+    if any(
+        shard.indexed for shard in shards
+    ):  # the folder belongs to somebody else: other files are none of our business
         extra = [name for name in extra if name.endswith(_SHARD_FILES) or PARTIAL_MARK in name]
     return [Problem(name=name, reason=_LEFT_OVER if PARTIAL_MARK in name else _EXTRA) for name in extra]

@@ -1,4 +1,4 @@
-"""Counting a shard's objects from its bytes as they pass by, to compare them with the manifest."""
+"""Counts a shard's objects while its bytes are read, to compare them with the manifest."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -14,11 +14,11 @@ from dist_seg.data.shards.sidecar import Sidecar
 
 _NOT_IN_SHARDS = "skipped_annotations"
 _SIDES_RATIO = 1.5
-"""Manifests were once written with the sides of the areas as annotated, which of polygons are not quite the masks'."""
+"""Early versions took sides from annotated areas, which for polygons differ a little from the masks' areas."""
 
 
 class PassingObjects:
-    """Is fed a shard's bytes, in order, and parses the annotations among them; holds one sample's at a time."""
+    """Takes a shard's bytes in order and parses its annotations. Holds those of one sample at a time."""
 
     def __init__(self, sidecar: Sidecar, num_classes: int) -> None:
         self._sidecar = sidecar
@@ -28,10 +28,10 @@ class PassingObjects:
         self._counter = ObjectCounter(num_classes)
         self._pixels = np.zeros(num_classes, np.int64)
         self.problems: list[str] = []
-        """Annotations that are not as dist-seg packs them."""
+        """Annotations that dist-seg would not have packed."""
 
     def feed(self, offset: int, chunk: bytes) -> None:
-        """The bytes from `offset` on, which follow those before."""
+        """Take the bytes from `offset` on, which follow the previous ones."""
         while self._next < len(self._members):
             member = self._members[self._next]
             if member.offset >= offset + len(chunk):
@@ -56,16 +56,16 @@ class PassingObjects:
             self.problems.append(f"{self._sidecar.key(index)}: {error}")
             return
         if self._sidecar.num_classes and self._sidecar.classes(index) != annotations.classes:
-            self.problems.append(f"{self._sidecar.key(index)}: its index lists other classes than its annotations have")
+            self.problems.append(f"{self._sidecar.key(index)}: its sidecar lists other classes than its annotations")
         self._counter.add(annotations)
         self._pixels += pixels
 
     def _checked_pixels(self, annotations: ImageAnnotations) -> NDArray[np.int64]:
-        """Of each class, in the layers."""
+        """Pixels of each class in the layers. Raises `UndecodableError` for an impossible class or layer."""
         pixels = np.zeros(len(self._pixels), np.int64)
         for found in annotations.objects:
             if not (0 <= found.class_id < len(pixels) and 0 <= found.layer < MAX_LAYERS):
-                raise UndecodableError(f"json: object {found.id} is of class {found.class_id}, in layer {found.layer}")
+                raise UndecodableError(f"json: object {found.id} has class {found.class_id} and layer {found.layer}")
             if not found.crowd:
                 pixels[found.class_id] += found.pixels - found.hidden
         return pixels
@@ -74,20 +74,20 @@ class PassingObjects:
 def object_differences(
     split: Split, found: ObjectCounts, class_pixels: Sequence[int], class_names: Sequence[str]
 ) -> Iterator[str]:
-    """Where a split's counts in the manifest are not those of its annotations."""
+    """The differences between a split's counts in the manifest and its annotations."""
     assert split.objects is not None
     for name, listed, counted in zip(class_names, split.objects.class_objects, found.class_objects, strict=True):
         if listed != counted:
-            yield f"counts {listed} objects of class {name}, its annotations have {counted}"
+            yield f"counts {listed} objects of class {name}, but its annotations have {counted}"
     for name, listed, counted in zip(class_names, split.class_pixels, class_pixels, strict=True):
         if listed != counted:
-            yield f"counts {listed} pixels of class {name}, its annotations have {counted}"
+            yield f"counts {listed} pixels of class {name}, but its annotations have {counted}"
     for name, counted in asdict(found).items():
         listed = getattr(split.objects, name)
         if name in ("class_objects", _NOT_IN_SHARDS):
             continue
         if not _alike(listed, counted) if name == "sides" else listed != counted:
-            yield f"{name} is {listed}, by its annotations {counted}"
+            yield f"{name} is {listed}, but {counted} by its annotations"
 
 
 def _alike(listed: Sequence[float], counted: Sequence[float]) -> bool:

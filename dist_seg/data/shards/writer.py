@@ -1,4 +1,4 @@
-"""Writing a shard: a plain WebDataset tar, DALI's index and our own beside it, under temporary names until whole."""
+"""Writes a shard: a plain WebDataset tar with DALI's index and our sidecar, under temporary names until whole."""
 
 import hashlib
 import tarfile
@@ -18,7 +18,7 @@ _DALI_INDEX_VERSION = "v1.2"  # the format of DALI's own wds2idx
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedMembers:
-    """A sample on the way into a shard: the image is `jpg`, `png` or `npy`. One of instances has annotations."""
+    """A sample that is ready to be written. The image is `jpg`, `png` or `npy`. Instance data has annotations."""
 
     key: str
     height: int
@@ -28,13 +28,13 @@ class EncodedMembers:
     target: bytes
     annotations: bytes | None = None
     target_suffix: str = "seg.png"
-    """`multi.png` for layers of labels. Of instances it is `inst.png`, whatever stands here."""
+    """`multi.png` for layers of labels. Ignored for instance data, where it is always `inst.png`."""
     classes: tuple[int, ...] = ()
-    """Those that are in the mask; of objects, crowds apart."""
+    """Classes in the mask, or of the objects without crowds."""
 
     @property
     def members(self) -> tuple[tuple[str, bytes], ...]:
-        """Suffix and contents, in the order of the roles."""
+        """Suffix and contents of each member, in the order of the roles."""
         image = (self.image_suffix, self.image)
         if self.annotations is None:
             return image, (self.target_suffix, self.target)
@@ -42,7 +42,7 @@ class EncodedMembers:
 
 
 class ShardWriter:
-    """One tar, written sample by sample. The same samples give the same bytes: no times, owners or names of machines.
+    """Writes one tar, sample by sample. The same samples give the same bytes: no times, owners or host names.
 
     Used through `write_shard`.
     """
@@ -78,7 +78,7 @@ class ShardWriter:
         self._position += len(data)
 
     def finish(self, name: str, index_sha256: str, sidecar_sha256: str, class_samples: tuple[int, ...]) -> ShardInfo:
-        """End the tar and describe it. class_samples: none where it is not noted which samples hold which class."""
+        """End the tar and describe it. class_samples: empty if the classes of samples are not recorded."""
         self._write(b"\0" * (2 * _BLOCK))
         self._write(b"\0" * (-self._position % tarfile.RECORDSIZE))
         return ShardInfo(
@@ -101,8 +101,8 @@ def write_shard(
 ) -> ShardInfo:
     """Write `name` (`train-000000.tar`) and its two indexes into `folder`, the tar last to appear.
 
-    num_classes: 0 does not note which samples hold which.
-    Nothing is left behind under the final names where `samples` raises.
+    num_classes: 0 does not record which classes samples hold. If `samples` raises, nothing is left under the final
+    names.
     """
     path = folder / name
     with atomic_write(path) as file:
@@ -120,7 +120,7 @@ def write_shard(
 
 
 def dali_index(entries: Sequence[SampleEntry]) -> bytes:
-    """The text that DALI's `wds2idx` writes for the tar: a line a sample, of suffix, offset, length and file name."""
+    """What DALI's `wds2idx` writes for the tar: a line per sample with suffix, offset, length and file name."""
     lines = [f"{_DALI_INDEX_VERSION} {len(entries)}"]
     for entry in entries:
         lines.append(" ".join(f"{m.suffix} {m.offset} {m.length} {entry.key}.{m.suffix}" for m in entry.members))

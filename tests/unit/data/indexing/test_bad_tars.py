@@ -36,7 +36,7 @@ _BAD = {
     "half an image": ({"jpg": tar_sample()["jpg"][:300]}, "cannot be decoded"),
     "turned": (
         {"jpg": encoded(Image.fromarray(picture(HEIGHT, WIDTH)), "JPEG", exif=_ROTATED.tobytes())},
-        r"\.jpg: cannot be trained on as it is \(an EXIF orientation",
+        r"\.jpg: cannot be used in place \(an EXIF orientation",
     ),
     "transparent": ({"jpg": None, "png": as_png(np.zeros((HEIGHT, WIDTH, 4), np.uint8))}, "has transparent pixels"),
     "no such class": ({"seg.png": as_png(tar_mask(classes=9))}, r"class id \d .*the data set has 3 classes"),
@@ -65,17 +65,17 @@ def test_a_tar_that_cannot_be_read_in_place_is_refused(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "train-0.tar", tar_samples(2))
     whole = tar.read_bytes()
     for data, message in (
-        (whole[:3000], "ends without the mark .* cut off, or still being written"),
-        (whole.rstrip(b"\0"), "ends without the mark .* cut off, or still being written"),
-        (whole + whole, "goes on behind the mark at its end"),
-        (b"\x1f\x8b" + whole, "is packed with gzip"),
-        (b"x" * 5000, "has no header of a tar at byte 0"),
+        (whole[:3000], "has no end mark: it is cut off, or still being written"),
+        (whole.rstrip(b"\0"), "has no end mark: it is cut off, or still being written"),
+        (whole + whole, "continues after its end mark"),
+        (b"\x1f\x8b" + whole, "is compressed with gzip"),
+        (b"x" * 5000, "has no tar header at byte 0"),
     ):
         tar.write_bytes(data)
         with pytest.raises(DataError, match=rf"train-0\.tar: {message}"):
             index_tars(tmp_path, skip_bad=True)
     tar.rename(tmp_path / "train-0.tar.gz")
-    with pytest.raises(DataError, match=r"train-0\.tar\.gz: is packed"):
+    with pytest.raises(DataError, match=r"train-0\.tar\.gz: is compressed"):
         index_tars(tmp_path)
 
 
@@ -86,7 +86,7 @@ def test_members_of_a_sample_must_lie_together(tmp_path: Path) -> None:
                 info = tarfile.TarInfo(f"{key}.{suffix}")
                 info.size = len(members[suffix])
                 tar.addfile(info, io.BytesIO(members[suffix]))
-    with pytest.raises(DataError, match=r"'s000\.seg\.png' away from the others of its sample.*--sort=name"):
+    with pytest.raises(DataError, match=r"'s000\.seg\.png' apart from the others of its sample.*--sort=name"):
         index_tars(tmp_path)
 
 
@@ -128,5 +128,5 @@ def _admit(folder: Path, tar: Path) -> None:
 def test_a_key_that_comes_twice_is_refused(tmp_path: Path) -> None:
     for name in ("train-0.tar", "train-1.tar"):
         write_tar(tmp_path / name, tar_samples(2))
-    with pytest.raises(DataError, match=r"train-0\.tar and .*train-1\.tar: the key 's000' comes twice in split train"):
+    with pytest.raises(DataError, match=r"train-0\.tar and .*train-1\.tar: the key 's000' is twice in split train"):
         index_tars(tmp_path)

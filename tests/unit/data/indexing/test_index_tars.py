@@ -102,11 +102,11 @@ def test_splits_go_by_names_or_by_patterns(tmp_path: Path) -> None:
     assert verify(tmp_path) == []
     patterns = {"train": "train/*", "rest": "*_1.tar", "val": "*-val-*"}
     assert set(index_tars(tmp_path, TarLayout(splits=patterns)).manifest.splits) == {"train", "rest", "val"}
-    for wrong, message in (({"train": "tr*"}, "fits no --split"), ({**patterns, "b": "*"}, "fits the splits")):
+    for wrong, message in (({"train": "tr*"}, "matches no --split"), ({**patterns, "b": "*"}, "matches the splits")):
         with pytest.raises(UserError, match=message):
             index_tars(tmp_path, TarLayout(splits=wrong))
     write_tar(tmp_path / "shard-0.tar", tar_samples(1))
-    with pytest.raises(UserError, match=r"shard-0\.tar: its name says no split"):
+    with pytest.raises(UserError, match=r"shard-0\.tar: its name contains no split"):
         index_tars(tmp_path)
 
 
@@ -139,9 +139,9 @@ def test_a_suffix_must_be_one(tmp_path: Path, suffix: str) -> None:
         ("a\nb\nc", None, (3, 255)),
         ("0 a\n1 b\n2 void", None, (2, 2)),
         ("a\nb", 2, (2, 2)),
-        ("0 a\n2 b", None, "b has the number 2 in the masks and would be class 1"),
+        ("0 a\n2 b", None, "b has the value 2 in the masks and would be class 1"),
         ("a\nb\nvoid", 3, "2, 3 are all to be ignored"),
-        ("a\nb\nc", 1, "the ignored number is 1"),
+        ("a\nb\nc", 1, "the ignored value is 1"),
     ],
 )
 def test_class_ids_are_those_in_the_masks(
@@ -163,7 +163,7 @@ def test_without_names_classes_are_the_ids_up_to_the_largest(tmp_path: Path) -> 
     write_tar(tmp_path / "train-0.tar", {"s": {**tar_sample(), "seg.png": as_png(mask)}})
     result = index_tars(tmp_path)
     assert result.manifest.class_names == tuple(f"class_{i}" for i in range(5))
-    assert "no pixel has 1, 2, 3" in result.notes[0]
+    assert "no pixel has the value 1, 2, 3" in result.notes[0]
     assert result.manifest.split("train").shards[0].class_samples == (1, 0, 0, 0, 1)
     write_tar(tmp_path / "train-1.tar", {"t": {**tar_sample(), "seg.png": as_png(mask * 3)}})
     more = index_tars(tmp_path)
@@ -172,7 +172,7 @@ def test_without_names_classes_are_the_ids_up_to_the_largest(tmp_path: Path) -> 
     assert verify(tmp_path) == []
     (tmp_path / "train-1.tar").unlink()
     write_tar(tmp_path / "train-0.tar", {"s": {**tar_sample(), "seg.png": as_png(mask // 4 * 255)}})
-    with pytest.raises(DataError, match="the masks hold the numbers 0, 255, of which 255 is ignored"):
+    with pytest.raises(DataError, match="the masks hold the values 0, 255, and 255 is ignored"):
         index_tars(tmp_path)
 
 
@@ -184,7 +184,7 @@ def test_packed_and_indexed_data_do_not_get_in_each_other_s_way(tmp_path: Path) 
     tar = write_tar(tmp_path / "theirs" / "train-000000.tar", tar_samples(1))
     before = tar.read_bytes()
     index_tars(tmp_path / "theirs")
-    with pytest.raises(DataError, match="tars that others wrote"):
+    with pytest.raises(DataError, match="indexed tars that dist-seg did not write"):
         pack(scenes, tmp_path / "theirs", overwrite=True)
     assert tar.read_bytes() == before
 

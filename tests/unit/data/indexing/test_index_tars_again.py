@@ -31,7 +31,7 @@ def test_files_of_others_are_never_written_over(tmp_path: Path) -> None:
     write_tar(tmp_path / "train-0.tar", tar_samples(1))
     for name in ("train-0.idx", "train-0.samples"):
         (tmp_path / name).write_text("mine")
-        with pytest.raises(DataError, match=rf"{name}: was written by others"):
+        with pytest.raises(DataError, match=rf"{name}: dist-seg did not write it"):
             index_tars(tmp_path)
         assert (tmp_path / name).read_text() == "mine"
         (tmp_path / name).unlink()

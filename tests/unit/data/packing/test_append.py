@@ -248,7 +248,7 @@ def test_a_sample_does_not_come_into_a_second_split(tmp_path: Path) -> None:
             return [replace(ref, split="val") for ref in super().samples()]
 
     pack(ArraySource({"a": _mask()}), tmp_path)
-    with pytest.raises(DataError, match=r"a\.jpg: would come into split val, and .* has 'a' in split train"):
+    with pytest.raises(DataError, match=r"a\.jpg: would go into split val, but .* has 'a' in split train"):
         append(Moved({"a": _mask()}), open_for_append(tmp_path))
 
 
@@ -284,9 +284,9 @@ def test_a_manifest_that_was_edited_is_not_made_good(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("then", "now", "message"),
     [
-        (3, None, "was packed with --max-side 3; append with --max-side 3, too"),
-        (3, 4, "was packed with --max-side 3; append with --max-side 3, not --max-side 4"),
-        (None, 4, "was packed without --max-side; append without --max-side 4, too"),
+        (3, None, "was packed with --max-side 3; append with --max-side 3$"),
+        (3, 4, "was packed with --max-side 3; append with --max-side 3 instead of --max-side 4"),
+        (None, 4, "was packed without --max-side; append without --max-side 4$"),
     ],
 )
 @pytest.mark.parametrize("merged", [False, True])
@@ -324,7 +324,7 @@ def test_where_options_are_not_known_the_advice_speaks_of_them(tmp_path: Path) -
 def test_another_limit_of_pixels_is_named_where_samples_differ(tmp_path: Path) -> None:
     source = ArraySource({"a": _mask(1)})
     pack(source, tmp_path)
-    with pytest.raises(DataError, match=r"packed with --max-pixels 178956970, and now that is 10; give the same"):
+    with pytest.raises(DataError, match=r"packed with --max-pixels 178956970, and now it is 10; give the same"):
         append(source, open_for_append(tmp_path), PackOptions(max_pixels=10))
 
 

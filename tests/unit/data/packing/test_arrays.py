@@ -99,7 +99,7 @@ def test_an_image_of_another_kind_is_refused_with_both_named(tmp_path: Path, oth
     source = _source()
     source.images = [*source.images[:3], other, *source.images[4:]]
     kind = "the data set (by most of its first images, such as image 0) holds images of 16 bits and 5 channels"
-    message = f"image 3: {words}, {kind}; all must be"
+    message = f"image 3: {words}, but {kind}; all must be"
     with pytest.raises(DataError, match=re.escape(message)):
         pack(source, tmp_path / "a")
     result = pack(source, tmp_path / "b", PackOptions(skip_bad=True))
@@ -181,7 +181,7 @@ def test_verify_names_images_of_another_kind_than_the_manifest_s(tmp_path: Path)
     manifest = pack(_source(count=4), tmp_path).manifest
     assert manifest.image is not None
     for image, words in (
-        (ArrayLayout(dtype="uint16", channels=4), "npy with 6128 bytes, which 30x20 pixels do not take"),
+        (ArrayLayout(dtype="uint16", channels=4), "npy with 6128 bytes, which does not fit 30x20 pixels"),
         (None, "npy, the images of the manifest are pictures"),
     ):
         splits = manifest.splits
@@ -203,11 +203,11 @@ def _with_channels(split: object, count: int) -> object:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"image": {"dtype": "float32", "channels": 5}}, "image is 5 channels of float32"),
+        ({"image": {"dtype": "float32", "channels": 5}}, "image.dtype is 'float32'"),
         ({"image": {"dtype": "uint16", "channels": 0}}, "image is 0 channels of uint16"),
         ({"image": {"dtype": "uint16", "channels": 6}}, "channels.low must be 6 counts"),
         ({"image": {"dtype": "uint8", "channels": 5}}, "must be 5 percentiles, means and deviations between 0 and 255"),
-        ({"image": 3}, "image must be a JSON object"),
+        ({"image": 3}, "image is 3: expected object"),
     ],
 )
 def test_a_manifest_with_impossible_arrays_is_refused(tmp_path: Path, change: dict[str, object], reason: str) -> None:

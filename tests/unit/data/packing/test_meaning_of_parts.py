@@ -124,6 +124,6 @@ def test_parts_with_other_meanings_of_the_masks_are_refused(
     source = opened(tmp_path / "other", True)
     pack(source, tmp_path / "3", part=Part(number=2, count=2))
     # What a number or colour has become is named where the reader records it.
-    named, only_told = r"/1 was packed with .*/3 has it", r"/1 and .*/3 were packed .* other meanings of the masks"
+    named, only_told = r"/1 was packed with .*/3 has it", r"/1 and .*/3 were packed .* different meanings of the masks"
     with pytest.raises(DataError, match=f"{named}|{only_told}"):
         merge(tmp_path / "wrong", [tmp_path / "1", tmp_path / "3"])

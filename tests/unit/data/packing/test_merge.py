@@ -165,7 +165,7 @@ def test_a_missing_or_repeated_part_is_named(tmp_path: Path) -> None:
     ("other", "count", "shard_bytes", "message"),
     [
         (replace(_SCENES, num_train=11), 2, _SHARD_BYTES, "different lists of 16 and 15 samples"),
-        (_SCENES, 3, _SHARD_BYTES, "part 1/2, .* part 2/3; they are of two divisions"),
+        (_SCENES, 3, _SHARD_BYTES, "part 1/2, .* part 2/3; the number of parts must be the same"),
         (_SCENES, 2, 20_000, r"packed with --shard-mb 0\.01, .* with 0\.02"),
         (SyntheticInstances(scenes=_SCENES), 2, _SHARD_BYTES, "do not go together: task is 'semantic' and 'instance'"),
     ],
@@ -258,7 +258,7 @@ def test_a_key_in_two_data_sets_is_refused_by_name(tmp_path: Path) -> None:
     pack(_SCENES, tmp_path / "a")
     pack(replace(_SCENES, num_train=1, num_val=0, seed=3), tmp_path / "b")
     key = _keys(tmp_path / "b")[0]
-    with pytest.raises(DataError, match=rf"a/train-000000\.tar and .*b/train-000000\.tar: the key '{key}' comes twice"):
+    with pytest.raises(DataError, match=rf"a/train-000000\.tar and .*b/train-000000\.tar: the key '{key}' is twice"):
         merge(tmp_path / "merged", [tmp_path / "a", tmp_path / "b"])
 
 
@@ -283,8 +283,8 @@ def test_a_key_in_other_splits_of_two_data_sets_is_refused_by_name(tmp_path: Pat
     a, b = _Renamed({"train": ("a", "b"), "val": ("c",)}), _Renamed({"train": ("d", "e"), "val": ("b", "f")})
     for name, source in (("a", a), ("b", b)):
         pack(source, tmp_path / name)  # type: ignore[arg-type]  # a Source
-    shards = r"a/train-000000\.tar and .*b/val-000000\.tar: the key 'b' is in split train of the one and in split val"
-    with pytest.raises(DataError, match=shards + ".* must not be validated on"):
+    shards = r"a/train-000000\.tar and .*b/val-000000\.tar: the key 'b' is in split train of one and in split val"
+    with pytest.raises(DataError, match=shards + ".* must not be in training and in validation"):
         merge(tmp_path / "merged", [tmp_path / "a", tmp_path / "b"])
     assert not (tmp_path / "merged").exists()
 
@@ -319,7 +319,7 @@ def test_what_cannot_be_merged_is_said(tmp_path: Path) -> None:
     pack(_SCENES, tmp_path / "p", part=Part(number=1, count=1))
     (tmp_path / "empty").mkdir()
     for folders, message in (
-        (["a", "p"], "p is a part of a data set, .*a a whole one"),
+        (["a", "p"], "p is a part of a data set, but .*a is a whole one"),
         (["a", "empty"], "empty: holds neither"),
         (["out"], "is the folder to merge into"),
         ([], "holds no finished part"),

@@ -19,12 +19,12 @@ def shard_of(keys: list[str], where: str, split: str = "train") -> KeysOf:
 
 def test_a_key_in_two_shards_is_named_with_both() -> None:
     shards = [shard_of(["a", "b"], "one"), shard_of(["c"], "two"), shard_of(["d", "b"], "three")]
-    with pytest.raises(DataError, match="one and three: the key 'b' comes twice in split train; rename it"):
+    with pytest.raises(DataError, match="one and three: the key 'b' is twice in split train; rename it"):
         check_unique_keys(shards, "rename it")
 
 
 def test_a_key_twice_in_one_shard_is_named_with_it() -> None:
-    with pytest.raises(DataError, match=r"^one: the key 'a' comes twice"):
+    with pytest.raises(DataError, match=r"^one: the key 'a' is twice"):
         check_unique_keys([shard_of(["a", "b", "a"], "one")], "rename it")
 
 

@@ -74,8 +74,8 @@ class TestBeforeTheStart:
         ("how", "reason"),
         [
             ("missing", "is missing"),
-            ("truncated", "bytes, the manifest says"),
-            ("longer", "bytes, the manifest says"),
+            ("truncated", "bytes, but the manifest says"),
+            ("longer", "bytes, but the manifest says"),
             ("no index", "its index train-000001.samples is missing"),
             ("another index", "train-000001.samples differs from what was packed"),
         ],
@@ -99,7 +99,7 @@ class TestBeforeTheStart:
                 find_bad_shards(storage, data.manifest.split("train").shards)
 
     def test_more_than_allowed_are_an_error_that_names_all(self) -> None:
-        bad = {"train-000001.tar": "is missing", "train-000004.tar": "has 5 bytes, the manifest says 7"}
+        bad = {"train-000001.tar": "is missing", "train-000004.tar": "has 5 bytes, but the manifest says 7"}
         with pytest.raises(DataError) as raised:
             check_bad_shards(bad, 1, 10, "s3://b/data")
         text = str(raised.value)

@@ -80,7 +80,7 @@ class TestTarHeaders:
         with_header(tmp_path, lambda header: setattr(header, "type", kind))
         sign(tmp_path)
         (problem,) = verify(tmp_path)
-        assert f"that is {words}, no file" in problem.reason
+        assert f"that is {words}, not a file" in problem.reason
 
     def test_another_name_than_the_index_has_is_found(self, data: PackedData, tmp_path: Path) -> None:
         with_header(tmp_path, lambda header: setattr(header, "name", "jpeg420-0009.jpg"))

@@ -123,7 +123,7 @@ def test_counts_that_do_not_add_up_are_found(shards: Path) -> None:
         split["class_pixels"][0] += 1
 
     _with_hash(shards, change)
-    assert "split train: counts 294913 pixels, its images have 294912" in _found(shards)[0]
+    assert "split train: counts 294913 pixels, but its images have 294912" in _found(shards)[0]
 
 
 def test_a_wrong_number_of_samples_is_found(shards: Path) -> None:

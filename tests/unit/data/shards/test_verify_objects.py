@@ -71,7 +71,9 @@ def test_a_wrong_number_of_objects_names_the_class(shards: Path) -> None:
         split["objects"]["class_objects"][1] += 1  # type: ignore[index]  # of JSON
 
     _change(shards, change)
-    assert _found(shards) == ["manifest.json: split train: counts 25 objects of class square, its annotations have 24"]
+    assert _found(shards) == [
+        "manifest.json: split train: counts 25 objects of class square, but its annotations have 24"
+    ]
 
 
 def test_a_wrong_number_of_pixels_names_the_class(shards: Path) -> None:
@@ -80,7 +82,7 @@ def test_a_wrong_number_of_pixels_names_the_class(shards: Path) -> None:
 
     _change(shards, change)
     (problem,) = _found(shards)
-    assert "split train: counts" in problem and "pixels of class disk, its annotations have" in problem
+    assert "split train: counts" in problem and "pixels of class disk, but its annotations have" in problem
 
 
 @pytest.mark.parametrize(
@@ -152,9 +154,9 @@ def test_annotations_are_read_whole_whatever_the_pieces(tmp_path: Path, piece: i
     [
         (b"{}", "k1: json: not annotations as dist-seg packs them"),
         (_image(height=5), "k1: json: annotates an image of 6x5, the image has 6x4"),
-        (_object(class_id=2), "k1: json: object 8 is of class 2, in layer 0"),
+        (_object(class_id=2), "k1: json: object 8 has class 2 and layer 0"),
         (_object(rle="u[U"), "k1: json: the mask of an object"),
-        (_object(layer=3), "k1: json: object 8 is of class 0, in layer 3"),
+        (_object(layer=3), "k1: json: object 8 has class 0 and layer 3"),
     ],
 )
 def test_annotations_that_are_none_are_named(tmp_path: Path, document: bytes, message: str) -> None:
