@@ -41,7 +41,7 @@ def render_report(folder: RunFolder, world: World) -> Path:
     """Writes a run's report from its event log, its result and its checkpoint; for one process.
 
     Where the memory is too small to predict the pictures, the report is drawn without them and says so. Raises
-    UserError for a run or data that cannot be used, or where the report cannot be written.
+    UserError for a run or data that cannot be used, and if the report cannot be written.
     """
     result = _read_result(folder)
     step, weights = result.checkpoint.step, result.checkpoint.weights

@@ -14,7 +14,7 @@ from dist_seg.config.load import config_from_tree, parse_config, to_tree
 from dist_seg.config.schema import Config
 from dist_seg.errors import CheckpointError
 from dist_seg.tasks.build import build_model, build_task, for_one_process
-from dist_seg.tasks.classes import ClassInfo
+from dist_seg.tasks.classes import ClassInfo, stored_class_info
 from dist_seg.tasks.task import Task
 
 
@@ -44,12 +44,7 @@ def load_trained(
     if overrides:
         config = _overridden(config, overrides)
     chosen: Literal["ema", "raw"] = weights or ("ema" if config.train.ema_decay else "raw")
-    classes = ClassInfo(
-        names=tuple(cast(Sequence[str], meta.manifest["class_names"])),
-        palette=tuple((c[0], c[1], c[2]) for c in cast(Sequence[Sequence[int]], meta.manifest["palette"])),
-        ignore_index=cast(int, meta.manifest["ignore_index"]),
-        category_ids=tuple(ids) if (ids := cast(Sequence[int] | None, meta.manifest.get("category_ids"))) else None,
-    )
+    classes = stored_class_info(meta.manifest, f"{checkpoint}/meta.json: manifest")
     # The encoder's ImageNet weights would be overwritten at once, and their file may not be here.
     plain = for_one_process(config)
     blank = dataclasses.replace(plain, model=dataclasses.replace(plain.model, weights=None))

@@ -1,9 +1,12 @@
 """The classes of a task, taken from a data set or a checkpoint."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dist_seg.data.view.data_view import DataView
 from dist_seg.data.view.taxonomy import align_classes
+from dist_seg.errors import CheckpointError
+from dist_seg.runtime.documents import convert
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +27,27 @@ def class_info(view: DataView) -> ClassInfo:
         palette=view.palette,
         ignore_index=view.ignore_index,
         category_ids=view.category_ids,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StoredClasses:
+    """The part of `manifest_meta` that describes classes."""
+
+    class_names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    ignore_index: int
+    category_ids: tuple[int, ...] | None = None
+
+
+def stored_class_info(manifest: Mapping[str, object], where: str) -> ClassInfo:
+    """The classes in what `manifest_meta` made. Raises CheckpointError, which names `where`, if a field is wrong."""
+    stored = convert(dict(manifest), _StoredClasses, where, error=CheckpointError)
+    return ClassInfo(
+        names=stored.class_names,
+        palette=stored.palette,
+        ignore_index=stored.ignore_index,
+        category_ids=stored.category_ids,
     )
 
 

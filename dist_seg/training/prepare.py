@@ -24,6 +24,7 @@ from dist_seg.engine.start import find_checkpoint
 from dist_seg.errors import ConfigError, DataError
 from dist_seg.models.norm import NormKind, check_norm
 from dist_seg.runs.folder import RunFolder, check_same_run, run_dir_of
+from dist_seg.runtime.documents import convert
 from dist_seg.tasks.build import build_task
 from dist_seg.tasks.classes import class_info
 from dist_seg.telemetry.build import check_sinks
@@ -61,6 +62,14 @@ class Prepared:
     view: DataView
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Settled:
+    """What rank 0 tells the others."""
+
+    config: dict[str, object]
+    bad_shards: dict[str, str]
+
+
 def prepare(config: Config, options: StartOptions, world: World, cpu_threads: int) -> Prepared:
     """Chooses what is left open and checks all that can be checked; with `fresh` the old run is moved aside. A
     collective; raises UserError for what cannot be trained.
@@ -76,17 +85,18 @@ def prepare(config: Config, options: StartOptions, world: World, cpu_threads: in
     if names is not None:
         view = in_order_of_start(view, tuple(names), log=world.is_main)
 
-    def settle() -> dict[str, object]:
+    def settle() -> object:
         settled, bad_shards = _settle(config, options, folder, view, world, cpu_threads)
         if options.fresh and options.trains:
             _move_aside(folder)
-        return {"config": to_tree(settled), "bad_shards": bad_shards}
+        return {"config": to_tree(settled), "bad_shards": dict(bad_shards)}
 
-    found = cast(dict[str, dict[str, object]], on_main(settle))
-    config = config_from_tree(found["config"], "rank 0")
-    bad_shards = cast(dict[str, str], found["bad_shards"])
+    found = convert(on_main(settle), _Settled, "rank 0")
+    config = config_from_tree(found.config, "rank 0")
     num_threads = loader_threads(config.data, cpu_threads)
-    return Prepared(config=config, folder=folder, view=replace(view, bad_shards=bad_shards, num_threads=num_threads))
+    return Prepared(
+        config=config, folder=folder, view=replace(view, bad_shards=found.bad_shards, num_threads=num_threads)
+    )
 
 
 def _move_aside(folder: RunFolder) -> None:
@@ -167,7 +177,7 @@ def without_bad_shards(config: Config, view: DataView, *, scored: bool) -> DataV
     """The view with those training shards as `bad_shards` that are missing, of another length or without their index.
     Contents are checked when they are read.
 
-    scored: look at the scored split, too. Raises DataError where the configuration does not allow to leave them out.
+    scored: look at the scored split, too. Raises DataError if the configuration does not allow to leave them out.
     """
     train = view.split(config.data.train_split).shards
     val = view.split(config.data.scored_split).shards if scored else ()
