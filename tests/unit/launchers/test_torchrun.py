@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dist_seg.cli.main import main
+from dist_seg.errors import DataError
 from dist_seg.runs.outcome import exit_code
 
 
@@ -37,3 +38,10 @@ def test_the_outcome_of_ranks_that_were_all_killed_is_written_for_them(tmp_path:
     assert exit_code(outcome, "killed: rank 0 by SIGKILL") == 1
     written = json.loads(outcome.read_text())
     assert (written["outcome"], written["reason"]) == ("failed", "killed: rank 0 by SIGKILL")
+
+
+def test_an_outcome_that_is_damaged_is_named(tmp_path: Path) -> None:
+    outcome = tmp_path / "outcome.json"
+    outcome.write_text('{"exit_code": "none"}')
+    with pytest.raises(DataError, match=r"outcome\.json: exit_code is 'none'"):
+        exit_code(outcome, "killed: rank 0 by SIGKILL")
