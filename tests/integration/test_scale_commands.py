@@ -141,11 +141,11 @@ def test_tars_of_others_are_indexed(tmp_path: Path) -> None:
     for name in ("a-0.tar", "b-0.tar"):
         _write_tar(tmp_path / name, 3)
     call = ["index", ".", "--image-suffix", "image.png", "--mask-suffix", "mask.png"]
-    assert "its name says no split" in _said(*call, cwd=tmp_path, returns=2)
+    assert "its name contains no split" in _said(*call, cwd=tmp_path, returns=2)
     assert "--split train: write it as NAME=GLOB" in _said(*call, "--split", "train", cwd=tmp_path, returns=2)
     call += ["--split", "train=a-*", "--split", "val=b-*"]
     said = _said(*call, cwd=tmp_path)
-    assert "classes found in the masks, by their numbers: 0 to 2" in said
+    assert "the classes are the values found in the masks, 0 to 2" in said
     (tmp_path / "classes.txt").write_text("sky\nroad\n")
     assert "class id 2 at" in _said(*call, cwd=tmp_path, returns=2)
     (tmp_path / "classes.txt").write_text("sky\nroad\nvoid\n")

@@ -182,7 +182,7 @@ def test_verify_names_images_of_another_kind_than_the_manifest_s(tmp_path: Path)
     assert manifest.image is not None
     for image, words in (
         (ArrayLayout(dtype="uint16", channels=4), "npy with 6128 bytes, which does not fit 30x20 pixels"),
-        (None, "npy, the images of the manifest are pictures"),
+        (None, "npy, but the manifest's images are pictures"),
     ):
         splits = manifest.splits
         if image is None:
