@@ -26,7 +26,16 @@ LEVELS = [
     {"cli"},
     {"__main__"},
 ]
-# The same inside data/.
+# All that the rooms below data/ import, each but itself.
+BASE = {
+    "errors": set(),
+    "config": {"errors"},
+    "masks": {"errors"},
+    "storage": {"errors", "config"},
+    "runtime": {"errors", "config"},
+    "distributed": {"errors", "runtime"},
+}
+# The same as LEVELS, inside data/ and of the modules of cli/.
 DATA_LEVELS = [
     {"codecs"},
     {"shards"},
@@ -35,6 +44,7 @@ DATA_LEVELS = [
     {"plan", "indexing"},
     {"loading"},
 ]
+CLI_LEVELS = [{"__init__"}, {"options"}, {"pack", "data", "train", "run"}, {"main"}]
 ONE_MODULE_EACH = {
     "nvidia": "data/loading/dali.py",
     "prometheus_client": "telemetry/prometheus.py",
@@ -95,6 +105,18 @@ def test_imports_go_one_way(file: Path) -> None:
 )
 def test_imports_inside_data_go_one_way(file: Path) -> None:
     assert wrong_imports(file, PACKAGE / "data", "dist_seg.data", DATA_LEVELS) == []
+
+
+@pytest.mark.parametrize("room", BASE)
+def test_the_lowest_rooms_import_little(room: str) -> None:
+    names = {name for file in modules() if part_of(file) == room for name in imported(file)}
+    rooms = {name.split(".")[1] for name in names if name.startswith("dist_seg.")}
+    assert rooms <= BASE[room] | {room}
+
+
+@pytest.mark.parametrize("file", sorted((PACKAGE / "cli").glob("*.py")), ids=lambda file: file.name)
+def test_imports_of_the_command_line_go_one_way(file: Path) -> None:
+    assert wrong_imports(file, PACKAGE / "cli", "dist_seg.cli", CLI_LEVELS) == []
 
 
 def test_every_room_has_a_level_and_data_holds_rooms_alone() -> None:
