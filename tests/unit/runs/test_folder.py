@@ -146,9 +146,10 @@ def test_file_in_the_place_of_the_run_folder_is_not_moved_aside(tmp_path: Path) 
 
 def test_file_of_a_run_that_cannot_be_written_is_named_and_leaves_no_rest(folder: RunFolder) -> None:
     (folder.path / "outcome.json").mkdir()
+    before = sorted(path.name for path in folder.path.iterdir())
     with pytest.raises(CheckpointError, match=r"outcome\.json: cannot be written"):
         folder.write_json("outcome.json", {})
-    assert not list(folder.path.glob(".*"))
+    assert sorted(path.name for path in folder.path.iterdir()) == before
 
 
 def test_folder_without_a_run_is_refused_where_one_is_needed(tmp_path: Path) -> None:

@@ -337,7 +337,8 @@ def test_a_folder_with_another_data_set_is_not_merged_into(tmp_path: Path) -> No
     for number, name in enumerate(("a", "out")):
         pack(SyntheticSource(num_train=1 + number, num_val=0, height=32, width=32), tmp_path / name)
     before = _files(tmp_path / "out")
-    with pytest.raises(DataError, match=r"out: holds a data set that is not .* written now.*new folder") as told:
+    message = "out: holds a data set that is not what would be written now: .*; merge into a new folder$"
+    with pytest.raises(DataError, match=message) as told:
         merge(tmp_path / "out", [tmp_path / "a"])
     assert "--" not in str(told.value)  # merging has no such options
     assert _files(tmp_path / "out") == before

@@ -118,7 +118,8 @@ def test_the_same_colour_twice_is_refused(tmp_path: Path) -> None:
 def test_a_grey_that_is_no_colour_is_named_with_its_place(tmp_path: Path, value: int) -> None:
     table = read_colors(_file(tmp_path, "0 0 0 a\n255 255 255 b\n"), None)
     assert table.class_ids(_numbers(0, 255), "m").tolist() == [[0, 1]]
-    with pytest.raises(DataError, match=rf"m: the grey value {value} at \(x=1, y=0\) \(1 such pixels\) cannot be"):
+    message = rf"m: the grey value {value} at \(x=1, y=0\) \(1 such pixels\) cannot be a colour"
+    with pytest.raises(DataError, match=message):
         table.class_ids(_numbers(0, value), "m")
 
 

@@ -196,7 +196,7 @@ _SPLIT = json.loads(_manifest().to_json())["splits"]["train"]
         (
             ("splits", "train", "shards", 0, "class_samples"),
             [1, True],
-            r"shards\[0\]\.class_samples .* number 1 is True",
+            r"shards\[0\]\.class_samples is \[1, True\]: expected numbers from 0 to .* number 1 is True",
         ),
         (("splits", "train", "shards", 0, "class_samples"), [1, 4], r"class_samples has 4 samples of a class, of 3"),
     ],
