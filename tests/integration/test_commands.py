@@ -123,7 +123,7 @@ def test_fresh_moves_the_old_run_aside(synthetic_shards: Path, tmp_path: Path) -
 def test_dry_run_checks_and_estimates_and_leaves_nothing(synthetic_shards: Path, tmp_path: Path) -> None:
     result = dist_seg("train", f"data.shards={synthetic_shards}", "--dry-run", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    for text in ("24 training and 8 validation images", "micro-batch", "MiB", "time"):
+    for text in ("24 training and 8 validation images", "micro-batches of", "MiB", "time"):
         assert text in result.stderr
     assert list(tmp_path.iterdir()) == []
 
