@@ -24,24 +24,24 @@ _SHOWN_DEVIATIONS = 3
 
 
 def layout_of_data(data: DataConfig) -> ArrayLayout | None:
-    """Layout of the arrays that a fitted configuration is for; None for pictures."""
+    """Layout of the arrays that the configuration was chosen for; None for pictures."""
     if data.image_dtype is None or data.image_channels is None:
         return None
     return ArrayLayout(dtype=data.image_dtype, channels=data.image_channels)
 
 
 def input_channels(data: DataConfig) -> int:
-    """Number of channels that the network takes, from a fitted configuration."""
+    """Number of channels that the network takes, from a configuration with chosen values."""
     return len(data.channels) if data.channels is not None else data.image_channels or 3
 
 
 def value_range(data: DataConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The values that become 0 and 1, for each channel that the network takes, from a fitted configuration."""
+    """The values that become 0 and 1 in each channel that the network takes. data: with chosen values."""
     return _each(data.value_low, 0.0, data), _each(data.value_high, _WHITE, data)
 
 
 def network_values(values: Values, data: DataConfig) -> NDArray[np.uint8] | NDArray[np.float32]:
-    """(H, W, C): an image as `place_image` takes it. data: fitted."""
+    """(H, W, C): an image as `place_image` takes it. data: with chosen values."""
     if layout_of_data(data) is None:
         assert values.dtype == np.uint8
         return cast(NDArray[np.uint8], values)
@@ -51,7 +51,7 @@ def network_values(values: Values, data: DataConfig) -> NDArray[np.uint8] | NDAr
 
 def shown(values: Values, data: DataConfig) -> NDArray[np.uint8]:
     """(H, W, 3): an image to look at. Pictures stay unchanged; arrays show the first three channels that the network
-    takes, or the first as grey. data: fitted.
+    takes, or the first as grey. data: with chosen values.
     """
     if layout_of_data(data) is None:
         assert values.dtype == np.uint8
