@@ -1,6 +1,7 @@
 """Listing images and their masks: pairs of files in folders, and what is wrong with a listing."""
 
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,11 +116,17 @@ def listed_refs(listed: Sequence[tuple[str, Pair]], reading: RawReading, version
     """
     if not reading.skip_bad:
         refuse_faults([pair.fault for _, pair in listed if pair.fault], to_fix)
-    return [
-        # The key decides the order in shards, so it must not change with the wording of a message.
-        fault_ref(f"{pair.stem} fault {number}", split, pair.fault) if pair.fault else pair_ref(pair, split, version)
-        for number, (split, pair) in enumerate(listed, 1)
-    ]
+    faults: Counter[tuple[str, str]] = Counter()
+    refs: list[SampleRef] = []
+    for split, pair in listed:
+        if not pair.fault:
+            refs.append(pair_ref(pair, split, version))
+            continue
+        # The key decides the order in shards, and by it `--append` knows an entry again. So it must not change with the
+        # wording of a message, nor with the other entries.
+        faults[split, pair.stem] += 1
+        refs.append(fault_ref(f"{pair.stem} fault {faults[split, pair.stem]}", split, pair.fault))
+    return refs
 
 
 def refuse_faults(faults: Sequence[str], to_fix: str) -> None:

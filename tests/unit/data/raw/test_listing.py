@@ -63,8 +63,22 @@ def test_a_listed_fault_is_an_error_or_a_sample_of_its_own(tmp_path: Path) -> No
         listed_refs(listed, RawReading(), "v1", "the list")
     good, bad = listed_refs(listed, RawReading(skip_bad=True), "v1", "the list")
     assert (good.key, good.split, good.fault) == ("a", "train", "")
-    assert bad.key == "b fault 2"
+    assert bad.key == "b fault 1"
     assert (bad.split, bad.fault, bad.version) == ("val", "list:2: there is no image b", "list:2: there is no image b")
+
+
+def test_a_fault_keeps_its_key_when_other_entries_come() -> None:
+    """`--append` would count it once more under another key."""
+    nowhere = Pair(stem="b", image=None, mask=None, fault="list:1: there is no image b")
+    twice = Pair(stem="b", image=None, mask=None, fault="list:2: b is listed twice")
+    other = Pair(stem="a", image=None, mask=None, fault="list:1: there is no image a")
+    skipping = RawReading(skip_bad=True)
+    before = listed_refs([("train", nowhere), ("train", twice), ("val", nowhere)], skipping, "v1", "the list")
+    after = listed_refs(
+        [("train", other), ("train", nowhere), ("train", twice), ("val", nowhere)], skipping, "v1", "the list"
+    )
+    assert [ref.key for ref in before] == ["b fault 1", "b fault 2", "b fault 1"]
+    assert [ref.key for ref in after] == ["a fault 1", *(ref.key for ref in before)]
 
 
 @pytest.mark.parametrize(
