@@ -181,4 +181,4 @@ def test_turned_images_are_packed_upright(tmp_path: Path) -> None:
     write_folder(tmp_path / "bad", [turned] * 2, [upright.T] * 2)
     refused = dist_seg("pack", "folder", "bad/images", "bad/masks", "other", *arguments, cwd=tmp_path)
     assert refused.returncode == 2
-    assert "upright (is it drawn on the picture as stored" in refused.stderr
+    assert "upright (was the mask drawn on the stored picture" in refused.stderr

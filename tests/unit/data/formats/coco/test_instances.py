@@ -341,7 +341,9 @@ class TestBadImages:
         turned = encoded(Image.fromarray(picture(HEIGHT, WIDTH)), "JPEG", exif=exif)
         write_coco(tmp_path, [annotation(1)])
         (tmp_path / "train2017" / "1.jpg").write_bytes(turned)
-        with pytest.raises(DataError, match=r"for 30x20 pixels \(width.*is 20x30 upright \(is it drawn on the picture"):
+        with pytest.raises(
+            DataError, match=r"for 30x20 pixels \(width.*is 20x30 upright \(was the mask drawn on the stored picture"
+        ):
             pack(open_coco(tmp_path), tmp_path / "out")
         write_coco(tmp_path / "b", [annotation(1)], images=[image_entry(1, height=WIDTH, width=HEIGHT)])
         (tmp_path / "b" / "train2017" / "1.jpg").write_bytes(turned)

@@ -307,7 +307,7 @@ class TestImages:
         assert len(_open(tmp_path, apart_from=tmp_path / "out").samples()) == 1
         size = {"imageHeight": WIDTH, "imageWidth": HEIGHT}
         _write(tmp_path, "a", _shape(), image=False, imageData=base64.b64encode(jpeg).decode(), **size)
-        with pytest.raises(DataError, match=r"a\.json: the mask is 20x30 .* 30x20 upright \(is it drawn on"):
+        with pytest.raises(DataError, match=r"a\.json: the mask is 20x30 .* 30x20 upright \(was the mask drawn on"):
             pack(_open(tmp_path, apart_from=tmp_path / "out"), tmp_path / "other")
 
     @pytest.mark.parametrize("size", [{}, {"imageHeight": None, "imageWidth": None}, {"imageHeight": HEIGHT}])
