@@ -23,7 +23,7 @@ def import_function(path: str, setting: str) -> Callable[..., object]:
         ) from error
     for part in name.split("."):
         if not hasattr(found, part):
-            raise ConfigError(f"{setting}: {path}: {module_name} has no {name}")
+            raise ConfigError(f"{setting}: {path}: {module_name} has no function {name}")
         found = getattr(found, part)
     if not callable(found):
         raise ConfigError(f"{setting}: {path} is a {type(found).__name__}, not a function")

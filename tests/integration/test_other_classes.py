@@ -209,7 +209,7 @@ def test_weights_of_other_classes_are_taken_with_a_warning(both: tuple[Path, lis
     data = [f"data.shards={both[0] / 'data'}", f"run.dir={tmp_path / 'run'}", renamed]
     result = dist_seg("train", *SMALL, *data, f"checkpoint.resume={checkpoint}", "train.max_steps=3", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "the weights are of the classes background, round, triangle, cross, the data has" in result.stderr
+    assert "the weights are for the classes background, round, triangle, cross, the data has" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_weights_of_other_classes_are_taken_with_a_warning(both: tuple[Path, lis
     [
         (["data.sampling=rare_class"], "data.sampling: has no effect in eval"),
         (["--data", "data", "data.fraction=0.5"], "data.fraction: has no effect in eval with --data"),
-        (["data.folds=4", "data.fold=1"], "data.fold: leave it out; any fold but the one that the run held out was"),
+        (["data.folds=4", "data.fold=1"], "data.fold: leave it out; the run was trained on every fold except the one it"),
     ],
 )
 def test_settings_without_effect_in_eval_are_refused(

@@ -21,7 +21,7 @@ def test_an_attribute_of_a_class_is_found() -> None:
         ("sqrt", "form package"),
         (":sqrt", "form package"),
         ("no_such_module:f", "cannot import no_such_module"),
-        ("math:nothing", "has no nothing"),
+        ("math:nothing", "has no function nothing"),
         ("math:pi", "is a float"),
     ],
 )

@@ -151,7 +151,7 @@ class TestLoadSample:
     [
         ("stripes_reader", "is not of the form package.module:function"),
         ("no_such_package:f", "cannot import no_such_package"),
-        ("stripes_reader:nothing", "stripes_reader has no nothing"),
+        ("stripes_reader:nothing", "stripes_reader has no function nothing"),
         ("stripes_reader:broken", "returned a int, which lacks class_names"),
         ("stripes_reader:unlisted", "returned a Unlisted, which lacks category_ids"),
     ],
