@@ -217,7 +217,10 @@ def test_weights_of_other_classes_are_taken_with_a_warning(both: tuple[Path, lis
     [
         (["data.sampling=rare_class"], "data.sampling: has no effect in eval"),
         (["--data", "data", "data.fraction=0.5"], "data.fraction: has no effect in eval with --data"),
-        (["data.folds=4", "data.fold=1"], "data.fold: leave it out; the run was trained on every fold except the one it"),
+        (
+            ["data.folds=4", "data.fold=1"],
+            "data.fold: leave it out; the run was trained on every fold except the one it",
+        ),
     ],
 )
 def test_settings_without_effect_in_eval_are_refused(

@@ -14,6 +14,7 @@ from dist_seg.runtime.plural import count_of
         (1, "class", "1 class"),
         (5, "class", "5 classes"),
         (3, "epoch", "3 epochs"),
+        (4, "micro-batch", "4 micro-batches"),
     ],
 )
 def test_plurals_are_right(count: int, noun: str, text: str) -> None:

@@ -187,7 +187,10 @@ def test_a_rank_without_the_counts_that_rank_0_has_listed_says_so(
 
 def test_data_without_the_classes_of_samples_says_what_to_do(tmp_path: Path) -> None:
     write_dataset(tmp_path, [scene_sample(seed) for seed in range(8)])
-    with pytest.raises(DataError, match=r"the index of train-000000.tar does not say .* pack the data again"):
+    with pytest.raises(
+        DataError,
+        match=r"the sidecar of train-000000.tar does not record which samples hold which classes.* pack the data again",
+    ):
         opened(tmp_path)
 
 
