@@ -38,8 +38,7 @@ BASE = {
 # The same as LEVELS, inside data/ and of the modules of cli/.
 DATA_LEVELS = [
     {"codecs"},
-    {"shards"},
-    {"raw"},
+    {"shards", "raw"},
     {"formats", "packing", "view", "inspection"},
     {"plan", "indexing"},
     {"loading"},
