@@ -102,7 +102,7 @@ def test_a_sink_of_the_user_is_built_with_the_run_folder_on_rank_0(tmp_path: Pat
     [
         ("no_colon", "not of the form"),
         ("no.such.package:build", "cannot import no.such.package"),
-        (f"{__name__}:absent", "has no absent"),
+        (f"{__name__}:absent", "has no function absent"),
         (f"{__name__}:NOT_A_FUNCTION", "is a int, not a function"),
         (f"{__name__}:broken_factory", "RuntimeError: no account"),
         (f"{__name__}:no_sink_factory", "no method emit"),

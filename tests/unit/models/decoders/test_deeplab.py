@@ -85,7 +85,7 @@ def test_fp64_runs() -> None:
         ({"dropout": 1.0}, "model.dropout: 1.0"),
         ({"name": "unet9000"}, "model.name: 'unet9000' is not known"),
         ({"name": "no_such_module:build"}, "cannot import no_such_module"),
-        ({"name": "math:build"}, "math has no build"),
+        ({"name": "math:build"}, "math has no function build"),
         ({"name": "math:pi"}, "math:pi is a float, not a function"),
     ],
 )
