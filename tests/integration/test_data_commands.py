@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dist_seg.data.formats.synthetic import draw_scene
+from dist_seg.data.formats.synthetic import draw_shapes
 from tests.integration.commands import dist_seg
 
 _READER = """
@@ -284,7 +284,8 @@ def leaky(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve training images, one of them in the validation split, too, mirrored."""
     root = tmp_path_factory.mktemp("leaky")
     for number in range(13):
-        image, mask = draw_scene(64, 80, np.random.default_rng(3 if number == 12 else number))
+        scene = draw_shapes(64, 80, np.random.default_rng(3 if number == 12 else number))
+        image, mask = scene.image, scene.mask
         split, name = ("val", "copy") if number == 12 else ("train", f"c{number:02d}")
         step = -1 if split == "val" else 1
         _picture(root / "images" / split / f"{name}.png", image[:, ::step])

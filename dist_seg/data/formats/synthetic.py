@@ -149,12 +149,6 @@ class Scene:
         return np.array([0, *self.classes], np.uint8)[self.ids]
 
 
-def draw_scene(height: int, width: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """An image, (H, W, 3) uint8 RGB, and its class ids, (H, W) uint8."""
-    scene = draw_shapes(height, width, rng)
-    return scene.image, scene.mask
-
-
 def draw_shapes(height: int, width: int, rng: np.random.Generator) -> Scene:
     """Draw an image of random shapes."""
     y, x = np.mgrid[:height, :width].astype(np.float64)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dist_seg.data.codecs.class_ids import IGNORE_INDEX
-from dist_seg.data.formats.synthetic import draw_scene
+from dist_seg.data.formats.synthetic import draw_shapes
 from dist_seg.data.inspection.trouble import Trouble, find_trouble
 from dist_seg.data.packing.options import PackOptions
 from dist_seg.data.packing.pack import pack
@@ -24,7 +24,8 @@ Scene = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 def scene(number: int, height: int = 96, width: int = 128) -> Scene:
     """An image (H, W, 3) and its mask of the classes 0 to 5 (H, W)."""
-    return draw_scene(height, width, generator("scenes", number))
+    scene = draw_shapes(height, width, generator("scenes", number))
+    return scene.image, scene.mask
 
 
 def grey(image: NDArray[np.uint8]) -> Image.Image:
